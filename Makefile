@@ -1,0 +1,38 @@
+# Every target makes the virtual environment it needs; nothing else has to be set up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint bench docs clean
+
+help:
+	@echo "make demo   train a small network on digits and watch its two phases (about 3 minutes)"
+	@echo "make test   run all tests, the doctests and the code blocks of the documentation"
+	@echo "make lint   check style and types and build the documentation strictly"
+	@echo "make bench  time the package against the alternatives"
+
+$(VENV)/.made-%: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	@touch $@
+
+demo: $(VENV)/.made-demo
+	$(BIN)/python examples/digits.py
+
+test: $(VENV)/.made-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.made-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: $(VENV)/.made-lint
+	$(BIN)/mkdocs serve
+
+bench: $(VENV)/.made-bench
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) site dist build

@@ -1,0 +1,1 @@
+"""Pure tensor mathematics of interactions: no Lightning, no files, no models."""
