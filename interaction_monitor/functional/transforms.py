@@ -1,0 +1,149 @@
+"""From the outputs of all coalitions to AND and OR interactions, and back.
+
+The AND interactions are the Harsanyi dividends (the Möbius transform over subsets), the OR interactions those
+of the complements with the sign turned (Ren et al. 2024, "Towards the dynamics of a DNN learning symbolic
+interactions", Eq. 2 and Appendix C). Each is n in-place butterfly stages over the last axis, 2^n n / 2 additions
+per game: never a 2^n x 2^n matrix. Batches, any device and any floating dtype are taken as they come. Low
+precision hurts: order n sums 2^n outputs of alternating sign, so cast half-precision outputs to float64 first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional.coalitions import n_players
+
+
+class _Butterfly(torch.autograd.Function):
+    """One clone, then n in-place stages of the 2x2 kernel [[1, 0], [sign, 1]], or of its transpose.
+
+    A custom function because autograd would otherwise track every in-place stage; the gradient of a linear
+    map is its transpose, which is the same function again, so that any number of backwards works.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sign: int, transposed: bool) -> Tensor:
+        ctx.sign, ctx.transposed = sign, transposed
+        y = x.clone(memory_format=torch.contiguous_format)
+        source, target = (1, 0) if transposed else (0, 1)
+        for stage in range(n_players(x)):
+            pairs = y.view(*x.shape[:-1], -1, 2, 1 << stage)
+            pairs[..., target, :].add_(pairs[..., source, :], alpha=sign)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
+        return _butterfly(gradients[0], ctx.sign, not ctx.transposed), None, None
+
+
+def _butterfly(x: Tensor, sign: int, transposed: bool = False) -> Tensor:
+    result: Tensor = _Butterfly.apply(x, sign, transposed)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _checked(name: str, x: Tensor) -> Tensor:
+    n_players(x)
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be of a floating dtype, but is {x.dtype}; call it with {name}.double()")
+    return x
+
+
+def and_interactions(v: Tensor) -> Tensor:
+    """Give every coalition its AND interaction, the Harsanyi dividend of `v`.
+
+    I(S) = Σ_{T⊆S} (-1)^{|S|-|T|} v(T): what the players of S add only when all of them are present
+    (Ren et al. 2024, Eq. 2). I(∅) = v(∅).
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions, floating.
+
+    Returns:
+        (..., 2^n) interactions, of the dtype and device of `v`, differentiable.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+        TypeError: if `v` is not floating.
+
+    Examples:
+        >>> v = torch.tensor([1.0, 3.0, 1.0, 8.0])  # outputs of {}, {0}, {1}, {0, 1}
+        >>> and_interactions(v).tolist()
+        [1.0, 2.0, 0.0, 5.0]
+    """
+    return _butterfly(_checked("v", v), -1)
+
+
+def and_outputs(i: Tensor) -> Tensor:
+    """Give every coalition the output that AND interactions make: the inverse of `and_interactions`.
+
+    v(T) = Σ_{S⊆T} i(S) (Ren et al. 2024, Theorem 1).
+
+    Args:
+        i: (..., 2^n) AND interactions, floating; i(∅) is the output of the empty coalition.
+
+    Returns:
+        (..., 2^n) outputs, of the dtype and device of `i`, differentiable.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+        TypeError: if `i` is not floating.
+
+    Examples:
+        >>> and_outputs(torch.tensor([1.0, 2.0, 0.0, 5.0])).tolist()
+        [1.0, 3.0, 1.0, 8.0]
+    """
+    return _butterfly(_checked("i", i), 1)
+
+
+def or_interactions(v: Tensor) -> Tensor:
+    r"""Give every coalition its OR interaction: what any one of its players brings.
+
+    I(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} v(N\T) for S ≠ ∅ (Ren et al. 2024, Eq. 2): the dividends of the game in which
+    present and absent change places, with the sign turned. I(∅) = 0, as OR has no empty pattern; v(∅) belongs
+    to AND, so it is not kept here.
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions, floating.
+
+    Returns:
+        (..., 2^n) interactions, of the dtype and device of `v`, differentiable.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+        TypeError: if `v` is not floating.
+
+    Examples:
+        >>> v = torch.tensor([0.0, 5.0, 5.0, 5.0])  # 5 as soon as player 0 or player 1 is present
+        >>> or_interactions(v).tolist()
+        [0.0, 0.0, 0.0, 5.0]
+    """
+    interactions = _butterfly(-_checked("v", v).flip(-1), -1)
+    interactions[..., 0] = 0
+    return interactions
+
+
+def or_outputs(i: Tensor) -> Tensor:
+    """Give every coalition the output that OR interactions make: the inverse of `or_interactions`.
+
+    v(T) = Σ_{S∩T≠∅} i(S). The empty pattern meets no coalition, so i(∅) is without effect, and v(∅) = 0: for
+    any `v`, ``or_outputs(or_interactions(v))`` is v - v(∅).
+
+    Args:
+        i: (..., 2^n) OR interactions, floating.
+
+    Returns:
+        (..., 2^n) outputs, of the dtype and device of `i`, differentiable.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+        TypeError: if `i` is not floating.
+
+    Examples:
+        >>> or_outputs(torch.tensor([0.0, 0.0, 0.0, 5.0])).tolist()
+        [0.0, 5.0, 5.0, 5.0]
+    """
+    contained = _butterfly(_checked("i", i), 1)
+    # the patterns that miss T are those contained in its complement, whose index is the mirrored one
+    return contained[..., -1:] - contained.flip(-1)
