@@ -1,10 +1,11 @@
 """From the outputs of all coalitions to AND and OR interactions, and back.
 
-The AND interactions are the Harsanyi dividends (the Möbius transform over subsets), the OR interactions those
-of the complements with the sign turned (Ren et al. 2024, "Towards the dynamics of a DNN learning symbolic
-interactions", Eq. 2 and Appendix C). Each is n in-place butterfly stages over the last axis, 2^n n / 2 additions
-per game: never a 2^n x 2^n matrix. Batches, any device and any floating dtype are taken as they come. Low
-precision hurts: order n sums 2^n outputs of alternating sign, so cast half-precision outputs to float64 first.
+The AND interactions are the Harsanyi dividends (the Möbius transform over subsets), the OR interactions
+those of the complements with the sign turned (Ren et al. 2024, "Towards the dynamics of a DNN learning
+symbolic interactions", Eq. 2 and Appendix C). Each is n in-place butterfly stages over the last axis,
+2^n n / 2 additions per game: never a 2^n x 2^n matrix. Batches, any device and any floating dtype are taken
+as they come. Low precision hurts: order n sums 2^n outputs of alternating sign, so cast half precision to
+float64 first.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def and_outputs(i: Tensor) -> Tensor:
 def or_interactions(v: Tensor) -> Tensor:
     r"""Give every coalition its OR interaction: what any one of its players brings.
 
-    I(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} v(N\T) for S ≠ ∅ (Ren et al. 2024, Eq. 2): the dividends of the game in which
+    I(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} v(N\T) for S ≠ ∅ (Ren et al. 2024, Eq. 2): the dividends of the game where
     present and absent change places, with the sign turned. I(∅) = 0, as OR has no empty pattern; v(∅) belongs
     to AND, so it is not kept here.
 
