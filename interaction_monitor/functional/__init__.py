@@ -1,6 +1,28 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
 from interaction_monitor.functional.coalitions import coalition, members, n_players, orders
+from interaction_monitor.functional.faithfulness import (
+    matching_error,
+    matching_precision,
+    matching_precision_curve,
+    shapley_values,
+    sparsity_curve,
+)
+from interaction_monitor.functional.intervals import (
+    MeanOrderInterval,
+    mean_order_influence,
+    mean_order_interval,
+)
+from interaction_monitor.functional.orders import (
+    first_high_order,
+    high_order_share,
+    mean_order,
+    noise_floor,
+    order_distribution,
+    order_strength,
+    saliency_threshold,
+    salient_counts,
+)
 from interaction_monitor.functional.transforms import (
     and_interactions,
     and_outputs,
@@ -9,12 +31,28 @@ from interaction_monitor.functional.transforms import (
 )
 
 __all__ = [
+    "MeanOrderInterval",
     "and_interactions",
     "and_outputs",
     "coalition",
+    "first_high_order",
+    "high_order_share",
+    "matching_error",
+    "matching_precision",
+    "matching_precision_curve",
+    "mean_order",
+    "mean_order_influence",
+    "mean_order_interval",
     "members",
     "n_players",
+    "noise_floor",
     "or_interactions",
     "or_outputs",
+    "order_distribution",
+    "order_strength",
     "orders",
+    "saliency_threshold",
+    "salient_counts",
+    "shapley_values",
+    "sparsity_curve",
 ]

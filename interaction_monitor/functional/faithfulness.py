@@ -1,0 +1,184 @@
+"""How well interactions account for a network's outputs.
+
+Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024 ("Defining and
+extracting generalizable interaction primitives from DNNs") call interactions faithful where they match the output on
+every coalition and where few of them suffice. The Shapley values are what remains when each
+interaction is shared out among its players. Sums are in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional.coalitions import n_players, orders
+from interaction_monitor.functional.transforms import and_outputs, or_outputs
+
+
+def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | None = None) -> Tensor:
+    """Give the largest error with which interactions match the outputs of all coalitions.
+
+    max_T |v(T) - Σ_{S⊆T} I_and(S) - Σ_{S∩T≠∅} I_or(S) - δ(T)| (universal matching, Ren et al. 2024,
+    Theorem 2). With the noise terms δ that an extraction took away it is rounding; without them at
+    most their bound ζ = 0.02·|v(N) - v(∅)|.
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions.
+        and_: (..., 2^n) AND interactions, the empty one v(∅).
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        delta: (..., 2^n) noise terms of the extraction; None leaves them in the error.
+
+    Returns:
+        (...,) float64, in units of `v`.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> v = torch.tensor([0.0, 1.0, 2.0, 9.0])
+        >>> matching_error(v, torch.tensor([0.0, 1.0, 2.0, 5.5]), None).item()
+        0.5
+    """
+    _check(v, v=v, and_=and_, or_=or_, delta=delta)
+    error = v.double() - and_outputs(and_.double())
+    if or_ is not None:
+        error = error - or_outputs(or_.double())
+    if delta is not None:
+        error = error - delta.double()
+    return error.abs().amax(-1)
+
+
+def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Tensor:
+    """Give the matching precision of the strongest k interactions for every k.
+
+    m_k = Σ|I| / (Σ|I| + |v(N) - v(∅) - ΣI|), both sums over the k interactions of largest |I|, AND and
+    OR together, the empty one not among them (Chen et al. 2024, Appendix M). On the whole sample every
+    pattern is active, so m is the share of what the k say that the output does not contradict.
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions.
+        and_: (..., 2^n) AND interactions.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+
+    Returns:
+        (..., K) float64 in 0..1, entry k-1 for k, with K = 2(2^n - 1), or 2^n - 1 without OR; 1 where
+        there is nothing to match and nothing is said.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> v = torch.tensor([0.0, 1.0, 0.0, 4.0])  # = 1·[player 0] + 3·[both]
+        >>> matching_precision_curve(v, torch.tensor([0.0, 1.0, 0.0, 3.0]), None).tolist()
+        [0.75, 1.0, 1.0]
+    """
+    _check(v, v=v, and_=and_, or_=or_)
+    pooled = _pool(and_, or_)
+    strongest_first = pooled.abs().argsort(dim=-1, descending=True, stable=True)
+    effects = pooled.gather(-1, strongest_first)
+    said = effects.abs().cumsum(-1)
+    total = (v[..., -1:] - v[..., :1]).double()
+    missed = (total - effects.cumsum(-1)).abs()
+    return torch.where(said + missed == 0, 1.0, said / (said + missed))
+
+
+def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> Tensor:
+    """Give the matching precision m of the strongest k interactions.
+
+    One entry of `matching_precision_curve`: 1 when the k interactions sum to the whole output change.
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions.
+        and_: (..., 2^n) AND interactions.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        k: how many interactions, AND and OR together; at least 1.
+
+    Returns:
+        (...,) float64 in 0..1.
+
+    Raises:
+        ValueError: if `k` is not between 1 and their number, the last axis is no power of two or the
+            shapes differ.
+
+    Examples:
+        >>> v = torch.tensor([0.0, 1.0, 0.0, 4.0])
+        >>> matching_precision(v, torch.tensor([0.0, 1.0, 0.0, 3.0]), None, k=1).item()
+        0.75
+    """
+    curve = matching_precision_curve(v, and_, or_)
+    if not 1 <= k <= curve.shape[-1]:
+        raise ValueError(
+            f"k must lie between 1 and {curve.shape[-1]}, the number of interactions, but is {k}"
+        )
+    return curve[..., k - 1]
+
+
+def sparsity_curve(and_: Tensor, or_: Tensor | None) -> Tensor:
+    """Give the sizes of the interactions from the strongest to the weakest, averaged over samples.
+
+    Each sample's |I|, AND and OR together and the empty one left out, is sorted on its own; entry k-1
+    is the mean of the k-th largest (the curves of Chen et al. 2024, Figure 3). A curve that drops
+    steeply is a network that a few patterns explain.
+
+    Args:
+        and_: (..., 2^n) AND interactions; any leading axes count as samples.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+
+    Returns:
+        (K,) float64, never rising, with K = 2(2^n - 1), or 2^n - 1 without OR.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> sparsity_curve(torch.tensor([[0.0, 1.0, 0.0, -3.0], [7.0, 2.0, 1.0, 0.0]]), None).tolist()
+        [2.5, 1.0, 0.0]
+    """
+    _check(and_, and_=and_, or_=or_)
+    pooled = _pool(and_, or_).abs()
+    return pooled.reshape(-1, pooled.shape[-1]).sort(-1, descending=True).values.mean(0)
+
+
+def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
+    """Share every interaction equally among its players: the Shapley values.
+
+    φ(i) = Σ_{S∋i} (I_and(S) + I_or(S)) / |S|. For AND this is Chen et al. 2024, Theorem 3. For OR: the
+    game that is I(S) as soon as one player of S is present treats the players of S alike and gives the
+    others nothing, so by symmetry, dummy and efficiency each of S gets I(S)/|S|; linearity adds the
+    games up.
+
+    Args:
+        and_: (..., 2^n) AND interactions.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+
+    Returns:
+        (..., n) float64 in units of the interactions; they sum to v(N) - v(∅), less what noise terms took.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> shapley_values(torch.tensor([0.0, 1.0, 0.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 2.0])).tolist()
+        [4.0, 3.0]
+    """
+    _check(and_, and_=and_, or_=or_)
+    n = n_players(and_)
+    coalitions = torch.arange(1, 2**n, device=and_.device)
+    is_member = coalitions[:, None] >> torch.arange(n, device=and_.device) & 1
+    share = is_member / orders(n, device=and_.device)[1:, None].double()
+    effects = and_[..., 1:].double()
+    if or_ is not None:
+        effects = effects + or_[..., 1:].double()
+    return effects @ share
+
+
+def _pool(and_: Tensor, or_: Tensor | None) -> Tensor:
+    parts = (and_,) if or_ is None else (and_, or_)
+    return torch.cat([part[..., 1:].double() for part in parts], dim=-1)
+
+
+def _check(reference: Tensor, **tensors: Tensor | None) -> None:
+    n_players(reference)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"all must have one shape, (..., 2**n), but the shapes are {shapes}")
