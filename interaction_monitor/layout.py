@@ -1,0 +1,187 @@
+"""How players, probe samples and measurements become the files of a record, and how they come back.
+
+Every array's dtype and shape follows from `run.json`, so a file is known to be right before it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interaction_monitor.storage import RecordError, Shape, read_arrays
+
+if TYPE_CHECKING:
+    from interaction_monitor.measurement import Measurement
+    from interaction_monitor.players.base import PlayerMap
+    from interaction_monitor.probe import Probe
+
+OPTIONAL = frozenset({"or_"})  # left out where no OR interactions were measured: they would be all zeros
+_PER_GAME = ("v", "and_", "or_")
+_SCALARS = ("tau", "mean_order", "forward_seconds", "extraction_seconds")
+
+
+def measurement_name(epoch: int, step: int) -> str:
+    """Return the file name of a measurement, which sorts as the run went.
+
+    Example:
+        >>> measurement_name(12, 3456)
+        'epoch_00012_step_00003456.npz'
+    """
+    return f"epoch_{epoch:05d}_step_{step:08d}.npz"
+
+
+def measurement_arrays(n_samples: int, n_players: int) -> dict[str, tuple[str, Shape]]:
+    """Return name to (dtype, shape) of every array in a measurement's file."""
+    games = (n_samples, 2**n_players)
+    return {
+        **dict.fromkeys(_PER_GAME, ("float64", games)),
+        "gap": ("float64", (n_samples,)),
+        "valid": ("bool", (n_samples,)),
+        "strength": ("float64", (n_samples, n_players)),
+        "distribution": ("float64", (n_players,)),
+        **dict.fromkeys(_SCALARS, ("float64", ())),
+    }
+
+
+def pack_measurement(measurement: Measurement, n_samples: int, n_players: int) -> dict[str, NDArray[Any]]:
+    """Turn a measurement into the arrays of its file.
+
+    Raises:
+        ValueError: If a shape or dtype differs from the record's; the message names the field.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (dtype, shape) in measurement_arrays(n_samples, n_players).items():
+        value = getattr(measurement, name)
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.float64(value)[()]
+        array = np.asarray(array)
+        if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+            raise ValueError(
+                f"measurement.{name} must be {dtype} of shape {shape}, got {array.dtype} of {array.shape}"
+            )
+        arrays[name] = array
+    if not np.nan_to_num(arrays["or_"]).any():
+        del arrays["or_"]
+    return arrays
+
+
+def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
+    """Read a measurement's file.
+
+    Raises:
+        RecordError: If the file is missing, damaged, or of another record.
+    """
+    from interaction_monitor.measurement import Measurement
+
+    arrays = read_arrays(path, measurement_arrays(n_samples, n_players), optional=OPTIONAL)
+    if "or_" not in arrays:
+        arrays["or_"] = np.where(np.isnan(arrays["and_"]), np.nan, 0.0)
+    values: dict[str, Any] = {name: float(arrays.pop(name)) for name in _SCALARS}
+    values |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return Measurement(**values)
+
+
+def describe_players(players: PlayerMap) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Split players into what goes into `run.json` and what goes into `players.npz`."""
+    facts: dict[str, Any] = {
+        "axes": list(players.axes),
+        "layer": players.layer,
+        "input_key": players.input_key,
+        "names": None if players.names is None else [list(of_sample) for of_sample in players.names],
+        "labels": _describe(players.labels),
+        "baseline": players.baseline,
+    }
+    arrays = {"labels": _pack(players.labels)}
+    if isinstance(players.baseline, Tensor):
+        facts["baseline"] = _describe(players.baseline)
+        arrays["baseline"] = _pack(players.baseline)
+    return facts, arrays
+
+
+def read_players(path: Path, run: Mapping[str, Any]) -> PlayerMap:
+    """Read the players from `players.npz` and from what `run.json` holds.
+
+    Raises:
+        RecordError: If the file is missing or damaged, or does not fit `run.json`.
+    """
+    from interaction_monitor.players.base import PlayerMap
+
+    facts = run["players"]
+    described = {name: facts[name] for name in ("labels", "baseline") if isinstance(facts[name], dict)}
+    tensors = _read_tensors(path, described)
+    labels = tensors["labels"]
+    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < run["n_players"]:
+        raise RecordError(
+            f"{path}: labels must lie between -1 and {run['n_players'] - 1}; restore it from a copy"
+        )
+    names = facts["names"]
+    return PlayerMap(
+        labels=labels,
+        n_players=run["n_players"],
+        axes=tuple(facts["axes"]),
+        baseline=tensors.get("baseline", facts["baseline"]),
+        layer=facts["layer"],
+        input_key=facts["input_key"],
+        names=None if names is None else tuple(tuple(of_sample) for of_sample in names),
+    )
+
+
+def describe_probe(probe: Probe) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Split probe samples into what goes into `run.json` and what goes into `probe.npz`."""
+    # Members are numbered, not named by their keys: a key may hold anything, a file name may not.
+    keyed = probe.inputs.items() if isinstance(probe.inputs, Mapping) else [(None, probe.inputs)]
+    inputs = [{"key": key, **_describe(tensor)} for key, tensor in keyed]
+    arrays = {f"input_{i}": _pack(tensor) for i, (_, tensor) in enumerate(keyed)}
+    targets = None
+    if probe.targets is not None:
+        targets, arrays["targets"] = _describe(probe.targets), _pack(probe.targets)
+    return {"inputs": inputs, "targets": targets}, arrays
+
+
+def read_probe(path: Path, run: Mapping[str, Any]) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
+    """Read the inputs and targets from `probe.npz`.
+
+    Raises:
+        RecordError: If the file is missing or damaged, or does not fit `run.json`.
+    """
+    facts = run["probe"]
+    described = {f"input_{i}": entry for i, entry in enumerate(facts["inputs"])}
+    if facts["targets"] is not None:
+        described["targets"] = facts["targets"]
+    tensors = _read_tensors(path, described)
+    targets = tensors.pop("targets", None)
+    keys = [entry["key"] for entry in facts["inputs"]]
+    if keys == [None]:
+        return tensors["input_0"], targets
+    return dict(zip(keys, tensors.values(), strict=True)), targets
+
+
+def _describe(tensor: Tensor) -> dict[str, Any]:
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+
+
+def _pack(tensor: Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    # NumPy knows no bfloat16; float32 holds each of its values exactly.
+    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
+
+
+def _read_tensors(path: Path, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    stored = {"bfloat16": "float32"}
+    arrays = read_arrays(
+        path,
+        {
+            name: (stored.get(facts["dtype"], facts["dtype"]), tuple(facts["shape"]))
+            for name, facts in described.items()
+        },
+    )
+    return {
+        name: torch.from_numpy(arrays[name]).to(getattr(torch, facts["dtype"]))
+        for name, facts in described.items()
+    }

@@ -1,0 +1,170 @@
+"""The file `run.json`: what a run was asked to do, and the shapes of everything else in its folder.
+
+Whatever reads a record relies on these numbers and names, so they are checked once, when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from interaction_monitor.storage import RecordError, read_text, write_bytes
+
+FORMAT_VERSION = 1
+NAME = "run.json"
+_FORMAT = "interaction_monitor record"
+_PACKAGES = ("interaction-monitor", "torch", "numpy", "lightning", "pytorch-lightning")
+_LIMIT = 256 * 2**20
+_LARGEST_N = 30  # no run can measure 2^30 outputs per sample; a larger number comes from a damaged file
+_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+def make(
+    *,
+    settings: dict[str, Any],
+    n_samples: int,
+    n_players: int,
+    players: dict[str, Any],
+    probe: dict[str, Any],
+) -> dict[str, Any]:
+    """Put together what `run.json` holds, as it will be read back.
+
+    Args:
+        settings: What the monitor was asked to do.
+        n_samples: Number of probe samples.
+        n_players: Number of players.
+        players: What is known of the players beside their arrays.
+        probe: What is known of the samples beside their arrays.
+
+    Returns:
+        Dicts, lists, strings, numbers and None.
+
+    Raises:
+        TypeError: If the settings hold something that JSON cannot.
+        ValueError: If the settings hold NaN or infinity, which JSON cannot hold either.
+    """
+    run = {
+        "format": _FORMAT,
+        "version": FORMAT_VERSION,
+        "settings": settings,
+        "n_samples": n_samples,
+        "n_players": n_players,
+        "players": players,
+        "probe": probe,
+        "packages": {package: found for package in _PACKAGES if (found := _version(package))},
+    }
+    copy: dict[str, Any] = json.loads(_text(run))
+    check(copy)
+    return copy
+
+
+def write(folder: Path, run: dict[str, Any]) -> None:
+    """Write `run.json`.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    write_bytes(folder / NAME, _text(run).encode())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Read `run.json` and check it.
+
+    Raises:
+        RecordError: If it is missing, damaged, not a monitor's, or of a newer version.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise RecordError(
+            f"{folder} holds no record: {NAME} is missing; give the folder that the monitor named"
+        )
+    text = read_text(path, limit=_LIMIT)
+    try:
+        run = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is damaged: {error}; restore it from a copy") from error
+    if not isinstance(run, dict) or run.get("format") != _FORMAT:
+        raise RecordError(f"{path} was not written by an interaction monitor; give a run's folder")
+    if type(run.get("version")) is not int or run["version"] > FORMAT_VERSION:
+        raise RecordError(
+            f"{path} has format version {run.get('version')!r}, this package reads up to {FORMAT_VERSION}; "
+            "upgrade interaction-monitor"
+        )
+    try:
+        check(run)
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}; restore it from a copy") from error
+    return run
+
+
+def check(run: Any) -> None:
+    """Check that what `run.json` holds can be relied on by everything that reads the record.
+
+    Raises:
+        ValueError: If a part is missing or is not what it should be; the message names the part.
+    """
+    _demand(isinstance(run, dict), "run.json")
+    n_samples, n_players = run.get("n_samples"), run.get("n_players")
+    _demand(_is_count(n_samples), "n_samples")
+    _demand(_is_count(n_players) and 1 <= n_players <= _LARGEST_N, "n_players")
+    for name in ("settings", "players", "probe", "packages"):
+        _demand(isinstance(run.get(name), dict), name)
+    players, probe = run["players"], run["probe"]
+    labels, baseline, names = (players.get(name) for name in ("labels", "baseline", "names"))
+    _demand(_is_array(labels, n_samples) and labels["dtype"] == "int64", "players.labels")
+    _demand(_is_number(baseline) or _is_array(baseline), "players.baseline")
+    _demand(names is None or _are_names(names, n_samples, n_players), "players.names")
+    _demand(isinstance(players.get("axes"), list) and all(map(_is_count, players["axes"])), "players.axes")
+    for name in ("layer", "input_key"):
+        _demand(isinstance(players.get(name, 0), str | None), f"players.{name}")
+    inputs, targets = probe.get("inputs"), probe.get("targets", 0)
+    _demand(isinstance(inputs, list) and len(inputs) > 0, "probe.inputs")
+    _demand(all(_is_array(entry, n_samples) for entry in inputs), "probe.inputs")
+    keys = [entry.get("key", 0) for entry in inputs]
+    _demand(keys == [None] or all(isinstance(key, str) for key in keys), "probe.inputs")
+    _demand(len(set(keys)) == len(keys), "probe.inputs")
+    _demand(targets is None or _is_array(targets, n_samples), "probe.targets")
+
+
+def _demand(holds: bool, part: str) -> None:
+    if not holds:
+        raise ValueError(f"{part} is missing or not what it should be")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_array(value: Any, first: int | None = None) -> bool:
+    if not isinstance(value, dict) or value.get("dtype") not in _DTYPES:
+        return False
+    shape = value.get("shape")
+    if not isinstance(shape, list) or not all(map(_is_count, shape)):
+        return False
+    return first is None or (len(shape) > 0 and shape[0] == first)
+
+
+def _are_names(names: Any, n_samples: int, n_players: int) -> bool:
+    return (
+        isinstance(names, list)
+        and len(names) == n_samples
+        and all(isinstance(of_sample, list) and len(of_sample) == n_players for of_sample in names)
+        and all(isinstance(name, str) for of_sample in names for name in of_sample)
+    )
+
+
+def _text(run: dict[str, Any]) -> str:
+    return json.dumps(run, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # either of the two Lightning packages will do
+        return None
