@@ -1,9 +1,9 @@
 """How well interactions account for a network's outputs.
 
-Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024 ("Defining and
-extracting generalizable interaction primitives from DNNs") call interactions faithful where they match the output on
-every coalition and where few of them suffice. The Shapley values are what remains when each
-interaction is shared out among its players. Sums are in float64.
+Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024
+("Defining and extracting generalizable interaction primitives from DNNs") call interactions faithful where
+they match the output on every coalition and where few of them suffice. The Shapley values are what remains
+when each interaction is shared out among its players. Sums are in float64.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def sparsity_curve(and_: Tensor, or_: Tensor | None) -> Tensor:
     """Give the sizes of the interactions from the strongest to the weakest, averaged over samples.
 
     Each sample's |I|, AND and OR together and the empty one left out, is sorted on its own; entry k-1
-    is the mean of the k-th largest (the curves of Chen et al. 2024, Figure 3). A curve that drops
+    is the mean of the k-th largest (the curves of Chen et al. 2024, Figure 2). A curve that drops
     steeply is a network that a few patterns explain.
 
     Args:
