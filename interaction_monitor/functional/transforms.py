@@ -79,7 +79,7 @@ def and_interactions(v: Tensor) -> Tensor:
 def and_outputs(i: Tensor) -> Tensor:
     """Give every coalition the output that AND interactions make: the inverse of `and_interactions`.
 
-    v(T) = Σ_{S⊆T} i(S) (Ren et al. 2024, Theorem 1).
+    v(T) = Σ_{S⊆T} i(S) (Ren et al. 2024, Eq. 3).
 
     Args:
         i: (..., 2^n) AND interactions, floating; i(∅) is the output of the empty coalition.
