@@ -192,3 +192,10 @@ def test_bad_input_is_named():
         order_strength(torch.zeros(2, 5), None, 0.1)
     with pytest.raises(ValueError, match="orders on its last axis"):
         mean_order(torch.tensor(1.0))
+
+
+def test_the_function_is_not_hidden_by_a_module_of_its_name():
+    import interaction_monitor.functional as functional
+
+    for name in functional.__all__:
+        assert callable(getattr(functional, name)), name

@@ -13,7 +13,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_influence,
     mean_order_interval,
 )
-from interaction_monitor.functional.orders import (
+from interaction_monitor.functional.strengths import (
     first_high_order,
     high_order_share,
     mean_order,
