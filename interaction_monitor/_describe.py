@@ -1,0 +1,25 @@
+"""Words for values that came instead of what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def describe(value: Any) -> str:
+    """Show what a value is, in a few words, for error messages."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with {some([str(key) for key in value])}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {len(value)}: {', '.join(describe(part) for part in value[:3])}"
+    return f"{type(value).__name__}: {str(value)[:60]}"
+
+
+def some(names: list[str], limit: int = 8) -> str:
+    """List the first names of many."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return (shown or "none") + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,129 @@
+"""Calling a model of somebody else: finding its layers, masking at one of them, reading its logits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._describe import describe, some
+from interaction_monitor.probe import Inputs
+
+ForwardFunc = Callable[[nn.Module, Any], Any]
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """Call `model(inputs)`, or `model(**inputs)` where the inputs are a dict."""
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+
+
+def device_of(model: nn.Module, inputs: Inputs) -> torch.device:
+    """Return the device of the model's first parameter or buffer, or of the inputs if it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).device
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the submodule with the dotted `name`.
+
+    Raises:
+        ValueError: if there is none; the message names the nearest ones.
+    """
+    # torch.compile wraps a module and puts its own name into the path.
+    layers = {path.replace("_orig_mod.", ""): layer for path, layer in model.named_modules() if path}
+    layers.pop("_orig_mod", None)
+    if name in layers:
+        layer: nn.Module = layers[name]
+        return layer
+    inside = [path for path in layers if path.endswith(f".{name}")]
+    near = inside + [path for path in difflib.get_close_matches(name, layers, n=5) if path not in inside]
+    hint = f"did you mean {' or '.join(map(repr, near[:5]))}?" if near else f"it has {some(list(layers))}"
+    raise ValueError(f"layer={name!r}: {type(model).__name__} has no layer of that name; {hint}")
+
+
+@contextmanager
+def changed_output(layer: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let `change` replace the output of `layer` (its first element, if it is a tuple) during one forward.
+
+    Raises:
+        ValueError: if the layer is called more than once in the block, or not at all.
+        TypeError: if its output is not a tensor or a tuple or list that begins with one.
+    """
+    calls = 0
+
+    def hook(_module: nn.Module, _args: Any, result: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise ValueError(
+                f"layer={name!r} is called more than once in one forward, so it is unclear which of its "
+                "outputs to mask; name a layer that is called once, for instance the one just before or "
+                "after it"
+            )
+        if isinstance(result, Tensor):
+            return change(result)
+        if isinstance(result, (tuple, list)) and result and isinstance(result[0], Tensor):
+            changed = [change(result[0]), *result[1:]]
+            return type(result)(*changed) if hasattr(result, "_fields") else type(result)(changed)
+        raise TypeError(f"layer={name!r} must output a tensor or a tuple that begins with one, got {describe(result)}")
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if calls == 0:
+        raise ValueError(
+            f"layer={name!r} is not called when the model runs on the probe samples, so there is nothing to "
+            "mask; name a layer that takes part in the forward"
+        )
+
+
+def logits_of(result: Any, batch_size: int) -> Tensor:
+    """Return the logits in what a model returned: a tensor, the first of a tuple, or the entry or field "logits".
+
+    Raises:
+        TypeError: if there are none; the message shows what came.
+        ValueError: if their first axis is not the batch.
+    """
+    logits = result
+    if isinstance(result, Mapping):
+        logits = result.get("logits")
+    elif isinstance(result, (tuple, list)):
+        logits = getattr(result, "logits", result[0] if result else None)
+    elif not isinstance(result, Tensor):
+        logits = getattr(result, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            'the model must return logits: a tensor, a tuple that begins with it, or a dict with "logits"; '
+            "got "
+            f"{describe(result)}. Give forward_func=lambda model, inputs: ... that returns the logits"
+        )
+    if logits.ndim == 0 or logits.shape[0] != batch_size:
+        raise ValueError(
+            "the model must return one row of logits per sample, (batch, classes): for a batch of "
+            f"{batch_size} it returned {describe(result)}"
+        )
+    return logits
+
+
+def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run compiled modules eagerly inside the block: hooks that are set after compiling are not seen otherwise."""
+    if is_compiled(model) and hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return nullcontext()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Tell whether `model` or a part of it was given to `torch.compile` (or by it to Lightning)."""
+    return any(
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or getattr(module, "_compiler_ctx", None) is not None
+        for module in model.modules()
+    )

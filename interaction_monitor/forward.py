@@ -1,0 +1,225 @@
+"""The masked forward passes: the outputs of a model on all coalitions of each sample's players."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._model import (
+    ForwardFunc,
+    call_model,
+    changed_output,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+)
+from interaction_monitor._runner import ForwardContext, Runner, score_of
+from interaction_monitor._state import undisturbed
+from interaction_monitor.outputs import OUTPUTS, Output, log_odds, resolve
+from interaction_monitor.players.base import PlayerMap, Players
+from interaction_monitor.probe import Probe
+
+log = logging.getLogger(__name__)
+
+MAX_FORWARDS = 2**24
+
+
+def check_forwards(n_samples: int, n_players: int, max_forwards: int = MAX_FORWARDS) -> None:
+    """Refuse a measurement of more masked forwards than the limit, before anything is computed.
+
+    Args:
+        n_samples: S.
+        n_players: n; each sample takes 2^n forwards.
+        max_forwards: the limit on S * 2^n. The default, 2^24, is 134 MB of float64 outputs; the extraction of
+            interactions takes some ten times that.
+
+    Raises:
+        ValueError: that says how many forwards and bytes it would be.
+
+    Example:
+        >>> check_forwards(50, 20)
+        Traceback (most recent call last):
+        ValueError: n_players=20 means 50 x 2^20 = 52,428,800 masked forwards, ...
+    """
+    forwards = n_samples << n_players
+    if forwards > max_forwards:
+        fitting = (max_forwards // n_samples).bit_length() - 1
+        advice = f"Take at most {fitting} players for {n_samples} samples" if fitting > 0 else "Take fewer samples"
+        raise ValueError(
+            f"n_players={n_players} means {n_samples} x 2^{n_players} = {forwards:,} masked forwards, whose "
+            f"outputs take {forwards * 8 / 1e9:,.1f} GB; the limit is max_forwards={max_forwards:,}. "
+            f"{advice}, or raise it"
+        )
+
+
+def assign_players(
+    model: nn.Module,
+    players: Players,
+    probe: Probe,
+    *,
+    forward_func: ForwardFunc | None = None,
+    forward_context: ForwardContext = nullcontext,
+    seed: int = 0,
+) -> PlayerMap:
+    """Draw the players of each probe sample, after a dry run of the model where they live at an inner layer.
+
+    Args:
+        model: the network; it is left as it was, see `masked_outputs`.
+        players: what kind of players.
+        probe: the samples.
+        forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
+            where the inputs are a dict.
+        forward_context: makes the context in which the model is called, for instance an autocast.
+        seed: decides the draw.
+
+    Returns:
+        The players, on the CPU.
+
+    Raises:
+        ValueError: if the layer is not found, is not called exactly once, or does not fit the players.
+
+    Example:
+        >>> from interaction_monitor.players import FeaturePatches
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        >>> probe = Probe(torch.rand(5, 1, 10, 10))
+        >>> assign_players(net, FeaturePatches("1", grid=4, n_players=3), probe).labels.shape
+        torch.Size([5, 8, 8])
+    """
+    if players.layer is None:
+        return players.assign(probe, None, seed=seed)
+    layer = find_layer(model, players.layer)
+    device = device_of(model, probe.inputs)
+    seen: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        seen.append(output.detach())
+        return output
+
+    with undisturbed(model), eager_if_compiled(model):
+        for sample in range(len(probe) if callable(players.baseline) else 1):
+            inputs = probe.select([sample]).to(device).inputs
+            with changed_output(layer, players.layer, keep), forward_context():
+                (forward_func or call_model)(model, inputs)
+    return players.assign(probe, torch.cat(seen), seed=seed).to("cpu")
+
+
+def masked_outputs(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    output: str | Output = log_odds,
+    forward_func: ForwardFunc | None = None,
+    chunk_size: int = 1024,
+    forward_context: ForwardContext = nullcontext,
+    max_forwards: int = MAX_FORWARDS,
+) -> Tensor:
+    """Compute the output of the model on every coalition of every sample's players, v(x_T) for all T.
+
+    Where an inner layer is masked, the model is called with one sample and a hook on the layer spreads its
+    output over a chunk of coalitions, so that the layers before it run once per chunk (with 2^n ≤
+    `chunk_size`: once per sample), and what bypasses the layer (residual connections) is broadcast. That is
+    tried first on two coalitions against full forwards; a model that does not allow it (it asks for the batch
+    size before the layer, or concatenates) gets full forwards. Where the input is masked, a chunk holds
+    several samples if 2^n is small. Masked inputs exist only for one chunk at a time.
+
+    The model runs in eval mode, without gradients, on the device of its parameters. Its modes, buffers and
+    hooks and the random states are put back, also after an exception. Nothing in the loop waits for the
+    device.
+
+    Args:
+        model: the network.
+        probe: the samples; moved to the model's device.
+        players: their players, from `assign_players`.
+        output: what is computed from the logits: "log_odds", "logit", "loss" or a callable, see `outputs`.
+        forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
+            where the inputs are a dict.
+        chunk_size: how many coalitions run at once; halved, with a warning in the log, when memory runs out.
+        forward_context: makes the context in which the model is called, for instance
+            `lambda: torch.autocast("cuda", torch.bfloat16)`.
+        max_forwards: refuse more forwards than that, see `check_forwards`.
+
+    Returns:
+        (S, 2^n) float64 on the model's device (on the CPU if that has no float64), index = bitmask of the
+        coalition. NaN for samples that miss some of their players, and wherever the model gives it.
+
+    Raises:
+        ValueError: if the arguments do not fit each other or the model.
+        TypeError: if the model returns no logits.
+
+    Example:
+        >>> from interaction_monitor.players import ImagePatches
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
+        >>> players = assign_players(net, ImagePatches(n_players=4), probe)
+        >>> masked_outputs(net, probe, players).shape
+        torch.Size([5, 16])
+    """
+    score = resolve(output)
+    if len(players) != len(probe):
+        raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+    check_forwards(len(probe), players.n_players, max_forwards)
+    if players.layer is not None:
+        find_layer(model, players.layer)
+    else:
+        probe.entry(players.input_key)
+    device = device_of(model, probe.inputs)
+    v_device = "cpu" if device.type == "mps" else device
+    v = torch.full((len(probe), 1 << players.n_players), torch.nan, dtype=torch.float64, device=v_device)
+    kept = players.complete.nonzero()[:, 0]
+    if not len(kept):
+        return v
+    probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
+    runner = Runner(model, probe, players, forward_func or call_model, forward_context)
+    with undisturbed(model), eager_if_compiled(model) if players.layer else nullcontext():
+        _check_output(runner, score)
+        runner.spread = runner.can_spread()
+        found = v.new_empty(len(probe) << players.n_players)
+        _fill(found, runner, score, chunk_size)
+    v[kept.to(v.device)] = found.view(len(probe), -1)
+    return v
+
+
+def _check_output(runner: Runner, score: Output) -> None:
+    """Run one unmasked sample and refuse logits or targets that do not fit the output."""
+    probe = runner.probe
+    logits = runner.call(probe.inputs_of(0), 1)
+    if score in OUTPUTS.values():
+        # On the CPU these check the labels of all samples.
+        targets = None if probe.targets is None else probe.targets.cpu()
+        score(logits.cpu().expand(len(probe), *logits.shape[1:]), targets)
+    score_of(score, logits, probe.target_of(0))
+
+
+def _fill(v: Tensor, runner: Runner, score: Output, chunk_size: int) -> None:
+    """Compute the outputs of all (sample, coalition) pairs, sample-major, chunk by chunk."""
+    start = 0
+    while start < len(v):
+        stop = min(start + chunk_size, len(v))
+        if runner.spread:
+            stop = min(stop, (start // runner.n_coalitions + 1) * runner.n_coalitions)
+        try:
+            v[start:stop] = runner.outputs(start, stop, score, chunk_size)
+            start = stop
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if stop - start == 1 or not is_out_of_memory(error):
+                raise
+        # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
+        chunk_size = (stop - start) // 2
+        log.warning("out of memory: going on with chunks of %d coalitions", chunk_size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory, of the host or of a device, ran out."""
+    text = str(error).lower()
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )

@@ -1,0 +1,160 @@
+"""What is explained: one number per masked sample, computed from the model's logits in float64.
+
+An output takes the logits of a batch and the targets, and returns a float64 vector. Any callable of that kind
+can be given in place of a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Output = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Compute the log-odds of the true class, log p/(1-p) = z_y - logsumexp of the other logits [Ren et al. 2024, 3.1].
+
+    The form with 1-p loses everything once p rounds to one; this one is exact at logits of ±1e4. A logit of
+    -inf (an impossible class) gives -inf for the class itself and is left out of the others' sum.
+
+    Args:
+        logits: (B, C) logits of C ≥ 2 classes; or (B, 1) or (B,), the one logit z of a binary head, whose
+            log-odds are z for class 1 and -z for class 0. Any float dtype.
+        targets: (B,) true classes.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: if the targets are missing or do not fit the logits.
+
+    Example:
+        >>> log_odds(torch.tensor([[1e4, 0.0, -1e4]]), torch.tensor([0]))
+        tensor([10000.], dtype=torch.float64)
+    """
+    targets = _check(logits, targets, "log_odds")
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        return _signed(logits, targets)
+    return torch.cat([_log_odds(*rows) for rows in _blocks(logits, targets)])
+
+
+def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Take the true class's logit [Chen et al. 2024, task 3].
+
+    Args:
+        logits: (B, C); or (B, 1) or (B,), the one logit z of a binary head: z for class 1, -z for class 0.
+        targets: (B,) true classes.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: if the targets are missing or do not fit the logits.
+
+    Example:
+        >>> logit(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
+        tensor([2.], dtype=torch.float64)
+    """
+    targets = _check(logits, targets, "logit")
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        return _signed(logits, targets)
+    return logits.gather(1, targets.long()[:, None])[:, 0].double()
+
+
+def loss(logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Compute the cross-entropy of the true class, -log p, without reduction.
+
+    Args:
+        logits: (B, C); or (B, 1) or (B,), the one logit of a binary head.
+        targets: (B,) true classes.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: if the targets are missing or do not fit the logits.
+
+    Example:
+        >>> loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        tensor([0.6931], dtype=torch.float64)
+    """
+    odds = log_odds(logits, targets)
+    # softplus would do, but torch's turns into the identity beyond 20, which is not float64's accuracy.
+    return torch.logaddexp(torch.zeros_like(odds), -odds)
+
+
+OUTPUTS: dict[str, Output] = {"log_odds": log_odds, "logit": logit, "loss": loss}
+
+
+def resolve(output: str | Output) -> Output:
+    """Return the output of that name, or the callable itself.
+
+    Args:
+        output: one of "log_odds", "logit", "loss", or a callable (logits (B, C), targets (B,) or None) ->
+            (B,).
+
+    Raises:
+        ValueError: if there is no output of that name.
+        TypeError: if it is neither a name nor callable.
+
+    Example:
+        >>> resolve("log_odds") is log_odds
+        True
+    """
+    if isinstance(output, str):
+        if output not in OUTPUTS:
+            raise ValueError(f"output={output!r} is unknown; take one of {', '.join(map(repr, OUTPUTS))} or a callable")
+        return OUTPUTS[output]
+    if not callable(output):
+        raise TypeError(f"output must be a name or a callable (logits, targets) -> (B,), got {type(output).__name__}")
+    return output
+
+
+def _check(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:
+    if logits.ndim not in (1, 2) or not logits.is_floating_point():
+        raise ValueError(
+            f"output {name!r} needs logits of shape (batch, classes), got {tuple(logits.shape)} of "
+            f"{logits.dtype}; give forward_func= that returns such logits, or another output="
+        )
+    if targets is None:
+        raise ValueError(
+            f"output {name!r} needs the true classes, and the probe has no targets: Probe(inputs, targets)"
+        )
+    if targets.shape != logits.shape[:1]:
+        raise ValueError(
+            f"output {name!r} needs one class per sample, (B,): got targets of shape {tuple(targets.shape)} "
+            f"for logits of shape {tuple(logits.shape)}"
+        )
+    n_classes = max(logits.shape[1:].numel(), 2)
+    binary = logits.ndim == 1 or logits.shape[1] == 1
+    if targets.is_floating_point() and not binary:
+        raise ValueError(f"output {name!r} needs integer classes, got targets of {targets.dtype}")
+    # On an accelerator the comparison would wait for the device at every chunk; the dry run checks on the
+    # CPU.
+    if targets.device.type == "cpu" and len(targets) and not (targets.min() >= 0 and targets.max() < n_classes):
+        raise ValueError(
+            f"labels out of range: targets go from {targets.min().item()} to {targets.max().item()}, but the "
+            f"model returns logits for {n_classes} classes (0 to {n_classes - 1})"
+        )
+    return targets
+
+
+def _signed(logits: Tensor, targets: Tensor) -> Tensor:
+    z = logits.double().reshape(-1)
+    return torch.where(targets > 0.5, z, -z)
+
+
+def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    z = logits.double()
+    index = targets.long()[:, None]
+    others = z.scatter(1, index, -torch.inf)
+    return z.gather(1, index)[:, 0] - others.logsumexp(1)
+
+
+def _blocks(logits: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:
+    # Two float64 copies of a large vocabulary's logits are formed: keep each below 64 MB.
+    rows = max(1, 2**23 // logits.shape[1])
+    return zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
