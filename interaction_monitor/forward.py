@@ -167,7 +167,7 @@ def masked_outputs(
     if players.layer is not None:
         find_layer(model, players.layer)
     else:
-        probe.entry(players.input_key)
+        players.check(probe.entry(players.input_key)[1])
     device = device_of(model, probe.inputs)
     v_device = "cpu" if device.type == "mps" else device
     v = torch.full((len(probe), 1 << players.n_players), torch.nan, dtype=torch.float64, device=v_device)

@@ -101,12 +101,8 @@ class PlayerMap:
         Raises:
             ValueError: if the positions of `x` are not those of the labels.
         """
+        self.check(x)
         positions = self.labels.shape[1:]
-        if x.ndim <= self.axes[-1] or tuple(x.shape[axis] for axis in self.axes) != positions:
-            raise ValueError(
-                f"the players are drawn for {tuple(positions)} positions on axes {self.axes}, but the tensor "
-                f"to mask has the shape {tuple(x.shape)}; draw them anew for inputs of this size"
-            )
         if x.shape[0] not in (1, len(coalitions)):
             raise ValueError(
                 f"axis 0 of the tensor to mask must be the batch: for {len(coalitions)} coalitions it has "
@@ -126,6 +122,19 @@ class PlayerMap:
         for axis, size in zip(self.axes, positions, strict=True):
             shape[axis] = size
         return torch.where(keep.view(shape), x, self._baseline_of(x, sample))
+
+    def check(self, x: Tensor) -> None:
+        """Refuse a tensor to mask (batch first) that has other positions than the labels.
+
+        Raises:
+            ValueError: that names both.
+        """
+        positions = tuple(self.labels.shape[1:])
+        if x.ndim <= self.axes[-1] or tuple(x.shape[axis] for axis in self.axes) != positions:
+            raise ValueError(
+                f"the players are drawn for {positions} positions on axes {self.axes}, but the tensor to mask has the "
+                f"shape {tuple(x.shape)}; draw them anew for samples of this size"
+            )
 
     def regions(self, sample: int, height: int, width: int) -> Tensor:
         """Return a picture of one sample's players: its labels enlarged to (height, width) by the nearest position.
