@@ -61,9 +61,7 @@ def pack_measurement(measurement: Measurement, n_samples: int, n_players: int) -
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.float64(value)[()]
         array = np.asarray(array)
         if (array.dtype, array.shape) != (np.dtype(dtype), shape):
-            raise ValueError(
-                f"measurement.{name} must be {dtype} of shape {shape}, got {array.dtype} of {array.shape}"
-            )
+            raise ValueError(f"measurement.{name} must be {dtype} of shape {shape}, got {array.dtype} of {array.shape}")
         arrays[name] = array
     if not np.nan_to_num(arrays["or_"]).any():
         del arrays["or_"]
@@ -114,21 +112,19 @@ def read_players(path: Path, run: Mapping[str, Any]) -> PlayerMap:
     facts = run["players"]
     described = {name: facts[name] for name in ("labels", "baseline") if isinstance(facts[name], dict)}
     tensors = _read_tensors(path, described)
-    labels = tensors["labels"]
-    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < run["n_players"]:
-        raise RecordError(
-            f"{path}: labels must lie between -1 and {run['n_players'] - 1}; restore it from a copy"
-        )
     names = facts["names"]
-    return PlayerMap(
-        labels=labels,
-        n_players=run["n_players"],
-        axes=tuple(facts["axes"]),
-        baseline=tensors.get("baseline", facts["baseline"]),
-        layer=facts["layer"],
-        input_key=facts["input_key"],
-        names=None if names is None else tuple(tuple(of_sample) for of_sample in names),
-    )
+    try:
+        return PlayerMap(
+            labels=tensors["labels"],
+            n_players=run["n_players"],
+            axes=tuple(facts["axes"]),
+            baseline=tensors.get("baseline", facts["baseline"]),
+            layer=facts["layer"],
+            input_key=facts["input_key"],
+            names=None if names is None else tuple(tuple(of_sample) for of_sample in names),
+        )
+    except ValueError as error:
+        raise RecordError(f"{path} does not fit run.json: {error}; restore both from a copy") from error
 
 
 def describe_probe(probe: Probe) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -182,6 +178,5 @@ def _read_tensors(path: Path, described: Mapping[str, Mapping[str, Any]]) -> dic
         },
     )
     return {
-        name: torch.from_numpy(arrays[name]).to(getattr(torch, facts["dtype"]))
-        for name, facts in described.items()
+        name: torch.from_numpy(arrays[name]).to(getattr(torch, facts["dtype"])) for name, facts in described.items()
     }

@@ -77,9 +77,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     if not path.exists():
-        raise RecordError(
-            f"{folder} holds no record: {NAME} is missing; give the folder that the monitor named"
-        )
+        raise RecordError(f"{folder} holds no record: {NAME} is missing; give the folder that the monitor named")
     text = read_text(path, limit=_LIMIT)
     try:
         run = json.loads(text)
@@ -115,7 +113,7 @@ def check(run: Any) -> None:
     labels, baseline, names = (players.get(name) for name in ("labels", "baseline", "names"))
     _demand(_is_array(labels, n_samples) and labels["dtype"] == "int64", "players.labels")
     _demand(_is_number(baseline) or _is_array(baseline), "players.baseline")
-    _demand(names is None or _are_names(names, n_samples, n_players), "players.names")
+    _demand(names is None or _are_names(names, n_samples), "players.names")
     _demand(isinstance(players.get("axes"), list) and all(map(_is_count, players["axes"])), "players.axes")
     for name in ("layer", "input_key"):
         _demand(isinstance(players.get(name, 0), str | None), f"players.{name}")
@@ -150,11 +148,11 @@ def _is_array(value: Any, first: int | None = None) -> bool:
     return first is None or (len(shape) > 0 and shape[0] == first)
 
 
-def _are_names(names: Any, n_samples: int, n_players: int) -> bool:
+def _are_names(names: Any, n_samples: int) -> bool:
     return (
         isinstance(names, list)
         and len(names) == n_samples
-        and all(isinstance(of_sample, list) and len(of_sample) == n_players for of_sample in names)
+        and all(isinstance(of_sample, list) for of_sample in names)
         and all(isinstance(name, str) for of_sample in names for name in of_sample)
     )
 

@@ -191,9 +191,9 @@ class Record:
             ValueError: If a shape differs from the record's, or the row does not come after the others.
             OSError: If the disk is full or the folder cannot be written; the record stays as it was.
         """
-        history = History([*self.history, row])
         if row.n_players != self.n_players:
             raise ValueError(f"the record has {self.n_players} players, the row {row.n_players}")
+        history = History([*self.history, row])
         arrays = layout.pack_measurement(measurement, self.n_samples, self.n_players)
         write_arrays(_file(self.folder, row.position), arrays)
         _write_history(self.folder, history, self.n_players)
