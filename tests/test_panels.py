@@ -1,0 +1,377 @@
+"""Panels: what TensorBoard reads back from the files, and what the pictures of a run show."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from torch.utils.tensorboard import SummaryWriter
+
+from interaction_monitor import charts, figures, panels
+from interaction_monitor.history import History, Row
+
+N = 10
+
+
+def distribution(mean, n=N):
+    """Orders around a mean, none of them below one part in a thousand: a spindle, or little but order one."""
+    k = np.arange(1, n + 1)
+    shares = np.exp(-((k - mean) ** 2) / (2 * (0.35 * mean) ** 2))
+    shares[shares < 1e-3 * shares.max()] = 0
+    return shares / shares.mean()
+
+
+def make_history(last=60, every=1, *, onset=10, gap_onset=30, losses=True, n=N, same_epoch=False):
+    """A run as they are: ⟨k⟩ falls from 3.8 to 1.2 at the onset and rises to 2.5, the gap opens later."""
+    rows = []
+    for epoch in range(0, last + 1, every):
+        mean = 1.2 + 2.6 * np.exp(-epoch / 2) if epoch <= onset else 1.2 + 1.3 * (epoch - onset) / (60 - onset)
+        orders = distribution(mean, n)
+        k = float((orders * np.arange(1, n + 1)).sum() / n)
+        known = epoch >= onset + 4
+        train = 2.3 * np.exp(-epoch / 8) + 0.02
+        rows.append(
+            Row(
+                epoch=0 if same_epoch else epoch,
+                step=10 * epoch,
+                distribution=tuple(orders),
+                strength=tuple(orders * 2),
+                mean_order=k,
+                mean_order_low=k - 0.1,
+                mean_order_high=k + 0.1,
+                high_order_share=float(orders[3:].sum() / n),
+                n_salient=20.0,
+                tau=0.1,
+                output_change=3.0,
+                solver_gap=0.004,
+                seconds=1.0,
+                n_valid=50,
+                phase="initial" if epoch == 0 else "two" if known else "one",
+                onset_epoch=(0 if same_epoch else onset) if known else None,
+                detected_epoch=epoch if known else None,
+                gap_onset_epoch=gap_onset if epoch >= gap_onset + 3 else None,
+                train_loss=train if losses and epoch else None,
+                test_loss=train + 0.01 * max(0, epoch - 20) if losses and epoch else None,
+            )
+        )
+    return History(rows)
+
+
+@pytest.fixture(scope="module")
+def history():
+    return make_history()
+
+
+# The choice of columns
+
+
+def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
+    columns = charts.telling_columns(history)
+    assert columns[0] == 0
+    assert columns[-1] == 60
+    assert columns[2] == 10
+    assert 0 < columns[1] < 5, "phase one is shown where ⟨k⟩ is halfway down, early in the run"
+    assert 20 < columns[3] < 35 < columns[4] < 50
+
+
+@pytest.mark.parametrize("last", range(12))
+def test_few_measurements(last):
+    columns = charts.telling_columns(make_history(last))
+    assert len(columns) == min(last + 1, 6)
+    assert columns == sorted(set(columns))
+    assert columns[0] == 0
+    assert columns[-1] == last
+
+
+@pytest.mark.parametrize("onset", [1, 2, 30, 55, 56])
+def test_the_onset_has_a_column_wherever_it_is(onset):
+    columns = charts.telling_columns(make_history(onset=onset))
+    assert {0, onset, 60} <= set(columns)
+    assert len(columns) == 6
+
+
+def test_columns_without_salient_interactions():
+    rows = [row.to_primitives() | {"mean_order": float("nan")} for row in make_history(30)]
+    columns = charts.telling_columns(History.from_primitives(rows))
+    assert len(columns) == 6
+    assert columns[-1] == 30
+
+
+# Single charts
+
+
+def test_order_bars_show_shares():
+    ax = Figure().subplots()
+    charts.order_bars(ax, [4.0, 3.0, 1.0])
+    assert [bar.get_height() for bar in ax.patches] == [0.5, 0.375, 0.125]
+    colours = [sum(bar.get_facecolor()[:3]) for bar in ax.patches]
+    assert colours[0] > colours[1] > colours[2], "simple orders are light, complex ones dark"
+
+
+def test_order_bars_of_theory_beside_the_measured_ones():
+    ax = Figure().subplots()
+    charts.order_bars(ax, [1.0, 1.0], [3.0, 1.0], labels=("measured", "theory"))
+    heights = [[bar.get_height() for bar in bars] for bars in ax.containers]
+    assert heights == [[0.5, 0.5], [0.75, 0.25]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["measured", "theory"]
+
+
+def test_order_bars_of_nothing():
+    ax = Figure().subplots()
+    charts.order_bars(ax, [0.0, 0.0])
+    assert [bar.get_height() for bar in ax.patches] == [0, 0]
+    assert "nothing" in ax.texts[0].get_text()
+
+
+def test_the_bar_row_marks_the_onset_alone(history):
+    axes = list(Figure().subplots(1, 6, sharey=True))
+    charts.bar_row(axes, history)
+    titles = [ax.get_title() for ax in axes]
+    assert titles[0] == "epoch 0\nstart"
+    assert titles[2] == "epoch 10\nonset"
+    assert [title.split("\n")[1] for title in titles[3:]] == ["phase two"] * 3
+    framed = [to_hex(ax.spines["top"].get_edgecolor()).upper() == charts.ONSET for ax in axes]
+    assert framed == [False, False, True, False, False, False]
+
+
+def test_the_heat_map_lays_every_measurement_at_its_epoch():
+    history = make_history(every=4, onset=8)
+    ax = Figure().subplots()
+    mesh = charts.order_heat_map(ax, history)
+    shares = np.asarray(mesh.get_array()).reshape(N, len(history))
+    np.testing.assert_allclose(shares.sum(axis=0), 1)
+    np.testing.assert_allclose(shares[:, 2], history.distribution[2] / N)
+    assert ax.get_xlim() == (-2, 62)
+
+
+def test_the_phases_meet_at_the_onset_and_the_lines_stand_there(history):
+    ax = Figure().subplots()
+    charts.mean_order_curve(ax, history)
+    charts.mark_phases(ax, history, names_at=0.9)
+    charts.mark_onsets(ax, history)
+    spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches]
+    assert spans == [(-0.5, 10), (10, 60.5)]
+    assert [text.get_text() for text in ax.texts] == ["phase one", "phase two"]
+    lines = {line.get_label(): line.get_xdata()[0] for line in ax.lines[1:]}
+    assert lines == {"onset of phase two (epoch 10)": 10, "gap opens (epoch 30)": 30}
+
+
+def test_phases_while_nothing_is_known():
+    for last, spans in ((0, []), (3, [(-0.5, 3.5)])):
+        ax = Figure().subplots()
+        history = make_history(last)
+        charts.mean_order_curve(ax, history)
+        charts.mark_phases(ax, history)
+        charts.mark_onsets(ax, history)
+        assert [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches] == spans
+        assert len(ax.lines) == 1
+
+
+def test_steps_are_the_axis_where_an_epoch_is_measured_several_times():
+    history = make_history(same_epoch=True)
+    values, unit = charts.positions(history)
+    assert unit == "optimizer step"
+    assert values[-1] == 600
+    assert charts.onset_index(history) == int(np.argmin(history.column("mean_order")))
+
+
+def test_losses_that_are_logged_now_and_then_are_joined():
+    rows = make_history(20).to_primitives()
+    for row in rows[::2]:
+        row["test_loss"] = None
+    ax = Figure().subplots()
+    charts.loss_curves(ax, History.from_primitives(rows))
+    train, test = ax.lines
+    assert len(train.get_xdata()) == 20
+    assert test.get_xdata().tolist() == list(range(1, 20, 2))
+
+
+# Whole figures
+
+
+@pytest.mark.parametrize(
+    "make", [figures.story, figures.order_rows, figures.heat_map, figures.curves], ids=lambda make: make.__name__
+)
+def test_figures_of_every_kind_of_run(make):
+    runs = [
+        make_history(),
+        make_history(0),
+        make_history(2, losses=False, n=1),
+        make_history(40, 8, onset=8, n=14, same_epoch=True),
+        History.from_primitives([
+            row | {"distribution": [0.0] * N, "mean_order": float("nan"), "mean_order_low": float("nan")}
+            for row in make_history(3).to_primitives()
+        ]),
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for run in runs:
+            image = figures.to_image(make(run))
+            assert image.dtype == np.uint8
+            assert image.shape[2] == 3
+            assert image.std() > 5, "an empty page"
+
+
+def test_a_figure_of_nothing_says_so():
+    for make in panels.PICTURES.values():
+        with pytest.raises(ValueError, match="history is empty"):
+            make(History())
+
+
+def test_the_story_says_what_happened(history):
+    figure = figures.story(history)
+    title = figure.get_suptitle().replace("\n", " ")
+    assert "epoch 10" in title
+    assert title.endswith("epoch 30.")
+    labels = [label for ax in figure.get_axes() for label in [ax.get_ylabel()] if label]
+    assert {"order k", "mean order ⟨k⟩", "loss gap", "loss"} <= set(labels)
+    # Charts over the run share their axis, so that an epoch is at the same place in each.
+    lims = {ax.get_xlim() for ax in figure.get_axes() if ax.get_ylabel() in ("order k", "mean order ⟨k⟩", "loss")}
+    assert lims == {(-0.5, 60.5)}
+
+
+def test_a_users_style_and_pyplot_are_left_alone(history):
+    with matplotlib.rc_context({"font.size": 31, "axes.titlesize": 40, "axes.facecolor": "black"}):
+        dressed = figures.to_image(figures.heat_map(history))
+        assert matplotlib.rcParams["font.size"] == 31
+    np.testing.assert_array_equal(dressed, figures.to_image(figures.heat_map(history)))
+
+
+def test_pyplot_is_never_imported():
+    code = """
+import sys
+from interaction_monitor import panels
+from interaction_monitor.history import History
+try:
+    panels.PICTURES["story"](History())
+except ValueError:
+    pass
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"MPLBACKEND": "module://nowhere"})
+
+
+# TensorBoard
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, history):
+    folder = tmp_path_factory.mktemp("events")
+    writer = SummaryWriter(folder)
+    for i, row in enumerate(history):
+        panels.write_measurement(writer, history[: i + 1], step=row.step)
+    panels.write_figures(writer, history, step=600, pictures=("heat_map", "order_rows"))
+    writer.close()
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "images": 0, "tensors": 0})
+    events.Reload()
+    return events
+
+
+def test_every_measurement_has_a_histogram_with_one_bin_per_order(written, history):
+    found = written.Histograms("interactions/orders")
+    assert [event.step for event in found] == history.steps.tolist()
+    for event, row in zip(found, history, strict=True):
+        value = event.histogram_value
+        assert value.bucket_limit == [k + 0.5 for k in range(1, N + 1)]
+        np.testing.assert_allclose(value.bucket, row.distribution, atol=2e-6)
+        assert (value.min, value.max) == (0.5, N + 0.5)
+        assert value.sum / value.num == pytest.approx(row.mean_order, abs=1e-4)
+        # TensorBoard would drop empty bins at either end and stretch the last full one over the gap.
+        assert min(value.bucket) > 0
+
+
+def test_the_ridge_shows_spindle_low_and_rising(written, history):
+    ridges = written.Histograms("interactions/orders_from_early_to_late")
+    assert [event.step for event in ridges] == list(range(len(ridges)))
+    assert len(ridges) <= 20
+    means = np.array([event.histogram_value.sum / event.histogram_value.num for event in ridges])
+    lowest = int(means.argmin())
+    assert 3 < lowest < len(means) - 3
+    assert means[0] > 3.5
+    assert means[lowest] < 1.4
+    assert means[-1] > 2
+    assert (np.diff(means[: lowest + 1]) < 0).all()
+    assert (np.diff(means[lowest:]) > 0).all()
+    peak = int(np.argmax(ridges[0].histogram_value.bucket)) + 1
+    assert 3 <= peak <= 5, "a spindle has its peak in the middle"
+    assert np.argmax(ridges[lowest].histogram_value.bucket) == 0
+
+
+def test_pictures_and_text_are_there(written):
+    assert set(written.Tags()["images"]) == {"interactions/heat_map", "interactions/order_rows"}
+    (image,) = written.Images("interactions/heat_map")
+    assert image.step == 600
+    assert image.width == 1200
+    (text,) = written.Tensors("interactions/how_to_read/text_summary")
+    words = text.tensor_proto.string_val[0].decode()
+    assert "`interactions/orders_from_early_to_late`" in words
+    assert "{name}" not in words
+
+
+def read_layout(events):
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
+    return {category.title: {chart.title: chart for chart in category.chart} for category in layout.category}
+
+
+def matched(chart, tags):
+    # As TensorBoard's plugin does it.
+    return [tag for expression in chart.multiline.tag for tag in tags if re.compile(expression).match(tag)]
+
+
+def test_the_custom_layout(written):
+    assert len(written.Tensors("custom_scalars__config__")) == 1
+    charts_of = read_layout(written)["interactions"]
+    (series,) = charts_of["mean order ⟨k⟩ with its 95% band"].margin.series
+    assert (series.value, series.lower, series.upper) == (
+        "interactions/mean_order", "interactions/mean_order_low", "interactions/mean_order_high",
+    )  # fmt: skip
+    orders = [f"interactions/order_{k}" for k in range(1, 13)]
+    assert matched(charts_of["I^(k), strength of each order (sums to n)"], orders) == orders[:10]
+    tags = ["interactions/mean_order", "interactions/mean_order_low", "interactions/loss_gap", "train_loss_epoch",
+            "train_loss_step", "val_loss", "val_loss_2"]  # fmt: skip
+    assert matched(charts_of["mean order, losses and loss gap"], tags) == [
+        "interactions/mean_order", "interactions/loss_gap", "train_loss_epoch", "val_loss",
+    ]  # fmt: skip
+
+
+def test_two_monitors_share_one_writers_layout(tmp_path, history):
+    writer = SummaryWriter(tmp_path)
+    for i in range(3):
+        for name in ("inputs", "features"):
+            panels.write_measurement(writer, history[: i + 1], name=name, step=i, losses=["my.loss"])
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    layout = read_layout(events)
+    assert list(layout) == ["inputs", "features"]
+    found = matched(layout["features"]["mean order, losses and loss gap"], ["my.loss", "my_loss", "val_loss"])
+    assert found == ["my.loss"]
+
+
+@pytest.mark.parametrize("nothing", [[0.0] * 3, [float("nan")] * 3])
+def test_a_distribution_of_nothing_is_not_written(tmp_path, nothing):
+    writer = SummaryWriter(tmp_path)
+    panels.write_histogram(writer, nothing, tag="orders", step=0)
+    panels.write_histogram(writer, [0.0, 3.0, 0.0], tag="orders", step=1)
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Histograms("orders")] == [1]
+
+
+def test_pictures_are_due_ever_more_rarely():
+    due = [n for n in range(1, 1001) if panels.picture_due(n)]
+    assert due[:4] == [1, 2, 3, 4]
+    assert len(due) < 30
+    assert all(b <= max(a + 1, 1.35 * a) for a, b in itertools.pairwise(due))
+    assert not panels.picture_due(0)
