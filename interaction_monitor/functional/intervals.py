@@ -6,7 +6,7 @@ influence function, by the delta method.
 
 from __future__ import annotations
 
-from statistics import NormalDist
+import math
 from typing import NamedTuple
 
 import torch
@@ -89,23 +89,46 @@ def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInter
 
 
 def student_quantile(p: float, freedom: int) -> float:
-    """Give the quantile of Student's t by Hill's expansion around the normal one.
+    """Give the quantile of Student's t, also far in the tail.
 
-    The error is below 1% for p ≤ 0.975 and `freedom` ≥ 4; three degrees of freedom give 3.14 for 3.18.
+    Bisection of the finite series that the distribution function is for whole degrees of freedom
+    (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
 
     Args:
-        p: probability, between 0 and 1.
+        p: probability, at least 0.5 and below 1.
         freedom: degrees of freedom, at least 1.
 
     Returns:
-        The value below which a share `p` lies.
+        The value below which a share `p` lies, to 12 digits.
+
+    Raises:
+        ValueError: if `p` or `freedom` is out of range.
 
     Examples:
-        >>> round(student_quantile(0.975, 49), 3)
-        2.01
+        >>> round(student_quantile(0.975, 49), 4)
+        2.0096
     """
-    z = NormalDist().inv_cdf(p)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
+    if not 0.5 <= p < 1 or freedom < 1:
+        raise ValueError(f"p must lie in [0.5, 1) and freedom be at least 1, but are {p} and {freedom}")
+    low, high = 0.0, 1.0
+    while _central_probability(high, freedom) < 2 * p - 1:
+        high *= 2
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if _central_probability(middle, freedom) < 2 * p - 1:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _central_probability(t: float, freedom: int) -> float:
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, series = math.cos(angle) if odd else 1.0, 0.0
+    for index in range(1, freedom // 2 + 1):
+        series += term
+        term *= (2 * index - 1 + odd) / (2 * index + odd) * math.cos(angle) ** 2
+    if odd:
+        return 2 / math.pi * (angle + math.sin(angle) * series)
+    return math.sin(angle) * series
