@@ -244,7 +244,7 @@ class PhaseTracker:
             return False
         values = torch.tensor(changes, dtype=torch.float64)
         level = self._level(len(self._means) - 1) / references
-        error = float(values.std()) / len(values) ** 0.5
+        error = float(values.std()) / math.sqrt(len(values))
         return float(values.mean()) > student_quantile(1 - level, len(values) - 1) * error
 
     def _beats_jitter(self, values: Sequence[float], reference: int, *, steep: bool = True) -> bool:
