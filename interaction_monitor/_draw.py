@@ -30,3 +30,15 @@ def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
         return hashlib.sha256(f"{prefix}/{item}".encode()).digest()
 
     return sorted(range(n_items), key=rank)[:n_draws]
+
+
+def uniform(*key: int | str) -> float:
+    """Return a number in [0, 1), uniformly distributed, decided by `key` alone.
+
+    Example:
+        >>> 0 <= uniform("k-means", 0, 3) < 1
+        True
+    """
+    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    # 53 bits are what a float holds: more would round up to one.
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -134,7 +134,8 @@ def masked_outputs(
         model: the network.
         probe: the samples; moved to the model's device.
         players: their players, from `assign_players`.
-        output: what is computed from the logits: "log_odds", "logit", "loss" or a callable, see `outputs`.
+        output: what is computed from the logits: "log_odds", "logit", "loss", "next_token_log_odds" or a callable,
+            see `outputs`.
         forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
             where the inputs are a dict.
         chunk_size: how many coalitions run at once; halved, with a warning in the log, when memory runs out.

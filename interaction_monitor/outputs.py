@@ -86,15 +86,68 @@ def loss(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     return torch.logaddexp(torch.zeros_like(odds), -odds)
 
 
-OUTPUTS: dict[str, Output] = {"log_odds": log_odds, "logit": logit, "loss": loss}
+def next_token_log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Compute the log-odds of the next token of a causal language model [Chen et al. 2024, task 2].
+
+    Args:
+        logits: (B, L, V), of which the last position counts, or (B, V). Where sentences are padded on the right, and
+            to form no other logits than these, give `forward_func=language.last_token_logits`.
+        targets: (B,) token ids: the word that follows, or, from `language.most_probable`, the one that the model
+            expects.
+
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: if the targets are missing or do not fit the logits.
+
+    Example:
+        >>> next_token_log_odds(torch.tensor([[[9.0, 9.0, 9.0], [3.0, 1.0, -torch.inf]]]), torch.tensor([0]))
+        tensor([2.], dtype=torch.float64)
+    """
+    return log_odds(logits[:, -1] if logits.ndim == 3 else logits, targets)
+
+
+def label_log_odds(label: int) -> Output:
+    """Make the output of one label of a multi-label network (a sigmoid each): its log-odds are its logit.
+
+    Args:
+        label: which column of the logits (B, C).
+
+    Returns:
+        The output; it needs no targets.
+
+    Raises:
+        ValueError: from the output, if there is no such label.
+
+    Example:
+        >>> label_log_odds(1)(torch.tensor([[0.5, -2.0]]), None)
+        tensor([-2.], dtype=torch.float64)
+    """
+
+    def output(logits: Tensor, _targets: Tensor | None = None) -> Tensor:
+        if logits.ndim != 2 or not 0 <= label < logits.shape[1]:
+            raise ValueError(f"label={label} must be a column of logits (batch, labels), got {tuple(logits.shape)}")
+        return logits[:, label].double()
+
+    output.__name__ = f"label_log_odds({label})"
+    return output
+
+
+OUTPUTS: dict[str, Output] = {
+    "log_odds": log_odds,
+    "logit": logit,
+    "loss": loss,
+    "next_token_log_odds": next_token_log_odds,
+}
 
 
 def resolve(output: str | Output) -> Output:
     """Return the output of that name, or the callable itself.
 
     Args:
-        output: one of "log_odds", "logit", "loss", or a callable (logits (B, C), targets (B,) or None) ->
-            (B,).
+        output: one of "log_odds", "logit", "loss", "next_token_log_odds", or a callable (logits (B, C), targets (B,)
+            or None) -> (B,).
 
     Raises:
         ValueError: if there is no output of that name.

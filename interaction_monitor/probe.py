@@ -64,6 +64,11 @@ class Probe:
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values()))) if isinstance(self.inputs, dict) else len(self.inputs)
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the inputs."""
+        return (next(iter(self.inputs.values())) if isinstance(self.inputs, dict) else self.inputs).device
+
     def entry(self, key: str | None = None) -> tuple[str | None, Tensor]:
         """Return the input that is to be masked, and its key where the inputs are a dict.
 

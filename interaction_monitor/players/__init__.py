@@ -1,7 +1,21 @@
 """Players: what an input variable is, for each kind of data."""
 
 from interaction_monitor.players.base import Baseline, PlayerMap, Players
+from interaction_monitor.players.columns import Columns
 from interaction_monitor.players.feature_patches import FeaturePatches
 from interaction_monitor.players.image_patches import ImagePatches
+from interaction_monitor.players.point_clusters import PointClusters
+from interaction_monitor.players.segments import Segments
+from interaction_monitor.players.words import Words
 
-__all__ = ["Baseline", "FeaturePatches", "ImagePatches", "PlayerMap", "Players"]
+__all__ = [
+    "Baseline",
+    "Columns",
+    "FeaturePatches",
+    "ImagePatches",
+    "PlayerMap",
+    "Players",
+    "PointClusters",
+    "Segments",
+    "Words",
+]

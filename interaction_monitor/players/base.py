@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -213,6 +214,24 @@ class Players(ABC):
                 baseline is a callable; None if the input is masked.
             seed: decides the draw.
         """
+
+
+def require_complete(players: PlayerMap, parts: str) -> PlayerMap:
+    """Warn of samples that have too few parts to choose from, by their numbers; refuse if all have.
+
+    Raises:
+        ValueError: if no sample has all its players.
+    """
+    short = (~players.complete).nonzero()[:, 0].tolist()
+    if len(short) == len(players):
+        raise ValueError(f"no sample has n_players={players.n_players} {parts}; take fewer players, or other samples")
+    if short:
+        warnings.warn(
+            f"samples {', '.join(map(str, short))} of the probe have fewer than n_players={players.n_players} {parts} "
+            "and are left out of the measurements",
+            stacklevel=3,
+        )
+    return players
 
 
 def resolve_baseline(baseline: Baseline, masked: Tensor, *, n_samples: int) -> float | Tensor:

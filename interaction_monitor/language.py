@@ -1,0 +1,95 @@
+"""What causal language models need: the logits of one position only, and the token they expect.
+
+No model library is imported: anything with Hugging Face's `get_output_embeddings()` works.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._model import ForwardFunc, device_of, eager_if_compiled, logits_of
+from interaction_monitor._runner import ForwardContext
+from interaction_monitor._state import undisturbed
+from interaction_monitor.probe import Inputs, Probe
+
+
+def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Run a causal language model and form the logits of each sentence's last token only: a `forward_func`.
+
+    The hidden states are cut down before the output embedding, so that logits of all positions, times the
+    coalitions, times the vocabulary, never exist.
+
+    Args:
+        model: has `get_output_embeddings()`, as Hugging Face's causal models do; it is called with the inputs as
+            keyword arguments.
+        inputs: a dict with "input_ids" (B, L) and, where there is padding on whichever side, "attention_mask" (B, L).
+
+    Returns:
+        (B, V).
+
+    Raises:
+        TypeError: if the model has no `get_output_embeddings()`, or the inputs are no dict.
+
+    Example:
+        `masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)`
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if not isinstance(head, nn.Module) or not isinstance(inputs, dict):
+        raise TypeError(
+            f"last_token_logits needs a model with get_output_embeddings() and a dict of inputs, got "
+            f"{type(model).__name__} and {type(inputs).__name__}; write a forward_func that returns the last logits"
+        )
+    attention = inputs.get("attention_mask")
+
+    def cut(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        if attention is None:
+            return (hidden[:, -1:], *args[1:])
+        places = torch.arange(attention.shape[1], device=hidden.device)
+        last = (attention.to(hidden.device) * (places + 1)).argmax(1)
+        return (hidden[torch.arange(len(hidden), device=hidden.device), last][:, None], *args[1:])
+
+    handle = head.register_forward_pre_hook(cut)
+    try:
+        result = model(**inputs)
+    finally:
+        handle.remove()
+    return logits_of(result, len(next(iter(inputs.values()))))[:, -1]
+
+
+def most_probable(
+    model: nn.Module,
+    probe: Probe,
+    *,
+    forward_func: ForwardFunc = last_token_logits,
+    forward_context: ForwardContext = nullcontext,
+) -> Probe:
+    """Return the probe with what the model itself expects for each unmasked sample as target.
+
+    Args:
+        model: the network; it is left as it was.
+        probe: the samples; their targets are replaced.
+        forward_func: (model, inputs) -> logits (B, C), or (B, L, V), of which the last position counts. The default is
+            for causal language models; `lambda model, x: model(x)` makes it the predicted class of a classifier.
+        forward_context: makes the context in which the model is called.
+
+    Returns:
+        The probe with targets (S,) int64.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> most_probable(net, Probe(torch.rand(5, 2)), forward_func=lambda model, x: model(x)).targets.shape
+        torch.Size([5])
+    """
+    on_device = probe.to(device_of(model, probe.inputs))
+    found = []
+    with undisturbed(model), eager_if_compiled(model):
+        for sample in range(len(probe)):
+            with forward_context():
+                logits = logits_of(forward_func(model, on_device.inputs_of(sample)), 1)
+            found.append((logits[:, -1] if logits.ndim == 3 else logits).argmax(1))
+    return Probe(probe.inputs, torch.cat(found).to(probe.device))

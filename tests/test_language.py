@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from interaction_monitor import outputs
+from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.language import last_token_logits, most_probable
+from interaction_monitor.players import Words
+from interaction_monitor.probe import Probe
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY = ["<s>", "<unk>"] + [f"▁word{i}" for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def llama():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32, initializer_range=0.5,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def padded(side):
+    """Two sentences of 8 and 5 words."""
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    ids[0] = torch.arange(2, 10)
+    keep = slice(0, 5) if side == "right" else slice(3, 8)
+    ids[1, keep] = torch.arange(12, 17)
+    attention = torch.zeros_like(ids)
+    attention[0], attention[1, keep] = 1, 1
+    return ids, attention
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_logits_are_those_of_the_last_word(llama, side):
+    ids, attention = padded(side)
+    llama.eval()
+    with torch.no_grad():
+        found = last_token_logits(llama, {"input_ids": ids, "attention_mask": attention})
+        for sample in range(2):
+            places = attention[sample].nonzero()[:, 0]
+            all_logits = llama(input_ids=ids[sample : sample + 1], attention_mask=attention[sample : sample + 1]).logits
+            torch.testing.assert_close(found[sample], all_logits[0, places[-1]], rtol=0, atol=1e-5)
+    llama.train()
+
+
+def test_only_the_last_logits_are_formed(llama):
+    sizes = []
+    handle = llama.lm_head.register_forward_hook(lambda module, args, output: sizes.append(tuple(output.shape)))
+    last_token_logits(llama, {"input_ids": torch.arange(6).reshape(2, 3)})
+    handle.remove()
+    assert sizes == [(2, 1, 32)]
+    assert not llama.lm_head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("layer", [None, "model.embed_tokens"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_next_token_log_odds_equal_full_forwards_by_hand(llama, layer, side):
+    ids, attention = padded(side)
+    probe = most_probable(llama, Probe({"input_ids": ids, "attention_mask": attention}))
+    words = Words(VOCABULARY, n_players=3, layer=layer, baseline=llama.model.embed_tokens.weight[1] if layer else 1)
+    drawn = assign_players(llama, words, probe, forward_func=last_token_logits)
+    v = masked_outputs(llama, probe, drawn, output="next_token_log_odds", forward_func=last_token_logits, chunk_size=5)
+    llama.eval()
+    expected = torch.empty(2, 8, dtype=torch.float64)
+    for sample in range(2):
+        places = attention[sample].nonzero()[:, 0]
+        for coalition in range(8):
+            masked = ids[sample].clone()
+            for place, player in enumerate(drawn.labels[sample].tolist()):
+                if player >= 0 and not coalition >> player & 1:
+                    masked[place] = 1
+            with torch.no_grad():
+                z = llama(input_ids=masked[None], attention_mask=attention[sample : sample + 1]).logits
+            z = z[0, places[-1]].double()
+            y = probe.targets[sample]
+            others = torch.cat([z[:y], z[y + 1 :]])
+            expected[sample, coalition] = z[y] - others.logsumexp(0)
+        assert probe.targets[sample] == z.argmax()  # the last coalition is the whole sentence
+    llama.train()
+    assert (expected.std(dim=1) > 1e-3).all()
+    torch.testing.assert_close(v, expected, rtol=0, atol=1e-5)
+
+
+def test_most_probable_is_the_predicted_class_of_a_classifier():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5))
+    probe = Probe(torch.rand(5, 2), torch.zeros(5))
+    found = most_probable(net, probe, forward_func=lambda model, x: model(x))
+    assert torch.equal(found.targets, net[0](probe.inputs).argmax(1))
+    assert net.training
+
+
+def test_models_without_an_output_embedding_are_refused():
+    with pytest.raises(TypeError, match=r"needs a model with get_output_embeddings.* Linear and Tensor"):
+        last_token_logits(nn.Linear(2, 2), torch.rand(1, 2))
+
+
+def test_next_token_log_odds_take_the_last_position():
+    logits, targets = torch.randn(3, 5, 7), torch.tensor([1, 2, 6])
+    expected = outputs.log_odds(logits[:, 4], targets)
+    assert torch.equal(outputs.next_token_log_odds(logits, targets), expected)
+    assert torch.equal(outputs.next_token_log_odds(logits[:, 4], targets), expected)
+    with pytest.raises(ValueError, match="for 7 classes"):
+        outputs.next_token_log_odds(logits, targets + 1)
+
+
+def test_a_label_of_a_multi_label_network_is_an_output():
+    logits = torch.tensor([[1.0, -2.0]])
+    assert outputs.label_log_odds(1)(logits, None).tolist() == [-2.0]
+    assert outputs.label_log_odds(1).__name__ == "label_log_odds(1)"
+    for label in (2, -1):
+        with pytest.raises(ValueError, match=f"label={label} must be a column"):
+            outputs.label_log_odds(label)(logits, None)

@@ -1,0 +1,125 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.outputs import log_odds
+from interaction_monitor.players import PointClusters
+from interaction_monitor.players.point_clusters import k_means
+from interaction_monitor.probe import Probe
+
+
+def clouds(channels=3, seed=0):
+    return torch.randn(3, 60, channels, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 8), st.integers(0, 1000))
+def test_k_means_has_settled(n_clusters, seed):
+    """Each point is nearest to the mean of its own cluster, and no cluster is empty."""
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assigned = k_means(points, n_clusters, (seed,))
+    assert torch.equal(torch.unique(assigned), torch.arange(n_clusters))
+    means = torch.stack([points[assigned == cluster].mean(0) for cluster in range(n_clusters)])
+    distances = torch.cdist(points, means)
+    own = distances[torch.arange(40), assigned]
+    assert (own <= distances.min(1).values + 1e-9).all()
+    assert torch.equal(k_means(points, n_clusters, (seed,)), assigned)
+
+
+def test_k_means_is_as_good_as_scikit_learns():
+    cluster = pytest.importorskip("sklearn.cluster")
+    ours, theirs = [], []
+    for seed in range(10):
+        points = torch.randn(200, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assigned = k_means(points, 30, (seed,))
+        means = torch.stack([points[assigned == c].mean(0) for c in range(30)])
+        ours.append((points - means[assigned]).square().sum().item())
+        theirs.append(cluster.KMeans(30, n_init=1, random_state=seed).fit(points.numpy()).inertia_)
+    # Theirs tries several seeds at each step, which gains a few percent.
+    assert sum(ours) <= 1.1 * sum(theirs)
+
+
+def test_well_separated_groups_are_found():
+    centers = torch.eye(3, dtype=torch.float64) * 100
+    truth = torch.arange(60) % 3
+    found = k_means(centers[truth] + torch.randn(60, 3, dtype=torch.float64), 3, (0,))
+    assert all(len(torch.unique(found[truth == group])) == 1 for group in range(3))
+    assert len(torch.unique(found)) == 3
+
+
+def test_repeated_points_do_not_leave_a_cluster_empty():
+    points = torch.cat([torch.zeros(50, 3), torch.arange(12.0).reshape(4, 3)]).double()
+    assert len(torch.unique(k_means(points, 4, (0,)))) == 4
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_clusters_are_masked_by_their_mean(channels, channels_first):
+    class Pointwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(channels, 16), nn.ReLU())
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(self.net(x.transpose(1, 2) if channels_first else x).amax(1))
+
+    torch.manual_seed(0)
+    model = Pointwise()
+    x = clouds(channels)
+    probe = Probe(x.transpose(1, 2).contiguous() if channels_first else x, torch.tensor([0, 1, 2]))
+    drawn = assign_players(model, PointClusters(n_clusters=6, n_players=4), probe)
+    assert drawn.axes == ((2,) if channels_first else (1,))
+    expected = torch.empty(3, 16, dtype=torch.float64)
+    for sample in range(3):
+        for coalition in range(16):
+            masked = x[sample].clone()
+            for player in range(4):
+                places = drawn.labels[sample] == player
+                assert places.any()
+                if not coalition >> player & 1:
+                    masked[places] = x[sample][places].mean(0)
+            batch = masked.T[None] if channels_first else masked[None]
+            with torch.no_grad():
+                expected[sample, coalition] = log_odds(model(batch), probe.target_of(sample))
+    assert (expected.std(dim=1) > 1e-3).all()
+    torch.testing.assert_close(masked_outputs(model, probe, drawn), expected, rtol=0, atol=1e-5)
+
+
+def test_clusters_depend_on_the_seed_and_the_sample_alone():
+    players = PointClusters(n_clusters=10, n_players=5)
+    drawn = players.assign(Probe(clouds()), seed=0)
+    assert torch.equal(players.assign(Probe(clouds()[:2]), seed=0).labels, drawn.labels[:2])
+    assert not torch.equal(players.assign(Probe(clouds()), seed=1).labels, drawn.labels)
+
+
+@pytest.mark.parametrize("baseline", [0.0, torch.zeros(3), lambda x: x.mean((0, 1))])
+def test_other_baselines_can_be_given(baseline):
+    drawn = PointClusters(n_clusters=4, n_players=2, baseline=baseline).assign(Probe(clouds()), seed=0)
+    masked = drawn.mask(clouds()[:1], 0, torch.tensor([0]))
+    value = clouds().mean((0, 1)) if callable(baseline) else torch.zeros(3)
+    torch.testing.assert_close(masked[0][drawn.labels[0] >= 0], value.expand((drawn.labels[0] >= 0).sum(), 3))
+
+
+@pytest.mark.parametrize(
+    ("players", "inputs", "message"),
+    [
+        (PointClusters(n_clusters=30), torch.rand(2, 20, 3), "n_clusters=30, but a cloud has only 20 different points"),
+        (PointClusters(n_clusters=20), torch.ones(2, 20, 3), "only 1 different points"),
+        (PointClusters(), torch.rand(2, 3), r"got a tensor of shape \(2, 3\)"),
+        (PointClusters(), torch.zeros(2, 40, 3).long(), "of torch.int64"),
+        (PointClusters(), torch.rand(2, 3, 3), "3x3 may be read both ways"),
+        (PointClusters(), torch.full((2, 40, 3), torch.nan), "finite"),
+    ],
+)
+def test_clouds_that_do_not_fit_are_refused(players, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        players.assign(Probe(inputs), seed=0)
+
+
+def test_more_players_than_clusters_are_refused():
+    with pytest.raises(ValueError, match="n_players=10 must be from 1 to n_clusters=5"):
+        PointClusters(n_clusters=5)
