@@ -1,3 +1,52 @@
 """Watch the AND/OR interactions a neural network learns, order by order, while it trains."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interaction_monitor.callback import InteractionMonitor
+    from interaction_monitor.forward import assign_players, masked_outputs
+    from interaction_monitor.measurement import Measurement, Thresholds, interpret, measure
+    from interaction_monitor.observer import Observer
+    from interaction_monitor.phases import PhaseTracker
+    from interaction_monitor.probe import Probe
+    from interaction_monitor.record import Record
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "InteractionMonitor",
+    "Measurement",
+    "Observer",
+    "PhaseTracker",
+    "Probe",
+    "Record",
+    "Thresholds",
+    "assign_players",
+    "interpret",
+    "masked_outputs",
+    "measure",
+]
+
+# Importing Lightning takes seconds, and who measures a finished network or reads a record needs none of it.
+_ROOMS = {
+    "InteractionMonitor": "callback",
+    "Measurement": "measurement",
+    "Observer": "observer",
+    "PhaseTracker": "phases",
+    "Probe": "probe",
+    "Record": "record",
+    "Thresholds": "measurement",
+    "assign_players": "forward",
+    "interpret": "measurement",
+    "masked_outputs": "forward",
+    "measure": "measurement",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

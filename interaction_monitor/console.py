@@ -1,0 +1,91 @@
+"""What a person reads in the terminal while a run is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from interaction_monitor.history import History, Row
+
+_PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
+
+
+def line(row: Row, *, name: str = "interactions") -> str:
+    """Tell one measurement in one line.
+
+    Args:
+        row: the measurement.
+        name: the monitor's name.
+
+    Returns:
+        The line, without a line break.
+    """
+    parts = [
+        f"{name}: epoch {row.epoch:>3}",
+        f"mean order {row.mean_order:.2f} ({row.mean_order_low:.2f}-{row.mean_order_high:.2f})",
+        f"high orders {row.high_order_share:.1%}",
+        _PHASES[row.phase],
+    ]
+    if row.loss_gap is not None:
+        parts.append(f"loss gap {row.loss_gap:+.3f}")
+    parts.append(f"{row.seconds:.1f} s")
+    return "  ".join(parts)
+
+
+def verdict(history: Iterable[Row]) -> str:
+    """Say in a sentence or two what the run showed: the phases, the onset and the loss gap.
+
+    Args:
+        history: all measurements of the run.
+
+    Returns:
+        The sentences.
+    """
+    rows = list(history)
+    if not rows:
+        return "nothing was measured"
+    first, last = rows[0], rows[-1]
+    if last.phase == "initial":
+        return (
+            f"the mean order has not clearly fallen from its start, {first.mean_order:.2f}: phase one is not seen yet"
+        )
+    if last.onset_epoch is None:
+        return (
+            f"phase one: the mean order fell from {first.mean_order:.2f} to {last.mean_order:.2f}, "
+            "and phase two has not clearly begun"
+        )
+    onset = next(row for row in rows if row.epoch == last.onset_epoch)
+    text = (
+        f"phase two began at epoch {last.onset_epoch} (known at epoch {last.detected_epoch}): the mean order fell from "
+        f"{first.mean_order:.2f} to {onset.mean_order:.2f} and rose to {last.mean_order:.2f}"
+    )
+    if last.gap_onset_epoch is not None:
+        text += f"; the gap between test and training loss opened at epoch {last.gap_onset_epoch}"
+    return text
+
+
+def table(history: History, *, most: int = 16) -> str:
+    """Lay out a history as a table of at most so many rows, the first, the last and the onset among them.
+
+    Args:
+        history: the measurements.
+        most: how many rows at the most.
+
+    Returns:
+        The table, a line per measurement.
+    """
+    onset = history[-1].onset_epoch if len(history) else None
+    stride = max(1, -(-len(history) // most))
+    lines = ["epoch  mean order  high orders  train loss  test loss  gap     phase"]
+    for i, row in enumerate(history):
+        if i % stride and row.epoch != onset and i != len(history) - 1:
+            continue
+        losses = "  ".join(
+            f"{'' if loss is None else format(loss, '.3f'):>{width}}"
+            for loss, width in ((row.train_loss, 10), (row.test_loss, 9), (row.loss_gap, 6))
+        )
+        mark = "  <- onset of phase two" if row.epoch == onset else ""
+        lines.append(
+            f"{row.epoch:>5}  {row.mean_order:>10.2f}  {row.high_order_share:>11.1%}  {losses}  "
+            f"{_PHASES[row.phase]}{mark}"
+        )
+    return "\n".join(lines)

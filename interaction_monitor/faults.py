@@ -1,0 +1,67 @@
+"""Keeping a failure inside a measurement from ending somebody's training."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from interaction_monitor.measurement import NoValidSamplesError
+
+OnError = Literal["warn", "raise"]
+
+
+class Faults:
+    """What happens when something inside the monitor fails: one warning for each kind, or the exception itself.
+
+    Args:
+        on_error: "warn" or "raise".
+
+    Example:
+        >>> import warnings
+        >>> faults = Faults("warn")
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     for _ in range(2):
+        ...         with faults.guard("the measurement"):
+        ...             raise OSError("disk full")
+        >>> len(caught)
+        1
+    """
+
+    def __init__(self, on_error: OnError) -> None:
+        self.on_error = on_error
+        self._warned: set[str] = set()
+
+    @contextmanager
+    def guard(self, what: str, *, through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Run the body; if it fails, warn and go on behind it, unless failures are to be raised.
+
+        Samples that are all invalid are only ever warned about. `KeyboardInterrupt` passes through.
+
+        Args:
+            what: the body in a word or two, for the message.
+            through: failures that are raised all the same.
+        """
+        try:
+            yield
+        except NoValidSamplesError as error:
+            self.warn_once("no valid samples", f"{what} is skipped: {error}")
+        except Exception as error:
+            if self.on_error == "raise" or isinstance(error, through):
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self.warn_once(
+                f"{type(error).__name__} at {place.filename}:{place.lineno}",
+                f"{what} failed and training goes on: {type(error).__name__}: {error} "
+                f"({place.filename}:{place.lineno}); on_error='raise' would stop here",
+            )
+
+    def warn_once(self, kind: str, message: str) -> None:
+        """Warn, unless a warning of this kind has been given before."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            rank_zero_warn(f"InteractionMonitor: {message}")

@@ -1,0 +1,168 @@
+"""One measurement: from a model and its probe samples to interactions sorted by order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.functional import (
+    and_interactions,
+    mean_order,
+    order_distribution,
+    order_strength,
+    saliency_threshold,
+    sparsest_and_or,
+)
+from interaction_monitor.outputs import Output
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+
+Interactions = Literal["and-or", "and"]
+
+
+class NoValidSamplesError(RuntimeError):
+    """Every probe sample has NaN or infinite outputs, so there is nothing to measure."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The four numbers that decide which interactions count, with the papers' values as defaults.
+
+    Attributes:
+        saliency: an interaction is salient from this fraction of E_x|v(x) - v(x_∅)| on [P1, section 3.2].
+        noise: the outputs may be corrected by this fraction of |v(x) - v(x_∅)| per sample [P1, Appendix C].
+        tol: relative duality gap to which the extraction is certified.
+        tie_break: what an interaction costs more for each order above one (see `sparsest_and_or`).
+    """
+
+    saliency: float = 0.03
+    noise: float = 0.02
+    tol: float = 1e-2
+    tie_break: float = 0.01
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The interactions of one network on S samples of n players, and how they spread over the orders."""
+
+    v: Tensor  # (S, 2^n) float64, the masked outputs
+    and_: Tensor  # (S, 2^n) float64, NaN where the sample is not valid
+    or_: Tensor  # (S, 2^n) float64, zero when only AND interactions are measured
+    gap: Tensor  # (S,) float64, certified relative duality gap of the extraction
+    valid: Tensor  # (S,) bool, False where an output is NaN or infinite
+    tau: float  # the saliency threshold
+    strength: Tensor  # (S, n) float64, sum of salient |I| for each order, NaN where the sample is not valid
+    distribution: Tensor  # (n,) float64, I_real^(k), sums to n
+    mean_order: float
+    forward_seconds: float
+    extraction_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """The time that the whole measurement took."""
+        return self.forward_seconds + self.extraction_seconds
+
+
+def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: Thresholds | None = None) -> Measurement:
+    """Turn masked outputs into interactions and their distribution over orders.
+
+    Samples with a NaN or infinite output are left out: their rows of the result are NaN.
+
+    Args:
+        v: masked outputs, (S, 2^n).
+        interactions: "and-or" extracts the sparsest AND and OR interactions; "and" takes the Harsanyi
+            dividends alone, which costs only the transform.
+        thresholds: which interactions count; None means the papers' values.
+
+    Returns:
+        The measurement, on the CPU.
+
+    Raises:
+        NoValidSamplesError: if no sample has finite outputs.
+
+    Example:
+        >>> import torch
+        >>> v = torch.tensor([[0.0, 1.0, 1.0, 5.0]])  # two players: 1 each, and 3 more together
+        >>> result = interpret(v, interactions="and")
+        >>> result.and_
+        tensor([[0., 1., 1., 3.]], dtype=torch.float64)
+        >>> result.mean_order
+        1.6
+    """
+    thresholds = thresholds or Thresholds()
+    started = time.perf_counter()
+    v = v.detach().to(torch.float64)
+    valid = torch.isfinite(v).all(dim=-1)
+    finite = v[valid]
+    if len(finite) == 0:
+        raise NoValidSamplesError(
+            f"all {len(v)} probe samples have NaN or infinite outputs; the model has probably diverged"
+        )
+    and_ = torch.full_like(v, torch.nan)
+    or_ = torch.full_like(v, torch.nan)
+    gap = torch.full_like(v[:, 0], torch.nan)
+    if interactions == "and":
+        and_[valid], or_[valid], gap[valid] = and_interactions(finite), 0.0, 0.0
+    else:
+        sparsest = sparsest_and_or(finite, noise=thresholds.noise, tol=thresholds.tol, tie_break=thresholds.tie_break)
+        and_[valid], or_[valid], gap[valid] = sparsest.and_, sparsest.or_, sparsest.gap
+    tau = saliency_threshold(finite, fraction=thresholds.saliency)
+    strength = order_strength(and_, or_, tau).cpu()
+    return Measurement(
+        v=v.cpu(),
+        and_=and_.cpu(),
+        or_=or_.cpu(),
+        gap=gap.cpu(),
+        valid=valid.cpu(),
+        tau=float(tau),
+        strength=strength,
+        distribution=order_distribution(strength),
+        mean_order=float(mean_order(strength)),
+        forward_seconds=0.0,
+        extraction_seconds=time.perf_counter() - started,
+    )
+
+
+def measure(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    output: str | Output = "log_odds",
+    forward_func: Callable[..., Any] | None = None,
+    interactions: Interactions = "and-or",
+    thresholds: Thresholds | None = None,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Measurement:
+    """Measure the interactions that a model encodes on the probe samples.
+
+    The model's modes, hooks, buffers and the random state are left as they were.
+
+    Args:
+        model: any module; it is run where its parameters are.
+        probe: the S samples.
+        players: the input variables of these samples, from `assign_players`.
+        output: the scalar output, by name or as a function of (logits, targets).
+        forward_func: how the model is called, (model, inputs) -> logits; None calls `model(inputs)`.
+        interactions: "and-or" or "and", as in `interpret`.
+        thresholds: which interactions count; None means the papers' values.
+        forward_context: makes a context for each forward, for example an autocast.
+
+    Returns:
+        The measurement, on the CPU.
+
+    Raises:
+        NoValidSamplesError: if no sample has finite outputs.
+    """
+    started = time.perf_counter()
+    v = masked_outputs(model, probe, players, output=output, forward_func=forward_func, forward_context=forward_context)
+    forward_seconds = time.perf_counter() - started
+    result = interpret(v, interactions=interactions, thresholds=thresholds)
+    return replace(result, forward_seconds=forward_seconds)

@@ -1,0 +1,194 @@
+"""Measuring one model again and again on the same samples, and remembering what came out.
+
+`InteractionMonitor` does this inside a Lightning run; a plain training loop uses the `Observer` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from interaction_monitor.functional import high_order_share, mean_order_interval, salient_counts
+from interaction_monitor.history import History, Row
+from interaction_monitor.measurement import Interactions, Measurement, Thresholds, measure
+from interaction_monitor.outputs import Output
+from interaction_monitor.phases import PhaseState, PhaseTracker
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+from interaction_monitor.record import Record
+
+
+class Observer:
+    """Watch a model: the same probe, players and thresholds at each look, and a history of what was seen.
+
+    Args:
+        probe: the samples, the same at every measurement.
+        players: their input variables, from `assign_players`.
+        output: the scalar output, by name or as a function of (logits, targets).
+        forward_func: how the model is called, (model, inputs) -> logits; None calls `model(inputs)`.
+        interactions: "and-or" or "and".
+        thresholds: which interactions count; None means the papers' values.
+        tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
+        record: where each measurement is kept; None keeps only the history in memory.
+
+    Example:
+        >>> import torch
+        >>> from interaction_monitor import Probe, assign_players, players
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> probe = Probe(torch.randn(5, 1, 8, 8), torch.arange(5))
+        >>> patches = players.ImagePatches(grid=4, margin=0, n_players=6)
+        >>> observer = Observer(probe, assign_players(model, patches, probe))
+        >>> row = observer.observe(model, epoch=0, step=0)
+        >>> round(row.mean_order, 2)  # the log-odds of a linear model bend only in the softmax
+        1...
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        players: PlayerMap,
+        *,
+        output: str | Output = "log_odds",
+        forward_func: Callable[..., Any] | None = None,
+        interactions: Interactions = "and-or",
+        thresholds: Thresholds | None = None,
+        tracker: PhaseTracker | None = None,
+        record: Record | None = None,
+    ) -> None:
+        self.probe = probe
+        self.players = players
+        self.output = output
+        self.forward_func = forward_func
+        self.interactions = interactions
+        self.thresholds = thresholds or Thresholds()
+        self.tracker = tracker or PhaseTracker()
+        self.record = record
+        self.history = History()
+        self.last: Measurement | None = None
+
+    def observe(
+        self,
+        model: nn.Module,
+        *,
+        epoch: int,
+        step: int,
+        train_loss: float | None = None,
+        test_loss: float | None = None,
+        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Row:
+        """Measure the model once, advance the phase and keep the result.
+
+        Args:
+            model: the module to measure.
+            epoch: completed epochs, 0 before training.
+            step: training step, never falling from one measurement to the next.
+            train_loss: mean loss on the training samples, where known.
+            test_loss: mean loss on the test samples, where known.
+            forward_context: makes a context for each forward, for example an autocast.
+
+        Returns:
+            The measurement as one row of scalars; the whole of it is in `last`.
+
+        Raises:
+            NoValidSamplesError: if no probe sample has finite outputs; nothing is kept then.
+        """
+        measurement = measure(
+            model,
+            self.probe,
+            self.players,
+            output=self.output,
+            forward_func=self.forward_func,
+            interactions=self.interactions,
+            thresholds=self.thresholds,
+            forward_context=forward_context,
+        )
+        state = self.tracker.update(
+            epoch=epoch, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
+        )
+        row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
+        self.history.append(row)
+        self.last = measurement
+        if self.record is not None:
+            self.record.write(measurement, row)
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, the phase and the players as plain values and tensors, as a checkpoint holds them."""
+        return {
+            "history": self.history.to_primitives(),
+            "tracker": self.tracker.state_dict(),
+            "labels": self.players.labels,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, with the players of that time.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            ValueError: if the players of that time do not fit the probe of today.
+        """
+        if state["labels"].shape != self.players.labels.shape:
+            raise ValueError(
+                f"the checkpoint's players have shape {tuple(state['labels'].shape)}, but the probe and layer of this "
+                f"run need {tuple(self.players.labels.shape)}; resume with the same data, layer and n_samples"
+            )
+        self.history = History.from_primitives(state["history"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.players = replace(self.players, labels=state["labels"])
+
+
+def summarise(
+    measurement: Measurement,
+    state: PhaseState,
+    *,
+    epoch: int,
+    step: int,
+    train_loss: float | None = None,
+    test_loss: float | None = None,
+) -> Row:
+    """Reduce a measurement to the scalars that panels, console and files share.
+
+    Args:
+        measurement: the measurement.
+        state: the phase after it.
+        epoch: completed epochs.
+        step: training step.
+        train_loss: mean loss on the training samples, where known.
+        test_loss: mean loss on the test samples, where known.
+
+    Returns:
+        One row of the history.
+    """
+    valid = measurement.valid
+    strength = measurement.strength[valid]
+    change = (measurement.v[valid, -1] - measurement.v[valid, 0]).abs().mean()
+    n_salient = salient_counts(measurement.and_[valid], measurement.or_[valid], measurement.tau).sum(dim=-1)
+    low, _, high = mean_order_interval(strength)
+    return Row(
+        epoch=epoch,
+        step=step,
+        distribution=tuple(measurement.distribution.tolist()),
+        strength=tuple(strength.mean(dim=0).tolist()),
+        mean_order=measurement.mean_order,
+        mean_order_low=low,
+        mean_order_high=high,
+        high_order_share=high_order_share(strength),
+        n_salient=float(n_salient.double().mean()),
+        tau=measurement.tau,
+        output_change=float(change),
+        solver_gap=float(measurement.gap[valid].max()),
+        seconds=measurement.seconds,
+        n_valid=int(valid.sum()),
+        phase=state.phase,
+        onset_epoch=state.onset_epoch,
+        detected_epoch=state.detected_epoch,
+        gap_onset_epoch=state.gap_onset_epoch,
+        train_loss=train_loss,
+        test_loss=test_loss,
+    )

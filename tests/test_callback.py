@@ -1,0 +1,273 @@
+import warnings
+from dataclasses import replace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader, TensorDataset
+
+from interaction_monitor import InteractionMonitor, Probe
+from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.record import Record
+
+
+def monitor(**overrides):
+    settings = {
+        "players": FeaturePatches(layer="features.2", grid=8, n_players=4),
+        "n_samples": 5,
+    } | overrides
+    return InteractionMonitor(**settings)
+
+
+def test_run_on_digits_from_start_to_event_files(net, loaders, make_trainer, capsys):
+    watch = monitor()
+    trainer = make_trainer(watch, max_epochs=3)
+    trainer.fit(net, *loaders)
+
+    history = watch.observer.history
+    assert history.epochs.tolist() == [0, 1, 2, 3]
+    assert history.steps.tolist() == [0, 4, 8, 12]
+    np.testing.assert_allclose(history.distribution.sum(axis=1), 4)
+    assert np.isnan(history.column("test_loss")[0])  # the sanity check's loss is none of the run's
+    assert history.column("test_loss")[3] == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+    assert history.column("train_loss")[3] == pytest.approx(float(trainer.callback_metrics["train_loss"]))
+
+    record = Record.open(watch.observer.record.folder)
+    assert record.history == history
+    assert record.measurements[-1].v.shape == (5, 16)
+
+    events = EventAccumulator(trainer.log_dir, size_guidance={"histograms": 0, "images": 0}).Reload()
+    mean_order = events.Scalars("interactions/mean_order")
+    assert [event.step for event in mean_order] == [0, 3, 7, 11]
+    assert [event.value for event in mean_order] == pytest.approx(history.column("mean_order").tolist())
+    losses = events.Scalars("val_loss")
+    assert [event.step for event in losses] == [3, 7, 11]  # the monitor's points lie on the losses' steps
+    assert len(events.Histograms(next(tag for tag in events.Tags()["histograms"]))) == 4
+    assert events.Tags()["images"]
+
+    printed = capsys.readouterr().out
+    assert printed.count("mean order") >= 4
+    assert str(watch.observer.record.folder) in printed
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+def test_first_and_last_network_are_always_measured(net, loaders, make_trainer, every):
+    watch = monitor(every_n_epochs=every)
+    make_trainer(watch, max_epochs=5, logger=False).fit(net, *loaders)
+    assert watch.observer.history.epochs.tolist() == sorted({0, 5, *range(every, 5, every)})
+
+
+def test_steps_are_counted_for_runs_of_less_than_an_epoch(net, loaders, make_trainer):
+    watch = monitor(every_n_train_steps=2)
+    make_trainer(watch, max_steps=7, max_epochs=-1).fit(net, *loaders)
+    assert watch.observer.history.steps.tolist() == [0, 2, 4, 6, 7]
+
+
+def test_steps_are_optimizer_steps_when_gradients_accumulate(net, loaders, make_trainer):
+    watch = monitor(every_n_train_steps=1)
+    make_trainer(watch, max_epochs=1, accumulate_grad_batches=2).fit(net, *loaders)
+    assert watch.observer.history.steps.tolist() == [0, 1, 2]
+
+
+def test_training_is_bit_identical_with_and_without(make_net, loaders, make_trainer):
+    def final_state(*callbacks):
+        L.seed_everything(1, verbose=False)
+        net = make_net()
+        trainer = make_trainer(*callbacks, logger=False)
+        trainer.fit(net, *loaders)
+        momentum = [state["momentum_buffer"] for state in trainer.optimizers[0].state.values()]
+        return [
+            *net.state_dict().values(),
+            *momentum,
+            torch.get_rng_state(),
+            trainer.callback_metrics["val_loss"],
+        ]
+
+    without, with_monitor = final_state(), final_state(monitor())
+    assert all(torch.equal(a, b) for a, b in zip(without, with_monitor, strict=True))
+
+
+def test_checkpoints_and_early_stopping_can_monitor_the_logged_keys(net, loaders, make_trainer, tmp_path):
+    best = ModelCheckpoint(tmp_path, monitor="interactions/mean_order", save_on_train_epoch_end=True)
+    stop = EarlyStopping("interactions/high_order_share", check_on_train_epoch_end=True)
+    make_trainer(monitor(), best, stop).fit(net, *loaders)
+    assert best.best_model_score is not None
+    assert stop.best_score.isfinite()
+
+
+class Scripted(PhaseTracker):
+    """A tracker that finds the onset where the test wants it."""
+
+    def __init__(self, detected):
+        super().__init__()
+        self.detected = detected
+
+    def update(self, *, epoch, **measured):
+        state = super().update(epoch=epoch, **measured)
+        known = {"phase": "two", "onset_epoch": 1, "detected_epoch": self.detected}
+        return replace(state, **known) if epoch >= self.detected else state
+
+
+@pytest.mark.parametrize(("patience", "last_epoch"), [(0, 2), (2, 4)])
+def test_stop_on_onset_waits_for_patience_and_says_why(net, loaders, make_trainer, patience, last_epoch):
+    watch = monitor(tracker=Scripted(detected=2), stop_on_onset=True, patience=patience)
+    trainer = make_trainer(watch, max_epochs=9, logger=False)
+    trainer.fit(net, *loaders)
+    assert trainer.current_epoch == last_epoch
+    assert "phase two began at epoch 1" in watch.stop_reason
+
+
+def test_onset_does_not_stop_the_run_unless_asked(net, loaders, make_trainer):
+    watch = monitor(tracker=Scripted(detected=1))
+    trainer = make_trainer(watch, max_epochs=3, logger=False)
+    trainer.fit(net, *loaders)
+    assert trainer.current_epoch == 3
+    assert watch.stop_reason is None
+
+
+def test_resumed_run_goes_on_as_if_never_stopped(loaders, make_trainer, net, tmp_path):
+    first = monitor()
+    trainer = make_trainer(first, max_epochs=2)
+    trainer.fit(net, *loaders)
+    checkpoint = tmp_path / "two.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    torch.load(checkpoint, weights_only=True)  # nothing in the state needs pickle
+
+    second = monitor()
+    make_trainer(second, max_epochs=4).fit(net, *loaders, ckpt_path=checkpoint)
+    assert second.observer.history.epochs.tolist() == [0, 1, 2, 3, 4]
+    assert second.observer.history[:3] == first.observer.history[:3]
+    assert torch.equal(second.observer.players.labels, first.observer.players.labels)
+    assert second.observer.record.folder == first.observer.record.folder
+    assert Record.open(first.observer.record.folder).history == second.observer.history
+
+
+def test_no_logger_means_record_only_with_a_note(net, loaders, make_trainer, capsys):
+    watch = monitor()
+    make_trainer(watch, logger=False).fit(net, *loaders)
+    assert "no logger" in capsys.readouterr().out
+    assert len(Record.open(watch.observer.record.folder).history) == 3
+
+
+def test_logger_without_pictures_is_named_once(net, loaders, make_trainer, tmp_path):
+    with pytest.warns(UserWarning, match="CSVLogger gets the scalars, but no pictures"):
+        make_trainer(monitor(), logger=CSVLogger(tmp_path)).fit(net, *loaders)
+
+
+def test_missing_losses_are_said_plainly(net, loaders, make_trainer):
+    with pytest.warns(UserWarning, match=r"found no .*loss.*'val_loss'.*test_loss="):
+        make_trainer(monitor(test_loss="no_such_metric"), logger=False).fit(net, *loaders)
+
+
+def diverging_on(*samples):
+    """A forward that gives NaN for these samples."""
+    sums = [sample.sum() for sample in samples]
+
+    def forward(module, x):
+        logits = module(x)
+        return torch.full_like(logits, torch.nan) if any(x[0].sum().isclose(bad) for bad in sums) else logits
+
+    return forward
+
+
+def test_samples_with_nan_are_left_out_and_counted(net, loaders, make_trainer, digits):
+    x, y = digits[1][:6]
+    watch = monitor(probe=Probe(x, y), forward_func=diverging_on(x[2]))
+    make_trainer(watch, logger=False).fit(net, *loaders)
+    assert watch.observer.history.column("n_valid").tolist() == [5, 5, 5]
+    assert np.isfinite(watch.observer.history.column("mean_order")).all()
+
+
+def test_measurement_without_valid_samples_is_skipped_and_training_goes_on(net, loaders, make_trainer, digits):
+    x, y = digits[1][:6]
+    watch = monitor(probe=Probe(x, y), forward_func=diverging_on(*x))
+    trainer = make_trainer(watch, logger=False)
+    with pytest.warns(UserWarning, match="all 6 probe samples have NaN"):
+        trainer.fit(net, *loaders)
+    assert trainer.current_epoch == 2
+    assert len(watch.observer.history) == 0
+
+
+class Failing:
+    """A forward that works for the dry run and the first measurement, then breaks."""
+
+    def __init__(self, working_calls):
+        self.calls_left = working_calls
+
+    def __call__(self, module, x):
+        self.calls_left -= 1
+        if self.calls_left < 0:
+            raise RuntimeError("the cable is out")
+        return module(x)
+
+
+def test_failing_measurement_warns_once_and_training_goes_on(net, loaders, make_trainer):
+    trainer = make_trainer(monitor(forward_func=Failing(3)), max_epochs=3, logger=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(net, *loaders)
+    assert sum("the cable is out" in str(warning.message) for warning in caught) == 1
+    assert trainer.current_epoch == 3
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_failing_measurement_stops_training_if_asked(net, loaders, make_trainer):
+    with pytest.raises(RuntimeError, match="the cable is out"):
+        make_trainer(monitor(forward_func=Failing(3), on_error="raise"), logger=False).fit(net, *loaders)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"every_n_epochs": 0}, "every_n_epochs=0"),
+        ({"every_n_train_steps": 0}, "every_n_train_steps=0"),
+        ({"n_samples": 0}, "n_samples=0"),
+        ({"patience": -1}, "patience=-1"),
+        ({"interactions": "or"}, "interactions='or'"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+    ],
+)
+def test_bad_arguments_are_named(overrides, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        monitor(**overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"players": FeaturePatches(layer="feature.2")}, "features.2"),
+        ({"players": FeaturePatches(layer="head.2")}, "maps"),
+        ({"players": FeaturePatches(layer="features.2", grid=9)}, "8x8"),
+        ({"n_samples": 101}, "100"),
+        ({"output": "no-such-output"}, "log_odds"),
+    ],
+)
+def test_what_does_not_fit_stops_before_training(net, loaders, make_trainer, overrides, message):
+    before = [parameter.clone() for parameter in net.parameters()]
+    with pytest.raises(MisconfigurationException, match=message):
+        make_trainer(monitor(**overrides), logger=False).fit(net, *loaders)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_two_monitors_need_two_names(net, loaders, make_trainer):
+    with pytest.raises(RuntimeError, match=r"InteractionMonitor.*state_key"):
+        make_trainer(monitor(), monitor())
+    patches = ImagePatches(grid=4, margin=0, n_players=3)
+    both = monitor(), monitor(name="pixels", players=patches)
+    make_trainer(*both, logger=False).fit(net, *loaders)
+    assert [watch.observer.players.n_players for watch in both] == [4, 3]
+
+
+def test_labels_out_of_range_are_refused(net, make_trainer, digits):
+    x, _ = digits[0][:20]
+    wrong = DataLoader(TensorDataset(x, torch.full((20,), 10)), batch_size=10)
+    fine = DataLoader(digits[0], batch_size=50)
+    with pytest.raises(MisconfigurationException, match="10"):
+        make_trainer(monitor(), logger=False, num_sanity_val_steps=0).fit(net, fine, wrong)
