@@ -13,6 +13,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_influence,
     mean_order_interval,
 )
+from interaction_monitor.functional.sparsest import SparsestAndOr, ToleranceNotMetWarning, sparsest_and_or
 from interaction_monitor.functional.strengths import (
     first_high_order,
     high_order_share,
@@ -32,6 +33,8 @@ from interaction_monitor.functional.transforms import (
 
 __all__ = [
     "MeanOrderInterval",
+    "SparsestAndOr",
+    "ToleranceNotMetWarning",
     "and_interactions",
     "and_outputs",
     "coalition",
@@ -54,5 +57,6 @@ __all__ = [
     "saliency_threshold",
     "salient_counts",
     "shapley_values",
+    "sparsest_and_or",
     "sparsity_curve",
 ]

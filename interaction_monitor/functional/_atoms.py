@@ -1,0 +1,99 @@
+"""The atoms of AND and OR: what each adds to every output, and what they cost, as fast linear maps.
+
+The AND atom of S is 1 on the coalitions that contain S, the OR atom of S is 1 on those that meet it, so the
+matrix of all atoms is B = [Z, Z_or] with Z[T, S] = 1(S ⊆ T) and Z_or[T, S] = 1(S ∩ T ≠ ∅). Z is the n-th
+Kronecker power of [[1, 0], [1, 1]]; splitting the players in two halves makes it two products with small
+matrices, which beats the n stages of a butterfly on CPU and GPU alike. The patterns that miss T lie in its
+complement, whose index is the mirrored one, so Z_or is Z mirrored.
+
+Two atoms of S = ∅ and the OR atoms of order one (the same functions as the AND atoms) are left out: their
+weight is infinite, their step 0.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional.coalitions import orders
+
+# Steps of the splitting: how far an atom moves per unit of dual, by order, and how far a noise term does.
+# High orders move less, OR atoms (which sum many outputs) half as far; chosen on outputs of small CNNs before,
+# during and after training, where ±50% of any of them changes the number of iterations by less than 20%.
+_STEP_PER_ORDER = 0.6
+_OR_STEP = 0.5
+NOISE_STEP = 2.0
+
+
+class Atoms:
+    """AND and OR atoms of n players, in float64 on one device.
+
+    Coefficients are (..., 2, 2^n): AND, then OR. Outputs are (..., 2^n), the empty coalition's being 0.
+
+    Attributes:
+        weights: (2, 2^n) what a unit of an atom costs; infinite where there is no atom.
+        steps: (2, 2^n) how far the splitting moves an atom; 0 where there is none.
+    """
+
+    def __init__(self, n: int, tie_break: float, device: torch.device) -> None:
+        order = orders(n, device).double()
+        self.n = n
+        self._halves = [_kronecker_power([[1.0, 0.0], [1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
+        self._inverse_halves = [_kronecker_power([[1.0, 0.0], [-1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
+        exists = torch.stack((order >= 1, order >= 2))
+        self.weights = (1 + tie_break * (order - 1)).expand(2, -1).where(exists, torch.inf)
+        # the middle orders get steps near one whatever n, so that one dual step suits every n
+        steps = _STEP_PER_ORDER ** (order - 0.4 * n)
+        self.steps = torch.stack((steps, _OR_STEP * steps)).where(exists, 0.0)
+        atoms = self.correlations(torch.eye(2**n, dtype=torch.float64, device=device)).flatten(1)
+        covariance = (atoms * self.steps.flatten()) @ atoms.T
+        identity = torch.eye(2**n, dtype=torch.float64, device=device)
+        # the empty coalition has no equation; a one keeps the matrices invertible
+        covariance[0, 0] = 1.0
+        self.inverse = torch.linalg.inv(covariance)
+        self.noisy_inverse = torch.linalg.inv(covariance + NOISE_STEP * identity)
+        self.inverse[0, 0] = self.noisy_inverse[0, 0] = 0.0
+
+    def outputs(self, coefficients: Tensor) -> Tensor:
+        """Sum the atoms: B x, (..., 2, 2^n) -> (..., 2^n)."""
+        contained = _apply(self._halves, coefficients)
+        contained_or = contained[..., 1, :]
+        return contained[..., 0, :] + contained_or[..., -1:] - contained_or.flip(-1)
+
+    def correlations(self, dual: Tensor) -> Tensor:
+        """Meet every atom with a dual vector: Bᵀ ν, (..., 2^n) -> (..., 2, 2^n), 0 where there is no atom."""
+        dual = torch.cat((torch.zeros_like(dual[..., :1]), dual[..., 1:]), -1)
+        containing = _apply([half.T for half in self._halves], torch.stack((dual, dual.flip(-1)), -2))
+        containing[..., 1, :] = containing[..., :1, 0] - containing[..., 1, :]
+        return containing * self.exists
+
+    def dividends(self, outputs: Tensor) -> Tensor:
+        """Write outputs as AND atoms alone: Z⁻¹ v, (..., 2^n) -> (..., 2^n)."""
+        return _apply(self._inverse_halves, outputs)
+
+    @property
+    def exists(self) -> Tensor:
+        """(2, 2^n) bool: which atoms there are."""
+        return self.steps > 0
+
+
+@lru_cache(maxsize=8)
+def atoms_of(n: int, tie_break: float, device: torch.device) -> Atoms:
+    """Give the atoms of n players, made once: the two inverses cost more than an extraction."""
+    return Atoms(n, tie_break, device)
+
+
+def _kronecker_power(matrix: list[list[float]], k: int, device: torch.device) -> Tensor:
+    factor = torch.tensor(matrix, dtype=torch.float64, device=device)
+    power = torch.ones(1, 1, dtype=torch.float64, device=device)
+    for _ in range(k):
+        power = torch.kron(power, factor)
+    return power
+
+
+def _apply(halves: list[Tensor], x: Tensor) -> Tensor:
+    high, low = halves
+    table = x.reshape(-1, len(high), len(low))
+    return (high @ (table @ low.T)).reshape(x.shape)
