@@ -87,7 +87,7 @@ class PhaseTracker:
         >>> for epoch, mean in enumerate(fall_and_rise):
         ...     state = tracker.update(epoch=epoch, strength=strengths(mean))
         >>> state.phase, state.onset_epoch, state.detected_epoch
-        ('two', 6, 11)
+        ('two', 6, 12)
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class PhaseTracker:
         change = sum(last) / len(last) - values[reference]
         quantile = NormalDist().inv_cdf(1 - self._level(len(values) - 1))
         # the spread of a median of few, and the choice of the lowest as the reference, found by simulation
-        inflation = 1 + 14 / count
+        inflation = 1 + 20 / count
         needed: float = quantile * inflation * jitter * math.sqrt(1 + 1 / self.persistence)
         return change > needed
 
