@@ -87,7 +87,7 @@ class PhaseTracker:
         >>> for epoch, mean in enumerate(fall_and_rise):
         ...     state = tracker.update(epoch=epoch, strength=strengths(mean))
         >>> state.phase, state.onset_epoch, state.detected_epoch
-        ('two', 6, 12)
+        ('two', 6, 11)
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class PhaseTracker:
             return False
         fall = [-value for value in self._changes(0, last)]
         backwards = [-value for value in self._means]
-        return self._beats_samples(fall, references=1) and self._beats_jitter(backwards, 0, steep=False)
+        return self._beats_samples(fall, references=1) and self._beats_jitter(backwards, 0, after_descent=False)
 
     def _has_risen(self, lowest: int, last: range) -> bool:
         least = self.min_rise * (self._means[0] - self._means[lowest])
@@ -247,17 +247,15 @@ class PhaseTracker:
         error = float(values.std()) / math.sqrt(len(values))
         return float(values.mean()) > student_quantile(1 - level, len(values) - 1) * error
 
-    def _beats_jitter(self, values: Sequence[float], reference: int, *, steep: bool = True) -> bool:
-        jitter, count = _jitter(values, drop_descents=steep)
-        if count == 0:
-            return False
+    def _beats_jitter(self, values: Sequence[float], reference: int, *, after_descent: bool = True) -> bool:
         last = values[-self.persistence :]
         change = sum(last) / len(last) - values[reference]
         quantile = NormalDist().inv_cdf(1 - self._level(len(values) - 1))
-        # the spread of a median of few, and the choice of the lowest as the reference, found by simulation
-        inflation = 1 + 20 / count
-        needed: float = quantile * inflation * jitter * math.sqrt(1 + 1 / self.persistence)
-        return change > needed
+        # one estimate knows more differences, the other is free of the bends of the descent
+        estimates = [_jitter(values, drop_descents=drop) for drop in ((False, True) if after_descent else (False,))]
+        # the spread of a median of few, and the choice of the lowest as the reference: found by simulation
+        spread = min((jitter * (1 + 20 / count) for jitter, count in estimates if count), default=math.inf)
+        return change > quantile * spread * math.sqrt(1 + 1 / self.persistence)
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""
