@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interaction_monitor.measurement import Measurement
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
 from interaction_monitor.storage import RecordError, Shape, read_arrays
-
-if TYPE_CHECKING:
-    from interaction_monitor.measurement import Measurement
-    from interaction_monitor.players.base import PlayerMap
-    from interaction_monitor.probe import Probe
 
 OPTIONAL = frozenset({"or_"})  # left out where no OR interactions were measured: they would be all zeros
 _PER_GAME = ("v", "and_", "or_")
@@ -74,8 +72,6 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
     Raises:
         RecordError: If the file is missing, damaged, or of another record.
     """
-    from interaction_monitor.measurement import Measurement
-
     arrays = read_arrays(path, measurement_arrays(n_samples, n_players), optional=OPTIONAL)
     if "or_" not in arrays:
         arrays["or_"] = np.where(np.isnan(arrays["and_"]), np.nan, 0.0)
@@ -107,8 +103,6 @@ def read_players(path: Path, run: Mapping[str, Any]) -> PlayerMap:
     Raises:
         RecordError: If the file is missing or damaged, or does not fit `run.json`.
     """
-    from interaction_monitor.players.base import PlayerMap
-
     facts = run["players"]
     described = {name: facts[name] for name in ("labels", "baseline") if isinstance(facts[name], dict)}
     tensors = _read_tensors(path, described)

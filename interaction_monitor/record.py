@@ -17,12 +17,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from torch import Tensor
 
 from interaction_monitor import layout, manifest
 from interaction_monitor.history import History, Row, csv_columns
+from interaction_monitor.measurement import Measurement
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
 from interaction_monitor.storage import (
     RecordError,
     Shape,
@@ -32,11 +35,6 @@ from interaction_monitor.storage import (
     write_arrays,
     write_bytes,
 )
-
-if TYPE_CHECKING:
-    from interaction_monitor.measurement import Measurement
-    from interaction_monitor.players.base import PlayerMap
-    from interaction_monitor.probe import Probe
 
 __all__ = ["Measurements", "Record", "RecordError"]
 
@@ -67,9 +65,7 @@ class Record:
         ({'output': 'log-odds'}, 0, 3)
     """
 
-    def __init__(
-        self, folder: Path, run: Mapping[str, Any], history: History, problems: tuple[str, ...]
-    ) -> None:
+    def __init__(self, folder: Path, run: Mapping[str, Any], history: History, problems: tuple[str, ...]) -> None:
         self.folder = folder
         self.settings: dict[str, Any] = run["settings"]
         self.history = history
@@ -77,9 +73,7 @@ class Record:
         self._run = run
 
     @classmethod
-    def create(
-        cls, folder: str | Path, *, settings: Mapping[str, Any], players: PlayerMap, probe: Probe
-    ) -> Record:
+    def create(cls, folder: str | Path, *, settings: Mapping[str, Any], players: PlayerMap, probe: Probe) -> Record:
         """Begin the record of a run.
 
         Args:
@@ -252,7 +246,7 @@ class Record:
         return layout.read_probe(self.folder / "probe.npz", self._run)
 
 
-class Measurements(Sequence["Measurement"]):
+class Measurements(Sequence[Measurement]):
     """Measurements on disk, each read when it is indexed and not kept.
 
     Args:

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor import charts, figures, panels
+from interaction_monitor import charts, figures, moments, panels
 from interaction_monitor.history import History, Row
 
 N = 10
@@ -75,7 +75,7 @@ def history():
 
 
 def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
-    columns = charts.telling_columns(history)
+    columns = moments.telling_columns(history)
     assert columns[0] == 0
     assert columns[-1] == 60
     assert columns[2] == 10
@@ -85,7 +85,7 @@ def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
 
 @pytest.mark.parametrize("last", range(12))
 def test_few_measurements(last):
-    columns = charts.telling_columns(make_history(last))
+    columns = moments.telling_columns(make_history(last))
     assert len(columns) == min(last + 1, 6)
     assert columns == sorted(set(columns))
     assert columns[0] == 0
@@ -94,14 +94,14 @@ def test_few_measurements(last):
 
 @pytest.mark.parametrize("onset", [1, 2, 30, 55, 56])
 def test_the_onset_has_a_column_wherever_it_is(onset):
-    columns = charts.telling_columns(make_history(onset=onset))
+    columns = moments.telling_columns(make_history(onset=onset))
     assert {0, onset, 60} <= set(columns)
     assert len(columns) == 6
 
 
 def test_columns_without_salient_interactions():
     rows = [row.to_primitives() | {"mean_order": float("nan")} for row in make_history(30)]
-    columns = charts.telling_columns(History.from_primitives(rows))
+    columns = moments.telling_columns(History.from_primitives(rows))
     assert len(columns) == 6
     assert columns[-1] == 30
 
@@ -178,10 +178,10 @@ def test_phases_while_nothing_is_known():
 
 def test_steps_are_the_axis_where_an_epoch_is_measured_several_times():
     history = make_history(same_epoch=True)
-    values, unit = charts.positions(history)
+    values, unit = moments.positions(history)
     assert unit == "optimizer step"
     assert values[-1] == 600
-    assert charts.onset_index(history) == int(np.argmin(history.column("mean_order")))
+    assert moments.onset_index(history) == int(np.argmin(history.column("mean_order")))
 
 
 def test_losses_that_are_logged_now_and_then_are_joined():
