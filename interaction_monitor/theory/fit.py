@@ -20,8 +20,9 @@ from interaction_monitor.theory.closed_form import EIGENVALUES
 
 Distance = Literal["jensen-shannon", "total-variation", "cosine"]
 
-# Noise levels whose distances differ by less are one: on a plateau rounding must not choose.
-_RESOLUTION = 1e-9
+# Noise levels whose distances differ by less match equally well: a thousandth of the strength at another order, less
+# than it makes to have one threshold for all samples or one for each. The other two are quadratic in such a change.
+_RESOLUTION: dict[str, float] = {"total-variation": 1e-3, "jensen-shannon": 1e-6, "cosine": 1e-6}
 _COARSE_PER_DECADE = 4
 _FINE_PER_STEP = 4
 # Numbers compared at once in the bootstrap, 32 MiB.
@@ -96,7 +97,7 @@ def fit_sigma2(
     *,
     tau: float,
     fraction: float = 0.03,
-    distance: Distance = "jensen-shannon",
+    distance: Distance = "total-variation",
     replicates: int = 200,
     level: float = 0.95,
     seed: int = 0,
@@ -105,9 +106,12 @@ def fit_sigma2(
 
     w* is what is salient in the final measurement, with v(x_∅) in the place of ∅. I_theo^(k) of every σ² on a
     logarithmic grid, finer around the best levels, is made once and laid beside every measurement and every
-    bootstrap replicate (Ren et al. 2024, Theorem 3 and Figure 4).
+    bootstrap replicate; of levels that match equally well the least is taken (Ren et al. 2024, Theorem 3 and Figure 4).
 
-    DISTANCE
+    The default distance is the share of the strength that the prediction puts at a wrong order. Thresholds make the
+    strength of high orders jump, and the Jensen-Shannon divergence makes much of what is nearly empty: with planted
+    noise its 95% intervals held the truth 33 times of 60, those of the other two always. The cosine sees little but the
+    strongest order, so late in training its intervals reach up to a thousand times further.
 
     `low` and `high` are percentiles over draws of the samples with replacement, the same samples for measurement and
     theory, of the least and the most noise that match best. Where I_theo^(k) does not depend on σ² they lie far
@@ -161,14 +165,14 @@ def fit_sigma2(
     real = strength.mean(1)
     grid = _coarse_grid(strength.shape[-1])
     theory = predicted(grid)
-    finer = _around(grid, _best(compare(real[:, None], theory.mean(1))))
+    finer = _around(grid, compare(real[:, None], theory.mean(1)).nan_to_num(0).argmin(-1))
     grid, position = torch.cat((grid, finer)).sort()
     theory = torch.cat((theory, predicted(finer)))[position]
 
     mean = theory.mean(1)
     curve = compare(real[:, None], mean)
-    best = _best(curve)
-    low, high = _bounds(strength, theory, compare, replicates=replicates, level=level, seed=seed)
+    best = _close(curve, distance).argmax(-1)  # the first, that is the least noise, of equals
+    low, high = _bounds(strength, theory, distance, replicates=replicates, level=level, seed=seed)
     unknown = real.sum(-1) == 0
     real, matched = (x / x.mean(-1, keepdim=True) for x in (real, mean[best]))
     return SigmaFit(
@@ -228,28 +232,23 @@ def _coarse_grid(n: int) -> Tensor:
 
 def _around(grid: Tensor, best: Tensor) -> Tensor:
     """Divide the steps of the grid on both sides of every best level."""
-    starts = torch.cat((best - 1, best)).unique()
+    starts = torch.unique(torch.cat((best - 1, best)))
     starts = starts[(starts >= 1) & (starts < len(grid) - 1)]
     share = torch.arange(1, _FINE_PER_STEP, dtype=torch.float64) / _FINE_PER_STEP
     logs = grid.log10()
     return (10 ** (logs[starts, None] * (1 - share) + logs[starts + 1, None] * share)).flatten()
 
 
-def _close(curve: Tensor) -> Tensor:
+def _close(curve: Tensor, distance: Distance) -> Tensor:
     """Mark the noise levels that match as well as the best one; all of them where nothing can be compared."""
     curve = curve.nan_to_num(math.inf)
-    return (curve <= curve.min(-1, keepdim=True).values + _RESOLUTION).to(torch.int8)
-
-
-def _best(curve: Tensor) -> Tensor:
-    """The first, that is the least noise, of equals."""
-    return _close(curve).argmax(-1)
+    return (curve <= curve.min(-1, keepdim=True).values + _RESOLUTION[distance]).to(torch.int8)
 
 
 def _bounds(
     strength: Tensor,
     theory: Tensor,
-    compare: Callable[[Tensor, Tensor], Tensor],
+    distance: Distance,
     *,
     replicates: int,
     level: float,
@@ -261,10 +260,10 @@ def _bounds(
     weights = torch.zeros(replicates, samples, dtype=torch.float64)
     weights.scatter_add_(1, draws, torch.ones_like(weights))
     first, last = [], []
-    for part in weights.split(max(1, _CHUNK // (strength[:, 0].numel() * levels))):
+    for part in torch.split(weights, max(1, _CHUNK // (strength[:, 0].numel() * levels))):
         real = torch.einsum("bs,esn->ben", part, strength)
         predicted = torch.einsum("bs,ksn->bkn", part, theory)
-        close = _close(compare(real[:, :, None], predicted[:, None]))
+        close = _close(_DISTANCES[distance](real[:, :, None], predicted[:, None]), distance)
         first.append(close.argmax(-1))
         last.append(levels - 1 - close.flip(-1).argmax(-1))
     tail = (1 - level) / 2
