@@ -59,18 +59,18 @@ class PhaseTracker:
 
     - effect: a least share of the fall of ⟨k⟩, so that what is found matters;
     - probe samples: a paired t-test of the samples' linearised changes, as other samples might not show it;
-    - jitter: that many standard deviations of the measurement-to-measurement noise, which moves all samples
-      together and is learnt from the second differences of the history.
+    - jitter: that many standard deviations of the noise from one measurement to the next, which moves all
+      samples together and is learnt from the second differences of the history.
 
-    Each test spends the level α over all looks, α/(m(m+1)) at look m, and the second also over the m
-    possible minima, so watching for longer costs no validity.
+    Levels are spent over the looks: α/(m(m+1)) at look m against jitter, which is new at each look, and once
+    per doubling of their number against samples, whose changes wander. All of a state is plain numbers.
 
     Args:
-        alpha: chance of a false phase two in a whole run in which ⟨k⟩ only falls or stays.
+        alpha: chance of a false phase two in a whole run in which ⟨k⟩ falls and then stays.
         min_fall: phase one needs a fall by this share of what could be lost, first ⟨k⟩ - 1.
         min_rise: phase two needs a rise by this share of the fall. A tenth: slow wandering of ⟨k⟩ with
             a spread of 2% of the fall, however autocorrelated, stays below it.
-        min_gap_rise: the loss gap needs a rise by this share of what the train loss has fallen.
+        min_gap_rise: the loss gap needs a rise by this share of the first train loss.
         persistence: how many measurements in a row must show a change; the first of them alone could
             be one spike.
 
@@ -87,7 +87,7 @@ class PhaseTracker:
         >>> for epoch, mean in enumerate(fall_and_rise):
         ...     state = tracker.update(epoch=epoch, strength=strengths(mean))
         >>> state.phase, state.onset_epoch, state.detected_epoch
-        ('two', 6, 11)
+        ('two', 6, 10)
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PhaseTracker:
         alpha: float = 0.05,
         min_fall: float = 0.1,
         min_rise: float = 0.1,
-        min_gap_rise: float = 0.05,
+        min_gap_rise: float = 0.025,
         persistence: int = 2,
     ) -> None:
         if not 0 < alpha < 1:
@@ -121,7 +121,7 @@ class PhaseTracker:
         self._linear: dict[int, list[float]] = {}
         self._gap_epochs: list[int] = []
         self._gaps: list[float] = []
-        self._train_losses: list[float] = []
+        self._first_train_loss = 0.0
 
     @property
     def state(self) -> PhaseState:
@@ -176,8 +176,9 @@ class PhaseTracker:
             self._advance_phase()
         if train_loss is not None and test_loss is not None and math.isfinite(test_loss - train_loss):
             self._gap_epochs.append(epoch)
-            self._gaps.append(test_loss - train_loss)
-            self._train_losses.append(train_loss)
+            if not self._gaps:
+                self._first_train_loss = float(train_loss)
+            self._gaps.append(float(test_loss - train_loss))
             self._watch_gap()
         return self.state
 
@@ -207,26 +208,28 @@ class PhaseTracker:
         start = self._means[0]
         if any(start - self._means[index] < self.min_fall * (start - 1) for index in last):
             return False
-        fall = [-value for value in self._changes(0, last)]
-        backwards = [-value for value in self._means]
-        return self._beats_samples(fall, references=1) and self._beats_jitter(backwards, 0, after_descent=False)
+        fall = [-change for change in self._changes(0, last)]
+        backwards = [-mean for mean in self._means]
+        return self._beats_samples(fall) and self._beats_jitter(backwards, 0, caution=20, after_descent=False)
 
     def _has_risen(self, lowest: int, last: range) -> bool:
-        least = self.min_rise * (self._means[0] - self._means[lowest])
-        if any(self._means[index] - self._means[lowest] < least for index in last):
+        fall = self._means[0] - self._means[lowest]
+        if any(self._means[index] - self._means[lowest] < self.min_rise * fall for index in last):
             return False
-        rise = self._changes(lowest, last)
-        return self._beats_samples(rise, references=last.stop) and self._beats_jitter(self._means, lowest)
+        # the whole fall was found to stand out from the jitter, so half of it does
+        undone = sum(self._means[index] for index in last) / len(last) - self._means[lowest] >= fall / 2
+        return self._beats_samples(self._changes(lowest, last)) and (
+            undone or self._beats_jitter(self._means, lowest, caution=10)
+        )
 
     def _watch_gap(self) -> None:
         first = len(self._gaps) - self.persistence
         if first < 1 or self._gap_onset is not None:
             return
         lowest = _lowest(self._gaps[:first])
-        learnt = self._train_losses[0] - min(self._train_losses)
-        least = self.min_gap_rise * learnt
-        has_opened = learnt > 0 and all(gap - self._gaps[lowest] >= least for gap in self._gaps[first:])
-        if has_opened and self._beats_jitter(self._gaps, lowest):
+        least = self.min_gap_rise * abs(self._first_train_loss)
+        has_opened = all(gap - self._gaps[lowest] >= least for gap in self._gaps[first:])
+        if has_opened and self._beats_jitter(self._gaps, lowest, caution=20):
             self._gap_onset = (self._gap_epochs[lowest], self._gap_epochs[-1])
 
     def _changes(self, reference: int, last: range) -> list[float]:
@@ -236,25 +239,27 @@ class PhaseTracker:
         known: list[float] = changes[changes.isfinite()].tolist()
         return known
 
-    def _level(self, look: int) -> float:
-        return self.alpha / (look * (look + 1))
-
-    def _beats_samples(self, changes: list[float], references: int) -> bool:
+    def _beats_samples(self, changes: list[float]) -> bool:
         if len(changes) < 2:
             return False
         values = torch.tensor(changes, dtype=torch.float64)
-        level = self._level(len(self._means) - 1) / references
+        # what wanders from look to look is new only after about as many looks again: one test per doubling
+        doublings = len(self._means).bit_length()
+        level = self.alpha / (doublings**2 * (doublings + 1))
         error = float(values.std()) / math.sqrt(len(values))
         return float(values.mean()) > student_quantile(1 - level, len(values) - 1) * error
 
-    def _beats_jitter(self, values: Sequence[float], reference: int, *, after_descent: bool = True) -> bool:
+    def _beats_jitter(
+        self, values: Sequence[float], reference: int, *, caution: float, after_descent: bool = True
+    ) -> bool:
         last = values[-self.persistence :]
         change = sum(last) / len(last) - values[reference]
-        quantile = NormalDist().inv_cdf(1 - self._level(len(values) - 1))
+        looks = len(values) - 1
+        quantile = NormalDist().inv_cdf(1 - self.alpha / (looks * (looks + 1)))
         # one estimate knows more differences, the other is free of the bends of the descent
         estimates = [_jitter(values, drop_descents=drop) for drop in ((False, True) if after_descent else (False,))]
         # the spread of a median of few, and the choice of the lowest as the reference: found by simulation
-        spread = min((jitter * (1 + 20 / count) for jitter, count in estimates if count), default=math.inf)
+        spread = min((jitter * (1 + caution / count) for jitter, count in estimates if count), default=math.inf)
         return change > quantile * spread * math.sqrt(1 + 1 / self.persistence)
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,7 +274,7 @@ class PhaseTracker:
             "linear": [[index, list(values)] for index, values in self._linear.items()],
             "gap_epochs": list(self._gap_epochs),
             "gaps": list(self._gaps),
-            "train_losses": list(self._train_losses),
+            "first_train_loss": self._first_train_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -287,7 +292,7 @@ class PhaseTracker:
         self._linear = {index: list(values) for index, values in state["linear"]}
         self._gap_epochs = list(state["gap_epochs"])
         self._gaps = list(state["gaps"])
-        self._train_losses = list(state["train_losses"])
+        self._first_train_loss = state["first_train_loss"]
 
 
 def _lowest(values: Sequence[float]) -> int:
