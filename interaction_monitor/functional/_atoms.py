@@ -58,9 +58,13 @@ class Atoms:
 
     def outputs(self, coefficients: Tensor) -> Tensor:
         """Sum the atoms: B x, (..., 2, 2^n) -> (..., 2^n)."""
-        contained = _apply(self._halves, coefficients)
+        contained = self.contained(coefficients)
         contained_or = contained[..., 1, :]
         return contained[..., 0, :] + contained_or[..., -1:] - contained_or.flip(-1)
+
+    def contained(self, values: Tensor) -> Tensor:
+        """Sum over subsets: Z x, (..., 2^n) -> (..., 2^n)."""
+        return _apply(self._halves, values)
 
     def correlations(self, dual: Tensor) -> Tensor:
         """Meet every atom with a dual vector: Bᵀ ν, (..., 2^n) -> (..., 2, 2^n), 0 where there is no atom."""

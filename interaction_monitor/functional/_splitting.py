@@ -60,8 +60,8 @@ class Splitting:
     def dual(self) -> Tensor:
         return self._dual / _DUAL_STEP
 
-    def advance(self, iterations: int) -> None:
-        """Run so many iterations."""
+    def advance(self, iterations: int = 25) -> None:
+        """Run so many iterations: enough between two checks that checking costs little."""
         problem, atoms = self.problem, self.problem.atoms
         state, noise = self._state, self._noise
         for _ in range(iterations):

@@ -1,0 +1,148 @@
+"""Primal-dual interior point for the samples on which the splitting is slow, or where much is asked.
+
+A Mehrotra predictor-corrector method from a strictly feasible start: all AND dividends, no noise, no dual. Every
+step solves one positive definite system per sample, B D Bᵀ + E with diagonal D and E. Its entries depend on the
+intersection and the union of two coalitions alone, so it is written down by doubling blocks instead of multiplied.
+Some 15 steps reach 1%, some 30 a millionth, whatever the sample; each costs a Cholesky factorisation of 2^n rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional._splitting import Problem
+
+_TO_BOUNDARY = 0.99  # share of the way to the boundary that a step may go
+
+
+class InteriorPoint:
+    """The state of the method for a batch of samples.
+
+    Attributes:
+        x: (S, 2, 2^n) coefficients; with the noise terms they match the outputs up to rounding.
+        dual: (S, 2^n) dual vector.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        atoms, u = problem.atoms, problem.u
+        self.x = torch.stack((atoms.dividends(u), torch.zeros_like(u)), -2)
+        self.dual = torch.zeros_like(u)
+        self._noise = torch.zeros_like(u)
+        present = (torch.arange(u.shape[-1], device=u.device) > 0) & (problem.zeta > 0)
+        exists = atoms.exists.expand(len(u), -1, -1)
+        # each inequality as a pair (slack, multiplier), whose product goes to 0:
+        # x = x⁺ - x⁻ with x⁺, x⁻ ≥ 0 for both kinds of atoms, and noise up to its upper and its lower bound
+        self._used = torch.cat((exists, exists, present.unsqueeze(-2), present.unsqueeze(-2)), -2)
+        positive = self.x.clamp_min(0) + 0.01 + 0.1 * self.x.abs().mean((-2, -1), keepdim=True)
+        room = problem.zeta.where(present, 1.0).unsqueeze(-2)
+        self._slack = torch.cat((positive, positive - self.x, room, room), -2)
+        weights = atoms.weights.where(atoms.exists, 1.0).expand(len(u), -1, -1)
+        multiplier = torch.full_like(room, 0.1).where(present.unsqueeze(-2), 1.0)
+        self._multiplier = torch.cat((weights, weights, multiplier, multiplier), -2)
+
+    def advance(self) -> None:
+        """Take one predictor-corrector step."""
+        used = self._used
+        products = self._slack * self._multiplier
+        system = self._factorise()
+        slack, multiplier, *_ = self._direction(-products, *system)
+        after = (self._slack + _length(self._slack, slack, 1.0) * slack) * (
+            self._multiplier + _length(self._multiplier, multiplier, 1.0) * multiplier
+        )
+        total = (products * used).sum((-2, -1), keepdim=True)
+        mean = total / used.sum((-2, -1), keepdim=True).clamp_min(1)
+        centre = mean * ((after * used).sum((-2, -1), keepdim=True) / total.clamp_min(1e-300)).pow(3)
+        slack, multiplier, x, noise, dual = self._direction(centre - products - slack * multiplier, *system)
+        length = _length(self._slack, slack, _TO_BOUNDARY)
+        self._slack = self._slack + length * slack
+        self.x = self.x + length * x
+        self._noise = self._noise + length.squeeze(-1) * noise
+        length = _length(self._multiplier, multiplier, _TO_BOUNDARY)
+        self._multiplier = self._multiplier + length * multiplier
+        self.dual = self.dual + length.squeeze(-1) * dual
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with some of the samples."""
+        self.problem = self.problem.select(samples)
+        for name in ("x", "dual", "_noise", "_used", "_slack", "_multiplier"):
+            setattr(self, name, getattr(self, name)[samples])
+
+    def _factorise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Factorise the matrix of the step; with it, how far atoms and noise terms move per unit of dual."""
+        ratio = (self._slack / self._multiplier).where(self._used, 0.0)
+        moves = ratio[:, :2] + ratio[:, 2:4]
+        noise_moves = (1 / (self._multiplier / self._slack)[:, 4:].sum(-2)).where(self._used[:, 4], 0.0)
+        factor, failed = torch.linalg.cholesky_ex(normal_matrix(self.problem, moves, noise_moves))
+        # where rounding made the matrix indefinite, that sample stays where it is
+        return factor.where((failed == 0)[:, None, None], torch.nan), moves, noise_moves
+
+    def _direction(
+        self, target: Tensor, factor: Tensor, moves: Tensor, noise_moves: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Solve for the step that changes each product slack·multiplier by `target`, to first order."""
+        atoms = self.problem.atoms
+        target = target.where(self._used, 0.0)
+        by_multiplier, by_slack = target / self._multiplier, target / self._slack
+        x = by_multiplier[:, :2] - by_multiplier[:, 2:4]
+        noise = (by_slack[:, 5] - by_slack[:, 4]) * noise_moves
+        missed = self.problem.u - atoms.outputs(self.x + x) - self._noise - noise
+        dual = torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
+        moved = dual.isfinite().all(-1)[:, None, None]
+        correlations = atoms.correlations(dual)
+        x = x + moves * correlations
+        noise = noise + noise_moves * dual
+        slack_of_noise = torch.stack((-noise, noise), -2)
+        multiplier_of_noise = by_slack[:, 4:] - self._multiplier[:, 4:] / self._slack[:, 4:] * slack_of_noise
+        multiplier = torch.cat((-correlations, correlations, multiplier_of_noise), -2)
+        slack_of_atoms = (by_multiplier - self._slack / self._multiplier * multiplier)[:, :4]
+        slack = torch.cat((slack_of_atoms, slack_of_noise), -2)
+        return (
+            slack.where(self._used & moved, 0.0),
+            multiplier.where(self._used & moved, 0.0),
+            x.where(moved, 0.0),
+            noise.where(moved[:, 0], 0.0),
+            dual.where(moved[:, 0], 0.0),
+        )
+
+
+def _length(positive: Tensor, change: Tensor, share: float) -> Tensor:
+    """(S, 1, 1) the share of the way to where the first entry becomes 0, at most the whole step."""
+    shrinking = (-change / positive).amax((-2, -1), keepdim=True)
+    return (share / shrinking.clamp_min(1e-300)).clamp_max(1.0)
+
+
+def normal_matrix(problem: Problem, moves: Tensor, noise_moves: Tensor) -> Tensor:
+    """Write down B D Bᵀ + E.
+
+    Two coalitions T, T' share the AND atoms of S ⊆ T ∩ T', and the OR atoms that miss neither: all of them, less
+    those inside the complement of T, less those of T', plus those inside both complements.
+
+    Args:
+        problem: S samples.
+        moves: (S, 2, 2^n) the diagonal D.
+        noise_moves: (S, 2^n) the diagonal E.
+
+    Returns:
+        (S, 2^n, 2^n) symmetric matrices, with a one for the empty coalition, which has no equation.
+    """
+    inside_and, inside_or = problem.atoms.contained(moves).unbind(-2)
+    missing = inside_or.flip(-1)
+    matrix = by_intersection(inside_or).flip(-2, -1).add_(by_intersection(inside_and))
+    matrix.sub_(missing.unsqueeze(-1)).add_((inside_or[:, -1:] - missing).unsqueeze(-2))
+    matrix.diagonal(dim1=-2, dim2=-1).add_(noise_moves)
+    matrix[:, 0, :] = matrix[:, :, 0] = 0.0
+    matrix[:, 0, 0] = 1.0
+    return matrix
+
+
+def by_intersection(values: Tensor) -> Tensor:
+    """Spread values over pairs: result[T, T'] = values[T ∩ T'], (S, 2^n) -> (S, 2^n, 2^n), without a gather."""
+    blocks = values[..., None, None]
+    while blocks.shape[-3] > 1:
+        without, with_player = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
+        blocks = torch.cat(
+            (torch.cat((without, without), -1), torch.cat((without, with_player), -1)), -2
+        )
+    return blocks.squeeze(-3)
