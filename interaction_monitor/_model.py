@@ -16,6 +16,10 @@ from interaction_monitor.probe import Inputs
 ForwardFunc = Callable[[nn.Module, Any], Any]
 
 
+class WrongBatchError(ValueError):
+    """The model returned logits for another number of samples than it was given."""
+
+
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
     """Call `model(inputs)`, or `model(**inputs)` where the inputs are a dict."""
     return model(**inputs) if isinstance(inputs, dict) else model(inputs)
@@ -89,7 +93,7 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
 
     Raises:
         TypeError: if there are none; the message shows what came.
-        ValueError: if their first axis is not the batch.
+        WrongBatchError: if their first axis is not the batch.
     """
     logits = result
     if isinstance(result, Mapping):
@@ -105,7 +109,7 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
             f"{describe(result)}. Give forward_func=lambda model, inputs: ... that returns the logits"
         )
     if logits.ndim == 0 or logits.shape[0] != batch_size:
-        raise ValueError(
+        raise WrongBatchError(
             "the model must return one row of logits per sample, (batch, classes): for a batch of "
             f"{batch_size} it returned {describe(result)}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
+from interaction_monitor._model import ForwardFunc, WrongBatchError, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
@@ -30,6 +30,7 @@ class Runner:
     players: PlayerMap
     forward_func: ForwardFunc
     forward_context: ForwardContext
+    epsilon: float = 0.0  # the coarsest rounding seen at the masked layer
     spread: bool = False  # whether one sample's forward is spread over the coalitions at the masked layer
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class Runner:
         players = self.players
         if players.layer is not None:
             layer = find_layer(self.model, players.layer)
-            with changed_output(layer, players.layer, lambda x: players.mask(x, rows, coalitions)):
+            with changed_output(layer, players.layer, lambda x: self._masked(x, rows, coalitions)):
                 return self.call(self.probe.select(rows).inputs, len(rows))
         key, x = self.probe.entry(players.input_key)
         if sample is None:
@@ -84,8 +85,13 @@ class Runner:
         """Run the model on one sample, spreading the masked layer's output over the coalitions (B,)."""
         name = self.players.layer or ""
         layer = find_layer(self.model, name)
-        with changed_output(layer, name, lambda x: self.players.mask(x, sample, coalitions)):
+        with changed_output(layer, name, lambda x: self._masked(x, sample, coalitions)):
             return self.call(self.probe.inputs_of(sample), len(coalitions))
+
+    def _masked(self, x: Tensor, sample: int | Tensor, coalitions: Tensor) -> Tensor:
+        # Under autocast the layers are coarser than the logits may look.
+        self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
+        return self.players.mask(x, sample, coalitions)
 
     def call(self, inputs: Inputs, batch_size: int) -> Tensor:
         """Return the logits of a batch."""
@@ -114,22 +120,30 @@ class Runner:
             return False
         try:
             logits = self.spread_logits(0, both)
-        except Exception as error:
-            if isinstance(error, ValueError) and "row of logits" in str(error) and reference[0].equal(reference[1]):
+        except WrongBatchError as error:
+            if reference[0].equal(reference[1]):
                 raise ValueError(
-                    f"the logits do not depend on the output of layer={self.players.layer!r}: masking it "
-                    "changes nothing; name a layer on the way from the input to the logits"
+                    f"the logits do not depend on the output of layer={self.players.layer!r}: masking it changes "
+                    "nothing; name a layer on the way from the input to the logits"
                 ) from error
-            log.info(
-                "full forwards for each coalition: batch of one before %r failed: %s",
-                self.players.layer,
-                error,
-            )
+            log.info("full forwards for each coalition: the batch size of %r is lost", self.players.layer)
             return False
-        same = torch.allclose(logits.double(), reference.double(), rtol=1e-2, atol=1e-2, equal_nan=True)
-        if not same:
-            log.info("full forwards for each coalition: a batch of one before %r differs", self.players.layer)
-        return same
+        except Exception as error:
+            log.info("full forwards for each coalition: batch of one before %r failed: %s", self.players.layer, error)
+            return False
+        if self._same(logits, reference):
+            return True
+        log.info("full forwards for each coalition: a batch of one before %r differs", self.players.layer)
+        return False
+
+    def _same(self, logits: Tensor, reference: Tensor) -> bool:
+        """Tell whether two ways to mask agree, on the empty and the full coalition."""
+        if logits.shape != reference.shape:
+            return False
+        # Rounding depends on the batch size. A wrong way is wrong by about as much as masking changes.
+        effect = (reference[0] - reference[1]).abs().max()
+        rounding = 16 * self.epsilon * reference.abs().max()
+        return not bool(((logits - reference).abs() > 0.1 * effect + rounding).any())
 
 
 def score_of(score: Output, logits: Tensor, targets: Tensor | None) -> Tensor:

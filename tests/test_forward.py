@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from interaction_monitor import forward
+from interaction_monitor._model import call_model
+from interaction_monitor._runner import Runner
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap
@@ -149,6 +151,37 @@ def test_models_that_cannot_be_spread_get_full_forwards(probe, kind):
     assert_close(masked_outputs(model, probe, drawn), by_hand(model, probe, drawn, "branch"))
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_wrong_spread_is_found_at_any_scale(probe, scale):
+    torch.manual_seed(0)
+    model = Changed("mean over the rest")
+    with torch.no_grad():
+        model.head.weight *= scale
+        model.head.bias *= scale
+    drawn = assign_players(model, FeaturePatches("branch", n_players=N), probe)
+    expected = by_hand(model, probe, drawn, "branch")
+    torch.testing.assert_close(masked_outputs(model, probe, drawn), expected, rtol=0, atol=2e-6 * scale)
+
+
+def test_rounding_is_told_from_a_wrong_spread(model, probe):
+    drawn = assign_players(model, FeaturePatches("branch", n_players=N), probe)
+    runner = Runner(model, probe, drawn, call_model, contextlib.nullcontext)
+    reference = torch.tensor([[100.0, 0.0], [100.5, 0.0]])
+    assert not runner._same(reference + 0.2, reference)
+    runner.epsilon = 2**-8  # bfloat16: 100.0 and 100.5 are neighbours
+    assert runner._same(reference + 0.2, reference)
+    assert not runner._same(reference + 20, reference)
+    assert not runner._same(reference[:1], reference)
+
+
+def test_rounding_under_autocast_is_no_reason_for_full_forwards(model, probe):
+    drawn = assign_players(model, FeaturePatches("branch", n_players=N), probe)
+    batches = []
+    model.stem.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    masked_outputs(model, probe, drawn, forward_context=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    assert batches[3:] == [1, 1, 1]
+
+
 def test_the_layers_before_run_once_per_sample(model, probe):
     batches = {"stem": [], "head": []}
     for name, seen in batches.items():
@@ -273,7 +306,10 @@ def test_chunks_are_halved_when_memory_runs_out(model, probe, players, error, ca
 
     model.head.register_forward_pre_hook(limited)
     torch.testing.assert_close(masked_outputs(model, probe, drawn), expected, rtol=0, atol=2e-6)
-    assert "out of memory: going on with chunks of" in caplog.text
+    # From 16 coalitions (or all 48) down to at most 5, a half at a time, once.
+    sizes = [16, 8, 4] if drawn.layer else [48, 24, 12, 6, 3]
+    warned = [record.args[0] for record in caplog.records if "out of memory" in record.msg]
+    assert warned == sizes[1:]
 
 
 def test_memory_that_does_not_even_suffice_for_one_is_an_error(model, probe):
@@ -489,10 +525,12 @@ def test_a_model_without_parameters_runs_where_the_probe_is(probe):
 def test_compiled_models_are_masked_inside_too(model, probe):
     compiled = torch.compile(model, backend="eager")
     compiled(probe.inputs)
+    before = state_of(model)
     drawn = assign_players(model, FeaturePatches("act", n_players=N), probe)
     expected = masked_outputs(model, probe, drawn)
     assert torch.equal(assign_players(compiled, FeaturePatches("act", n_players=N), probe).labels, drawn.labels)
     torch.testing.assert_close(masked_outputs(compiled, probe, drawn), expected, rtol=0, atol=2e-6)
+    assert_same_state(before, state_of(model))
 
 
 def test_compiled_models_are_not_compiled_again_for_each_measurement(model, probe):
@@ -508,7 +546,17 @@ def test_compiled_models_are_not_compiled_again_for_each_measurement(model, prob
     torch.testing.assert_close(first, masked_outputs(model, probe, drawn), rtol=0, atol=2e-6)
     count = len(graphs)
     assert count > 0
-    masked_outputs(compiled, probe, drawn, chunk_size=10)
+    sizes = []
+
+    def watched(net, x):
+        sizes.append(len(x))
+        return net(x)
+
+    masked_outputs(compiled, probe, drawn, chunk_size=10, forward_func=watched)
+    assert sizes == [1, 10, 10, 10, 10, 10]  # 48 pairs, the last chunk filled up
+    assert len(graphs) == count
+    inside = assign_players(compiled, FeaturePatches("act", n_players=N), probe)
+    masked_outputs(compiled, probe, inside)
     assert len(graphs) == count
 
 
