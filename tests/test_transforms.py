@@ -28,10 +28,7 @@ def subsets(players):
 
 def brute_and(v, n):
     return torch.stack(
-        [
-            sum((-1) ** (len(s) - len(t)) * v[coalition(t)] for t in subsets(s))
-            for s in map(members, range(2**n))
-        ]
+        [sum((-1) ** (len(s) - len(t)) * v[coalition(t)] for t in subsets(s)) for s in map(members, range(2**n))]
     )
 
 

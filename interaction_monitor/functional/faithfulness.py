@@ -107,9 +107,7 @@ def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> T
     """
     curve = matching_precision_curve(v, and_, or_)
     if not 1 <= k <= curve.shape[-1]:
-        raise ValueError(
-            f"k must lie between 1 and {curve.shape[-1]}, the number of interactions, but is {k}"
-        )
+        raise ValueError(f"k must lie between 1 and {curve.shape[-1]}, the number of interactions, but is {k}")
     return curve[..., k - 1]
 
 

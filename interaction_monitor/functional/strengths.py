@@ -241,8 +241,6 @@ def valid_rows(strength: Tensor) -> Tensor:
         [[3.0, 1.0]]
     """
     if strength.ndim == 0 or strength.shape[-1] == 0:
-        raise ValueError(
-            f"strength must have the orders on its last axis, but has shape {tuple(strength.shape)}"
-        )
+        raise ValueError(f"strength must have the orders on its last axis, but has shape {tuple(strength.shape)}")
     rows = strength.double().reshape(-1, strength.shape[-1])
     return rows[rows.isfinite().all(-1)]
