@@ -376,6 +376,16 @@ def test_fit_is_the_best_of_an_exhaustive_scan():
     assert torch.allclose(fit.theory, at_best / at_best.mean(-1, keepdim=True), rtol=1e-9)
 
 
+def test_fit_predicts_from_what_is_salient_and_the_output_on_whole_and_empty_samples():
+    w_and, w_or = final_network(seed=5)
+    tau = 0.8
+    salient_and, salient_or = (torch.where(w.abs() >= tau, w, 0) for w in (w_and, w_or))
+    salient_and[:, 0] = w_and[:, 0]
+    fit = fit_sigma2(predicted_strength(w_and, w_or, torch.tensor([0.3])), w_and, w_or, tau=tau)
+    expected = predicted_strength(salient_and, salient_or, fit.sigma2, or_whole=w_or.sum(-1)).mean(1)
+    assert torch.allclose(fit.theory, expected / expected.mean(-1, keepdim=True), rtol=1e-9)
+
+
 def test_interval_says_when_nothing_is_determined():
     # with one player every noise level predicts the same distribution
     w_and = torch.tensor([[0.3, 1.0], [0.1, -2.0]])
