@@ -271,7 +271,9 @@ class Restless(nn.Module):
         return h
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("broken"), KeyboardInterrupt(), torch.OutOfMemoryError("gone")])
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("broken"), KeyboardInterrupt(), torch.cuda.OutOfMemoryError("gone")]
+)
 @pytest.mark.parametrize("players", [ImagePatches(n_players=2), FeaturePatches("conv", n_players=2)])
 def test_everything_is_left_as_it_was_after_an_exception(probe, players, error):
     model = Restless()
@@ -294,7 +296,7 @@ def test_a_failing_dry_run_leaves_everything_as_it_was(probe):
     assert_same_state(before, state_of(model))
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, RuntimeError, MemoryError])
 @pytest.mark.parametrize("players", [ImagePatches(n_players=N), FeaturePatches("branch", n_players=N)])
 def test_chunks_are_halved_when_memory_runs_out(model, probe, players, error, caplog):
     drawn = assign_players(model, players, probe)
@@ -317,12 +319,12 @@ def test_memory_that_does_not_even_suffice_for_one_is_an_error(model, probe):
 
     def limited(module, args):
         if len(args[0]) > 1 or limited.calls:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         limited.calls += 1
 
     limited.calls = 0
     model.head.register_forward_pre_hook(limited)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         masked_outputs(model, probe, drawn)
 
 

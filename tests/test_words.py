@@ -217,3 +217,22 @@ def test_an_embedding_layer_that_is_not_there_is_named(probe):
     model = nn.Sequential(nn.Embedding(20, 4))
     with pytest.raises(ValueError, match="layer='embedding': Sequential has no layer"):
         assign_players(model, Words(VOCABULARY, layer="embedding"), probe)
+
+
+def test_a_real_tokenizer_and_its_batches_work():
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    pieces = tokenizers.models.WordPiece(dict(IDS), unk_token="[PAD]")
+    backend = tokenizers.Tokenizer(pieces)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.decoder = tokenizers.decoders.WordPiece()
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    batch = tokenizer(["the film, charmingly bad.", "not actors"], return_tensors="pt", padding=True)
+    batch["labels"] = torch.tensor([1, 0])
+    probe = Probe.from_loader([batch], 2)
+    drawn = Words(tokenizer, n_players=2).assign(probe, seed=0)
+    assert probe.targets.tolist() == [1, 0]
+    assert drawn.names[1] == ("not", "actors")
+    assert set(drawn.names[0]) < {"film", "charmingly", "bad"}
+    assert drawn.baseline == MASK
