@@ -208,10 +208,12 @@ def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) ->
         if end <= begin:
             continue
         ax.axvspan(begin, end, color=colour, linewidth=0, zorder=0)
-        # A name that is wider than its phase would run into the next one.
-        if names_at is not None and (end - begin) > 0.1 * (right - left):
+        width = (end - begin) / (right - left)
+        # A name that is wider than its phase would run into the next one: it is turned, or left out.
+        if names_at is not None and width > 0.03:
             place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
-            ax.text((begin + end) / 2, names_at, name, color=_NOTE, **place)
+            turned = 0 if width > 0.1 else 90
+            ax.text((begin + end) / 2, names_at, name, color=_NOTE, rotation=turned, **place)
 
 
 def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:

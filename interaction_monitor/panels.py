@@ -38,7 +38,7 @@ output owes to one set of players acting together is an **interaction**; how man
 its **order**. Order 1 is one player on its own, high orders are complicated patterns of many players.
 
 - **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
-  by a quarter, one step per order. A spindle around the middle orders at the back, then low orders only, then
+  by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
   a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
 - **Custom Scalars**: the mean order ⟨k⟩ with its 95% band over the samples; I^(k), the strength of each order,
   which sums to the number of players; ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick
