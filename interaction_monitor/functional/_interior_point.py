@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interaction_monitor.functional._splitting import Problem
 
+_LIFT = 1e-14  # of the largest diagonal entry, added to all: keeps rounding from making the matrix indefinite
 _TO_BOUNDARY = 0.99  # share of the way to the boundary that a step may go
 
 
@@ -74,8 +75,11 @@ class InteriorPoint:
         ratio = (self._slack / self._multiplier).where(self._used, 0.0)
         moves = ratio[:, :2] + ratio[:, 2:4]
         noise_moves = (1 / (self._multiplier / self._slack)[:, 4:].sum(-2)).where(self._used[:, 4], 0.0)
-        factor, failed = torch.linalg.cholesky_ex(normal_matrix(self.problem, moves, noise_moves))
-        # where rounding made the matrix indefinite, that sample stays where it is
+        matrix = normal_matrix(self.problem, moves, noise_moves)
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_(_LIFT * diagonal.amax(-1, keepdim=True))
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        # where rounding made the matrix indefinite all the same, that sample stays where it is
         return factor.where((failed == 0)[:, None, None], torch.nan), moves, noise_moves
 
     def _direction(
@@ -89,6 +93,9 @@ class InteriorPoint:
         noise = (by_slack[:, 5] - by_slack[:, 4]) * noise_moves
         missed = self.problem.u - atoms.outputs(self.x + x) - self._noise - noise
         dual = torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
+        # near the solution the matrix is nearly singular: refine once, which also undoes the lift
+        missed = missed - atoms.outputs(moves * atoms.correlations(dual)) - noise_moves * dual
+        dual = dual + torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
         moved = dual.isfinite().all(-1)[:, None, None]
         correlations = atoms.correlations(dual)
         x = x + moves * correlations
@@ -142,7 +149,5 @@ def by_intersection(values: Tensor) -> Tensor:
     blocks = values[..., None, None]
     while blocks.shape[-3] > 1:
         without, with_player = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
-        blocks = torch.cat(
-            (torch.cat((without, without), -1), torch.cat((without, with_player), -1)), -2
-        )
+        blocks = torch.cat((torch.cat((without, without), -1), torch.cat((without, with_player), -1)), -2)
     return blocks.squeeze(-3)

@@ -30,11 +30,10 @@ class Problem:
     atoms: Atoms
     u: Tensor  # (S, 2^n) outputs less the empty coalition's
     zeta: Tensor  # (S, 1) bound of the noise terms
-    ridge: float  # weight of ½‖x‖², which makes the solution unique
 
     def select(self, samples: Tensor) -> Problem:
         """Keep some of the samples."""
-        return Problem(self.atoms, self.u[samples], self.zeta[samples], self.ridge)
+        return Problem(self.atoms, self.u[samples], self.zeta[samples])
 
 
 class Splitting:
@@ -54,7 +53,6 @@ class Splitting:
         self._dual = torch.zeros_like(problem.u)
         self._iterations = 0
         self._threshold = (_DUAL_STEP * atoms.steps * atoms.weights).where(atoms.exists, 0.0)
-        self._shrink = 1 / (1 + _DUAL_STEP * problem.ridge * atoms.steps)
 
     @property
     def dual(self) -> Tensor:
@@ -66,7 +64,7 @@ class Splitting:
         state, noise = self._state, self._noise
         for _ in range(iterations):
             self._iterations += 1
-            x = (state - state.clamp(-self._threshold, self._threshold)).mul_(self._shrink)
+            x = state - state.clamp(-self._threshold, self._threshold)
             delta = noise.clamp(-problem.zeta, problem.zeta)
             reflected = 2 * x - state
             dual = (problem.u - atoms.outputs(reflected) - (2 * delta - noise)) @ atoms.noisy_inverse

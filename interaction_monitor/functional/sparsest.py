@@ -28,7 +28,7 @@ _INTERIOR_POINT_STEPS = 60
 _INTERIOR_POINT_BELOW = 1e-3  # the splitting slows down as 1/k², the interior point does not
 _MATRICES = 2**24  # entries of the normal matrices held together
 # the gap shrinks faster than the choice among the sparsest settles
-_CLOSER = 1 / 3
+_CLOSER = 1 / 4
 _CHUNK = 2**17  # outputs solved together: enough to fill the processor, little enough for its cache
 
 
@@ -90,8 +90,7 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
     # where noise terms alone explain everything, there is nothing to extract
     u = u * (u.abs().amax(-1, keepdim=True) > noise * u[:, -1:].abs())
     parts = [
-        _solve(Problem(atoms, part, noise * part[:, -1:].abs(), min(0.2 * tol, 2e-3)), tol)
-        for part in torch.split(u, max(1, _CHUNK >> n))
+        _solve(Problem(atoms, part, noise * part[:, -1:].abs()), tol) for part in torch.split(u, max(1, _CHUNK >> n))
     ]
     x, objective, gap = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     _warn_if_missed(gap, tol)

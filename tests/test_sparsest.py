@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from torch import Tensor
+
+from interaction_monitor.functional import (
+    SparsestAndOr,
+    ToleranceNotMetWarning,
+    and_outputs,
+    coalition,
+    or_outputs,
+    orders,
+    saliency_threshold,
+    sparsest_and_or,
+)
+from interaction_monitor.functional._atoms import atoms_of
+from interaction_monitor.functional._certificate import lower_bound
+from interaction_monitor.functional._interior_point import InteriorPoint, by_intersection, normal_matrix
+from interaction_monitor.functional._splitting import Problem
+
+CPU = torch.device("cpu")
+
+
+def dense_atoms(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AND and OR atoms as columns over T ≠ ∅, and the order of each, from their definitions."""
+    coalitions = range(1, 2**n)
+    patterns = [(s, "and") for s in coalitions] + [(s, "or") for s in coalitions if s.bit_count() > 1]
+    columns = [[float(s & t == s if kind == "and" else s & t != 0) for t in coalitions] for s, kind in patterns]
+    return np.array(columns).T, np.array([s.bit_count() for s, _ in patterns]), np.array(patterns, dtype=object)
+
+
+def highs_optimum(v: Tensor, noise: float, tie_break: float) -> float:
+    n = int(np.log2(len(v)))
+    atoms, order, _ = dense_atoms(n)
+    u = (v - v[0])[1:].numpy()
+    zeta = noise * abs(u[-1])
+    weights = 1 + tie_break * (order - 1)
+    solution = linprog(
+        np.concatenate((weights, weights, np.zeros(len(u)))),
+        A_eq=np.hstack((atoms, -atoms, np.eye(len(u)))),
+        b_eq=u,
+        bounds=[(0, None)] * (2 * len(order)) + [(-zeta, zeta)] * len(u),
+        method="highs",
+    )
+    return float(solution.fun)
+
+
+def network_like(samples: int, n: int, seed: int = 0) -> Tensor:
+    """Outputs of a small random network whose inputs are switched on and off: smooth, with all orders in it."""
+    generator = torch.Generator().manual_seed(seed)
+    present = (torch.arange(2**n)[:, None] >> torch.arange(n) & 1).double()
+    weights = torch.randn(samples, n, 12, generator=generator, dtype=torch.float64)
+    bias = torch.randn(samples, 1, 12, generator=generator, dtype=torch.float64)
+    hidden = torch.relu(present @ weights + bias)
+    return (hidden @ torch.randn(samples, 12, 1, generator=generator, dtype=torch.float64)).squeeze(-1)
+
+
+def explained(result: SparsestAndOr) -> Tensor:
+    return and_outputs(result.and_) + or_outputs(result.or_)
+
+
+def weighted(result: SparsestAndOr, tie_break: float = 0.01) -> Tensor:
+    order = orders(result.and_.shape[-1].bit_length() - 1).double()
+    weights = 1 + tie_break * (order - 1)
+    return ((result.and_.abs() + result.or_.abs()) * weights)[..., 1:].sum(-1)
+
+
+def assert_feasible(v: Tensor, result: SparsestAndOr, noise: float) -> None:
+    v = v.double()
+    scale = (v - v[..., :1]).abs().amax(-1, keepdim=True) + v[..., :1].abs()
+    zeta = noise * (v[..., -1:] - v[..., :1]).abs()
+    assert (result.delta.abs() <= zeta).all()
+    assert ((explained(result) + result.delta - v).abs() <= 2e-12 * scale).all()
+    assert ((explained(result) - v).abs() <= zeta + 2e-12 * scale).all()
+    order = orders(v.shape[-1].bit_length() - 1)
+    assert torch.equal(result.and_[..., 0], v[..., 0])
+    assert (result.or_[..., order <= 1] == 0).all()
+    assert (result.delta[..., 0] == 0).all()
+    torch.testing.assert_close((v - result.delta) / 2 + result.gamma, and_outputs(result.and_), atol=1e-11, rtol=1e-11)
+    torch.testing.assert_close((v - result.delta) / 2 - result.gamma, or_outputs(result.or_), atol=1e-11, rtol=1e-11)
+
+
+def overlap_and_mean_orders(v: Tensor, a: SparsestAndOr, b: SparsestAndOr) -> tuple[float, float, float]:
+    tau = saliency_threshold(v)
+    order = orders(v.shape[-1].bit_length() - 1)
+    both = [torch.stack((r.and_, r.or_), -2)[..., 1:].abs() for r in (a, b)]
+    salient = [x >= tau for x in both]
+    overlap = float((salient[0] & salient[1]).sum() / (salient[0] | salient[1]).sum())
+    means = [float((x * s * order[1:]).sum() / (x * s).sum()) for x, s in zip(both, salient, strict=True)]
+    return overlap, means[0], means[1]
+
+
+# --- against the optimum ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+@pytest.mark.parametrize("tie_break", [0.0, 0.01])
+@pytest.mark.parametrize("tol", [1e-2, 1e-6])
+def test_objective_is_within_the_reported_gap_of_the_highs_optimum(noise: float, tie_break: float, tol: float) -> None:
+    for n, samples in ((3, 3), (5, 3), (8, 1)):
+        v = torch.cat((network_like(samples, n, seed=n), torch.randn(1, 2**n, dtype=torch.float64)))
+        result = sparsest_and_or(v, noise=noise, tol=tol, tie_break=tie_break)
+        assert (result.gap <= tol).all()
+        torch.testing.assert_close(result.objective, weighted(result, tie_break), rtol=1e-12, atol=1e-12)
+        for sample, objective, gap in zip(v, result.objective, result.gap, strict=True):
+            optimum = highs_optimum(sample, noise, tie_break)
+            assert optimum * (1 - 1e-7) <= objective
+            assert objective * (1 - gap) <= optimum * (1 + 1e-7)
+
+
+def test_toy_function_gives_exactly_its_four_interactions() -> None:
+    x1, x2, x3, x4, x5 = ((torch.arange(32) >> i & 1).double() for i in range(5))
+    v = x1 * x2 * x3 + x2 * x3 + x3 * x4 + torch.maximum(x4, x5)
+    result = sparsest_and_or(v, noise=0.0, tol=1e-6)
+    found = {(int(i), "and"): float(result.and_[i]) for i in (result.and_.abs() > 1e-5).nonzero().flatten()}
+    found |= {(int(i), "or"): float(result.or_[i]) for i in (result.or_.abs() > 1e-5).nonzero().flatten()}
+    expected = [
+        (coalition(s), kind) for s, kind in (((0, 1, 2), "and"), ((1, 2), "and"), ((2, 3), "and"), ((3, 4), "or"))
+    ]
+    assert found == {pattern: pytest.approx(1.0, abs=1e-5) for pattern in expected}
+    coarse = sparsest_and_or(v, noise=0.0)
+    salient = {(int(i), "and") for i in (coarse.and_.abs() > 0.03).nonzero().flatten()}
+    assert salient | {(int(i), "or") for i in (coarse.or_.abs() > 0.03).nonzero().flatten()} == set(expected)
+
+
+@given(st.integers(0, 2**20), st.integers(1, 5), st.sampled_from([0.0, 0.02, 0.3]))
+@settings(max_examples=15, deadline=None)
+def test_any_dual_vector_gives_a_true_bound(seed: int, n: int, noise: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    v, dual = torch.randn(2, 2**n, generator=generator, dtype=torch.float64)
+    u = v - v[0]
+    problem = Problem(atoms_of(n, 0.01, CPU), u[None], noise * u[None, -1:].abs())
+    bound = lower_bound(problem, dual[None] * torch.sign(u))
+    assert float(bound) <= highs_optimum(v, noise, 0.01) * (1 + 1e-9) + 1e-12
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_atoms_agree_with_their_definition(n: int) -> None:
+    dense, _, patterns = dense_atoms(n)
+    atoms = atoms_of(n, 0.01, CPU)
+    generator = torch.Generator().manual_seed(n)
+    x = torch.zeros(2, 2**n, dtype=torch.float64)
+    columns = torch.randn(len(patterns), generator=generator, dtype=torch.float64)
+    for (s, kind), value in zip(patterns, columns, strict=True):
+        x[0 if kind == "and" else 1, s] = value
+    torch.testing.assert_close(atoms.outputs(x)[1:], torch.from_numpy(dense) @ columns)
+    dual = torch.randn(2**n, generator=generator, dtype=torch.float64)
+    met = atoms.correlations(dual)
+    expected = torch.from_numpy(dense).T @ dual[1:]
+    torch.testing.assert_close(torch.stack([met[0 if kind == "and" else 1, s] for s, kind in patterns]), expected)
+    moves = torch.rand(1, 2, 2**n, generator=generator, dtype=torch.float64) * atoms.exists
+    noise = torch.rand(1, 2**n, generator=generator, dtype=torch.float64)
+    diagonal = np.array([float(moves[0, 0 if kind == "and" else 1, s]) for s, kind in patterns])
+    normal = (dense * diagonal) @ dense.T + np.diag(noise[0, 1:].numpy())
+    matrix = normal_matrix(Problem(atoms, noise, noise[:, :1]), moves, noise)[0]
+    torch.testing.assert_close(matrix[1:, 1:], torch.from_numpy(normal))
+    pairs = by_intersection(dual)
+    index = torch.arange(2**n)
+    assert torch.equal(pairs, dual[index[:, None] & index])
+
+
+def test_interior_point_stays_feasible_and_closes_the_gap() -> None:
+    v = network_like(3, 6)
+    u = v - v[:, :1]
+    u = u / u.abs().mean(-1, keepdim=True)
+    atoms = atoms_of(6, 0.01, CPU)
+    solver = InteriorPoint(Problem(atoms, u, 0.02 * u[:, -1:].abs()))
+    for _ in range(25):
+        solver.advance()
+        missed = (u - atoms.outputs(solver.x)).abs()
+        assert (missed <= 0.02 * u[:, -1:].abs() + 1e-9).all()
+        assert (atoms.correlations(solver.dual).abs() <= atoms.weights * (1 + 1e-9)).all()
+    objective = (solver.x.abs() * atoms.weights.where(atoms.exists, 0.0)).sum((-2, -1))
+    assert (objective - lower_bound(solver.problem, solver.dual) <= 1e-6 * objective).all()
+
+
+# --- any input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [*range(1, 12), pytest.param(12, marks=pytest.mark.slow)])
+def test_every_number_of_players(n: int) -> None:
+    # one player more is twice the rows: keep the large ones to what the splitting does
+    v = network_like(2 if n < 11 else 1, n)
+    result = sparsest_and_or(v, tol=1e-2 if n < 11 else 5e-2)
+    assert_feasible(v, result, 0.02)
+    assert (result.gap <= (1e-2 if n < 11 else 5e-2)).all()
+
+
+@given(
+    st.integers(0, 2**20), st.integers(1, 5), st.sampled_from([0.0, 0.02, 0.5, 2.0]), st.sampled_from([0.0, 0.01, 0.5])
+)
+@settings(max_examples=15, deadline=None)
+def test_any_outputs_are_matched(seed: int, n: int, noise: float, tie_break: float) -> None:
+    v = torch.randn(2, 2**n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    result = sparsest_and_or(v, noise=noise, tie_break=tie_break, tol=1e-3)
+    assert_feasible(v, result, noise)
+    assert (result.gap <= 1e-3).all()
+
+
+def test_zero_and_constant_outputs_have_no_interactions() -> None:
+    result = sparsest_and_or(torch.stack((torch.zeros(64), torch.full((64,), -3.7))))
+    assert (result.and_[:, 1:] == 0).all()
+    assert (result.or_ == 0).all()
+    assert (result.objective == 0).all()
+    assert (result.gap == 0).all()
+    assert torch.equal(result.and_[:, 0], torch.tensor([0.0, -3.7]).double())
+
+
+def test_full_and_empty_output_alike_leaves_no_room_for_noise() -> None:
+    v = network_like(2, 5)
+    v[:, -1] = v[:, 0]
+    result = sparsest_and_or(v)
+    assert (result.delta.abs() <= 1e-15).all()
+    assert (result.gap <= 1e-2).all()
+    assert_feasible(v, result, 0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e6])
+def test_answer_scales_with_the_outputs(scale: float) -> None:
+    v = network_like(3, 6)
+    one, scaled = sparsest_and_or(v), sparsest_and_or(v * scale)
+    torch.testing.assert_close(scaled.and_ / scale, one.and_, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(scaled.gap, one.gap, rtol=1e-4, atol=1e-9)
+    assert_feasible(v * scale, scaled, 0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_outputs_are_taken_as_they_are(dtype: torch.dtype) -> None:
+    v = network_like(2, 4).to(dtype)
+    result, exact = sparsest_and_or(v), sparsest_and_or(v.double())
+    assert result.and_.dtype == torch.float64
+    assert torch.equal(result.and_, exact.and_)
+
+
+def test_leading_axes_are_kept() -> None:
+    v = network_like(6, 4)
+    flat, nested, single = sparsest_and_or(v), sparsest_and_or(v.view(2, 3, 16)), sparsest_and_or(v[0])
+    assert nested.and_.shape == nested.gamma.shape == (2, 3, 16)
+    assert nested.gap.shape == nested.objective.shape == (2, 3)
+    assert single.or_.shape == (16,)
+    assert single.gap.shape == ()
+    torch.testing.assert_close(nested.or_.view(6, 16), flat.or_)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("tol", [1e-2, 1e-5])
+def test_cuda_gives_the_same_answer(tol: float) -> None:
+    v = network_like(8, 8)
+    there = sparsest_and_or(v.cuda(), tol=tol)
+    assert there.and_.is_cuda
+    torch.testing.assert_close(there.and_.cpu(), sparsest_and_or(v, tol=tol).and_, rtol=1e-4, atol=1e-4)
+
+
+# --- the answer depends on the sample alone -----------------------------------------------------------------------
+
+
+def test_batch_order_and_threads_do_not_change_the_answer() -> None:
+    v = network_like(6, 8)
+    reference = sparsest_and_or(v)
+    dominated = sparsest_and_or(torch.cat((v, 1e6 * v[:1], torch.randn(1, 256, dtype=torch.float64))))
+    alone = sparsest_and_or(v[3])
+    reversed_ = sparsest_and_or(v.flip(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 if threads == 1 else 1)
+    other_threads = sparsest_and_or(v)
+    torch.set_num_threads(threads)
+    for a, b in (
+        (dominated.and_[:6], reference.and_),
+        (alone.or_, reference.or_[3]),
+        (reversed_.and_.flip(0), reference.and_),
+        (other_threads.or_, reference.or_),
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_permuting_the_players_permutes_the_answer() -> None:
+    n = 6
+    v = network_like(3, n)
+    permutation = torch.tensor([3, 0, 5, 1, 4, 2])
+    index = torch.arange(2**n)
+    permuted_index = sum(((index >> i & 1) << permutation[i]) for i in range(n))
+    assert isinstance(permuted_index, Tensor)
+    one, other = sparsest_and_or(v), sparsest_and_or(v[:, permuted_index])
+    torch.testing.assert_close(other.and_, one.and_[:, permuted_index], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(other.or_, one.or_[:, permuted_index], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("tie_break", [0.0, 0.01])
+def test_small_changes_of_the_outputs_change_little(tie_break: float) -> None:
+    v = network_like(8, 8)
+    change = torch.randn(v.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = v + 1e-6 * v.abs().mean() * change
+    overlap, one, other = overlap_and_mean_orders(
+        v, sparsest_and_or(v, tie_break=tie_break), sparsest_and_or(moved, tie_break=tie_break)
+    )
+    assert overlap >= 0.98
+    assert abs(one - other) <= 1e-3
+
+
+def test_converging_further_hardly_changes_the_answer() -> None:
+    v = network_like(10, 8)
+    overlap, one, other = overlap_and_mean_orders(v, sparsest_and_or(v), sparsest_and_or(v, tol=1e-6))
+    assert overlap >= 0.85
+    assert abs(one - other) <= 0.03
+
+
+# --- complaints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_missed_tolerance_is_reported_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interaction_monitor.functional.sparsest._INTERIOR_POINT_STEPS", 3)
+    v = torch.randn(4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.warns(ToleranceNotMetWarning, match=r"of 4 samples .* not within tol=1.0e-05"):
+        result = sparsest_and_or(v, tol=1e-5)
+    assert (result.gap > 1e-5).any()
+    for sample, objective, gap in zip(v, result.objective, result.gap, strict=True):
+        assert objective * (1 - gap) <= highs_optimum(sample, 0.02, 0.01) * (1 + 1e-7)
+
+
+def test_no_warning_where_the_tolerance_is_met() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sparsest_and_or(network_like(3, 5), tol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("v", "settings", "error", "message"),
+    [
+        (torch.zeros(3), {}, ValueError, "2\\*\\*n"),
+        (torch.zeros(4, dtype=torch.int64), {}, TypeError, "v.double"),
+        (torch.zeros(2**14), {}, ValueError, "at most 13"),
+        (torch.tensor([0.0, torch.nan]), {}, ValueError, "1 of 1 samples"),
+        (torch.tensor([[0.0, torch.inf], [0.0, 1.0]]), {}, ValueError, "1 of 2 samples"),
+        (torch.zeros(4), {"noise": -0.1}, ValueError, "noise"),
+        (torch.zeros(4), {"noise": float("nan")}, ValueError, "noise"),
+        (torch.zeros(4), {"tol": 0.0}, ValueError, "tol"),
+        (torch.zeros(4), {"tie_break": -1.0}, ValueError, "tie_break"),
+    ],
+)
+def test_bad_input_is_refused(v: Tensor, settings: dict[str, float], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        sparsest_and_or(v, **settings)
