@@ -185,9 +185,7 @@ def _members(
     """Yield each array's name and where its numbers begin within its member, having checked it."""
     infos = {info.filename: info for info in archive.infolist()}
     if len(infos) != len(archive.infolist()) or not set(infos) <= {f"{name}.npy" for name in expected}:
-        raise RecordError(
-            f"{path} holds other arrays than {', '.join(expected)}: it is no file of this record"
-        )
+        raise RecordError(f"{path} holds other arrays than {', '.join(expected)}: it is no file of this record")
     for name, (dtype, shape) in expected.items():
         info = infos.get(f"{name}.npy")
         if info is None:

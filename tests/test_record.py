@@ -279,7 +279,7 @@ def test_a_killed_run_loses_at_most_the_measurement_in_progress(tmp_path):
     seed = random.randrange(10**6)
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     output = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(seed), "16"],
+        [sys.executable, "-c", KILLED, str(tmp_path), str(seed), "10"],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
