@@ -53,10 +53,10 @@ def verdict(history: Iterable[Row]) -> str:
             f"phase one: the mean order fell from {first.mean_order:.2f} to {last.mean_order:.2f}, "
             "and phase two has not clearly begun"
         )
-    onset = next(row for row in rows if row.epoch == last.onset_epoch)
+    lowest = min((row.mean_order for row in rows if row.epoch == last.onset_epoch), default=float("nan"))
     text = (
         f"phase two began at epoch {last.onset_epoch} (known at epoch {last.detected_epoch}): the mean order fell from "
-        f"{first.mean_order:.2f} to {onset.mean_order:.2f} and rose to {last.mean_order:.2f}"
+        f"{first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
     )
     if last.gap_onset_epoch is not None:
         text += f"; the gap between test and training loss opened at epoch {last.gap_onset_epoch}"

@@ -86,8 +86,8 @@ def write_measurement(
     write_histogram(writer, distribution, tag=f"{name}/orders", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
-    if picture_due(len(history)):
-        ridge = sum(picture_due(n) for n in range(1, len(history)))
+    if ridge_due(len(history)):
+        ridge = sum(ridge_due(n) for n in range(1, len(history)))
         write_histogram(writer, distribution, tag=f"{name}/orders_from_early_to_late", step=ridge)
 
 
@@ -145,19 +145,31 @@ def write_figures(
         writer.add_image(f"{name}/{picture}", image, step, dataformats="HWC")
 
 
-def picture_due(n_measurements: int) -> bool:
+def ridge_due(n_measurements: int) -> bool:
     """Whether the run has grown by a quarter since the last time that this was true.
 
-    Drawing only then keeps the pictures of a running training fresh, at a cost that does not grow with it.
+    TensorBoard shows some fifty histograms of a tag; ridges that get sparser keep the whole run among them.
 
     Example:
-        >>> [n for n in range(1, 30) if picture_due(n)]
+        >>> [n for n in range(1, 30) if ridge_due(n)]
         [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24]
     """
     due = 1
     while due < n_measurements:
         due = max(due + 1, round(due * 1.25))
     return due == n_measurements
+
+
+def picture_due(n_measurements: int) -> bool:
+    """Whether the run has doubled since the last time that this was true.
+
+    A picture takes a second or two, so a running training gets few of them; the end gets one in any case.
+
+    Example:
+        >>> [n for n in range(1, 100) if picture_due(n)]
+        [4, 8, 16, 32, 64]
+    """
+    return n_measurements >= 4 and n_measurements & (n_measurements - 1) == 0
 
 
 def custom_scalars(

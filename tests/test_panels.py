@@ -370,8 +370,8 @@ def test_a_distribution_of_nothing_is_not_written(tmp_path, nothing):
 
 
 def test_pictures_are_due_ever_more_rarely():
-    due = [n for n in range(1, 1001) if panels.picture_due(n)]
+    due = [n for n in range(1, 1001) if panels.ridge_due(n)]
     assert due[:4] == [1, 2, 3, 4]
     assert len(due) < 30
     assert all(b <= max(a + 1, 1.35 * a) for a, b in itertools.pairwise(due))
-    assert not panels.picture_due(0)
+    assert not panels.ridge_due(0)

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from interaction_monitor import storage
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Record, RecordError
+from interaction_monitor.record import Record, RecordError, storage
 
 S, N = 3, 4
 

@@ -21,12 +21,12 @@ from typing import Any, overload
 
 from torch import Tensor
 
-from interaction_monitor import layout, manifest
 from interaction_monitor.history import History, Row, csv_columns
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.storage import (
+from interaction_monitor.record import layout, manifest
+from interaction_monitor.record.storage import (
     RecordError,
     Shape,
     check_arrays,
@@ -35,8 +35,6 @@ from interaction_monitor.storage import (
     write_arrays,
     write_bytes,
 )
-
-__all__ = ["Measurements", "Record", "RecordError"]
 
 _CSV_LIMIT = 2**30
 

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from interaction_monitor.storage import RecordError, read_text, write_bytes
+from interaction_monitor.record.storage import RecordError, read_text, write_bytes
 
 FORMAT_VERSION = 1
 NAME = "run.json"

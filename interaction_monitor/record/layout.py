@@ -17,7 +17,7 @@ from torch import Tensor
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.storage import RecordError, Shape, read_arrays
+from interaction_monitor.record.storage import RecordError, Shape, read_arrays
 
 OPTIONAL = frozenset({"or_"})  # left out where no OR interactions were measured: they would be all zeros
 _PER_GAME = ("v", "and_", "or_")
