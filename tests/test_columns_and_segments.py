@@ -56,6 +56,11 @@ def test_all_samples_have_the_same_columns_and_their_names():
     assert Columns([0, (1, 2)]).assign(table, seed=0).names[0] == ("column 0", "column 1 + column 2")
 
 
+def test_the_median_of_two_is_between_them():
+    table = Probe(torch.tensor([[1.0], [3.0], [10.0], [0.0]]))
+    assert Columns([0], baseline="median").assign(table, seed=0).baseline.tolist() == [[2.0]]
+
+
 def test_codes_are_replaced_by_codes():
     table = Probe(torch.tensor([[0, 1], [3, 1], [1, 2]]))
     assert Columns([0, 1]).assign(table, seed=0).baseline.tolist() == [[1, 1]]

@@ -55,6 +55,13 @@ def test_repeated_points_do_not_leave_a_cluster_empty():
     assert len(torch.unique(k_means(points, 4, (0,)))) == 4
 
 
+def test_a_cluster_that_loses_all_its_points_gets_another():
+    # Found by search: it happens in about one of 10,000 such clouds.
+    flat = [4, 1, 5, 3, 0, 0, 4, 0, 1, 0, 4, 0, 4, 1, 2, 1, 4, 2, 5, 4, 2, 4, 1, 4, 1, 4, 2, 0]
+    points = torch.tensor(flat, dtype=torch.float64).reshape(14, 2)
+    assert torch.bincount(k_means(points, 6, (314,)), minlength=6).min() > 0
+
+
 @pytest.mark.parametrize("channels", [3, 6])
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_clusters_are_masked_by_their_mean(channels, channels_first):
