@@ -13,6 +13,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_influence,
     mean_order_interval,
 )
+from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
 from interaction_monitor.functional.sparsest import SparsestAndOr, ToleranceNotMetWarning, sparsest_and_or
 from interaction_monitor.functional.strengths import (
     first_high_order,
@@ -33,6 +34,7 @@ from interaction_monitor.functional.transforms import (
 
 __all__ = [
     "MeanOrderInterval",
+    "SharedAndOr",
     "SparsestAndOr",
     "ToleranceNotMetWarning",
     "and_interactions",
@@ -57,6 +59,7 @@ __all__ = [
     "saliency_threshold",
     "salient_counts",
     "shapley_values",
+    "shared_and_or",
     "sparsest_and_or",
     "sparsity_curve",
 ]
