@@ -1,0 +1,1 @@
+"""How fast and how good, against the alternatives: ``python -m benchmarks [name ...]``."""
