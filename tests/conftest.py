@@ -77,3 +77,79 @@ def make_trainer(tmp_path):
         return L.Trainer(callbacks=list(callbacks), **settings)
 
     return make
+
+
+@pytest.fixture
+def planted_run(tmp_path):
+    """Make the record of a run whose second phase is the theory's prediction at known noise levels.
+
+    The last level is the final network; what comes before the levels is a phase one of rising noise.
+    """
+    from interaction_monitor.functional import (
+        and_outputs,
+        mean_order,
+        or_outputs,
+        order_distribution,
+        order_strength,
+        orders,
+    )
+    from interaction_monitor.measurement import Measurement
+    from interaction_monitor.observer import summarise
+    from interaction_monitor.phases import PhaseState
+    from interaction_monitor.players.base import PlayerMap
+    from interaction_monitor.probe import Probe
+    from interaction_monitor.record import Record
+    from interaction_monitor.theory import predict_and_or
+
+    def make(
+        folder=None, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or", **more
+    ):
+        single = [1 << i for i in range(n)]
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(scale=1.0):
+            drawn = torch.randn(samples, 2**n, generator=generator, dtype=torch.float64)
+            drawn = drawn * (torch.rand(drawn.shape, generator=generator) < 0.5) / 2.0 ** orders(n)
+            drawn[:, 0] = 0
+            return scale * drawn
+
+        and_, or_ = draw(), draw(0.0 if kind == "and" else 1.0)
+        or_[:, single] = 0
+        predictions = [(p.and_, p.or_) for p in (predict_and_or(and_, or_, level) for level in levels)]
+        for predicted_and, predicted_or in predictions:  # as the extraction does it, order one belongs to AND
+            predicted_and[:, single] += predicted_or[:, single]
+            predicted_or[:, single] = 0
+        noise = torch.randn(samples, 2**n, generator=generator, dtype=torch.float64)
+        pairs = [(noise, 0 * or_), (0.3 * noise + and_, or_), *predictions]
+        cells = torch.stack([torch.randperm(16, generator=generator)[:n] for _ in range(samples)])
+        labels = torch.full((samples, 16), -1).scatter_(1, cells, torch.arange(n).repeat(samples, 1))
+        given = {
+            "settings": {"output": "log_odds", "interactions": kind, "players": "ImagePatches(grid=4)"},
+            "players": PlayerMap(labels.reshape(samples, 4, 4), n_players=n, axes=(2, 3), names=names),
+            "probe": Probe(torch.rand(samples, 1, 8, 8, generator=generator), torch.arange(samples) % 3),
+        } | more
+        record = Record.create(folder or tmp_path / "run" / "interactions", **given)
+        for epoch, (and_, or_) in enumerate(pairs):
+            tau = 0.03 * float((and_.sum(-1) - and_[:, 0] + or_.sum(-1)).abs().mean())
+            strength = order_strength(and_, or_, tau)
+            measurement = Measurement(
+                v=and_outputs(and_) + or_outputs(or_), and_=and_, or_=or_, gap=torch.full((samples,), 2e-3).double(),
+                valid=torch.ones(samples, dtype=torch.bool), tau=tau, strength=strength,
+                distribution=order_distribution(strength), mean_order=float(mean_order(strength)),
+                forward_seconds=0.1, extraction_seconds=0.2,
+            )  # fmt: skip
+            known = onset is not None and epoch > onset
+            state = PhaseState(
+                phase="initial" if epoch == 0 else "two" if known else "one",
+                onset_epoch=onset if known else None,
+                detected_epoch=onset + 1 if known else None,
+                gap_onset_epoch=onset + 1 if known else None,
+                gap_detected_epoch=onset + 1 if known else None,
+                fall=1.0,
+                rise=1.0,
+            )
+            losses = {"train_loss": 2.0 / (1 + epoch), "test_loss": 2.1 / (1 + epoch) + 0.1 * epoch}
+            record.write(measurement, summarise(measurement, state, epoch=epoch, step=10 * epoch, **losses))
+        return record
+
+    return make

@@ -1,0 +1,97 @@
+"""Finding and opening the record that a command is about."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interaction_monitor.commands import CommandError
+
+if TYPE_CHECKING:
+    from interaction_monitor.record import Record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command about one record takes."""
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it"
+    )
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="do without measurements whose files are missing or damaged"
+    )
+
+
+def find_record(folder: Path) -> Path:
+    """Find the record that a folder is or holds.
+
+    Args:
+        folder: A record's folder, or one with exactly one record somewhere below it.
+
+    Returns:
+        The record's folder.
+
+    Raises:
+        CommandError: If there is none, or several.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is no folder; give the folder of a run, as the monitor named it")
+    if (folder / "run.json").exists():
+        return folder
+    found = sorted(Path(at) for at, _, files in os.walk(folder) if {"run.json", "history.csv"} <= set(files))
+    if not found:
+        raise CommandError(f"{folder} holds no record (a folder with run.json); give the folder that the monitor named")
+    if len(found) > 1:
+        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, found))}")
+    return found[0]
+
+
+def open_record(folder: Path, *, skip_damaged: bool) -> Record:
+    """Open the record that a folder is or holds, and say what is wrong with it.
+
+    A run that was killed leaves at most its last measurement without a row; that is no damage.
+
+    Args:
+        folder: As `find_record`.
+        skip_damaged: Whether to do without damaged measurements.
+
+    Returns:
+        The record.
+
+    Raises:
+        CommandError: If there is not exactly one, or a measurement is damaged and must not be skipped.
+        RecordError: If the record cannot be opened.
+    """
+    from interaction_monitor.record import Record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the problems are told below
+        record = Record.open(find_record(folder))
+    damaged = [problem for problem in record.problems if " is left out: " in problem]
+    orphans = [problem for problem in record.problems if problem not in damaged]
+    lost = damaged + (orphans if len(orphans) > 1 else [])
+    if lost and not skip_damaged:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise CommandError(
+            f"{record.folder} is damaged: {lost[0]}{more}; restore it from a copy, or do without by --skip-damaged"
+        )
+    for problem in record.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    return record
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder for results, and check that files can be put there before anything is computed.
+
+    Raises:
+        CommandError: If they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{folder} cannot be made: {error.strerror}; choose another place by --out") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandError(f"{folder} cannot be written; choose another place by --out")

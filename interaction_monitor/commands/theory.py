@@ -1,0 +1,55 @@
+"""`interaction-monitor theory RUN`: what the closed form predicts, beside what was measured."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from interaction_monitor.commands import CommandError, _records
+
+SUMMARY = "lay the theory's prediction over a recorded run: table, pictures and TensorBoard"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    _records.add_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go; default: into the record")
+    parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="the TensorBoard run to write to; default: the folder above the record, if it is one",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table, save the pictures and write to TensorBoard."""
+    record = _records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    out = arguments.out or record.folder
+    _records.require_writable(out)
+
+    from interaction_monitor.overlay import NoOverlayError, figures, lay_over, panels, words
+
+    try:
+        overlay = lay_over(record)
+    except NoOverlayError as error:
+        raise CommandError(str(error)) from error
+    print(words.table(overlay))
+    if not overlay.in_phase_two.all():
+        print(f"\n(one): {words.WHY_GREY}")
+    print()
+    for sentence in words.findings(overlay):
+        print(sentence)
+    print()
+    for name, picture in (("theory_bars.png", figures.bars), ("theory_noise_level.png", figures.noise_level)):
+        picture(overlay).savefig(out / name, dpi=130)
+        print(f"wrote {out / name}")
+    board = arguments.tensorboard or panels.run_folder(record.folder)
+    if board is None:
+        print(
+            f"no TensorBoard run lies beside the record, in {record.folder.resolve().parent}; "
+            "--tensorboard FOLDER writes to one elsewhere"
+        )
+        return
+    panels.write(overlay, board, name=record.folder.resolve().name)
+    print(f"wrote to the TensorBoard run {board}")

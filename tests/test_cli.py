@@ -1,0 +1,342 @@
+"""The command line: what `theory` finds and leaves behind, and what every command says to bad input."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from interaction_monitor import cli
+from interaction_monitor.history import History, Row
+from interaction_monitor.overlay import Overlay, Trend, lay_over, panels
+from interaction_monitor.overlay.figures import bars, noise_level
+from interaction_monitor.record import Record
+from interaction_monitor.theory import SigmaFit
+
+PICTURES = ("theory_bars.png", "theory_noise_level.png")
+
+
+def refused(capsys, *argv):
+    """Run a command that must refuse, and return its one line."""
+    code = cli.main([str(argument) for argument in argv])
+    printed = capsys.readouterr()
+    assert code == 2
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith(f"interaction-monitor {argv[0]}: error: ")
+    assert "Traceback" not in printed.out
+    return lines[0]
+
+
+@pytest.fixture(params=["theory"])
+def command(request):
+    return request.param
+
+
+def overlay_of(low, high, *, turn=0, onset_known=True):
+    rows = [
+        Row(
+            epoch=i, step=i, distribution=(1.0, 1.0), strength=(1.0, 1.0), mean_order=1.5, mean_order_low=1.4,
+            mean_order_high=1.6, high_order_share=0.5, n_salient=2.0, tau=0.1, output_change=1.0, solver_gap=0.0,
+            seconds=1.0, n_valid=3, phase="one", onset_epoch=None, detected_epoch=None, gap_onset_epoch=None,
+            train_loss=None, test_loss=None,
+        )
+        for i in range(len(low))
+    ]  # fmt: skip
+    low, high = torch.tensor(low).double(), torch.tensor(high).double()
+    even = torch.ones(len(low), 2).double()
+    grid = torch.tensor([0.0, 1e-6, 1.0]).double()
+    fit = SigmaFit(
+        sigma2=(low + high) / 2, low=low, high=high, real=even, theory=even, cosine=1 - low / 10, divergence=low / 10,
+        grid=grid, curve=torch.zeros(len(low), 3), distance="total-variation", level=0.95,
+    )  # fmt: skip
+    return Overlay(History(rows), fit, turn, onset_known, ())
+
+
+class TestOverlay:
+    def test_finds_the_planted_noise(self, planted_run):
+        overlay = lay_over(planted_run())
+        assert overlay.turn == 2
+        assert overlay.onset_known
+        assert overlay.in_phase_two.tolist() == [False, False, True, True, True, True]
+        planted = torch.tensor([0.3, 0.03, 1e-3, 0.0])
+        fit = overlay.fit
+        # Not exact: the record has one threshold for all samples, the theory one for each.
+        assert ((fit.sigma2[2:] / planted)[:3].log2().abs() < 0.5).all()
+        assert fit.sigma2[5] == 0
+        assert (fit.cosine[2:] > 0.995).all()
+        assert overlay.trend.direction == "falls"
+        np.testing.assert_allclose(overlay.predicted_order[2:], overlay.measured_order[2:], atol=0.05)
+
+    def test_takes_the_lowest_mean_order_where_no_onset_is_known(self, planted_run):
+        record = planted_run(onset=None)
+        overlay = lay_over(record)
+        assert not overlay.onset_known
+        assert overlay.turn == int(np.argmin(record.history.column("mean_order"))) == 2
+
+    def test_and_alone(self, planted_run):
+        overlay = lay_over(planted_run(kind="and"))
+        assert overlay.trend.direction == "falls"
+        assert (overlay.fit.cosine[2:] > 0.995).all()
+
+    def test_leaves_out_what_diverged(self, planted_run):
+        record = planted_run()
+        path = record.folder / "measurements" / "epoch_00001_step_00000010.npz"
+        arrays = dict(np.load(path))
+        arrays["strength"][:] = np.nan
+        np.savez(path, **arrays)
+        overlay = lay_over(Record.open(record.folder))
+        assert overlay.left_out == (1,)
+        assert overlay.history.epochs.tolist() == [0, 2, 3, 4, 5]
+        assert overlay.turn == 1
+
+    @pytest.mark.parametrize(
+        ("low", "high", "expected"),
+        [
+            ([0.5, 0.1, 0.01, 0.0], [0.9, 0.4, 0.05, 0.0], Trend("falls", 0, 2)),
+            # Points that rise within their intervals are no rise.
+            ([0.5, 0.01, 0.02, 0.0], [0.9, 0.2, 0.6, 0.0], Trend("falls", 0, 1)),
+            ([0.5, 0.01, 0.3, 0.0], [0.9, 0.02, 0.6, 0.0], Trend("rises", 1, 2)),
+            # The last level is 0 by construction, so that it lies below the others says nothing.
+            ([0.5, 0.4, 0.3, 0.0], [0.9, 0.8, 0.9, 0.0], Trend("unclear")),
+            # What lies in phase one does not count: here the first measurement.
+            ([0.001, 0.5, 0.1, 0.0], [0.002, 0.9, 0.2, 0.0], Trend("falls", 1, 2)),
+            ([float("nan"), 0.5, 0.1, 0.0], [float("nan"), 0.9, 0.2, 0.0], Trend("falls", 1, 2)),
+        ],
+    )
+    def test_judges_the_trend_by_the_intervals(self, low, high, expected):
+        assert overlay_of(low, high, turn=1 if low[0] == 0.001 else 0).trend == expected
+
+    def test_the_worst_match_is_one_of_phase_two(self):
+        overlay = overlay_of([0.9, 0.1, 0.4, 0.2], [1.0, 1.0, 1.0, 1.0], turn=1)
+        assert overlay.worst == 2
+
+
+class TestFigures:
+    def test_phase_one_is_grey_and_says_why(self, planted_run):
+        overlay = lay_over(planted_run())
+        figure = bars(overlay)
+        assert len(figure.axes) == 6
+        colours = [{patch.get_facecolor()[:3] for patch in ax.patches} for ax in figure.axes]
+        for i, found in enumerate(colours):
+            is_grey = all(red == green == blue for red, green, blue in found)
+            assert is_grey == (i < 2), i
+        assert "section" in figure.get_supxlabel()
+        assert "3.3.3" in figure.get_supxlabel()
+
+    def test_bars_have_the_shares_of_both(self, planted_run):
+        overlay = lay_over(planted_run())
+        heights = [patch.get_height() for patch in bars(overlay, [3]).axes[0].patches]
+        both = torch.cat([overlay.fit.real[3] / 5, overlay.fit.theory[3] / 5])
+        np.testing.assert_allclose(heights, both.numpy())
+
+    def test_the_curve_shows_every_level(self, planted_run):
+        overlay = lay_over(planted_run())
+        top = noise_level(overlay).axes[0]
+        curve = next(line for line in top.lines if len(line.get_xdata()) == 4 and line.get_linestyle() == "-")
+        np.testing.assert_allclose(curve.get_ydata()[:3], overlay.fit.sigma2[2:5])
+        assert 0 < curve.get_ydata()[3] < overlay.fit.grid[1]  # no noise has a place below the least level
+
+
+class TestTheory:
+    def test_prints_the_table_and_its_findings(self, planted_run, capsys):
+        record = planted_run()
+        assert cli.main(["theory", str(record.folder)]) == 0
+        printed = capsys.readouterr().out
+        lines = printed.splitlines()
+        assert [line.split()[1] for line in lines[1:7]] == ["(one)", "(one)", "two", "two", "two", "two"]
+        overlay = lay_over(record)
+        worst = min(float(cosine) for cosine in overlay.fit.cosine[2:])
+        assert re.search(rf"cosine {worst:.4f}, at epoch \d", printed)
+        assert "σ² decreases over phase two" in printed
+        assert "section 3.3.3" in printed
+
+    def test_says_so_when_the_level_does_not_decrease(self, planted_run, capsys):
+        record = planted_run(levels=(1e-3, 1.0, 0.0), onset=None)
+        assert cli.main(["theory", str(record.folder)]) == 0
+        printed = capsys.readouterr().out
+        assert "lowest mean order" in printed
+        record = planted_run(record.folder.parent / "again", levels=(1e-4, 1.0, 0.0), onset=2)
+        assert cli.main(["theory", str(record.folder)]) == 0
+        assert "does NOT decrease" in capsys.readouterr().out
+
+    def test_leaves_pictures_beside_the_record(self, planted_run, tmp_path):
+        record = planted_run()
+        assert cli.main(["theory", str(record.folder)]) == 0
+        assert cli.main(["theory", str(record.folder), "--out", str(tmp_path / "new" / "place")]) == 0
+        for folder in (record.folder, tmp_path / "new" / "place"):
+            for name in PICTURES:
+                assert imread(folder / name).std() > 0.05
+        assert len(Record.open(record.folder).history) == 6
+
+    def test_finds_the_record_below_a_log_folder(self, planted_run, tmp_path, capsys):
+        planted_run()
+        assert cli.main(["theory", str(tmp_path)]) == 0
+        planted_run(tmp_path / "other" / "interactions")
+        message = refused(capsys, "theory", tmp_path)
+        assert f"{tmp_path}/run/interactions" in message
+        assert f"{tmp_path}/other/interactions" in message
+
+    def test_writes_to_tensorboard_the_same_however_often(self, planted_run):
+        record = planted_run()
+        run = record.folder.parent
+        with SummaryWriter(str(run)) as writer:
+            writer.add_scalar("interactions/mean_order", 3.0, 0)
+        assert cli.main(["theory", str(record.folder)]) == 0
+        for name in ("interactions", "attention"):  # again, and that of a second monitor
+            panels.write(lay_over(record), run, name=name)
+        assert len(list(run.glob("events.out.tfevents.*"))) == 3
+        board = EventAccumulator(str(run), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
+        overlay = lay_over(record)
+        steps = [20, 30, 40, 50]
+        assert [event.step for event in board.Scalars("interactions/mean_order")] == [0]
+        scalars = board.Scalars("interactions/theory/sigma2")
+        assert [event.step for event in scalars] == steps
+        np.testing.assert_allclose([event.value for event in scalars], overlay.fit.sigma2[2:], rtol=1e-6)
+        histograms = board.Histograms("interactions/theory/orders")
+        assert [event.step for event in histograms] == steps
+        np.testing.assert_allclose(histograms[1].histogram_value.bucket[-5:], overlay.fit.theory[3], atol=1e-5)
+        assert [event.step for event in board.Images("interactions/theory/bars")] == [0, 10, *steps]
+        assert [event.step for event in board.Images("interactions/theory/overview")] == [50]
+        assert "interactions/theory/how_to_read/text_summary" in board.Tags()["tensors"]
+        assert "attention/theory/sigma2" in board.Tags()["scalars"]
+
+    def test_leaves_a_folder_alone_that_is_no_tensorboard_run(self, planted_run, capsys):
+        record = planted_run()
+        assert cli.main(["theory", str(record.folder)]) == 0
+        assert not list(record.folder.parent.glob("events*"))
+        assert "no TensorBoard run" in capsys.readouterr().out
+
+
+class TestBadInput:
+    def test_no_such_folder(self, command, tmp_path, capsys):
+        assert "no folder" in refused(capsys, command, tmp_path / "nothing")
+
+    def test_no_record(self, command, tmp_path, capsys):
+        assert "holds no record" in refused(capsys, command, tmp_path)
+
+    @pytest.mark.parametrize("found", [0, 1])
+    def test_too_few_measurements(self, command, planted_run, capsys, found):
+        record = planted_run()
+        lines = (record.folder / "history.csv").read_text().splitlines(keepends=True)
+        (record.folder / "history.csv").write_text("".join(lines[: 1 + found]))
+        for path in sorted((record.folder / "measurements").iterdir())[found:]:
+            path.unlink()
+        assert "at least two are needed" in refused(capsys, command, record.folder)
+
+    def test_one_player(self, command, planted_run, capsys):
+        assert "n_players=1" in refused(capsys, command, planted_run(n=1).folder)
+
+    def test_history_cut_off(self, command, planted_run, capsys):
+        path = planted_run().folder / "history.csv"
+        path.write_text(path.read_text()[:-40])
+        assert "cut off" in refused(capsys, command, path.parent)
+
+    def test_history_cut_off_between_two_lines(self, command, planted_run, capsys):
+        path = planted_run().folder / "history.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+        assert "has no row" in refused(capsys, command, path.parent)
+
+    @pytest.mark.parametrize("how", ["cut", "gone", "noise"])
+    def test_a_measurement_is_damaged(self, command, planted_run, capsys, how):
+        path = planted_run().folder / "measurements" / "epoch_00003_step_00000030.npz"
+        data = path.read_bytes()
+        if how == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data[: len(data) // 2] if how == "cut" else os.urandom(len(data)))
+        message = refused(capsys, command, path.parent.parent)
+        assert "epoch 3" in message
+        assert "--skip-damaged" in message
+
+    def test_damage_can_be_skipped(self, planted_run, capsys):
+        record = planted_run()
+        (record.folder / "measurements" / "epoch_00003_step_00000030.npz").unlink()
+        assert cli.main(["theory", str(record.folder), "--skip-damaged"]) == 0
+        printed = capsys.readouterr()
+        assert "note: epoch 3" in printed.err
+        assert [line.split()[0] for line in printed.out.splitlines()[1:6]] == ["0", "1", "2", "4", "5"]
+
+    def test_a_killed_run_is_not_damaged(self, planted_run, capsys):
+        record = planted_run()
+        last = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+        shutil.copy(last, last.with_name("epoch_00006_step_00000060.npz"))
+        assert cli.main(["theory", str(record.folder)]) == 0
+        assert "has no row" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["run.json", "history.csv"])
+    def test_a_file_is_noise(self, command, planted_run, capsys, name):
+        record = planted_run()
+        (record.folder / name).write_bytes(b"\x93\x00noise\n" * 9)
+        assert name in refused(capsys, command, record.folder)
+
+    @pytest.mark.parametrize("array", ["and_", "strength", "tau"])
+    def test_bytes_inside_an_array_are_damaged(self, command, planted_run, capsys, array):
+        record = planted_run()
+        path = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+        arrays = dict(np.load(path))
+        arrays[array] = np.full_like(arrays[array], np.nan)
+        np.savez(path, **arrays)
+        refused(capsys, command, record.folder)
+
+    def test_nothing_salient_at_the_end(self, command, planted_run, capsys):
+        record = planted_run()
+        path = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+        arrays = dict(np.load(path))
+        arrays["strength"][:] = 0
+        np.savez(path, **arrays)
+        assert "no salient interaction" in refused(capsys, command, record.folder)
+
+    def test_the_last_measurement_diverged(self, command, planted_run, capsys):
+        record = planted_run()
+        path = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+        arrays = dict(np.load(path))
+        arrays["valid"][:] = False
+        arrays["strength"][:] = np.nan
+        np.savez(path, **arrays)
+        assert "diverged" in refused(capsys, command, record.folder)
+
+    def test_the_output_is_in_the_way(self, command, planted_run, tmp_path, capsys):
+        (tmp_path / "file").write_text("here first")
+        message = refused(capsys, command, planted_run().folder, "--out", tmp_path / "file" / "below")
+        assert "file" in message
+        assert (tmp_path / "file").read_text() == "here first"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_the_output_may_not_be_written(self, command, planted_run, tmp_path, capsys):
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert "locked" in refused(capsys, command, planted_run().folder, "--out", tmp_path / "locked" / "x")
+
+
+class TestProgram:
+    def test_help_names_the_commands_and_waits_for_nothing(self):
+        code = "import sys; from interaction_monitor.cli import main\n"
+        code += "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        code += "assert not {'torch', 'lightning', 'matplotlib', 'plotly'} & set(sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert {"theory"} <= set(done.stdout.split())
+
+    @pytest.mark.parametrize("argv", [[], ["unheard"], ["theory"], ["theory", "a", "b"]])
+    def test_arguments_that_make_no_sense(self, argv, capsys):
+        with pytest.raises(SystemExit) as end:
+            cli.main(argv)
+        assert end.value.code == 2
+        assert "usage" in capsys.readouterr().err
+
+    def test_a_terminal_without_unicode(self, planted_run):
+        done = subprocess.run(
+            [sys.executable, "-m", "interaction_monitor.cli", "theory", str(planted_run().folder)],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        assert b"decreases over phase two" in done.stdout
