@@ -8,6 +8,15 @@ from interaction_monitor.functional.faithfulness import (
     shapley_values,
     sparsity_curve,
 )
+from interaction_monitor.functional.generalization import (
+    OrderSharing,
+    generalization_curve,
+    generalization_power,
+    order_sharing,
+    overlap,
+    salient,
+    strongest,
+)
 from interaction_monitor.functional.intervals import (
     MeanOrderInterval,
     mean_order_influence,
@@ -34,6 +43,7 @@ from interaction_monitor.functional.transforms import (
 
 __all__ = [
     "MeanOrderInterval",
+    "OrderSharing",
     "SharedAndOr",
     "SparsestAndOr",
     "ToleranceNotMetWarning",
@@ -41,6 +51,8 @@ __all__ = [
     "and_outputs",
     "coalition",
     "first_high_order",
+    "generalization_curve",
+    "generalization_power",
     "high_order_share",
     "matching_error",
     "matching_precision",
@@ -54,12 +66,16 @@ __all__ = [
     "or_interactions",
     "or_outputs",
     "order_distribution",
+    "order_sharing",
     "order_strength",
     "orders",
+    "overlap",
     "saliency_threshold",
+    "salient",
     "salient_counts",
     "shapley_values",
     "shared_and_or",
     "sparsest_and_or",
     "sparsity_curve",
+    "strongest",
 ]

@@ -1,0 +1,6 @@
+"""Interactions as torchmetrics metrics, for loops that already speak that language."""
+
+from interaction_monitor.metrics.order_distribution import OrderDistribution
+from interaction_monitor.metrics.sharing import GeneralizationPower, SharedStrength
+
+__all__ = ["GeneralizationPower", "OrderDistribution", "SharedStrength"]

@@ -1,0 +1,165 @@
+"""Generalization power, sharing by order and overlap, against sets."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib as mpl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from interaction_monitor import functional
+from interaction_monitor.metrics import GeneralizationPower, SharedStrength
+
+mpl.use("Agg")
+
+N = 4
+
+
+def interactions(m: int, samples: int, seed: int, density: float = 0.5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    effects = torch.randn(m, samples, 2**N, generator=generator, dtype=torch.float64)
+    return effects * (torch.rand(m, samples, 2**N, generator=generator) < density)
+
+
+def top(effects: Tensor, k: int) -> set[int]:
+    """The k strongest coalitions of one sample, ties to the lower one."""
+    sizes = sorted((-abs(effect), coalition) for coalition, effect in enumerate(effects.tolist()) if coalition)
+    return {coalition for size, coalition in sizes[:k] if size < 0}
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 16), st.sampled_from([0.05, 0.5, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_power_of_the_strongest_counts_sets(seed: int, m: int, k: int, density: float) -> None:
+    effects = interactions(m, 3, seed, density)
+    power = functional.generalization_power(functional.strongest(effects, k))
+    curve = functional.generalization_curve(effects, [k, 1])
+    assert curve.shape == (m, 3, 2)
+    torch.testing.assert_close(curve[..., 0], power, equal_nan=True)
+    for sample in range(3):
+        sets = [top(effects[network, sample], k) for network in range(m)]
+        common = set.intersection(*sets)
+        for network in range(m):
+            expected = len(common) / len(sets[network]) if sets[network] else math.nan
+            assert power[network, sample].item() == pytest.approx(expected, nan_ok=True)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_power_of_salient_interactions_counts_sets(seed: int) -> None:
+    and_, or_ = interactions(2, 1, seed, 1.0), interactions(2, 1, seed + 1, 1.0)
+    masks = functional.salient(and_, or_, fraction=0.3)
+    for mask, effects in zip(masks, (and_, or_), strict=True):
+        power = functional.generalization_power(mask)
+        sets = []
+        for network in range(2):
+            tau = 0.3 * max(and_[network, 0, 1:].abs().max(), or_[network, 0, 1:].abs().max())
+            sets.append({s for s in range(1, 2**N) if abs(effects[network, 0, s]) > tau})
+        for network in range(2):
+            expected = len(sets[0] & sets[1]) / len(sets[network]) if sets[network] else math.nan
+            assert power[network, 0].item() == pytest.approx(expected, nan_ok=True)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 3))
+@settings(max_examples=30, deadline=None)
+def test_sharing_by_order_sums_sets(seed: int, m: int) -> None:
+    and_, or_ = interactions(m, 2, seed), interactions(m, 2, seed + 1)
+    masks = functional.strongest(and_, 6), functional.strongest(or_, 6)
+    result = functional.order_sharing(and_, or_, *masks)
+    for sample in range(2):
+        for network in range(m):
+            expected = dict.fromkeys(("all_positive", "all_negative", "shared_positive", "shared_negative"), 0.0)
+            expected = {name: [0.0] * N for name in expected}
+            for effects in (and_, or_):
+                sets = [top(effects[i, sample], 6) for i in range(m)]
+                for coalition in sets[network]:
+                    effect = effects[network, sample, coalition].item()
+                    sign = "positive" if effect > 0 else "negative"
+                    expected[f"all_{sign}"][coalition.bit_count() - 1] += effect
+                    if all(coalition in of_other for of_other in sets):
+                        expected[f"shared_{sign}"][coalition.bit_count() - 1] += effect
+            for name, values in expected.items():
+                torch.testing.assert_close(getattr(result, name)[network, sample], torch.tensor(values).double())
+    share = result.shared_fraction
+    assert ((share >= -1e-12) & (share <= 1 + 1e-12) | share.isnan()).all()
+
+
+def test_identical_networks_share_everything_and_disjoint_ones_nothing() -> None:
+    effects = interactions(1, 3, 0, 1.0)
+    both = effects.repeat(2, 1, 1)
+    assert (functional.generalization_curve(both, [1, 5, 15]) == 1).all()
+    apart = both.clone()
+    apart[0, :, 1::2] = 0
+    apart[1, :, 0::2] = 0
+    assert (functional.generalization_curve(apart, [1, 5, 7]) == 0).all()
+    masks = functional.salient(apart, apart)
+    assert (functional.order_sharing(apart, apart, *masks).shared_positive == 0).all()
+    assert (functional.overlap(effects, -2 * effects, k=7) == 1).all()
+
+
+def test_metrics_are_the_means_over_samples() -> None:
+    and_, or_ = interactions(2, 7, 0), interactions(2, 7, 1)
+    or_[:, 2] = 0  # a sample without OR interactions has no power
+    power = GeneralizationPower(n_networks=2, ks=(2, 5))
+    strength = SharedStrength(n_networks=2, n_players=N)
+    for part in (slice(0, 3), slice(3, 7)):
+        power.update(and_[:, part], or_[:, part])
+        strength.update(and_[:, part], or_[:, part])
+    result = power.compute()
+    torch.testing.assert_close(result["and"], functional.generalization_curve(and_, (2, 5)).mean(1))
+    expected = functional.generalization_curve(or_, (2, 5))
+    assert expected[:, 2].isnan().all()
+    torch.testing.assert_close(result["or"], expected.nanmean(1))
+    sharing = functional.order_sharing(and_, or_, *functional.salient(and_, or_))
+    torch.testing.assert_close(strength.compute()["all_negative"], sharing.all_negative.mean(1))
+    torch.testing.assert_close(strength.compute()["shared_positive"], sharing.shared_positive.mean(1))
+    top = SharedStrength(n_networks=2, n_players=N, k=3)
+    top.update(and_, or_)
+    sharing = functional.order_sharing(and_, or_, functional.strongest(and_, 3), functional.strongest(or_, 3))
+    torch.testing.assert_close(top.compute()["all_positive"], sharing.all_positive.mean(1))
+
+
+def test_metrics_draw_themselves() -> None:
+    and_, or_ = interactions(2, 3, 0), interactions(2, 3, 1)
+    power, strength = GeneralizationPower(n_networks=2, ks=(2, 5)), SharedStrength(n_networks=2, n_players=N)
+    power.update(and_, or_)
+    strength.update(and_, or_)
+    _, ax = power.plot()
+    assert [line.get_ydata().tolist() for line in ax.lines] == [
+        power.compute()[kind].mean(0).tolist() for kind in ("and", "or")
+    ]
+    _, ax = strength.plot()
+    heights = sorted(patch.get_height() for patch in ax.patches)
+    expected = torch.cat([value.mean(0) for name, value in strength.compute().items()])
+    assert heights == pytest.approx(expected.sort().values.tolist())
+
+
+def test_bad_input_says_what_to_do() -> None:
+    effects = interactions(2, 3, 0)
+    with pytest.raises(ValueError, match="at least two networks"):
+        functional.generalization_curve(effects[:1], [3])
+    with pytest.raises(ValueError, match="at least two networks"):
+        functional.generalization_power(effects[:1] > 0)
+    with pytest.raises(TypeError, match=r"is_salient must be bool, but is torch.float64; make it by salient"):
+        functional.generalization_power(effects)
+    with pytest.raises(ValueError, match="k must be at least 1, but is 0"):
+        functional.strongest(effects, 0)
+    with pytest.raises(ValueError, match="ks must be at least 1, but hold 0"):
+        functional.generalization_curve(effects, [3, 0])
+    with pytest.raises(ValueError, match="fraction must be at least 0, but is -1"):
+        functional.salient(effects, effects, fraction=-1)
+    with pytest.raises(ValueError, match=r"and_ \(2, 3, 16\), or_ \(2, 2, 16\)"):
+        functional.salient(effects, effects[:, :2])
+    with pytest.raises(ValueError, match="the same"):
+        functional.overlap(effects, effects[:1])
+    with pytest.raises(ValueError, match="the last axis"):
+        functional.strongest(effects[..., :7], 2)
+    with pytest.raises(ValueError, match="n_networks must be at least 2, but is 1"):
+        GeneralizationPower(n_networks=1)
+    with pytest.raises(ValueError, match=r"\(2, samples, 2\^n\)"):
+        GeneralizationPower(n_networks=2).update(interactions(3, 1, 0), interactions(3, 1, 0))
+    with pytest.raises(ValueError, match=r"\(2, samples, 8\)"):
+        SharedStrength(n_networks=2, n_players=3).update(effects, effects)
