@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import warnings
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000, help="training images")
     parser.add_argument("--wrong-labels", type=float, default=0.1, help="share of training labels drawn anew")
     parser.add_argument("--every", type=int, default=2, help="epochs between two measurements")
+    parser.add_argument("--samples", type=int, default=30, help="test images to measure on; the paper takes 50")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     arguments = parser.parse_args()
 
@@ -83,7 +85,9 @@ def main() -> None:
     L.seed_everything(0, verbose=False)
     train, test = digits(arguments.train, arguments.wrong_labels)
     monitor = InteractionMonitor(
-        FeaturePatches(layer="features.1", grid=7, margin=1, n_players=10), every_n_epochs=arguments.every
+        FeaturePatches(layer="features.1", grid=7, margin=1, n_players=10),
+        n_samples=arguments.samples,
+        every_n_epochs=arguments.every,
     )
     trainer = L.Trainer(
         max_epochs=arguments.epochs,
@@ -102,7 +106,7 @@ def main() -> None:
     figures.story(history).savefig(picture, dpi=110)
     print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
     print(f"The whole story in one picture: {picture}")
-    print(f"To open the panels:             {Path('.venv/bin/tensorboard')} --logdir {arguments.out}")
+    print(f"To open the panels:             {x} --logdir {arguments.out}")
 
 
 if __name__ == "__main__":
