@@ -106,7 +106,7 @@ def main() -> None:
     figures.story(history).savefig(picture, dpi=110)
     print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
     print(f"The whole story in one picture: {picture}")
-    print(f"To open the panels:             {x} --logdir {arguments.out}")
+    print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {arguments.out}")
 
 
 if __name__ == "__main__":
