@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,18 +11,24 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from interaction_monitor import console, loggers
+from interaction_monitor import console, loggers, resume
+from interaction_monitor._arguments import require_above_zero, require_at_least, require_one_of, schedule_of
+from interaction_monitor._model import call_model
+from interaction_monitor._state import preserved_rng
+from interaction_monitor._trainer import batches_of, folder_of, is_trial, loader_of, refuse_split_networks, say
+from interaction_monitor.distributed import MISFITS, Ranks
 from interaction_monitor.faults import Faults, OnError
 from interaction_monitor.forward import assign_players
-from interaction_monitor.history import History, Row
-from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES, find_loss
+from interaction_monitor.history import Row
+from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES, find_loss, missing
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
+from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Record
+from interaction_monitor.schedule import Budget, Schedule
 
 
 class InteractionMonitor(Callback):
@@ -41,8 +47,12 @@ class InteractionMonitor(Callback):
         interactions: "and-or" extracts the sparsest AND and OR interactions; "and" takes the Harsanyi dividends
             alone, which is faster.
         thresholds: which interactions count; None means the papers' values.
-        every_n_epochs: epochs between two measurements.
-        every_n_train_steps: optimizer steps between two measurements, instead of epochs; for runs of few epochs.
+        every_n_epochs: epochs between two measurements, or a function that tells after how many completed epochs
+            to measure, for example `schedule.LogSpaced()`.
+        every_n_train_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
+        max_overhead: the largest share of the training time that measuring may take, for example 0.05;
+            measurements that are due are put off to keep it. None leaves out none. The first and the last
+            network are measured in any case.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
         stop_on_onset: whether to stop the run when phase two is known to have begun.
         patience: measurements to go on after that.
@@ -79,8 +89,9 @@ class InteractionMonitor(Callback):
         forward_func: Callable[..., Any] | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
-        every_n_epochs: int = 1,
-        every_n_train_steps: int | None = None,
+        every_n_epochs: int | Schedule = 1,
+        every_n_train_steps: int | Schedule | None = None,
+        max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
         stop_on_onset: bool = False,
         patience: int = 0,
@@ -90,11 +101,11 @@ class InteractionMonitor(Callback):
         on_error: OnError = "warn",
         seed: int = 0,
     ) -> None:
-        _require_at_least(1, n_samples=n_samples, every_n_epochs=every_n_epochs)
-        _require_at_least(1, every_n_train_steps=1 if every_n_train_steps is None else every_n_train_steps)
-        _require_at_least(0, patience=patience)
-        _require_one_of(("and-or", "and"), interactions=interactions)
-        _require_one_of(("warn", "raise"), on_error=on_error)
+        require_at_least(1, n_samples=n_samples)
+        require_at_least(0, patience=patience)
+        require_above_zero(max_overhead=max_overhead)
+        require_one_of(("and-or", "and"), interactions=interactions)
+        require_one_of(("warn", "raise"), on_error=on_error)
         self.players = players
         self.probe = probe
         self.n_samples = n_samples
@@ -102,8 +113,9 @@ class InteractionMonitor(Callback):
         self.forward_func = forward_func
         self.interactions: Interactions = interactions
         self.thresholds = thresholds or Thresholds()
-        self.every_n_epochs = every_n_epochs
-        self.every_n_train_steps = every_n_train_steps
+        self.after_epochs = schedule_of(every_n_epochs=every_n_epochs)
+        self.after_steps = None if every_n_train_steps is None else schedule_of(every_n_train_steps=every_n_train_steps)
+        self.max_overhead = max_overhead
         self.tracker = tracker or PhaseTracker()
         self.stop_on_onset = stop_on_onset
         self.patience = patience
@@ -113,26 +125,38 @@ class InteractionMonitor(Callback):
         self.faults = Faults(on_error)
         self.seed = seed
         self.observer: Observer | None = None
+        self.budget = Budget(max_overhead)
         self.stop_reason: str | None = None
         self._restored: dict[str, Any] | None = None
         self._validated = False  # whether the validation loss is newer than the last measurement
-        self._measured_step = -1
+        self._seen_step = 0
+        self._tried_step = -1
 
     @property
     def state_key(self) -> str:
         """The key of this monitor's state in checkpoints; the name tells several monitors apart."""
         return f"{type(self).__qualname__}[{self.name}]"
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work before anything is placed on a device."""
+        if stage == "fit":
+            refuse_split_networks(trainer)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose samples and players, check that they fit the network, and measure the network's start."""
-        try:
-            self.observer = self._make_observer(trainer, pl_module)
-            self._explain_loggers(trainer)
-            if len(self.observer.history) == 0:
-                self._measure(trainer, pl_module, self.observer, epoch=0, log_step=0, metrics={})
-        except (TypeError, ValueError) as error:
-            raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
-        self._measured_step = trainer.global_step
+        if self._restored is None and self.observer is not None and trainer.global_step > 0:
+            self._restored = self.state_dict()  # the same trainer goes on
+        self.observer, self.budget = None, Budget(self.max_overhead)
+        self.budget.start()
+        with preserved_rng(), self.budget.measuring():
+            try:
+                with self.faults.guard("setting up", through=MISFITS):
+                    self.observer = self._make_observer(trainer, pl_module)
+                if self.observer is not None and len(self.observer.history) == 0:
+                    self._measure(trainer, pl_module, self.observer, epoch=0, through=MISFITS)
+            except MISFITS as error:
+                raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
+        self._restored = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember that the validation loss is a fresh one."""
@@ -142,134 +166,134 @@ class InteractionMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure, where steps are counted, if enough of them have passed."""
-        if self.every_n_train_steps is None or trainer.global_step == self._measured_step:
-            return
-        if trainer.global_step % self.every_n_train_steps == 0:
-            self._measure_and_log(
-                trainer, pl_module, epoch=trainer.current_epoch, log_step=_batches(trainer), on_step=True
-            )
+        step = trainer.global_step
+        if self.after_steps is not None and step != self._seen_step and step > 0:
+            self._seen_step = step  # accumulated batches end with the same step again and again
+            if self.after_steps(step) and self._affordable():
+                self._measure_and_log(trainer, pl_module, epoch=trainer.current_epoch, on_step=True)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
         epoch = trainer.current_epoch + 1
-        due = self.every_n_train_steps is None and epoch % self.every_n_epochs == 0
         last = trainer.should_stop or epoch == trainer.max_epochs
-        if (due or last) and trainer.global_step != self._measured_step:
-            self._measure_and_log(trainer, pl_module, epoch=epoch, log_step=_batches(trainer) - 1, on_step=False)
+        if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
+            self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
         if self.observer is None:
             return
-        log_step = max(0, _batches(trainer) - 1)
-        if trainer.global_step != self._measured_step:
-            metrics = trainer.callback_metrics
-            self._measure(
-                trainer,
-                pl_module,
-                self.observer,
-                epoch=trainer.current_epoch,
-                log_step=log_step,
-                metrics=metrics,
-            )
+        if not self._measured(trainer, self.observer):
+            metrics = dict(trainer.callback_metrics)
+            with preserved_rng(), self.budget.measuring():
+                self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, metrics=metrics)
         history, record = self.observer.history, self.observer.record
-        if trainer.is_global_zero and len(history):
-            with self.faults.guard("drawing the panels"):
-                loggers.conclude(trainer.loggers, history, name=self.name, step=log_step)
-            _say(trainer, f"{self.name}: {console.verdict(history)}")
-            if record is not None:
-                _say(trainer, f"{self.name}: recorded in {record.folder}")
+        with preserved_rng(), self.observer.ranks.together():
+            if trainer.is_global_zero and len(history):
+                step = max(0, batches_of(trainer) - 1)
+                loggers.conclude(trainer.loggers, history, name=self.name, step=step, guard=self.faults.guard)
+                say(trainer, f"{self.name}: {console.verdict(history)}")
+                if record is not None:
+                    say(trainer, f"{self.name}: recorded in {record.folder}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
-        if self.observer is None:
-            return self._restored or {}
-        return {
-            "observer": self.observer.state_dict(),
-            "record": str(self.observer.record.folder) if self.observer.record is not None else None,
-        }
+        return self._restored or {} if self.observer is None else resume.state_of(self.observer, self.budget)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""
         self._restored = state_dict or None
 
     def _make_observer(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Observer:
-        probe = self.probe
-        if probe is None:
-            probe = Probe.from_loader(self._loader(trainer), self.n_samples, seed=self.seed)
-        players = assign_players(pl_module, self.players, probe, forward_func=self.forward_func, seed=self.seed)
+        ranks = Ranks.of_this_run()
+        call = self.forward_func or call_model
+
+        def forward_func(module: Any, inputs: Any) -> Any:
+            return call(module, trainer.precision_plugin.convert_input(inputs))
+
+        with ranks.together():
+            chosen = self._choose(trainer, pl_module, forward_func) if ranks.rank == 0 else None
+        probe, players = ranks.of_first(chosen)  # type: ignore[misc]
         observer = Observer(
             probe,
             players,
             output=self.output,
-            forward_func=self.forward_func,
+            forward_func=forward_func,
             interactions=self.interactions,
             thresholds=self.thresholds,
-            tracker=self.tracker,
+            tracker=copy.deepcopy(self.tracker),
+            ranks=ranks,
         )
         if self._restored is not None:
-            observer.load_state_dict(self._restored["observer"])
-        folder = trainer.log_dir or trainer.default_root_dir  # on every rank: it is broadcast
-        if trainer.is_global_zero:
-            with self.faults.guard("opening the record"):
-                observer.record = self._make_record(Path(folder), observer)
+            resume.restore(self._restored, observer, self.budget)
+        target = folder_of(trainer) / self.name
+        trial = is_trial(trainer)
+        with self.faults.guard("opening the record"), ranks.together():
+            if trainer.is_global_zero and not trial:
+                earlier = None if self._restored is None else self._restored["record"]
+                observer.record = resume.open_record(earlier, target, observer, settings=self._settings())
+        with ranks.together():
+            if trainer.is_global_zero and not trial:
+                self._introduce(trainer)
         return observer
 
-    def _make_record(self, folder: Path, observer: Observer) -> Record:
-        if self._restored is not None and self._restored["record"] is not None:
-            earlier = Path(self._restored["record"])
-            if earlier.is_dir() and len(observer.history):
-                last = observer.history[-1]
-                return Record.resume(earlier, up_to=last.position)
-        target = folder / self.name
-        number = 1
-        while target.exists():
-            target = folder / f"{self.name}_{number}"
-            number += 1
-        settings = {
+    def _choose(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, forward_func: Callable[..., Any]
+    ) -> tuple[Probe, PlayerMap]:
+        probe = self.probe or Probe.from_loader(loader_of(trainer), self.n_samples, seed=self.seed)
+        context = trainer.precision_plugin.forward_context
+        players = assign_players(
+            pl_module, self.players, probe, forward_func=forward_func, forward_context=context, seed=self.seed
+        )
+        return probe, players
+
+    def _settings(self) -> dict[str, Any]:
+        return {
             "players": repr(self.players),
             "output": self.output if isinstance(self.output, str) else repr(self.output),
             "interactions": self.interactions,
             "thresholds": vars(self.thresholds),
             "seed": self.seed,
         }
-        return Record.create(target, settings=settings, players=observer.players, probe=observer.probe)
 
-    def _loader(self, trainer: pl.Trainer) -> Any:
-        loader: Any = trainer.val_dataloaders
-        if loader is None:
-            rank_zero_warn(
-                "InteractionMonitor: there is no validation loader, so it measures on training samples; "
-                "give one, or give probe=Probe(inputs, targets)"
-            )
-            loader = trainer.train_dataloader
-        while isinstance(loader, (list, tuple, dict)) and loader:
-            loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
-        return loader
-
-    def _explain_loggers(self, trainer: pl.Trainer) -> None:
-        if not trainer.loggers and trainer.is_global_zero:
-            _say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
+    def _introduce(self, trainer: pl.Trainer) -> None:
+        if not trainer.loggers:
+            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
         for logger in loggers.without_pictures(trainer.loggers):
             rank_zero_warn(f"InteractionMonitor: {logger} gets the scalars, but no pictures and histograms")
+        loggers.introduce(trainer.loggers, name=self.name, guard=self.faults.guard)
+
+    def _affordable(self) -> bool:
+        if self.budget.most is None or self.observer is None:
+            return True
+        # Each process has its own clock, and they must decide alike.
+        return self.observer.ranks.of_first(self.budget.allows_another())
+
+    def _measured(self, trainer: pl.Trainer, observer: Observer) -> bool:
+        """Tell whether the network as it is now has been measured, or tried to."""
+        known = observer.history[-1].step if len(observer.history) else -1
+        return trainer.global_step in (known, self._tried_step)
 
     def _measure_and_log(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch: int, log_step: int, on_step: bool
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch: int, on_step: bool
     ) -> None:
-        if self.observer is None:
+        observer = self.observer
+        if observer is None or self._measured(trainer, observer):
             return
         metrics = dict(trainer.callback_metrics)  # on every rank, and first: reading it runs collectives
-        row = self._measure(trainer, pl_module, self.observer, epoch=epoch, log_step=log_step, metrics=metrics)
+        with preserved_rng(), self.budget.measuring():
+            row = self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, within_epoch=on_step)
         if row is not None:
             # The loggers have the row already; this is for callbacks that monitor a key.
             pl_module.log_dict(
-                loggers.scalars(row, self.name),
+                self._scalars(row),
                 on_step=on_step,
                 on_epoch=not on_step,
                 logger=False,
                 batch_size=1,
+                sync_dist=observer.ranks.size > 1,
             )
-        self._stop_if_due(trainer, self.observer.history)
+        self._stop_if_due(trainer, observer)
 
     def _measure(
         self,
@@ -278,20 +302,19 @@ class InteractionMonitor(Callback):
         observer: Observer,
         *,
         epoch: int,
-        log_step: int,
-        metrics: dict[str, Any],
+        metrics: dict[str, Any] | None = None,
+        within_epoch: bool = False,
+        through: tuple[type[Exception], ...] = (),
     ) -> Row | None:
-        self._measured_step = trainer.global_step
-        train = find_loss(metrics, self.train_names)
-        test = find_loss(metrics, self.test_names) if self._validated else None
+        self._tried_step = trainer.global_step
+        train = find_loss(metrics or {}, self.train_names)
+        test = find_loss(metrics or {}, self.test_names) if self._validated else None
         self._validated = False
         if metrics and (train is None or test is None):
-            self._warn_of_missing_loss(metrics)
+            self.faults.warn_once("losses", missing(metrics))
         row = None
-        # At the first measurement, wrong values and types mean that the arguments do not fit the run.
-        through = () if len(observer.history) else (TypeError, ValueError)
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
-            row = observer.observe(
+            row = observer.look(
                 pl_module,
                 epoch=epoch,
                 step=trainer.global_step,
@@ -299,51 +322,31 @@ class InteractionMonitor(Callback):
                 test_loss=test,
                 forward_context=trainer.precision_plugin.forward_context,
             )
-        if row is not None and trainer.is_global_zero:
-            _say(trainer, console.line(row, name=self.name))
-            with self.faults.guard("writing to the loggers"):
-                loggers.publish(trainer.loggers, observer.history, name=self.name, step=log_step)
+        if row is not None:
+            # Within an epoch the trainer counts the present batch only later.
+            log_step = max(0, batches_of(trainer) - (0 if within_epoch else 1))
+            with observer.ranks.together():
+                if trainer.is_global_zero:
+                    self._tell(trainer, observer, row, log_step)
         return row
 
-    def _stop_if_due(self, trainer: pl.Trainer, history: History) -> None:
-        waited = sum(row.detected_epoch is not None for row in history) - 1
+    def _tell(self, trainer: pl.Trainer, observer: Observer, row: Row, log_step: int) -> None:
+        with self.faults.guard("writing the record"):
+            observer.keep()
+        say(trainer, console.line(row, name=self.name))
+        values = self._scalars(row)
+        loggers.publish(
+            trainer.loggers, observer.history, values, name=self.name, step=log_step, guard=self.faults.guard
+        )
+
+    def _scalars(self, row: Row) -> dict[str, float]:
+        return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}
+
+    def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:
+        waited = sum(row.detected_epoch is not None for row in observer.history) - 1
         due = self.stop_on_onset and waited >= self.patience
         # Every rank decides, and all stop together.
         if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self.stop_reason = console.verdict(history)
+            self.stop_reason = console.verdict(observer.history)
             trainer.should_stop = True
-            if trainer.is_global_zero:
-                _say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")
-
-    def _warn_of_missing_loss(self, metrics: dict[str, Any]) -> None:
-        self.faults.warn_once(
-            "losses",
-            f"found no training and fresh validation loss among the logged metrics {sorted(metrics)}, so the loss "
-            "gap is not known; log them as train_loss and val_loss, or give their names as train_loss= and "
-            "test_loss=",
-        )
-
-
-def _batches(trainer: pl.Trainer) -> int:
-    """Count the batches that stepped: what the trainer itself gives its loggers as the step."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def _say(trainer: pl.Trainer, text: str) -> None:
-    """Print a line without tearing the progress bar apart."""
-    if trainer.progress_bar_callback is not None:
-        trainer.progress_bar_callback.print(text)
-    else:
-        print(text)
-
-
-def _require_at_least(least: int, **arguments: int) -> None:
-    for name, value in arguments.items():
-        if value < least:
-            raise MisconfigurationException(f"InteractionMonitor({name}={value}): give at least {least}")
-
-
-def _require_one_of(choices: tuple[str, ...], **arguments: str) -> None:
-    for name, value in arguments.items():
-        if value not in choices:
-            raise MisconfigurationException(f"InteractionMonitor({name}={value!r}): give one of {choices}")
+            say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")

@@ -40,7 +40,7 @@ class Faults:
     def guard(self, what: str, *, through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """Run the body; if it fails, warn and go on behind it, unless failures are to be raised.
 
-        Samples that are all invalid are only ever warned about. `KeyboardInterrupt` passes through.
+        Samples that are all invalid are only ever warned about. `KeyboardInterrupt` and the like pass through.
 
         Args:
             what: the body in a word or two, for the message.

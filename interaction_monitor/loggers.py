@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
+from matplotlib.figure import Figure
 
-from interaction_monitor import panels
+from interaction_monitor import figures, panels
+from interaction_monitor._trainer import is_a
 from interaction_monitor.history import PHASES, History, Row
+
+Guard = Callable[[str], AbstractContextManager[None]]
 
 
 def scalars(row: Row, name: str) -> dict[str, float]:
@@ -22,6 +26,7 @@ def scalars(row: Row, name: str) -> dict[str, float]:
         Key to value; `phase` is 0, 1 or 2, and what is not known yet is left out.
     """
     values: dict[str, float | None] = {
+        "epoch": row.epoch,
         "mean_order": row.mean_order,
         "mean_order_low": row.mean_order_low,
         "mean_order_high": row.mean_order_high,
@@ -37,24 +42,44 @@ def scalars(row: Row, name: str) -> dict[str, float]:
     return {f"{name}/{key}": float(value) for key, value in values.items() if value is not None}
 
 
-def publish(loggers: Sequence[Logger], history: History, *, name: str, step: int) -> None:
-    """Write the latest measurement to every logger; TensorBoard also gets its histogram and now and then pictures.
+def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
+    """Tell the loggers that can choose an x-axis to lay the monitor's numbers over epochs.
+
+    Args:
+        loggers: the trainer's loggers.
+        name: prefix of the keys.
+        guard: makes the context in which each logger is called, so that one that fails stops no other.
+    """
+    for logger in loggers:
+        if is_a(logger, "WandbLogger"):
+            with guard(f"setting up {type(logger).__name__}"):
+                logger.experiment.define_metric(f"{name}/epoch")
+                logger.experiment.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
+
+
+def publish(
+    loggers: Sequence[Any], history: History, values: Mapping[str, float], *, name: str, step: int, guard: Guard
+) -> None:
+    """Write the latest measurement to every logger; TensorBoard also gets its histogram, and now and then a picture.
 
     Args:
         loggers: the trainer's loggers.
         history: all measurements so far.
+        values: the latest one's numbers, see `scalars`.
         name: prefix of the keys.
         step: the loggers' step.
+        guard: as in `introduce`.
     """
     for logger in loggers:
-        logger.log_metrics(scalars(history[-1], name), step=step)
-    for writer in writers(loggers):
-        panels.write_measurement(writer, history, name=name, step=step)
-        if panels.picture_due(len(history)):
-            panels.write_figures(writer, history, name=name, step=step, pictures=("story",))
+        with guard(f"writing to {type(logger).__name__}"):
+            logger.log_metrics(dict(values), step=step)
+            if is_a(logger, "TensorBoardLogger"):
+                panels.write_measurement(logger.experiment, history, name=name, step=step)
+    if panels.picture_due(len(history)):
+        draw(loggers, history, ("story",), name=name, step=step, guard=guard)
 
 
-def conclude(loggers: Sequence[Logger], history: History, *, name: str, step: int) -> None:
+def conclude(loggers: Sequence[Any], history: History, *, name: str, step: int, guard: Guard) -> None:
     """Write every picture of the whole run to the loggers that show pictures.
 
     Args:
@@ -62,17 +87,43 @@ def conclude(loggers: Sequence[Logger], history: History, *, name: str, step: in
         history: all measurements of the run.
         name: prefix of the tags.
         step: the loggers' step.
+        guard: as in `introduce`.
     """
-    for writer in writers(loggers):
-        panels.write_figures(writer, history, name=name, step=step)
-        writer.flush()
+    draw(loggers, history, tuple(panels.PICTURES), name=name, step=step, guard=guard)
+    for logger in loggers:
+        if is_a(logger, "TensorBoardLogger"):
+            with guard(f"writing to {type(logger).__name__}"):
+                logger.experiment.flush()
 
 
-def writers(loggers: Sequence[Logger]) -> list[SummaryWriter]:
-    """Pick the TensorBoard writers among the loggers."""
-    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+def draw(
+    loggers: Sequence[Any], history: History, pictures: Sequence[str], *, name: str, step: int, guard: Guard
+) -> None:
+    """Draw pictures of the run once, and give them to every logger that shows pictures."""
+    showing = [(logger, show) for logger in loggers if (show := shower(logger)) is not None]
+    for picture in pictures if showing else ():
+        with guard("drawing the pictures"):
+            figure = panels.PICTURES[picture](history)
+            for logger, show in showing:
+                with guard(f"giving a picture to {type(logger).__name__}"):
+                    show(f"{name}/{picture}", figure, step)
 
 
-def without_pictures(loggers: Sequence[Logger]) -> list[str]:
+def shower(logger: Any) -> Callable[[str, Figure, int], None] | None:
+    """Return what shows a figure, given its tag and step, in this logger; None where it shows no pictures."""
+    if is_a(logger, "TensorBoardLogger"):
+        return lambda tag, figure, step: logger.experiment.add_image(
+            tag, figures.to_image(figure), step, dataformats="HWC"
+        )
+    if is_a(logger, "WandbLogger"):
+        return lambda tag, figure, step: logger.log_image(tag, [figures.to_image(figure)], step=step)
+    if is_a(logger, "MLFlowLogger"):
+        return lambda tag, figure, step: logger.experiment.log_figure(
+            logger.run_id, figure, f"{tag}_step_{step:08d}.png"
+        )
+    return None
+
+
+def without_pictures(loggers: Sequence[Any]) -> list[str]:
     """Name the loggers that get the scalars but no pictures."""
-    return [type(logger).__name__ for logger in loggers if not isinstance(logger, TensorBoardLogger)]
+    return [type(logger).__name__ for logger in loggers if shower(logger) is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 TRAIN_NAMES = (
@@ -42,3 +42,11 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
             if math.isfinite(value):
                 return value
     return None
+
+
+def missing(metrics: Iterable[str]) -> str:
+    """Say that the losses were not found, and what to do."""
+    return (
+        f"found no training and fresh validation loss among the logged metrics {sorted(metrics)}, so the loss "
+        "gap is not known; log them as train_loss and val_loss, or give their names as train_loss= and test_loss="
+    )

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from interaction_monitor.distributed import Ranks
+from interaction_monitor.forward import masked_outputs
 from interaction_monitor.functional import high_order_share, mean_order_interval, salient_counts
 from interaction_monitor.history import History, Row
-from interaction_monitor.measurement import Interactions, Measurement, Thresholds, measure
+from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseState, PhaseTracker
 from interaction_monitor.players.base import PlayerMap
@@ -34,6 +38,8 @@ class Observer:
         thresholds: which interactions count; None means the papers' values.
         tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
         record: where each measurement is kept; None keeps only the history in memory.
+        ranks: the processes that measure together, each its share of the samples; then all of them must call
+            `observe`. None means that this process measures alone.
 
     Example:
         >>> import torch
@@ -58,6 +64,7 @@ class Observer:
         thresholds: Thresholds | None = None,
         tracker: PhaseTracker | None = None,
         record: Record | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.probe = probe
         self.players = players
@@ -67,6 +74,7 @@ class Observer:
         self.thresholds = thresholds or Thresholds()
         self.tracker = tracker or PhaseTracker()
         self.record = record
+        self.ranks = ranks or Ranks()
         self.history = History()
         self.last: Measurement | None = None
 
@@ -95,26 +103,61 @@ class Observer:
 
         Raises:
             NoValidSamplesError: if no probe sample has finite outputs; nothing is kept then.
+            OSError: if the record cannot be written; history and phase hold the measurement all the same.
         """
-        measurement = measure(
-            model,
-            self.probe,
-            self.players,
-            output=self.output,
-            forward_func=self.forward_func,
-            interactions=self.interactions,
-            thresholds=self.thresholds,
-            forward_context=forward_context,
+        row = self.look(
+            model, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss, forward_context=forward_context
         )
+        self.keep()
+        return row
+
+    def look(
+        self,
+        model: nn.Module,
+        *,
+        epoch: int,
+        step: int,
+        train_loss: float | None = None,
+        test_loss: float | None = None,
+        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Row:
+        """Do as `observe`, but leave writing the record to `keep`."""
+        started = time.perf_counter()
+        share = self.ranks.share_of(len(self.probe))
+        with self.ranks.same_buffers(model), self.ranks.together():
+            v = self._outputs(model, share, forward_context)
+        v = self.ranks.join_samples(v)
+        forward_seconds = time.perf_counter() - started
+        with self.ranks.together():
+            measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
+        measurement = replace(measurement, forward_seconds=forward_seconds)
         state = self.tracker.update(
             epoch=epoch, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
         self.history.append(row)
         self.last = measurement
-        if self.record is not None:
-            self.record.write(measurement, row)
         return row
+
+    def keep(self) -> None:
+        """Write the last measurement to the record, if there is one."""
+        if self.record is not None and self.last is not None:
+            self.record.write(self.last, self.history[-1])
+
+    def _outputs(
+        self, model: nn.Module, share: range, forward_context: Callable[[], AbstractContextManager[Any]]
+    ) -> Tensor:
+        if not share:
+            return torch.empty(0, 1 << self.players.n_players, dtype=torch.float64)
+        whole = len(share) == len(self.probe)
+        return masked_outputs(
+            model,
+            self.probe if whole else self.probe.select(share),
+            self.players if whole else self.players.select(share),
+            output=self.output,
+            forward_func=self.forward_func,
+            forward_context=forward_context,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, the phase and the players as plain values and tensors, as a checkpoint holds them."""
