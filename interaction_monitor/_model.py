@@ -118,9 +118,14 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
 
 def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:
     """Run compiled modules eagerly inside the block: hooks that are set after compiling are not seen otherwise."""
-    if is_compiled(model) and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-    return nullcontext()
+    if not is_compiled(model):
+        return nullcontext()
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError(
+            f"players at a layer of a compiled model need torch 2.6 or newer, this is {torch.__version__}; mask the "
+            "input instead (ImagePatches, for instance), or do not compile the model"
+        )
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 def is_compiled(model: nn.Module) -> bool:

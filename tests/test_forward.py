@@ -17,6 +17,8 @@ from interaction_monitor.probe import Probe
 N = 4
 CLASSES = 3
 
+needs_stance = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")
+
 
 class Residual(nn.Module):
     """A residual network with all that tells eval mode from train mode."""
@@ -524,6 +526,7 @@ def test_a_model_without_parameters_runs_where_the_probe_is(probe):
     assert masked_outputs(net, probe, drawn).isfinite().all()
 
 
+@needs_stance
 def test_compiled_models_are_masked_inside_too(model, probe):
     compiled = torch.compile(model, backend="eager")
     compiled(probe.inputs)
@@ -535,6 +538,7 @@ def test_compiled_models_are_masked_inside_too(model, probe):
     assert_same_state(before, state_of(model))
 
 
+@needs_stance
 def test_compiled_models_are_not_compiled_again_for_each_measurement(model, probe):
     graphs = []
 

@@ -74,6 +74,7 @@ def test_averaging_over_shards_would_be_wrong():
     assert (average - expected(*game)["n_salient"]).abs() > 0.5
 
 
+@pytest.mark.skipif(not hasattr(OrderDistribution, "merge_state"), reason="this torchmetrics cannot merge")
 def test_merged_states_of_unequal_shards():
     game = sample_games(11)
     parts = [filled(shard(game, rows)) for rows in (slice(0, 2), slice(2, 3), slice(3, 11))]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_everything_comes_back(tmp_path):
     assert record.settings == {"output": "log-odds"}
     assert record.history == written.history
     assert (record.n_samples, record.n_players, record.problems) == (S, N, ())
-    assert record.packages["torch"] == torch.__version__
+    assert record.packages["torch"] == metadata.version("torch")
     for i in range(3):
         assert_same(record.measurements[i], make_measurement(i))
     assert_same(record.measurements[-1], make_measurement(2))
