@@ -132,10 +132,10 @@ def main() -> None:
         moved = sparsest_and_or(v + 1e-6 * (v - v[:, :1]).abs().mean() * change)
         alone = sparsest_and_or(v[:5].flip(0))
         first = SparsestAndOr(*(x[:5].flip(0) for x in vars(default).values()))
-        exact = sparsest_and_or(v[:5], tol=1e-5)
+        exact = sparsest_and_or(v[:5], tol=1e-4)
         print(f"epoch {epoch:3}, outputs changed by 1e-6    {agreement(v, default, moved)}")
         print(f"epoch {epoch:3}, 5 samples, reversed order  {agreement(v[:5], first, alone)}")
-        print(f"epoch {epoch:3}, 5 samples, tol=1e-5        {agreement(v[:5], first, _flip(exact))}", flush=True)
+        print(f"epoch {epoch:3}, 5 samples, tol=1e-4        {agreement(v[:5], first, _flip(exact))}", flush=True)
 
 
 def _flip(result: SparsestAndOr) -> SparsestAndOr:

@@ -20,9 +20,9 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional._atoms import atoms_of
+from interaction_monitor.functional._atoms import atoms_of, by_intersection
 from interaction_monitor.functional._certificate import lower_bound
-from interaction_monitor.functional._interior_point import InteriorPoint, by_intersection, normal_matrix
+from interaction_monitor.functional._interior_point import InteriorPoint
 from interaction_monitor.functional._splitting import Problem
 
 CPU = torch.device("cpu")
@@ -156,11 +156,8 @@ def test_atoms_agree_with_their_definition(n: int) -> None:
     expected = torch.from_numpy(dense).T @ dual[1:]
     torch.testing.assert_close(torch.stack([met[0 if kind == "and" else 1, s] for s, kind in patterns]), expected)
     moves = torch.rand(1, 2, 2**n, generator=generator, dtype=torch.float64) * atoms.exists
-    noise = torch.rand(1, 2**n, generator=generator, dtype=torch.float64)
     diagonal = np.array([float(moves[0, 0 if kind == "and" else 1, s]) for s, kind in patterns])
-    normal = (dense * diagonal) @ dense.T + np.diag(noise[0, 1:].numpy())
-    matrix = normal_matrix(Problem(atoms, noise, noise[:, :1]), moves, noise)[0]
-    torch.testing.assert_close(matrix[1:, 1:], torch.from_numpy(normal))
+    torch.testing.assert_close(atoms.covariance(moves)[0, 1:, 1:], torch.from_numpy((dense * diagonal) @ dense.T))
     pairs = by_intersection(dual)
     index = torch.arange(2**n)
     assert torch.equal(pairs, dual[index[:, None] & index])

@@ -47,11 +47,8 @@ class Atoms:
         # the middle orders get steps near one whatever n, so that one dual step suits every n
         steps = _STEP_PER_ORDER ** (order - 0.4 * n)
         self.steps = torch.stack((steps, _OR_STEP * steps)).where(exists, 0.0)
-        atoms = self.correlations(torch.eye(2**n, dtype=torch.float64, device=device)).flatten(1)
-        covariance = (atoms * self.steps.flatten()) @ atoms.T
+        covariance = self.covariance(self.steps)
         identity = torch.eye(2**n, dtype=torch.float64, device=device)
-        # the empty coalition has no equation; a one keeps the matrices invertible
-        covariance[0, 0] = 1.0
         self.inverse = torch.linalg.inv(covariance)
         self.noisy_inverse = torch.linalg.inv(covariance + NOISE_STEP * identity)
         self.inverse[0, 0] = self.noisy_inverse[0, 0] = 0.0
@@ -77,16 +74,40 @@ class Atoms:
         """Write outputs as AND atoms alone: Z⁻¹ v, (..., 2^n) -> (..., 2^n)."""
         return _apply(self._inverse_halves, outputs)
 
+    def covariance(self, moves: Tensor) -> Tensor:
+        """Write down B D Bᵀ, for D = diag(moves): (..., 2, 2^n) -> (..., 2^n, 2^n).
+
+        Two coalitions T, T' share the AND atoms of S ⊆ T ∩ T', and the OR atoms that miss neither: all of them, less
+        those inside the complement of T, less those of T', plus those inside both complements. The empty coalition,
+        which has no equation, gets a one on the diagonal, so that the matrix is invertible.
+        """
+        inside_and, inside_or = self.contained(moves).unbind(-2)
+        missing = inside_or.flip(-1)
+        matrix = by_intersection(inside_or).flip(-2, -1).add_(by_intersection(inside_and))
+        matrix.sub_(missing.unsqueeze(-1)).add_((inside_or[..., -1:] - missing).unsqueeze(-2))
+        matrix[..., 0, :] = matrix[..., :, 0] = 0.0
+        matrix[..., 0, 0] = 1.0
+        return matrix
+
     @property
     def exists(self) -> Tensor:
         """(2, 2^n) bool: which atoms there are."""
         return self.steps > 0
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def atoms_of(n: int, tie_break: float, device: torch.device) -> Atoms:
     """Give the atoms of n players, made once: the two inverses cost more than an extraction."""
     return Atoms(n, tie_break, device)
+
+
+def by_intersection(values: Tensor) -> Tensor:
+    """Spread values over pairs: result[T, T'] = values[T ∩ T'], (..., 2^n) -> (..., 2^n, 2^n), without a gather."""
+    blocks = values[..., None, None]
+    while blocks.shape[-3] > 1:
+        without, with_player = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
+        blocks = torch.cat((torch.cat((without, without), -1), torch.cat((without, with_player), -1)), -2)
+    return blocks.squeeze(-3)
 
 
 def _kronecker_power(matrix: list[list[float]], k: int, device: torch.device) -> Tensor:

@@ -75,9 +75,9 @@ class InteriorPoint:
         ratio = (self._slack / self._multiplier).where(self._used, 0.0)
         moves = ratio[:, :2] + ratio[:, 2:4]
         noise_moves = (1 / (self._multiplier / self._slack)[:, 4:].sum(-2)).where(self._used[:, 4], 0.0)
-        matrix = normal_matrix(self.problem, moves, noise_moves)
+        matrix = self.problem.atoms.covariance(moves)
         diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-        diagonal.add_(_LIFT * diagonal.amax(-1, keepdim=True))
+        diagonal.add_(noise_moves + _LIFT * diagonal.amax(-1, keepdim=True))
         factor, failed = torch.linalg.cholesky_ex(matrix)
         # where rounding made the matrix indefinite all the same, that sample stays where it is
         return factor.where((failed == 0)[:, None, None], torch.nan), moves, noise_moves
@@ -118,36 +118,3 @@ def _length(positive: Tensor, change: Tensor, share: float) -> Tensor:
     """(S, 1, 1) the share of the way to where the first entry becomes 0, at most the whole step."""
     shrinking = (-change / positive).amax((-2, -1), keepdim=True)
     return (share / shrinking.clamp_min(1e-300)).clamp_max(1.0)
-
-
-def normal_matrix(problem: Problem, moves: Tensor, noise_moves: Tensor) -> Tensor:
-    """Write down B D Bᵀ + E.
-
-    Two coalitions T, T' share the AND atoms of S ⊆ T ∩ T', and the OR atoms that miss neither: all of them, less
-    those inside the complement of T, less those of T', plus those inside both complements.
-
-    Args:
-        problem: S samples.
-        moves: (S, 2, 2^n) the diagonal D.
-        noise_moves: (S, 2^n) the diagonal E.
-
-    Returns:
-        (S, 2^n, 2^n) symmetric matrices, with a one for the empty coalition, which has no equation.
-    """
-    inside_and, inside_or = problem.atoms.contained(moves).unbind(-2)
-    missing = inside_or.flip(-1)
-    matrix = by_intersection(inside_or).flip(-2, -1).add_(by_intersection(inside_and))
-    matrix.sub_(missing.unsqueeze(-1)).add_((inside_or[:, -1:] - missing).unsqueeze(-2))
-    matrix.diagonal(dim1=-2, dim2=-1).add_(noise_moves)
-    matrix[:, 0, :] = matrix[:, :, 0] = 0.0
-    matrix[:, 0, 0] = 1.0
-    return matrix
-
-
-def by_intersection(values: Tensor) -> Tensor:
-    """Spread values over pairs: result[T, T'] = values[T ∩ T'], (S, 2^n) -> (S, 2^n, 2^n), without a gather."""
-    blocks = values[..., None, None]
-    while blocks.shape[-3] > 1:
-        without, with_player = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
-        blocks = torch.cat((torch.cat((without, without), -1), torch.cat((without, with_player), -1)), -2)
-    return blocks.squeeze(-3)
