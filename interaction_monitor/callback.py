@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from interaction_monitor import console, loggers, resume
 from interaction_monitor._arguments import require_above_zero, require_at_least, require_one_of, schedule_of
-from interaction_monitor._model import call_model
+from interaction_monitor._setup import set_up
 from interaction_monitor._state import preserved_rng
-from interaction_monitor._trainer import batches_of, folder_of, is_trial, loader_of, refuse_split_networks, say
-from interaction_monitor.distributed import MISFITS, Ranks
+from interaction_monitor._trainer import batches_of, refuse_split_networks, say
+from interaction_monitor.distributed import MISFITS
 from interaction_monitor.faults import Faults, OnError
-from interaction_monitor.forward import assign_players
 from interaction_monitor.history import Row
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES, find_loss, missing
 from interaction_monitor.measurement import Interactions, Thresholds
@@ -26,7 +23,6 @@ from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
-from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.schedule import Budget, Schedule
 
@@ -151,9 +147,9 @@ class InteractionMonitor(Callback):
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
-                    self.observer = self._make_observer(trainer, pl_module)
-                if self.observer is not None and len(self.observer.history) == 0:
-                    self._measure(trainer, pl_module, self.observer, epoch=0, through=MISFITS)
+                    self.observer = set_up(self, trainer, pl_module, self._restored)
+                if self.observer is not None and self._due_at_start(trainer, self.observer):
+                    self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, through=MISFITS)
             except MISFITS as error:
                 raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
         self._restored = None
@@ -204,64 +200,14 @@ class InteractionMonitor(Callback):
         """Keep the state of the interrupted run until training starts again."""
         self._restored = state_dict or None
 
-    def _make_observer(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Observer:
-        ranks = Ranks.of_this_run()
-        call = self.forward_func or call_model
-
-        def forward_func(module: Any, inputs: Any) -> Any:
-            return call(module, trainer.precision_plugin.convert_input(inputs))
-
-        with ranks.together():
-            chosen = self._choose(trainer, pl_module, forward_func) if ranks.rank == 0 else None
-        probe, players = ranks.of_first(chosen)  # type: ignore[misc]
-        observer = Observer(
-            probe,
-            players,
-            output=self.output,
-            forward_func=forward_func,
-            interactions=self.interactions,
-            thresholds=self.thresholds,
-            tracker=copy.deepcopy(self.tracker),
-            ranks=ranks,
-        )
-        if self._restored is not None:
-            resume.restore(self._restored, observer, self.budget)
-        target = folder_of(trainer) / self.name
-        trial = is_trial(trainer)
-        with self.faults.guard("opening the record"), ranks.together():
-            if trainer.is_global_zero and not trial:
-                earlier = None if self._restored is None else self._restored["record"]
-                observer.record = resume.open_record(earlier, target, observer, settings=self._settings())
-        with ranks.together():
-            if trainer.is_global_zero and not trial:
-                self._introduce(trainer)
-        return observer
-
-    def _choose(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, forward_func: Callable[..., Any]
-    ) -> tuple[Probe, PlayerMap]:
-        probe = self.probe or Probe.from_loader(loader_of(trainer), self.n_samples, seed=self.seed)
-        context = trainer.precision_plugin.forward_context
-        players = assign_players(
-            pl_module, self.players, probe, forward_func=forward_func, forward_context=context, seed=self.seed
-        )
-        return probe, players
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "players": repr(self.players),
-            "output": self.output if isinstance(self.output, str) else repr(self.output),
-            "interactions": self.interactions,
-            "thresholds": vars(self.thresholds),
-            "seed": self.seed,
-        }
-
-    def _introduce(self, trainer: pl.Trainer) -> None:
-        if not trainer.loggers:
-            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
-        for logger in loggers.without_pictures(trainer.loggers):
-            rank_zero_warn(f"InteractionMonitor: {logger} gets the scalars, but no pictures and histograms")
-        loggers.introduce(trainer.loggers, name=self.name, guard=self.faults.guard)
+    def _due_at_start(self, trainer: pl.Trainer, observer: Observer) -> bool:
+        """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
+        epoch = trainer.current_epoch
+        if len(observer.history) == 0:
+            return True
+        # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
+        over = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and epoch > observer.history[-1].epoch
+        return over and self.after_steps is None and self.after_epochs(epoch)
 
     def _affordable(self) -> bool:
         if self.budget.most is None or self.observer is None:

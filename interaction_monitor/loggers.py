@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 
 from interaction_monitor import figures, panels
@@ -43,7 +44,7 @@ def scalars(row: Row, name: str) -> dict[str, float]:
 
 
 def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
-    """Tell the loggers that can choose an x-axis to lay the monitor's numbers over epochs.
+    """Warn of loggers that show no pictures, and lay the monitor's numbers over epochs where the logger can.
 
     Args:
         loggers: the trainer's loggers.
@@ -51,6 +52,9 @@ def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
         guard: makes the context in which each logger is called, so that one that fails stops no other.
     """
     for logger in loggers:
+        if shower(logger) is None:
+            kind = type(logger).__name__
+            rank_zero_warn(f"InteractionMonitor: {kind} gets the scalars, but no pictures and histograms")
         if is_a(logger, "WandbLogger"):
             with guard(f"setting up {type(logger).__name__}"):
                 logger.experiment.define_metric(f"{name}/epoch")
@@ -122,8 +126,3 @@ def shower(logger: Any) -> Callable[[str, Figure, int], None] | None:
             logger.run_id, figure, f"{tag}_step_{step:08d}.png"
         )
     return None
-
-
-def without_pictures(loggers: Sequence[Any]) -> list[str]:
-    """Name the loggers that get the scalars but no pictures."""
-    return [type(logger).__name__ for logger in loggers if shower(logger) is None]
