@@ -1,0 +1,95 @@
+"""From a monitor's arguments and a trainer to an observer that is ready to measure, on all processes together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from interaction_monitor import loggers, resume
+from interaction_monitor._model import call_model
+from interaction_monitor._trainer import folder_of, is_trial, loader_of, say
+from interaction_monitor.distributed import Ranks
+from interaction_monitor.forward import assign_players
+from interaction_monitor.observer import Observer
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+
+if TYPE_CHECKING:
+    from interaction_monitor.callback import InteractionMonitor
+
+
+def set_up(
+    monitor: InteractionMonitor, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None
+) -> Observer:
+    """Choose samples and players, restore what a checkpoint holds, and open the record.
+
+    Args:
+        monitor: whose arguments count.
+        trainer: the trainer, about to train.
+        pl_module: the network, on its device.
+        state: the monitor's state in the checkpoint from which the run goes on; None where it begins.
+
+    Returns:
+        The observer; only that of rank zero has a record.
+    """
+    ranks = Ranks.of_this_run()
+    call = monitor.forward_func or call_model
+
+    def forward_func(module: Any, inputs: Any) -> Any:
+        return call(module, trainer.precision_plugin.convert_input(inputs))
+
+    with ranks.together():
+        chosen = _choose(monitor, trainer, pl_module, forward_func) if ranks.rank == 0 else None
+    probe, players = ranks.of_first(chosen)  # type: ignore[misc]
+    observer = Observer(
+        probe,
+        players,
+        output=monitor.output,
+        forward_func=forward_func,
+        interactions=monitor.interactions,
+        thresholds=monitor.thresholds,
+        tracker=copy.deepcopy(monitor.tracker),
+        ranks=ranks,
+    )
+    if state is not None:
+        resume.restore(state, observer, monitor.budget)
+    target = folder_of(trainer) / monitor.name
+    if is_trial(trainer):
+        return observer
+    with monitor.faults.guard("opening the record"), ranks.together():
+        if ranks.rank == 0:
+            earlier = None if state is None else state["record"]
+            observer.record = resume.open_record(earlier, target, observer, settings=_settings(monitor))
+    with ranks.together():
+        if ranks.rank == 0:
+            if not trainer.loggers:
+                say(trainer, f"{monitor.name}: the trainer has no logger, so the run is only recorded")
+            loggers.introduce(trainer.loggers, name=monitor.name, guard=monitor.faults.guard)
+    return observer
+
+
+def _choose(
+    monitor: InteractionMonitor,
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    forward_func: Callable[..., Any],
+) -> tuple[Probe, PlayerMap]:
+    probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
+    context = trainer.precision_plugin.forward_context
+    players = assign_players(
+        pl_module, monitor.players, probe, forward_func=forward_func, forward_context=context, seed=monitor.seed
+    )
+    return probe, players
+
+
+def _settings(monitor: InteractionMonitor) -> dict[str, Any]:
+    return {
+        "players": repr(monitor.players),
+        "output": monitor.output if isinstance(monitor.output, str) else repr(monitor.output),
+        "interactions": monitor.interactions,
+        "thresholds": vars(monitor.thresholds),
+        "seed": monitor.seed,
+    }
