@@ -100,6 +100,18 @@ def test_identical_networks_share_everything_and_disjoint_ones_nothing() -> None
     assert (functional.overlap(effects, -2 * effects, k=7) == 1).all()
 
 
+def test_the_floor_leaves_out_the_faint() -> None:
+    effects = torch.tensor([[0.0, 4.0, -1.0, 0.01], [9.0, 2.0, 0.001, 1.0]])
+    assert functional.strongest(effects, 3, floor=0.01).tolist() == [
+        [False, True, True, False],
+        [False, True, False, True],
+    ]
+    assert functional.generalization_curve(effects, [3]).flatten().tolist() == [1.0, 1.0]
+    assert functional.generalization_curve(effects, [3], floor=0.01).flatten().tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="floor must be at least 0, but is -1"):
+        functional.strongest(effects, 3, floor=-1)
+
+
 def test_metrics_are_the_means_over_samples() -> None:
     and_, or_ = interactions(2, 7, 0), interactions(2, 7, 1)
     or_[:, 2] = 0  # a sample without OR interactions has no power

@@ -32,7 +32,7 @@ class OrderSharing:
         return (self.shared_positive - self.shared_negative) / (self.all_positive - self.all_negative)
 
 
-def strongest(interactions: Tensor, k: int) -> Tensor:
+def strongest(interactions: Tensor, k: int, *, floor: float = 0.0) -> Tensor:
     """Mark the k interactions of largest magnitude.
 
     Interactions of strength 0 are never marked, so there can be fewer than k. Of equal ones the lower coalitions
@@ -41,12 +41,14 @@ def strongest(interactions: Tensor, k: int) -> Tensor:
     Args:
         interactions: (..., 2^n) AND or OR interactions.
         k: how many, at least 1.
+        floor: leave out interactions of at most this fraction of the sample's largest. Far below the largest there
+            is only what the extraction's tolerance leaves, in no order worth counting; 0 is the paper's.
 
     Returns:
         (..., 2^n) bool.
 
     Raises:
-        ValueError: if the last axis is no power of two or `k` is below 1.
+        ValueError: if the last axis is no power of two, `k` is below 1 or `floor` negative.
 
     Examples:
         >>> strongest(torch.tensor([9.0, 1.0, -3.0, 2.0]), k=2).tolist()  # ∅ does not count
@@ -54,7 +56,7 @@ def strongest(interactions: Tensor, k: int) -> Tensor:
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, but is {k}")
-    return _ranks(interactions) < k
+    return _ranks(interactions, floor) < k
 
 
 def salient(and_: Tensor, or_: Tensor, fraction: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -114,7 +116,7 @@ def generalization_power(is_salient: Tensor) -> Tensor:
     return is_salient.all(0).sum(-1) / is_salient.sum(-1).double()
 
 
-def generalization_curve(interactions: Tensor, ks: Sequence[int]) -> Tensor:
+def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: float = 0.0) -> Tensor:
     """Give the generalization power of the strongest k interactions for several k.
 
     Entry j is `generalization_power(strongest(interactions, ks[j]))` (Chen et al. 2024, Figure 3), at the cost of one
@@ -123,12 +125,14 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int]) -> Tensor:
     Args:
         interactions: (m, ..., 2^n) AND or OR interactions, m ≥ 2.
         ks: numbers of interactions, each at least 1.
+        floor: as in `strongest`.
 
     Returns:
         (m, ..., len(ks)) float64 in 0..1; NaN for a network without interactions.
 
     Raises:
-        ValueError: if there are fewer than two networks, the last axis is no power of two, or a k is below 1.
+        ValueError: if there are fewer than two networks, the last axis is no power of two, a k is below 1,
+            or `floor` is negative.
 
     Examples:
         >>> first, second = torch.tensor([0.0, 3.0, 2.0, 1.0]), torch.tensor([0.0, 3.0, 1.0, 2.0])
@@ -138,7 +142,7 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int]) -> Tensor:
     _several(interactions)
     if min(ks, default=1) < 1:
         raise ValueError(f"ks must be at least 1, but hold {min(ks)}")
-    ranks = _ranks(interactions)
+    ranks = _ranks(interactions, floor)
     limits = torch.tensor(list(ks), device=ranks.device)
     in_all = ranks.amax(0).sort(-1).values
     shared = torch.searchsorted(in_all, limits.expand(*in_all.shape[:-1], -1).contiguous())
@@ -219,13 +223,15 @@ def order_sharing(and_: Tensor, or_: Tensor, and_salient: Tensor, or_salient: Te
     )
 
 
-def _ranks(interactions: Tensor) -> Tensor:
-    """Place of each interaction from the strongest, 0 on; 2^n for ∅ and for interactions of strength 0."""
+def _ranks(interactions: Tensor, floor: float) -> Tensor:
+    """Place of each interaction from the strongest, 0 on; 2^n for ∅ and for those not above the floor."""
     n_players(interactions)
+    if not floor >= 0:
+        raise ValueError(f"floor must be at least 0, but is {floor}; 0 counts every interaction")
     size = interactions.abs()
     size[..., 0] = 0.0
     ranks = size.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    return ranks.where(size > 0, size.shape[-1])
+    return ranks.where(size > floor * size.amax(-1, keepdim=True), size.shape[-1])
 
 
 def _several(networks: Tensor) -> None:

@@ -1,0 +1,42 @@
+"""A comparison in TensorBoard, in a run of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from interaction_monitor.comparison import figures, words
+from interaction_monitor.comparison.compared import Comparison
+from interaction_monitor.figures import to_image
+
+_EVENTS = "events.out.tfevents."
+_SUFFIX = ".comparison"
+
+
+def write(comparison: Comparison, folder: Path, *, name: str = "comparison") -> None:
+    """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
+
+    The scalars have the number k of strongest interactions for their step.
+
+    Args:
+        comparison: The networks.
+        folder: The TensorBoard run.
+        name: Prefix of the tags.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    for earlier in folder.glob(f"{_EVENTS}*{_SUFFIX}"):
+        earlier.unlink()
+    ks = words.strengths_of_interest(comparison.n_players)
+    with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
+        for key, picture in figures.PICTURES.items():
+            writer.add_image(f"{name}/{key}", to_image(picture(comparison)), 0, dataformats="HWC")
+        for extraction in comparison.extractions:
+            for kind, power in zip(("s_and", "s_or"), words.powers(extraction, ks), strict=True):
+                for k, share in zip(ks, power, strict=True):
+                    writer.add_scalar(f"{name}/{kind}/{extraction.name.replace(' ', '_')}", share, k)
+        found = "\n\n".join(words.findings(comparison))
+        table = words.table(comparison).replace("\n", "\n    ")
+        writer.add_text(f"{name}/findings", f"{' | '.join(comparison.names)}\n\n{found}\n\n    {table}", 0)

@@ -1,0 +1,107 @@
+"""A comparison in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interaction_monitor.comparison.compared import Comparison, Extraction
+from interaction_monitor.functional import generalization_curve, order_sharing, salient
+
+# what is fainter than this share of the largest is what the extraction's tolerance leaves
+FLOOR = 1e-3
+
+
+def strengths_of_interest(n_players: int) -> list[int]:
+    """Choose the numbers k of strongest interactions to show: 5 to 100, as far as there are so many.
+
+    Example:
+        >>> strengths_of_interest(4)
+        [5, 10]
+    """
+    return [k for k in (5, 10, 20, 30, 40, 50, 75, 100) if k < 2**n_players - 1] or [1]
+
+
+def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Give s_and and s_or for each k, means over networks and samples."""
+    means = [
+        generalization_curve(i, ks, floor=FLOOR).nanmean((0, 1)).tolist() for i in (extraction.and_, extraction.or_)
+    ]
+    return means[0], means[1]
+
+
+def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
+    """Give, for each order, the mean strength of the salient interactions and that of the shared ones among them."""
+    sharing = order_sharing(extraction.and_, extraction.or_, *salient(extraction.and_, extraction.or_))
+    every = (sharing.all_positive - sharing.all_negative).mean((0, 1))
+    shared = (sharing.shared_positive - sharing.shared_negative).mean((0, 1))
+    return every.tolist(), shared.tolist()
+
+
+def table(comparison: Comparison) -> str:
+    """Lay out the generalization power, and which share of each order's strength is shared.
+
+    Args:
+        comparison: The networks.
+
+    Returns:
+        Two tables, a line per extraction.
+    """
+    ks = strengths_of_interest(comparison.n_players)
+    lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
+    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks))
+    for extraction in comparison.extractions:
+        pairs = zip(*powers(extraction, ks), strict=True)
+        lines.append(f"{extraction.name:12}" + "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs))
+    lines += ["", "salient strength by order (above 5% of the sample's largest), and the share of it that is shared"]
+    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in range(1, comparison.n_players + 1)) + f"{'all':>14}")
+    for extraction in comparison.extractions:
+        every, shared = shared_by_order(extraction)
+        cells = [*zip(every, shared, strict=True), (sum(every), sum(shared))]
+        shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
+        lines.append(f"{extraction.name:12}" + "".join(shown))
+    return "\n".join(lines)
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Say in sentences what the tables show.
+
+    Args:
+        comparison: The networks.
+
+    Returns:
+        The sentences.
+    """
+    ks = strengths_of_interest(comparison.n_players)
+    alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
+    sentences = [
+        f"More {name} interactions are shared if extracted together than if alone: {_where(after, before)}."
+        for name, before, after in (("AND", alone[0], shared[0]), ("OR", alone[1], shared[1]))
+    ]
+    if comparison.control is not None:
+        chance = powers(comparison.control, ks)
+        sentences.append(
+            f"Together, unrelated outputs share {chance[0][0]:.0%} (AND) and {chance[1][0]:.0%} (OR) of the strongest "
+            f"{ks[0]}, these networks {shared[0][0]:.0%} and {shared[1][0]:.0%}; of the strongest {ks[-1]}, "
+            f"{chance[0][-1]:.0%} and {chance[1][-1]:.0%} against {shared[0][-1]:.0%} and {shared[1][-1]:.0%}."
+        )
+    every, common = shared_by_order(comparison.shared)
+    if every[0] and sum(every[1:]):
+        sentences.append(
+            f"Of the strength of order 1, {common[0] / every[0]:.0%} is shared; of that of higher orders, "
+            f"{sum(common[1:]) / sum(every[1:]):.0%}."
+        )
+    worst = float(comparison.gap.max())
+    sentences.append(
+        f"On {len(comparison.samples)} of the probe samples, the shared extraction proven to be within {worst:.1%} of the "
+        "optimum."
+    )
+    return sentences
+
+
+def _where(larger: Sequence[float], smaller: Sequence[float]) -> str:
+    count = sum(a > b for a, b in zip(larger, smaller, strict=True))
+    return "at every k shown" if count == len(larger) else f"at {count} of the {len(larger)} k shown"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
