@@ -92,8 +92,8 @@ def findings(comparison: Comparison) -> list[str]:
         )
     worst = float(comparison.gap.max())
     sentences.append(
-        f"{len(comparison.samples)} probe samples are compared; the shared extraction is proven to be within {worst:.1%} "
-        "of the optimum."
+        f"{len(comparison.samples)} probe samples are compared; the shared extraction is proven to be within "
+        f"{worst:.1%} of the optimum."
     )
     return sentences
 
