@@ -229,3 +229,7 @@ def test_orders_count_members():
     for bad in (lambda: orders(-1), lambda: members(-1), lambda: coalition([-1])):
         with pytest.raises(ValueError, match="at least 0"):
             bad()
+
+
+def test_no_games_give_no_interactions():
+    assert and_interactions(torch.empty(0, 8)).shape == (0, 8)

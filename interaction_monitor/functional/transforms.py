@@ -30,8 +30,9 @@ class _Butterfly(torch.autograd.Function):
         ctx.sign, ctx.transposed = sign, transposed
         y = x.clone(memory_format=torch.contiguous_format)
         source, target = (1, 0) if transposed else (0, 1)
-        for stage in range(n_players(x)):
-            pairs = y.view(*x.shape[:-1], -1, 2, 1 << stage)
+        n = n_players(x)
+        for stage in range(n):
+            pairs = y.view(*x.shape[:-1], 1 << (n - stage - 1), 2, 1 << stage)
             pairs[..., target, :].add_(pairs[..., source, :], alpha=sign)
         return y
 
