@@ -80,7 +80,15 @@ def make_trainer(tmp_path):
 
 
 @pytest.fixture
-def planted_run(tmp_path):
+def planted_run(tmp_path, make_planted_run):
+    def make(folder=None, **given):
+        return make_planted_run(folder or tmp_path / "run" / "interactions", **given)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_planted_run():
     """Make the record of a run whose second phase is the theory's prediction at known noise levels.
 
     The last level is the final network; what comes before the levels is a phase one of rising noise.
@@ -101,9 +109,7 @@ def planted_run(tmp_path):
     from interaction_monitor.record import Record
     from interaction_monitor.theory import predict_and_or
 
-    def make(
-        folder=None, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or", **more
-    ):
+    def make(folder, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or", **more):
         single = [1 << i for i in range(n)]
         generator = torch.Generator().manual_seed(0)
 
@@ -128,7 +134,7 @@ def planted_run(tmp_path):
             "players": PlayerMap(labels.reshape(samples, 4, 4), n_players=n, axes=(2, 3), names=names),
             "probe": Probe(torch.rand(samples, 1, 8, 8, generator=generator), torch.arange(samples) % 3),
         } | more
-        record = Record.create(folder or tmp_path / "run" / "interactions", **given)
+        record = Record.create(folder, **given)
         for epoch, (and_, or_) in enumerate(pairs):
             tau = 0.03 * float((and_.sum(-1) - and_[:, 0] + or_.sum(-1)).abs().mean())
             strength = order_strength(and_, or_, tau)

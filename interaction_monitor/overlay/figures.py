@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -123,9 +124,10 @@ def _column(ax: Axes, overlay: Overlay, index: int) -> None:
         for i, patch in enumerate(ax.patches):
             filled = i < overlay.history.n_players
             patch.set(facecolor=_LIGHT_GREY if filled else "white", edgecolor=_LIGHT_GREY if filled else _GREY)
-    highest = max(float(x.max() / x.sum()) for x in (fit.real[index], fit.theory[index]) if x.sum() > 0)
-    # The axes share their height; what is left above the highest bar of all is for the notes.
-    ax.set_ylim(0, max(ax.get_ylim()[1], min(1.28 * highest, 1.2)))
+    # One height for every picture of a run, so that they can be leafed through; the rest is for the notes.
+    both = torch.stack([fit.real, fit.theory.nan_to_num(0)])
+    highest = float((both / both.sum(-1, keepdim=True)).nan_to_num(0).max())
+    ax.set_ylim(0, min(1.28 * highest, 1.2))
     stage = "phase one" if not two else "onset" if index == overlay.turn and overlay.onset_known else "phase two"
     ax.set_title(f"epoch {row.epoch}\n{stage}", fontsize=10, color="black" if two else _GREY)
     note = f"σ² = {level(float(fit.sigma2[index]))}\ncosine {float(fit.cosine[index]):.3f}"

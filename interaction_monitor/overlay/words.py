@@ -54,9 +54,9 @@ def level(sigma2: float) -> str:
 
     Example:
         >>> level(0.0), level(0.0163), level(float("nan"))
-        ('0', '1.6e-02', '-')
+        ('0', '0.016', '-')
     """
-    return "-" if math.isnan(sigma2) else f"{sigma2:.1e}" if sigma2 else "0"
+    return "-" if math.isnan(sigma2) else f"{sigma2:.2g}"
 
 
 def findings(overlay: Overlay) -> list[str]:

@@ -1,0 +1,38 @@
+"""`interaction-monitor report RUN`: a run's story as one HTML file that works offline."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from interaction_monitor.commands import CommandError, _records
+
+SUMMARY = "tell a recorded run's story in one HTML file that works offline"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    _records.add_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="default: report.html in the record")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the report."""
+    if find_spec("plotly") is None:
+        raise CommandError("the report needs plotly; install it by: pip install 'interaction-monitor[report]'")
+    record = _records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    out = arguments.out or record.folder / "report.html"
+    if out.is_dir():
+        raise CommandError(f"{out} is a folder; give --out the name of a file")
+    _records.require_writable(out.parent)
+
+    from interaction_monitor.overlay import NoOverlayError
+    from interaction_monitor.report import report_page
+
+    try:
+        page = report_page(record)
+    except NoOverlayError as error:
+        raise CommandError(str(error)) from error
+    out.write_text(page, encoding="utf-8")
+    print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in any browser")

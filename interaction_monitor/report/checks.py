@@ -1,0 +1,102 @@
+"""How far the interactions of a record can be trusted, in numbers.
+
+Ren et al. 2024, Theorem 2 (universal matching) and Lemma 1 (noise); Chen et al. 2024, Appendix M (matching precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interaction_monitor.functional import (
+    matching_error,
+    matching_precision_curve,
+    noise_floor,
+    orders,
+    sparsity_curve,
+)
+from interaction_monitor.measurement import Measurement
+
+# Half a unit in the last place, relative to the number: what rounding to nearest can do to it.
+PRECISIONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_RANKS = 160
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What the faithfulness figures show."""
+
+    worst_error: NDArray[np.float64]  # (E,) of all samples, share of |v(x) - v(x_∅)|
+    mean_error: NDArray[np.float64]  # (E,)
+    mean_gap: NDArray[np.float64]  # (E,) duality gap, mean over samples
+    moments: tuple[int, ...]  # the measurements that the curves are of
+    ranks: NDArray[np.int64]  # (R,) 1 = the strongest interaction
+    strength: NDArray[np.float64]  # (moments, R) mean |I| of that rank, in units of τ
+    precision: NDArray[np.float64]  # (moments, R) of the strongest so many
+    size: NDArray[np.float64]  # (n,) root mean square of the last measurement's interactions
+    floors: dict[str, NDArray[np.float64]]  # precision -> (n,) what rounding the outputs makes of nothing
+    tau: float  # of the last measurement
+
+
+def check(measurements: Iterable[Measurement], moments: Sequence[int], *, with_or: bool = True) -> Checks:
+    """Compute the checks, with one measurement in memory at a time.
+
+    Args:
+        measurements: All of a run, each with a finite sample.
+        moments: Which of them get curves.
+        with_or: Whether OR interactions were measured, and not AND alone.
+
+    Returns:
+        The checks.
+    """
+    worst, mean, gaps, strength, precision = [], [], [], [], []
+    ranks = np.zeros(0, dtype=np.int64)
+    last = None
+    for index, measurement in enumerate(measurements):
+        last = _finite(measurement, with_or=with_or)
+        v, and_, or_ = last
+        change = (v[:, -1] - v[:, 0]).abs()
+        # A sample whose output hardly changes would show rounding as a large share of nothing.
+        error = matching_error(v, and_, or_) / change.clamp(min=1e-6 * float(change.mean()) + 1e-300)
+        worst.append(float(error.max()))
+        mean.append(float(error.mean()))
+        gaps.append(float(measurement.gap[measurement.valid].mean()))
+        if index in moments:
+            sizes = sparsity_curve(and_, or_)
+            ranks = np.unique(np.geomspace(1, len(sizes), _RANKS).round().astype(np.int64))
+            strength.append((sizes[ranks - 1] / measurement.tau).numpy())
+            precision.append(matching_precision_curve(v, and_, or_).mean(0)[ranks - 1].numpy())
+        tau = measurement.tau
+    assert last is not None
+    v, and_, or_ = last
+    n = int(np.log2(v.shape[-1]))
+    output_size = float(v.square().mean().sqrt())
+    return Checks(
+        worst_error=np.array(worst),
+        mean_error=np.array(mean),
+        mean_gap=np.array(gaps),
+        moments=tuple(moments),
+        ranks=ranks,
+        strength=np.array(strength),
+        precision=np.array(precision),
+        size=_size_per_order(and_, or_).numpy(),
+        floors={name: noise_floor(n, unit * output_size).numpy() for name, unit in PRECISIONS.items()},
+        tau=tau,
+    )
+
+
+def _finite(measurement: Measurement, *, with_or: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    valid = measurement.valid
+    return measurement.v[valid], measurement.and_[valid], measurement.or_[valid] if with_or else None
+
+
+def _size_per_order(and_: Tensor, or_: Tensor | None) -> Tensor:
+    n = int(np.log2(and_.shape[-1]))
+    of = orders(n)
+    pooled = and_.square() if or_ is None else (and_.square() + or_.square()) / 2
+    return torch.stack([pooled[:, of == k].mean().sqrt() for k in range(1, n + 1)])

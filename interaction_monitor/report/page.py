@@ -1,0 +1,154 @@
+"""The report: every figure and table of a run put into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from interaction_monitor import __version__
+from interaction_monitor.console import verdict
+from interaction_monitor.history import History, Row
+from interaction_monitor.moments import onset_index
+from interaction_monitor.overlay import Overlay, lay_over, words
+from interaction_monitor.record import Record
+from interaction_monitor.report import check_figures, run_figures, theory_figures
+from interaction_monitor.report.checks import check
+from interaction_monitor.report.samples import Example, examples
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the phase table: what changed between two measurements."""
+
+    name: str
+    first: Row
+    last: Row
+
+
+def report_page(record: Record) -> str:
+    """Tell a run's story on one page.
+
+    Everything is inside the page, plotly.js too, and its content security policy forbids it to fetch anything.
+    Whatever the record holds is shown as text, never as markup.
+
+    Args:
+        record: At least two measurements of at least two players, the last with salient interactions.
+
+    Returns:
+        The page's HTML, about 5 MB.
+
+    Raises:
+        NoOverlayError: If there is too little in the record.
+        RecordError: If a file of the record is damaged.
+    """
+    overlay = lay_over(record)
+    history = overlay.history
+    compared = {row.position for row in history}
+    kept = [index for index, row in enumerate(record.history) if row.position in compared]
+    moments = _moments(overlay)
+    with_or = _has_or(record)
+    checks = check((record.measurements[index] for index in kept), list(moments), with_or=with_or)
+    names = [f"{name}, epoch {history[index].epoch}" for index, name in moments.items()]
+    shown = examples(
+        record,
+        [(name, record.measurements[kept[index]]) for index, name in zip(moments, names, strict=True) if index > 0],
+    )
+    limits = record.settings.get("thresholds")
+    limits = limits if isinstance(limits, dict) and with_or else {}
+    figures = {
+        "curves": run_figures.curves(history),
+        "heat-map": run_figures.heat_map(history),
+        "orders": run_figures.order_slider(history),
+        "theory-bars": theory_figures.overlay_bars(overlay),
+        "noise-level": theory_figures.noise_level(overlay),
+        "matching-error": check_figures.matching_error(history, checks, bound=_number(limits.get("noise"))),
+        "solver-gap": check_figures.solver_gap(history, checks, tolerance=_number(limits.get("tol"))),
+        "sparsity": check_figures.sparsity(checks, names),
+        "precision": check_figures.precision(checks, names),
+        "noise-floor": check_figures.noise_floor(checks),
+    }
+    return _render(record, overlay, figures, shown, with_or=with_or)
+
+
+def stages(history: History) -> list[Stage]:
+    """Divide a run at its onset, as far as it is known.
+
+    Example:
+        >>> [stage.name for stage in stages(History())]
+        []
+    """
+    if not len(history):
+        return []
+    onset = onset_index(history)
+    if onset is None:
+        return [Stage("so far", history[0], history[-1])]
+    return [Stage("one", history[0], history[onset]), Stage("two", history[onset], history[-1])]
+
+
+def _render(
+    record: Record, overlay: Overlay, figures: Mapping[str, go.Figure], shown: Sequence[Example], *, with_or: bool
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("interaction_monitor.report", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    history = overlay.history
+    sentence = verdict(history)
+    return environment.get_template("page.html.jinja").render(
+        # Scripts run by this word alone: whatever else should end up in the page as a script does not.
+        nonce=secrets.token_urlsafe(16),
+        plotly=Markup(get_plotlyjs()),
+        figures={name: _json(figure) for name, figure in figures.items()},
+        version=__version__,
+        record=record,
+        settings=_flat(record.settings),
+        verdict=f"{sentence[:1].upper()}{sentence[1:]}.",
+        history=history,
+        last=history[-1],
+        stages=stages(history),
+        overlay=overlay,
+        findings=words.findings(overlay),
+        theory_rows=words.rows(overlay),
+        why_grey=words.WHY_GREY,
+        examples=shown,
+        with_or=with_or,
+    )
+
+
+def _moments(overlay: Overlay) -> dict[int, str]:
+    """Name the measurements that stand for the run: its start, its turn and its end."""
+    turn = "onset" if overlay.onset_known else "lowest ⟨k⟩"
+    return {0: "start", overlay.turn: turn} | {len(overlay.history) - 1: "end"}
+
+
+def _has_or(record: Record) -> bool:
+    kind = record.settings.get("interactions")
+    # Records of plain loops hold whatever settings their author chose.
+    return kind == "and-or" if kind in ("and", "and-or") else bool(record.measurements[-1].or_.nan_to_num().any())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """List settings with those of a group under its name."""
+    pairs = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", str(value)))
+    return pairs
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _json(figure: go.Figure) -> Markup:
+    # Inside a script element only "<" could end it early.
+    return Markup(str(figure.to_json()).replace("<", "\\u003c"))

@@ -1,0 +1,337 @@
+"""The report: whole, offline, safe with whatever a record holds, and alive in a browser."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from plotly.offline import get_plotlyjs
+
+from interaction_monitor import cli
+from interaction_monitor.functional import matching_error, matching_precision
+from interaction_monitor.history import History
+from interaction_monitor.overlay import lay_over
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+from interaction_monitor.report import report_page
+from interaction_monitor.report.checks import check
+from interaction_monitor.report.samples import choose, image_of, outline, strongest
+
+FIGURES = {
+    "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
+    "precision", "noise-floor",
+}  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: tags with their attributes, the text outside scripts, and the figures."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self.scripts = [], "", []
+        self._script = self._id = None
+        self.feed(html.replace(get_plotlyjs(), ""))
+        self.figures = {name[7:]: json.loads(text) for name, text in self.scripts if name}
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag == "script":
+            self._script, self._id = "", attributes.get("id")
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self.scripts.append((self._id, self._script))
+            self._script = None
+
+    def handle_data(self, data):
+        if self._script is None:
+            self.text += data
+        else:
+            self._script += data
+
+
+def numbers(values):
+    """Read a list of numbers as plotly writes it."""
+    if isinstance(values, dict):
+        import base64
+
+        return np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"]))
+    return np.array(values, dtype=float)
+
+
+@pytest.fixture(scope="module")
+def record(make_planted_run, tmp_path_factory):
+    """A record that is only read."""
+    return make_planted_run(tmp_path_factory.mktemp("planted") / "interactions")
+
+
+@pytest.fixture(scope="module")
+def page(record):
+    html = report_page(record)
+    assert get_plotlyjs() in html
+    return Page(html)
+
+
+class TestPage:
+    def test_has_every_figure_once_and_a_place_for_it(self, page):
+        assert set(page.figures) == FIGURES
+        places = [attributes["data-figure"] for _, attributes in page.tags if "data-figure" in attributes]
+        assert sorted(places) == sorted(FIGURES)
+
+    def test_needs_nothing_else(self, page):
+        for tag, attributes in page.tags:
+            assert tag not in {"link", "iframe", "object", "embed", "base"}
+            for name in ("src", "href", "srcset", "action", "data", "poster"):
+                assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,")), (tag, attributes)
+        policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+        assert "default-src 'none'" in policy
+        nonces = {attributes["nonce"] for tag, attributes in page.tags if tag == "script"}
+        assert len(nonces) == 1
+        assert f"script-src 'nonce-{nonces.pop()}'" in policy
+
+    def test_tells_the_run_in_words(self, page):
+        text = " ".join(page.text.split())
+        assert "Phase two began at epoch 2 (known at epoch 3)" in text
+        assert "Onset of phase two: epoch 2, known at epoch 3." in text
+        assert "began to open at epoch 3, 1 epochs after the onset" in text
+        assert "Worst match in phase two: cosine 0.99" in text
+        assert "section 3.3.3" in text
+
+    def test_the_slider_has_every_measurement(self, record, page):
+        figure = page.figures["orders"]
+        assert [step["label"] for step in figure["layout"]["sliders"][0]["steps"]] == list("012345")
+        for frame, row in zip(figure["frames"], record.history, strict=True):
+            np.testing.assert_allclose(numbers(frame["data"][0]["y"]), np.array(row.distribution) / 5)
+            assert f"{row.mean_order:.2f}" in frame["layout"]["title"]["text"]
+        assert "onset of phase two" in figure["frames"][2]["layout"]["title"]["text"]
+
+    def test_the_heat_map_has_a_column_per_measurement(self, record, page):
+        trace = page.figures["heat-map"]["data"][0]
+        np.testing.assert_array_equal(numbers(trace["x"]), record.history.epochs)
+        np.testing.assert_allclose(numbers(trace["z"]).reshape(5, 6), record.history.distribution.T / 5)
+
+    def test_the_curves_are_the_history(self, record, page):
+        traces = {trace.get("name"): trace for trace in page.figures["curves"]["data"]}
+        for name, column in (
+            ("mean order ⟨k⟩", "mean_order"),
+            ("train loss", "train_loss"),
+            ("test loss", "test_loss"),
+        ):
+            np.testing.assert_allclose(numbers(traces[name]["y"]), record.history.column(column))
+
+    def test_the_theory_is_the_overlay(self, record, page):
+        overlay = lay_over(record)
+        predicted = [t for t in page.figures["theory-bars"]["data"] if t["name"].startswith("predicted")]
+        np.testing.assert_allclose(numbers(predicted[3]["y"]), overlay.fit.theory[3] / 5)
+        names = [t["name"] for t in predicted]
+        assert names == ["predicted, phase one (no claim)"] * 2 + ["predicted, phase two"] * 4
+
+    def test_whatever_a_record_holds_is_text(self, planted_run):
+        evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
+        players = PlayerMap(
+            torch.arange(5).repeat(12, 1), n_players=5, axes=(1,), layer=evil, names=((evil,) * 5,) * 12
+        )
+        settings = {"output": evil, evil: {"deeper " + evil: [evil]}}
+        record = planted_run(settings=settings, players=players, probe=Probe(torch.rand(12, 5), torch.arange(12) % 3))
+        html = report_page(record)
+        page = Page(html)
+        assert evil in page.text
+        assert "alert(1)" not in "".join(text for _, text in page.scripts)
+        assert not any("onerror" in attributes for _, attributes in page.tags)
+        assert {tag for tag, _ in page.tags if tag == "img"} == set()
+        assert len(page.scripts) == len(FIGURES) + 2
+
+    def test_losses_and_onset_may_be_unknown(self, planted_run):
+        record = planted_run(onset=None)
+        record.history = History(replace(row, train_loss=None, test_loss=None) for row in record.history)
+        page = Page(report_page(record))
+        assert "No onset of phase two was found." in page.text
+        assert "train loss" not in {trace.get("name") for trace in page.figures["curves"]["data"]}
+
+    def test_and_alone_has_no_gap(self, planted_run):
+        page = Page(report_page(planted_run(kind="and")))
+        places = {attributes["data-figure"] for _, attributes in page.tags if "data-figure" in attributes}
+        assert places == FIGURES - {"solver-gap"}
+
+
+class TestCommand:
+    def test_writes_one_file(self, planted_run, tmp_path, capsys):
+        record = planted_run()
+        before = sorted(record.folder.iterdir())
+        out = tmp_path / "new" / "run.html"
+        assert cli.main(["report", str(tmp_path), "--out", str(out)]) == 0
+        assert str(out) in capsys.readouterr().out
+        assert 1e6 < out.stat().st_size < 8e6
+        assert sorted(record.folder.iterdir()) == before
+        assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+    def test_a_folder_is_no_file(self, planted_run, tmp_path, capsys):
+        assert cli.main(["report", str(planted_run().folder), "--out", str(tmp_path)]) == 2
+        assert "is a folder" in capsys.readouterr().err
+
+    def test_says_how_to_get_plotly(self, planted_run, monkeypatch, capsys):
+        from interaction_monitor.commands import report
+
+        monkeypatch.setattr(report, "find_spec", lambda name: None)
+        assert cli.main(["report", str(planted_run().folder)]) == 2
+        assert "pip install 'interaction-monitor[report]'" in capsys.readouterr().err
+
+
+class TestChecks:
+    def test_agree_with_what_they_are_made_of(self, planted_run):
+        record = planted_run()
+        measurements = list(record.measurements)
+        measurements[4].v[7] += 0.25  # an output that the interactions do not explain
+        checks = check(measurements, [0, 2, 5])
+        v, and_, or_ = measurements[4].v, measurements[4].and_, measurements[4].or_
+        change = (v[:, -1] - v[:, 0]).abs()
+        np.testing.assert_allclose(checks.worst_error[4], (matching_error(v, and_, or_) / change).max())
+        assert checks.worst_error[4] > 0.01
+        assert (checks.worst_error[[0, 1, 2, 3, 5]] < 1e-12).all()
+        last = measurements[5]
+        for i, rank in enumerate(checks.ranks):
+            expected = matching_precision(last.v, last.and_, last.or_, int(rank)).mean()
+            np.testing.assert_allclose(checks.precision[2, i], expected)
+        pooled = torch.cat([last.and_[:, 1:], last.or_[:, 1:]], 1).abs().sort(descending=True).values.mean(0)
+        np.testing.assert_allclose(checks.strength[2], pooled[checks.ranks - 1] / last.tau)
+        assert checks.ranks[0] == 1
+        assert checks.ranks[-1] == 62
+
+    def test_sizes_and_floors(self, planted_run):
+        last = planted_run().measurements[5]
+        checks = check([last], [0])
+        pairs = torch.tensor([bin(i).count("1") == 2 for i in range(32)])
+        both = torch.cat([last.and_[:, pairs], last.or_[:, pairs]])
+        np.testing.assert_allclose(checks.size[1], both.square().mean().sqrt())
+        typical = float(last.v.square().mean().sqrt())
+        np.testing.assert_allclose(checks.floors["bfloat16"][1], typical * 2**-8 * 2)
+        assert checks.tau == last.tau
+
+    def test_leave_out_samples_that_diverged(self, planted_run):
+        last = planted_run().measurements[5]
+        clean = check([last], [0])
+        for part in (last.v, last.and_, last.or_):
+            part[3] = torch.nan
+        last.valid[3] = False
+        assert np.isfinite(check([last], [0]).strength).all()
+        assert not np.array_equal(check([last], [0]).strength, clean.strength)
+
+
+class TestSamples:
+    def test_strongest_first_of_both_kinds(self, planted_run):
+        last = planted_run().measurements[5]
+        found = strongest(last, 4, 5)
+        sizes = [abs(interaction.effect) for interaction in found]
+        assert sizes == sorted(sizes, reverse=True)
+        pooled = torch.cat([last.and_[4, 1:], last.or_[4, 1:]]).abs().sort(descending=True).values
+        np.testing.assert_allclose(sizes, pooled[:5])
+        for interaction in found:
+            index = sum(1 << player for player in interaction.players)
+            table = last.and_ if interaction.kind == "AND" else last.or_
+            assert float(table[4, index]) == interaction.effect
+
+    def test_outline_goes_around(self):
+        ring = np.ones((3, 3), dtype=bool)
+        ring[1, 1] = False
+        assert len(outline(ring)) == 12 + 4
+        for (x0, y0), (x1, y1) in outline(np.array([[False, True]])):
+            assert {x0, x1} <= {0.5, 1.5}
+            assert {y0, y1} <= {-0.5, 0.5}
+            assert abs(x0 - x1) + abs(y0 - y1) == 1
+
+    def test_samples_of_different_classes(self):
+        targets = torch.tensor([3, 3, 1, 1, 2, 2])
+        assert choose(torch.ones(6, dtype=torch.bool), targets, 4) == [0, 2, 4]
+        assert choose(torch.ones(6, dtype=torch.bool), None, 2) == [0, 5]
+
+    @pytest.mark.parametrize(
+        ("shape", "axes", "layer", "expected"),
+        [
+            ((2, 1, 6, 8), (2, 3), None, (6, 8)),
+            ((2, 3, 6, 8), (2, 3), "conv", (6, 8, 3)),
+            ((2, 6, 8, 3), (1, 2), None, (6, 8, 3)),
+            ((2, 6, 8, 3), (2, 3), "conv", (6, 8, 3)),
+            ((2, 12, 6, 8), (2, 3), None, (6, 8)),
+            ((2, 40), (2, 3), "conv", None),
+        ],
+    )
+    def test_images_of_any_layout(self, shape, axes, layer, expected):
+        players = PlayerMap(torch.tensor([[[0, 1], [2, -1]]] * 2), n_players=3, axes=axes, layer=layer)
+        image = image_of(torch.randn(shape), players, 1)
+        assert expected == (None if image is None else tuple(n for n in image.shape if n > 1))
+        if image is not None:
+            assert image.min() == 0
+            assert image.max() == 1
+
+    def test_players_that_are_patches_are_drawn(self, page):
+        pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+        assert len(pictures) == 3  # a sample of each class
+        assert all(attributes["alt"] for attributes in pictures)
+
+    def test_players_that_are_words_are_named(self, planted_run):
+        words = tuple(tuple(f"word{sample}-{i}" for i in range(5)) for sample in range(12))
+        named = planted_run(
+            players=PlayerMap(torch.arange(5).repeat(12, 1), n_players=5, axes=(1,), input_key="ids", names=words),
+            probe=Probe({"ids": torch.zeros(12, 5, dtype=torch.int64)}, torch.arange(12) % 3),
+        )
+        page = Page(report_page(named))
+        assert not [tag for tag, _ in page.tags if tag == "img"]
+        best = strongest(named.measurements[5], 0, 1)[0]
+        assert ", ".join(f"word0-{player}" for player in best.players) in page.text
+
+
+def eventually(tab, condition, seconds=60):
+    """Wait for something to become true. The driver's own way runs inside the page, whose policy forbids that."""
+    end = time.monotonic() + seconds
+    while not tab.evaluate(condition):
+        assert time.monotonic() < end, f"still not so after {seconds} s: {condition}"
+        tab.wait_for_timeout(100)
+
+
+@pytest.mark.browser
+def test_clicked_through_in_a_browser(record, tmp_path):
+    """The page draws every figure, asks nobody for anything, and its slider moves the bars."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the path")
+    out = tmp_path / "report.html"
+    assert cli.main(["report", str(record.folder), "--out", str(out)]) == 0
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        try:
+            tab = browser.new_page(viewport={"width": 1300, "height": 900})
+            requests, complaints = [], []
+            tab.on("request", lambda request: requests.append(request.url))
+            tab.on("pageerror", lambda error: complaints.append(str(error)))
+            tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+            tab.goto(out.as_uri())
+            eventually(tab, "document.querySelectorAll('.main-svg').length >= 20")
+            drawn = "[...document.querySelectorAll('[data-figure]')].filter(x => x.querySelector('.main-svg')).length"
+            assert tab.evaluate(drawn) == len(FIGURES)
+            slider = tab.locator("[data-figure=orders]")
+            slider.scroll_into_view_if_needed()
+            heights = """[...document.querySelectorAll('[data-figure=orders] .bars .point path')]
+                .map(bar => bar.getBBox().height)"""
+            title = "document.querySelector('[data-figure=orders] .gtitle').textContent"
+            for step in (5, 2):
+                slider.locator(".slider-rail-touch-rect").scroll_into_view_if_needed()
+                box = slider.locator(".slider-rail-rect").bounding_box()
+                tab.mouse.click(box["x"] + 10 + (box["width"] - 20) * step / 5, box["y"] + box["height"] / 2)
+                eventually(tab, f"{title}.includes('epoch {step}:')")
+                seen, measured = np.array(tab.evaluate(heights)), np.array(record.history[step].distribution)
+                np.testing.assert_allclose(seen / seen.sum(), measured / 5, atol=0.01)
+            slider.locator(".updatemenu-button").first.click()
+            eventually(tab, f"{title}.includes('epoch 5:')")
+            tab.locator("summary").first.click()
+            assert tab.locator("tr.onset").is_visible()
+            assert requests == [out.as_uri()]
+            assert complaints == []
+        finally:
+            browser.close()
