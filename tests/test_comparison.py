@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from interaction_monitor import Probe, cli
-from interaction_monitor.comparison import NotComparableError, compare, compare_outputs, figures, words
+from interaction_monitor.comparison import Extraction, NotComparableError, compare, compare_outputs, figures, words
 from interaction_monitor.functional import and_outputs, generalization_curve, or_outputs, sparsest_and_or
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
@@ -79,6 +79,15 @@ def test_equal_networks_share_all_in_every_table():
     assert "1.00 / 1.00" in text
     assert "100%" in text
     assert all("nan" not in line for line in [*text.splitlines()[:6], *words.findings(result)])
+
+
+def test_sign_agreement_counts_what_is_shared():
+    effects = torch.tensor([[[9.0, 3.0, -2.0, 1.0]], [[9.0, 3.0, 2.0, 0.0]]])
+    extraction = Extraction("", effects, torch.zeros_like(effects))
+    assert words.sign_agreement(extraction, 2) == 0.5
+    assert words.sign_agreement(extraction, 1) == 1.0
+    nothing = Extraction("", torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
+    assert math.isnan(words.sign_agreement(nothing, 2))
 
 
 def test_leaves_out_samples_that_one_network_has_no_outputs_for():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from interaction_monitor.comparison.compared import Comparison, Extraction
-from interaction_monitor.functional import generalization_curve, order_sharing, salient
+from interaction_monitor.functional import generalization_curve, order_sharing, salient, strongest
 
 # what is fainter than this share of the largest is what the extraction's tolerance leaves
 FLOOR = 1e-3
@@ -35,6 +36,19 @@ def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
     every = (sharing.all_positive - sharing.all_negative).mean((0, 1))
     shared = (sharing.shared_positive - sharing.shared_negative).mean((0, 1))
     return every.tolist(), shared.tolist()
+
+
+def sign_agreement(extraction: Extraction, k: int) -> float:
+    """Give the share of the shared interactions, AND and OR, that have one sign in all networks; NaN without any.
+
+    The definition of generalization power leaves the sign out.
+    """
+    shared = agreed = 0.0
+    for effects in (extraction.and_, extraction.or_):
+        in_all = strongest(effects, k, floor=FLOOR).all(0)
+        shared += float(in_all.sum())
+        agreed += float((in_all & (effects.sign() == effects[0].sign()).all(0)).sum())
+    return agreed / shared if shared else math.nan
 
 
 def table(comparison: Comparison) -> str:
@@ -84,6 +98,12 @@ def findings(comparison: Comparison) -> list[str]:
             f"{ks[0]}, these networks {shared[0][0]:.0%} and {shared[1][0]:.0%}; of the strongest {ks[-1]}, "
             f"{chance[0][-1]:.0%} and {chance[1][-1]:.0%} against {shared[0][-1]:.0%} and {shared[1][-1]:.0%}."
         )
+    k = ks[min(2, len(ks) - 1)]
+    sentences.append(
+        f"Of what is shared among the strongest {k}, the networks agree on the sign of {_agreement(comparison.alone, k)} "
+        f"extracted alone, {_agreement(comparison.shared, k)} together"
+        + ("." if comparison.control is None else f"; unrelated outputs on {_agreement(comparison.control, k)}.")
+    )
     every, common = shared_by_order(comparison.shared)
     if every[0] and sum(every[1:]):
         sentences.append(
@@ -101,6 +121,11 @@ def findings(comparison: Comparison) -> list[str]:
 def _where(larger: Sequence[float], smaller: Sequence[float]) -> str:
     count = sum(a > b for a, b in zip(larger, smaller, strict=True))
     return "at every k shown" if count == len(larger) else f"at {count} of the {len(larger)} k shown"
+
+
+def _agreement(extraction: Extraction, k: int) -> str:
+    share = sign_agreement(extraction, k)
+    return "none" if math.isnan(share) else f"{share:.0%}"
 
 
 def _percent(part: float, whole: float) -> str:
