@@ -99,11 +99,10 @@ def findings(comparison: Comparison) -> list[str]:
             f"{chance[0][-1]:.0%} and {chance[1][-1]:.0%} against {shared[0][-1]:.0%} and {shared[1][-1]:.0%}."
         )
     k = ks[min(2, len(ks) - 1)]
-    sentences.append(
-        f"Of what is shared among the strongest {k}, the networks agree on the sign of {_agreement(comparison.alone, k)} "
-        f"extracted alone, {_agreement(comparison.shared, k)} together"
-        + ("." if comparison.control is None else f"; unrelated outputs on {_agreement(comparison.control, k)}.")
-    )
+    agreed = [f"{_agreement(comparison.alone, k)} extracted alone", f"{_agreement(comparison.shared, k)} together"]
+    if comparison.control is not None:
+        agreed.append(f"{_agreement(comparison.control, k)} for unrelated outputs")
+    sentences.append(f"Of what is shared among the strongest {k}, this much has one sign: {', '.join(agreed)}.")
     every, common = shared_by_order(comparison.shared)
     if every[0] and sum(every[1:]):
         sentences.append(
