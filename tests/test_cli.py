@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor import cli
 from interaction_monitor.history import History, Row
-from interaction_monitor.overlay import Overlay, Trend, lay_over, panels
+from interaction_monitor.overlay import Overlay, Trend, lay_over, panels, words
 from interaction_monitor.overlay.figures import bars, noise_level
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit
@@ -113,6 +114,13 @@ class TestOverlay:
     )
     def test_judges_the_trend_by_the_intervals(self, low, high, expected):
         assert overlay_of(low, high, turn=1 if low[0] == 0.001 else 0).trend == expected
+
+    def test_names_steps_where_epochs_repeat(self):
+        overlay = overlay_of([0.5, 0.1, 0.0], [0.9, 0.4, 0.0])
+        assert overlay.places == ["epoch 0", "epoch 1", "epoch 2"]
+        often = replace(overlay, history=History(replace(row, epoch=row.step // 2) for row in overlay.history))
+        assert often.places == ["step 0", "step 1", "step 2"]
+        assert [line.split()[0] for line in words.table(often).splitlines()] == ["step", "0", "1", "2"]
 
     def test_the_worst_match_is_one_of_phase_two(self):
         overlay = overlay_of([0.9, 0.1, 0.4, 0.2], [1.0, 1.0, 1.0, 1.0], turn=1)

@@ -118,7 +118,7 @@ def noise_level(overlay: Overlay) -> Figure:
 
 
 def _column(ax: Axes, overlay: Overlay, index: int) -> None:
-    fit, row, two = overlay.fit, overlay.history[index], bool(overlay.in_phase_two[index])
+    fit, two = overlay.fit, bool(overlay.in_phase_two[index])
     charts.order_bars(ax, fit.real[index], fit.theory[index].nan_to_num(0))
     if not two:
         for i, patch in enumerate(ax.patches):
@@ -129,7 +129,7 @@ def _column(ax: Axes, overlay: Overlay, index: int) -> None:
     highest = float((both / both.sum(-1, keepdim=True)).nan_to_num(0).max())
     ax.set_ylim(0, min(1.28 * highest, 1.2))
     stage = "phase one" if not two else "onset" if index == overlay.turn and overlay.onset_known else "phase two"
-    ax.set_title(f"epoch {row.epoch}\n{stage}", fontsize=10, color="black" if two else _GREY)
+    ax.set_title(f"{overlay.places[index]}\n{stage}", fontsize=10, color="black" if two else _GREY)
     note = f"σ² = {level(float(fit.sigma2[index]))}\ncosine {float(fit.cosine[index]):.3f}"
     ax.text(0.97, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="black" if two else _GREY, fontsize=9)
     ax.set_xlabel("order k")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from interaction_monitor.functional import mean_order
 from interaction_monitor.history import History
-from interaction_monitor.moments import onset_index
+from interaction_monitor.moments import onset_index, positions
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit, fit_sigma2
 
@@ -61,6 +61,12 @@ class Overlay:
     def predicted_order(self) -> NDArray[np.float64]:
         """(E,) ⟨k⟩ of I_theo^(k)."""
         return np.array([float(mean_order(theory.nan_to_num(0))) for theory in self.fit.theory])
+
+    @cached_property
+    def places(self) -> list[str]:
+        """(E) where in the run each measurement was taken: its epoch, or its step where epochs repeat."""
+        values, unit = positions(self.history)
+        return [f"{unit.removeprefix('optimizer ')} {value:.0f}" for value in values]
 
     @cached_property
     def worst(self) -> int:

@@ -21,22 +21,23 @@ def table(overlay: Overlay) -> str:
     Returns:
         The table, a line per measurement; phase one in brackets.
     """
-    lines = ["epoch  phase        σ²  95% interval        cosine  divergence  ⟨k⟩ measured  predicted"]
+    unit = overlay.places[0].split()[0]
+    lines = [f"{unit:>7}  phase        σ²  95% interval        cosine  divergence  ⟨k⟩ measured  predicted"]
     for cells in rows(overlay):
-        epoch, phase, level, interval, cosine, divergence, measured, predicted = cells
+        place, phase, level, interval, cosine, divergence, measured, predicted = cells
         lines.append(
-            f"{epoch:>5}  {phase:<5}  {level:>8}  {interval:<18}  {cosine:>6}  {divergence:>10}  {measured:>12}  "
+            f"{place:>7}  {phase:<5}  {level:>8}  {interval:<18}  {cosine:>6}  {divergence:>10}  {measured:>12}  "
             f"{predicted:>9}"
         )
     return "\n".join(lines)
 
 
 def rows(overlay: Overlay) -> list[tuple[str, ...]]:
-    """List the table's cells: epoch, phase, σ̂², its interval, cosine, divergence, ⟨k⟩ measured and predicted."""
+    """List the cells: epoch or step, phase, σ̂², its interval, cosine, divergence, ⟨k⟩ measured and predicted."""
     fit = overlay.fit
     return [
         (
-            str(row.epoch),
+            overlay.places[i].split()[1],
             "two" if overlay.in_phase_two[i] else "(one)",
             level(float(fit.sigma2[i])),
             f"{level(float(fit.low[i]))} to {level(float(fit.high[i]))}",
@@ -45,7 +46,7 @@ def rows(overlay: Overlay) -> list[tuple[str, ...]]:
             _fixed(overlay.measured_order[i], 2),
             _fixed(overlay.predicted_order[i], 2),
         )
-        for i, row in enumerate(overlay.history)
+        for i in range(len(overlay.history))
     ]
 
 
@@ -80,19 +81,19 @@ def findings(overlay: Overlay) -> list[str]:
         return sentences
     worst = overlay.worst
     sentences.append(
-        f"Worst match in phase two: cosine {float(overlay.fit.cosine[worst]):.4f}, at epoch "
-        f"{overlay.history[worst].epoch} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit)."
+        f"Worst match in phase two: cosine {float(overlay.fit.cosine[worst]):.4f}, at "
+        f"{overlay.places[worst]} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit)."
     )
     sentences.append(_trend(overlay))
     return sentences
 
 
 def _where(overlay: Overlay) -> str:
-    epoch = overlay.history[overlay.turn].epoch
+    place = overlay.places[overlay.turn]
     if overlay.onset_known:
-        return f"Phase two is from its onset on, epoch {epoch}."
+        return f"Phase two is from its onset on, {place}."
     return (
-        f"The run has not found an onset, so everything from the lowest mean order on, epoch {epoch}, is taken for "
+        f"The run has not found an onset, so everything from the lowest mean order on, {place}, is taken for "
         "phase two here."
     )
 
@@ -103,7 +104,7 @@ def _trend(overlay: Overlay) -> str:
     def at(index: int | None) -> str:
         assert index is not None
         return (
-            f"{level(float(fit.sigma2[index]))} at epoch {overlay.history[index].epoch} "
+            f"{level(float(fit.sigma2[index]))} at {overlay.places[index]} "
             f"({level(float(fit.low[index]))} to {level(float(fit.high[index]))})"
         )
 

@@ -55,7 +55,7 @@ def report_page(record: Record) -> str:
     moments = _moments(overlay)
     with_or = _has_or(record)
     checks = check((record.measurements[index] for index in kept), list(moments), with_or=with_or)
-    names = [f"{name}, epoch {history[index].epoch}" for index, name in moments.items()]
+    names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
     shown = examples(
         record,
         [(name, record.measurements[kept[index]]) for index, name in zip(moments, names, strict=True) if index > 0],
@@ -115,6 +115,7 @@ def _render(
         stages=stages(history),
         overlay=overlay,
         findings=words.findings(overlay),
+        unit=overlay.places[0].split()[0],
         theory_rows=words.rows(overlay),
         why_grey=words.WHY_GREY,
         examples=shown,
