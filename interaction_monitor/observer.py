@@ -135,6 +135,8 @@ class Observer:
             epoch=epoch, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
+        # Losses, times and last bits may differ between processes, and what follows from them must not.
+        row = self.ranks.of_first(row)
         self.history.append(row)
         self.last = measurement
         return row

@@ -1,0 +1,143 @@
+"""Trains with several processes and writes down what each saw; run by test_distributed.py, under its time limit."""
+
+import json
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from interaction_monitor import InteractionMonitor, measure
+from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.players import FeaturePatches
+
+
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Flatten(), nn.Linear(256, 10))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class Detecting(PhaseTracker):
+    """Finds the onset at epoch 2; on all ranks, or on one rank only."""
+
+    def __init__(self, only_on=None):
+        super().__init__()
+        self.only_on = only_on
+
+    def update(self, *, epoch, **measured):
+        state = super().update(epoch=epoch, **measured)
+        here = epoch >= 2 and self.only_on in (None, dist.get_rank())
+        return replace(state, phase="two", onset_epoch=1, detected_epoch=2) if here else state
+
+
+def failing(rank, error):
+    def forward(module, x):
+        if dist.get_rank() == rank and module.trainer.global_step:
+            raise error
+        return module(x)
+
+    return forward
+
+
+class Witness(L.Callback):
+    """What each process holds after training, and what rank zero alone would have measured."""
+
+    def __init__(self, monitor, path):
+        self.monitor = monitor
+        self.path = path
+
+    def on_train_end(self, trainer, net):
+        observer = self.monitor.observer if self.monitor else None
+        here = {
+            "epoch": trainer.current_epoch,
+            "rng": torch.get_rng_state().tolist(),
+            "weights": [p.detach().flatten().tolist() for p in net.parameters()],
+            "buffers": [b.double().flatten().tolist() for b in net.buffers()],
+        }
+        if observer is not None:
+            here["steps"] = observer.history.steps.tolist()
+            here["distribution"] = observer.last.distribution.tolist()
+            here["record"] = observer.record is not None
+            here["stop_reason"] = self.monitor.stop_reason
+        seen = [None] * trainer.world_size
+        dist.all_gather_object(seen, here)
+        if trainer.is_global_zero:
+            result = {"ranks": seen}
+            if observer is not None:
+                alone = measure(net, observer.probe, observer.players, forward_func=observer.forward_func)
+                result |= {
+                    "alone": alone.distribution.tolist(),
+                    "difference": (alone.v - observer.last.v).abs().max().item(),
+                    "recorded": len(observer.record.history),
+                }
+            Path(self.path).write_text(json.dumps(result))
+
+
+def fit(path, world, *, precision="64-true", monitored=True, max_epochs=2, validate_every=1, **options):
+    L.seed_everything(0, verbose=False)
+    x = torch.randn(48, 1, 8, 8)
+    train, test = (TensorDataset(part, torch.arange(24) % 10) for part in (x[:24], x[24:]))
+    settings = {"n_samples": 5, "every_n_epochs": 1} | options
+    monitor = None
+    if monitored:
+        monitor = InteractionMonitor(FeaturePatches("features.2", grid=4, margin=0, n_players=3), **settings)
+    trainer = L.Trainer(
+        max_epochs=max_epochs, accelerator="cpu", strategy="ddp_fork", devices=world, precision=precision,
+        check_val_every_n_epoch=validate_every,
+        callbacks=[*([monitor] if monitor else []), Witness(monitor, path)],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=Path(path).parent / Path(path).stem,
+    )  # fmt: skip
+    trainer.fit(Net(), DataLoader(train, 4, shuffle=True), DataLoader(test, 8))
+
+
+def run_all(folder, only):
+    broken = RuntimeError("the cable is out")
+    one = {"max_epochs": 1}
+    for name, world, options in [
+        ("same_2", 2, {}),
+        ("same_3", 3, {"validate_every": 2} | one),
+        ("few_samples_3", 3, {"n_samples": 2} | one),
+        ("failure_2", 2, {"forward_func": failing(1, broken)}),
+        ("raise_2", 2, {"forward_func": failing(1, broken), "on_error": "raise"} | one),
+        ("misfit_2", 2, {"n_samples": 1000} | one),
+        ("stop_2", 2, {"max_epochs": 5, "tracker": Detecting(), "stop_on_onset": True}),
+        ("stop_by_one_2", 2, {"max_epochs": 5, "tracker": Detecting(only_on=0), "stop_on_onset": True}),
+        ("budget_2", 2, {"max_epochs": 3, "max_overhead": 1e-6}),
+        ("undisturbed_2", 2, {"precision": "32-true"}),
+        ("without_2", 2, {"precision": "32-true", "monitored": False}),
+    ]:
+        if only and name not in only:
+            continue
+        print(f"=== {name}", flush=True)
+        try:
+            fit(f"{folder}/{name}.json", world, **options)
+        except Exception as error:
+            print(f"raised {type(error).__name__}: {error}", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("always", message="InteractionMonitor")
+    run_all(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,135 @@
+"""Several processes measure as one would, fail together, stop together and never wait for each other in vain."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning.pytorch.strategies
+import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from interaction_monitor._trainer import refuse_split_networks
+from interaction_monitor.distributed import Ranks
+
+SCRIPT = Path(__file__).parent / "distributed_script.py"
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Name of a run to what it printed and wrote down; a run that hung, and all after it, are missing."""
+    folder = tmp_path_factory.mktemp("distributed")
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        output, _ = process.communicate()
+    found = {}
+    for part in output.split("=== ")[1:]:
+        name, _, said = part.partition("\n")
+        path = folder / f"{name}.json"
+        found[name] = said, json.loads(path.read_text()) if path.exists() else None
+    assert found, output
+    return found
+
+
+@pytest.fixture
+def result(runs):
+    def of(name):
+        said, found = runs[name]
+        assert found is not None, said
+        return found, said
+
+    return of
+
+
+@forks
+@pytest.mark.parametrize(("name", "world", "recorded"), [("same_2", 2, 3), ("same_3", 3, 2), ("few_samples_3", 3, 2)])
+def test_sharing_the_samples_changes_nothing(result, name, world, recorded):
+    found, _ = result(name)
+    assert len(found["ranks"]) == world
+    if name == "same_3":  # each process has running statistics of its own until a validation, and rank zero's count
+        assert found["ranks"][0]["buffers"] != found["ranks"][1]["buffers"]
+    assert found["difference"] < 1e-9
+    for rank in found["ranks"]:
+        assert rank["distribution"] == pytest.approx(found["alone"], abs=1e-9)
+        assert rank["steps"] == found["ranks"][0]["steps"]
+    assert [rank["record"] for rank in found["ranks"]] == [True] + [False] * (world - 1)
+    assert found["recorded"] == recorded
+
+
+@forks
+def test_a_failure_on_one_rank_is_one_warning_and_no_deadlock(result):
+    found, output = result("failure_2")
+    assert [rank["epoch"] for rank in found["ranks"]] == [2, 2]
+    assert [rank["steps"] for rank in found["ranks"]] == [[0], [0]]
+    assert output.count("rank 1 failed with RuntimeError: the cable is out") == 1
+
+
+@forks
+def test_a_failure_that_is_to_be_raised_ends_all_ranks(runs):
+    said, found = runs["raise_2"]
+    assert found is None
+    assert "raised ProcessRaisedException" in said
+    assert "the cable is out" in said
+
+
+@forks
+def test_what_does_not_fit_is_said_on_all_ranks(runs):
+    said, found = runs["misfit_2"]
+    assert found is None
+    assert "raised ProcessRaisedException" in said
+    assert "MisconfigurationException: InteractionMonitor cannot measure this run" in said
+    assert "n_samples=1000" in said
+
+
+@forks
+@pytest.mark.parametrize("scenario", ["stop_2", "stop_by_one_2"])
+def test_all_stop_together(result, scenario):
+    found, _ = result(scenario)
+    assert [rank["epoch"] for rank in found["ranks"]] == [2, 2]
+    assert all(rank["stop_reason"] for rank in found["ranks"])
+
+
+@forks
+def test_all_put_off_the_same_measurements(result):
+    found, _ = result("budget_2")
+    assert [rank["steps"] for rank in found["ranks"]] == [[0, 9]] * 2
+
+
+@forks
+def test_training_with_several_processes_is_undisturbed(result):
+    found, _ = result("undisturbed_2")
+    without, _ = result("without_2")
+    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
+        for name in ("weights", "buffers", "rng", "epoch"):
+            assert rank[name] == alone[name], name
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 5, 50])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_each_sample_has_one_process(n_samples, size):
+    shares = [Ranks(size=size, rank=rank).share_of(n_samples) for rank in range(size)]
+    assert [sample for share in shares for sample in share] == list(range(n_samples))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("module", ["lightning.pytorch", "pytorch_lightning"])
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_strategies_that_split_the_network_are_refused(module, name):
+    strategies = pytest.importorskip(f"{module}.strategies")
+    strategy = object.__new__(getattr(strategies, name))
+    with pytest.raises(MisconfigurationException, match=f"{name}.*strategy='ddp'.*Observer"):
+        refuse_split_networks(SimpleNamespace(strategy=strategy))
+
+
+def test_strategies_that_do_not_are_not():
+    refuse_split_networks(SimpleNamespace(strategy=object.__new__(lightning.pytorch.strategies.DDPStrategy)))
