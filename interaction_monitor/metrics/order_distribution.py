@@ -32,7 +32,8 @@ class OrderDistribution(Metric):
     Args:
         n_players: number of players, the same for all samples.
         fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on; the
-        paper's 0.03. **kwargs: as for every `torchmetrics.Metric`.
+            paper's 0.03.
+        **kwargs: as for every `torchmetrics.Metric`.
 
     Raises:
         ValueError: if `n_players` is below 1 or `fraction` negative.
