@@ -37,7 +37,8 @@ def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:
     Example:
         `masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)`
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    get_head: Any = getattr(model, "get_output_embeddings", None)
+    head = get_head() if callable(get_head) else None
     if not isinstance(head, nn.Module) or not isinstance(inputs, dict):
         raise TypeError(
             f"last_token_logits needs a model with get_output_embeddings() and a dict of inputs, got "
