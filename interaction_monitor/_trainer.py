@@ -38,7 +38,7 @@ def refuse_split_networks(trainer: pl.Trainer) -> None:
 def loader_of(trainer: pl.Trainer) -> Any:
     """Return the loader to take samples from: the first for validation, or the one for training."""
     loader: Any = trainer.val_dataloaders
-    if not loader:
+    if loader is None:
         rank_zero_warn(
             "InteractionMonitor: there is no validation loader, so it measures on training samples; "
             "give one, or give probe=Probe(inputs, targets)"

@@ -70,7 +70,11 @@ def _why_not(earlier: Path, observer: Observer) -> str | None:
         return f"the record of the interrupted run, {earlier}, is gone"
     # The folder's name comes from a file: nothing is touched that is not the record of the same measurements.
     try:
-        same = torch.equal(Record.open(earlier).players.labels, observer.players.labels)
+        record = Record.open(earlier)
+        same = torch.equal(record.players.labels, observer.players.labels)
     except RecordError as error:
         return str(error)
+    known = observer.history.to_csv()
+    # Somebody may have gone on from an earlier checkpoint in the meantime.
+    same = same and all(row in known for row in record.history.until(*observer.history[-1].position).to_csv())
     return None if same else f"{earlier} is the record of another run"
