@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from plotly.offline import get_plotlyjs
@@ -19,6 +20,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
 from interaction_monitor.report.checks import check
+from interaction_monitor.report.page import as_json
 from interaction_monitor.report.samples import choose, image_of, outline, strongest
 
 FIGURES = {
@@ -146,6 +148,12 @@ class TestPage:
         assert not any("onerror" in attributes for _, attributes in page.tags)
         assert {tag for tag, _ in page.tags if tag == "img"} == set()
         assert len(page.scripts) == len(FIGURES) + 2
+
+    def test_a_figure_cannot_end_its_script(self):
+        name = "</script><script>alert(1)</script>"
+        written = as_json(go.Figure(go.Bar(y=[1], name=name)))
+        assert "<" not in written
+        assert json.loads(written)["data"][0]["name"] == name
 
     def test_losses_and_onset_may_be_unknown(self, planted_run):
         record = planted_run(onset=None)

@@ -105,7 +105,7 @@ def _render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
         plotly=Markup(get_plotlyjs()),
-        figures={name: _json(figure) for name, figure in figures.items()},
+        figures={name: as_json(figure) for name, figure in figures.items()},
         version=__version__,
         record=record,
         settings=_flat(record.settings),
@@ -150,6 +150,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _json(figure: go.Figure) -> Markup:
+def as_json(figure: go.Figure) -> Markup:
+    """Write a figure so that it can stand inside a script element."""
     # Inside a script element only "<" could end it early.
     return Markup(str(figure.to_json()).replace("<", "\\u003c"))
