@@ -1,0 +1,144 @@
+"""What fails inside the monitor costs one warning, and what it costs in time stays within its budget."""
+
+import gc
+import os
+import warnings
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from interaction_monitor import InteractionMonitor
+from interaction_monitor.players import FeaturePatches
+from interaction_monitor.record import Record
+from interaction_monitor.schedule import LogSpaced
+
+
+def monitor(**overrides):
+    settings = {"n_samples": 3, "interactions": "and"} | overrides
+    return InteractionMonitor(FeaturePatches("features.2", grid=4, margin=0, n_players=3), **settings)
+
+
+def warned(trainer, net, loaders):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(net, *loaders)
+    return [text for text in (str(warning.message) for warning in caught) if text.startswith("InteractionMonitor: ")]
+
+
+def test_a_full_disk_costs_the_record_only(net, loaders, make_trainer, monkeypatch):
+    watch = monitor()
+    trainer = make_trainer(watch, max_epochs=4, logger=False, enable_checkpointing=False)
+    write = Record.write
+
+    def full(record, measurement, row):
+        if row.epoch in (1, 2):
+            raise OSError(28, "No space left on device")
+        write(record, measurement, row)
+
+    monkeypatch.setattr(Record, "write", full)
+    said = warned(trainer, net, loaders)
+    assert sum("writing the record failed and training goes on: OSError" in text for text in said) == 1
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2, 3, 4]
+    assert Record.open(watch.observer.record.folder).history.epochs.tolist() == [0, 3, 4]
+
+
+def test_a_folder_that_cannot_be_written_costs_the_record_only(net, loaders, make_trainer, tmp_path):
+    (tmp_path / "file").write_text("")
+    watch = monitor(name="file/below")  # root may write to read-only folders, but not into a file
+    said = warned(make_trainer(watch, logger=False, enable_checkpointing=False), net, loaders)
+    assert sum("opening the record failed and training goes on" in text for text in said) == 1
+    assert watch.observer.record is None
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2]
+
+
+def after_start(error):
+    """A forward that fails once training has begun."""
+
+    def forward(module, x):
+        result = module(x)
+        if module.trainer.global_step:
+            raise error
+        return result
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("full"), MemoryError("full"), ValueError("odd"), TypeError("odd")], ids=repr
+)
+def test_any_error_after_the_start_is_one_warning(net, loaders, make_trainer, error):
+    trainer = make_trainer(monitor(forward_func=after_start(error)), max_epochs=3, logger=False)
+    said = warned(trainer, net, loaders)
+    assert len([text for text in said if "training goes on" in text]) == 1
+    assert trainer.current_epoch == 3
+    assert all(module.training for module in net.modules())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_a_loader_that_fails_at_the_start_switches_the_monitor_off(net, loaders, make_trainer, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("DataLoader worker (pid 7) is killed")
+
+    monkeypatch.setattr("interaction_monitor._setup.Probe.from_loader", fail)
+    watch = monitor()
+    trainer = make_trainer(watch, logger=False)
+    said = warned(trainer, net, loaders)
+    assert len(said) == 1
+    assert "setting up failed and training goes on: RuntimeError: DataLoader worker" in said[0]
+    assert trainer.current_epoch == 2
+    assert watch.observer is None
+
+
+def test_an_interrupt_inside_a_measurement_reaches_the_trainer(net, loaders, make_trainer):
+    watch = monitor(forward_func=after_start(KeyboardInterrupt()))
+    trainer = make_trainer(watch, logger=False)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer.fit(net, *loaders)
+    assert trainer.interrupted
+    assert not any(module._forward_hooks for module in net.modules())
+    assert len(Record.open(watch.observer.record.folder).history) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"every_n_epochs": LogSpaced(1)}, [0, 1, 2, 4, 8, 9]),
+        ({"every_n_epochs": lambda epoch: epoch in (3, 5)}, [0, 3, 5, 9]),
+        ({"max_overhead": 1e-9}, [0, 9]),
+        ({"max_overhead": 1e9}, list(range(10))),
+    ],
+    ids=["log-spaced", "callable", "no budget", "any budget"],
+)
+def test_schedules(net, loaders, make_trainer, options, epochs):
+    watch = monitor(**options)
+    make_trainer(watch, max_epochs=9, logger=False, limit_train_batches=1, enable_checkpointing=False).fit(
+        net, *loaders
+    )
+    assert watch.observer.history.epochs.tolist() == epochs
+
+
+def test_steps_may_be_scheduled_too(net, loaders, make_trainer):
+    watch = monitor(every_n_train_steps=LogSpaced(1))
+    make_trainer(watch, max_epochs=3, logger=False).fit(net, *loaders)
+    assert watch.observer.history.steps.tolist() == [0, 1, 2, 4, 8, 12]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc")
+def test_many_measurements_do_not_let_memory_grow(net, loaders, make_trainer):
+    watch = monitor()
+    sizes = []
+
+    class Scale(L.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch % 50 == 49:
+                gc.collect()
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    options = {"limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": False, "logger": False}
+    make_trainer(watch, Scale(), max_epochs=300, **options).fit(net, *loaders)
+    assert len(watch.observer.history) == 301
+    print([size // 2**20 for size in sizes])
+    assert sizes[-1] - sizes[1] < 8 * 2**20
