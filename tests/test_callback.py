@@ -65,13 +65,13 @@ def test_first_and_last_network_are_always_measured(net, loaders, make_trainer, 
 
 def test_steps_are_counted_for_runs_of_less_than_an_epoch(net, loaders, make_trainer):
     watch = monitor(every_n_train_steps=2)
-    make_trainer(watch, max_steps=7, max_epochs=-1).fit(net, *loaders)
+    make_trainer(watch, max_steps=7, max_epochs=-1, logger=False).fit(net, *loaders)
     assert watch.observer.history.steps.tolist() == [0, 2, 4, 6, 7]
 
 
 def test_steps_are_optimizer_steps_when_gradients_accumulate(net, loaders, make_trainer):
     watch = monitor(every_n_train_steps=1)
-    make_trainer(watch, max_epochs=1, accumulate_grad_batches=2).fit(net, *loaders)
+    make_trainer(watch, max_epochs=1, accumulate_grad_batches=2, logger=False).fit(net, *loaders)
     assert watch.observer.history.steps.tolist() == [0, 1, 2]
 
 
@@ -96,7 +96,7 @@ def test_training_is_bit_identical_with_and_without(make_net, loaders, make_trai
 def test_checkpoints_and_early_stopping_can_monitor_the_logged_keys(net, loaders, make_trainer, tmp_path):
     best = ModelCheckpoint(tmp_path, monitor="interactions/mean_order", save_on_train_epoch_end=True)
     stop = EarlyStopping("interactions/high_order_share", check_on_train_epoch_end=True)
-    make_trainer(monitor(), best, stop).fit(net, *loaders)
+    make_trainer(monitor(), best, stop, logger=False).fit(net, *loaders)
     assert best.best_model_score is not None
     assert stop.best_score.isfinite()
 
@@ -133,14 +133,14 @@ def test_onset_does_not_stop_the_run_unless_asked(net, loaders, make_trainer):
 
 def test_resumed_run_goes_on_as_if_never_stopped(loaders, make_trainer, net, tmp_path):
     first = monitor()
-    trainer = make_trainer(first, max_epochs=2)
+    trainer = make_trainer(first, max_epochs=2, logger=False)
     trainer.fit(net, *loaders)
     checkpoint = tmp_path / "two.ckpt"
     trainer.save_checkpoint(checkpoint)
     torch.load(checkpoint, weights_only=True)  # nothing in the state needs pickle
 
     second = monitor()
-    make_trainer(second, max_epochs=4).fit(net, *loaders, ckpt_path=checkpoint)
+    make_trainer(second, max_epochs=4, logger=False).fit(net, *loaders, ckpt_path=checkpoint)
     assert second.observer.history.epochs.tolist() == [0, 1, 2, 3, 4]
     assert second.observer.history[:3] == first.observer.history[:3]
     assert torch.equal(second.observer.players.labels, first.observer.players.labels)

@@ -261,13 +261,13 @@ def test_tuners_are_left_alone(net, loaders, make_trainer):
     assert watch.observer.history.epochs.tolist() == [0, 1, 2]
 
 
-def test_several_monitors_keep_apart(net, loaders, make_trainer, digits):
+def test_several_monitors_keep_apart(net, loaders, make_trainer, tmp_path):
     one = monitor()
     two = InteractionMonitor(ImagePatches(grid=4, margin=0, n_players=2), n_samples=4, name="pixels")
-    trainer = make_trainer(one, two)
-    trainer.fit(net, *loaders)
-    tags = EventAccumulator(trainer.log_dir).Reload().Tags()["scalars"]
-    assert {"interactions/mean_order", "pixels/mean_order"} <= set(tags)
+    logger = CSVLogger(tmp_path)
+    make_trainer(one, two, logger=logger).fit(net, *loaders)
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        assert {"interactions/mean_order", "pixels/mean_order"} <= set(csv.DictReader(file).fieldnames)
     folders = [watch.observer.record.folder for watch in (one, two)]
     assert [Record.open(folder).n_players for folder in folders] == [3, 2]
     assert json.dumps(one.state_dict(), default=lambda _: None) != json.dumps(two.state_dict(), default=lambda _: None)
