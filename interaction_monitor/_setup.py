@@ -12,7 +12,8 @@ from interaction_monitor import loggers, resume
 from interaction_monitor._model import call_model
 from interaction_monitor._trainer import folder_of, is_trial, loader_of, say
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward import assign_players
+from interaction_monitor.forward import assign_players, check_forwards
+from interaction_monitor.functional.sparsest import MAX_PLAYERS
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
@@ -77,7 +78,14 @@ def _choose(
     pl_module: pl.LightningModule,
     forward_func: Callable[..., Any],
 ) -> tuple[Probe, PlayerMap]:
+    n_players = monitor.players.n_players
+    if monitor.interactions == "and-or" and n_players > MAX_PLAYERS:
+        raise ValueError(
+            f"n_players={n_players} is more than the {MAX_PLAYERS} that interactions='and-or' takes; "
+            "take fewer players, or interactions='and'"
+        )
     probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
+    check_forwards(len(probe), n_players)
     context = trainer.precision_plugin.forward_context
     players = assign_players(
         pl_module, monitor.players, probe, forward_func=forward_func, forward_context=context, seed=monitor.seed

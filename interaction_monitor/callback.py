@@ -102,6 +102,11 @@ class InteractionMonitor(Callback):
         require_above_zero(max_overhead=max_overhead)
         require_one_of(("and-or", "and"), interactions=interactions)
         require_one_of(("warn", "raise"), on_error=on_error)
+        if not isinstance(players, Players):
+            raise MisconfigurationException(
+                f"InteractionMonitor(players={players!r}): give a kind of players, such as "
+                'FeaturePatches(layer="features.1")'
+            )
         self.players = players
         self.probe = probe
         self.n_samples = n_samples

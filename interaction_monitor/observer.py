@@ -178,6 +178,12 @@ class Observer:
         Raises:
             ValueError: if the players of that time do not fit the probe of today.
         """
+        n_before = int(state["labels"].max()) + 1
+        if n_before != self.players.n_players:
+            raise ValueError(
+                f"the checkpoint was measured with n_players={n_before}, but this run has "
+                f"n_players={self.players.n_players}; resume with {n_before}, or without the callback's state"
+            )
         if state["labels"].shape != self.players.labels.shape:
             raise ValueError(
                 f"the checkpoint's players have shape {tuple(state['labels'].shape)}, but the probe and layer of this "

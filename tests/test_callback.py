@@ -271,3 +271,25 @@ def test_labels_out_of_range_are_refused(net, make_trainer, digits):
     fine = DataLoader(digits[0], batch_size=50)
     with pytest.raises(MisconfigurationException, match="10"):
         make_trainer(monitor(), logger=False, num_sanity_val_steps=0).fit(net, fine, wrong)
+
+
+@pytest.mark.parametrize("players", ["features.2", FeaturePatches])
+def test_players_of_no_kind_are_refused_at_once(players):
+    with pytest.raises(MisconfigurationException, match="FeaturePatches"):
+        InteractionMonitor(players)
+
+
+def test_more_players_than_the_extraction_takes_are_refused_before_any_forward(net, loaders, make_trainer):
+    watch = monitor(players=FeaturePatches(layer="features.2", n_players=14))
+    with pytest.raises(MisconfigurationException, match=r"n_players=14 .*interactions='and'"):
+        make_trainer(watch, logger=False).fit(net, *loaders)
+
+
+@pytest.mark.parametrize("n_players", [3, 5])
+def test_resuming_with_other_players_is_refused(net, loaders, make_trainer, tmp_path, n_players):
+    trainer = make_trainer(monitor(), max_epochs=1, logger=False)
+    trainer.fit(net, *loaders)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    other = monitor(players=FeaturePatches(layer="features.2", n_players=n_players))
+    with pytest.raises(MisconfigurationException, match=rf"n_players=4.*n_players={n_players}"):
+        make_trainer(other, max_epochs=2, logger=False).fit(net, *loaders, ckpt_path=tmp_path / "one.ckpt")

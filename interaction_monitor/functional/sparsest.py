@@ -22,7 +22,7 @@ from interaction_monitor.functional._splitting import Problem, Splitting
 from interaction_monitor.functional.coalitions import n_players
 from interaction_monitor.functional.transforms import and_outputs, or_outputs
 
-_MAX_PLAYERS = 13
+MAX_PLAYERS = 13
 # in units of 25 iterations; at the default tol, outputs of trained networks are within it after some 10
 _SPLITTING_STEPS = 24
 _INTERIOR_POINT_STEPS = 60
@@ -151,10 +151,10 @@ def _check(v: Tensor, noise: float, tol: float, tie_break: float) -> int:
     n = n_players(v)
     if not v.is_floating_point():
         raise TypeError(f"v must be of a floating dtype, but is {v.dtype}; call it with v.double()")
-    if n > _MAX_PLAYERS:
+    if n > MAX_PLAYERS:
         gibibytes = 2 * 8 * 4**n / 2**30
         raise ValueError(
-            f"v has n = {n} players, but the extraction takes at most {_MAX_PLAYERS}: its matrices would need "
+            f"v has n = {n} players, but the extraction takes at most {MAX_PLAYERS}: its matrices would need "
             f"{gibibytes:.0f} GiB; take fewer players, or AND interactions alone"
         )
     for name, value in (("noise", noise), ("tie_break", tie_break)):
