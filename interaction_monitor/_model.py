@@ -125,7 +125,7 @@ def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:
             f"players at a layer of a compiled model need torch 2.6 or newer, this is {torch.__version__}; mask the "
             "input instead (ImagePatches, for instance), or do not compile the model"
         )
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]  # torch leaves it untyped
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -44,7 +44,7 @@ def set_up(
 
     with ranks.together():
         chosen = _choose(monitor, trainer, pl_module, forward_func) if ranks.rank == 0 else None
-    probe, players = ranks.of_first(chosen)  # type: ignore[misc]
+    probe, players = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
     observer = Observer(
         probe,
         players,

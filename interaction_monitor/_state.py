@@ -22,20 +22,20 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
     cpu_state = torch.get_rng_state()
     # Asking a CUDA that nobody uses yet for its state would initialise it.
     cuda_states = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
-    numpy_state = np.random.get_state()  # noqa: NPY002
+    numpy_state = np.random.get_state()  # noqa: NPY002  # the user's global state
     python_state = random.getstate()
     try:
         if seed is not None:
             # Not torch.manual_seed: it also queues a seed for a CUDA that is not initialised yet.
             torch.default_generator.manual_seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
+            np.random.seed(seed % 2**32)  # noqa: NPY002  # what transforms draw from
             random.seed(seed)
         yield
     finally:
         torch.set_rng_state(cpu_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        np.random.set_state(numpy_state)  # noqa: NPY002  # the user's global state
         random.setstate(python_state)
 
 
@@ -71,7 +71,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _cuda_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _version(tensor: Tensor) -> int | None:

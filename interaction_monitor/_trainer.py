@@ -72,7 +72,7 @@ def free(target: Path) -> Path:
 
 def is_trial(trainer: pl.Trainer) -> bool:
     """Tell whether the run only tries the code on a batch (`fast_dev_run`), and should leave no files."""
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
 
 
 def batches_of(trainer: pl.Trainer) -> int:

@@ -73,7 +73,7 @@ class Ranks:
             return value
         values: list[Any] = [value]
         dist.broadcast_object_list(values, src=0)
-        return values[0]  # type: ignore[no-any-return]
+        return values[0]  # type: ignore[no-any-return]  # what rank zero put there
 
     @contextmanager
     def together(self) -> Iterator[None]:
