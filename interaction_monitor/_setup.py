@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from interaction_monitor import loggers, resume
-from interaction_monitor._model import call_model
 from interaction_monitor._trainer import folder_of, is_trial, loader_of, say
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
+from interaction_monitor.forward.model import call_model
 from interaction_monitor.functional.sparsest import MAX_PLAYERS
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._model import ForwardFunc, device_of, eager_if_compiled, logits_of
-from interaction_monitor._runner import ForwardContext
 from interaction_monitor._state import undisturbed
+from interaction_monitor.forward.model import ForwardFunc, device_of, eager_if_compiled, logits_of
+from interaction_monitor.forward.runner import ForwardContext
 from interaction_monitor.probe import Inputs, Probe
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from interaction_monitor import forward
-from interaction_monitor._model import call_model
-from interaction_monitor._runner import Runner
-from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.forward import assign_players, masked, masked_outputs
+from interaction_monitor.forward.model import call_model
+from interaction_monitor.forward.runner import Runner
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap
 from interaction_monitor.probe import Probe
@@ -332,7 +331,7 @@ def test_memory_that_does_not_even_suffice_for_one_is_an_error(model, probe):
 
 def test_the_output_may_be_named_or_given(model, probe):
     drawn = assign_players(model, ImagePatches(n_players=2), probe)
-    for output, function in (("loss", forward.resolve("loss")), (lambda z, y: z[:, 1], lambda z, y: z[:, 1].double())):
+    for output, function in (("loss", masked.resolve("loss")), (lambda z, y: z[:, 1], lambda z, y: z[:, 1].double())):
         v = masked_outputs(model, probe, drawn, output=output)
         assert v.dtype == torch.float64
         assert_close(v, by_hand(model, probe, drawn, output=function))
@@ -585,7 +584,7 @@ def test_a_gpu_gives_the_same_and_keeps_its_random_state(model, probe, players):
 @pytest.mark.parametrize("players", [ImagePatches(n_players=N), FeaturePatches("branch", n_players=N)])
 def test_the_loop_does_not_wait_for_the_gpu(model, probe, players, monkeypatch):
     drawn = assign_players(model, players, probe)
-    inner = forward._fill
+    inner = masked._fill
 
     def watched(*args):
         torch.cuda.set_sync_debug_mode("error")
@@ -594,5 +593,5 @@ def test_the_loop_does_not_wait_for_the_gpu(model, probe, players, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(forward, "_fill", watched)
+    monkeypatch.setattr(masked, "_fill", watched)
     assert masked_outputs(model.cuda(), probe, drawn, chunk_size=5).isfinite().all()

@@ -8,102 +8,15 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._model import (
-    ForwardFunc,
-    call_model,
-    changed_output,
-    device_of,
-    eager_if_compiled,
-    find_layer,
-)
-from interaction_monitor._runner import ForwardContext, Runner, score_of
 from interaction_monitor._state import undisturbed
+from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
+from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
+from interaction_monitor.forward.runner import ForwardContext, Runner, score_of
 from interaction_monitor.outputs import OUTPUTS, Output, log_odds, resolve
-from interaction_monitor.players.base import PlayerMap, Players
+from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 
 log = logging.getLogger(__name__)
-
-MAX_FORWARDS = 2**24
-
-
-def check_forwards(n_samples: int, n_players: int, max_forwards: int = MAX_FORWARDS) -> None:
-    """Refuse a measurement of more masked forwards than the limit, before anything is computed.
-
-    Args:
-        n_samples: S.
-        n_players: n; each sample takes 2^n forwards.
-        max_forwards: the limit on S * 2^n. The default, 2^24, is 134 MB of float64 outputs; the extraction of
-            interactions takes some ten times that.
-
-    Raises:
-        ValueError: that says how many forwards and bytes it would be.
-
-    Example:
-        >>> check_forwards(50, 20)
-        Traceback (most recent call last):
-        ValueError: n_players=20 means 50 x 2^20 = 52,428,800 masked forwards, ...
-    """
-    forwards = n_samples << n_players
-    if forwards > max_forwards:
-        fitting = (max_forwards // n_samples).bit_length() - 1
-        advice = f"Take at most {fitting} players for {n_samples} samples" if fitting > 0 else "Take fewer samples"
-        raise ValueError(
-            f"n_players={n_players} means {n_samples} x 2^{n_players} = {forwards:,} masked forwards, whose "
-            f"outputs take {forwards * 8 / 1e9:,.1f} GB; the limit is max_forwards={max_forwards:,}. "
-            f"{advice}, or raise it"
-        )
-
-
-def assign_players(
-    model: nn.Module,
-    players: Players,
-    probe: Probe,
-    *,
-    forward_func: ForwardFunc | None = None,
-    forward_context: ForwardContext = nullcontext,
-    seed: int = 0,
-) -> PlayerMap:
-    """Draw the players of each probe sample, after a dry run of the model where they live at an inner layer.
-
-    Args:
-        model: the network; it is left as it was, see `masked_outputs`.
-        players: what kind of players.
-        probe: the samples.
-        forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
-            where the inputs are a dict.
-        forward_context: makes the context in which the model is called, for instance an autocast.
-        seed: decides the draw.
-
-    Returns:
-        The players, on the CPU.
-
-    Raises:
-        ValueError: if the layer is not found, is not called exactly once, or does not fit the players.
-
-    Example:
-        >>> from interaction_monitor.players import FeaturePatches
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
-        >>> probe = Probe(torch.rand(5, 1, 10, 10))
-        >>> assign_players(net, FeaturePatches("1", grid=4, n_players=3), probe).labels.shape
-        torch.Size([5, 8, 8])
-    """
-    if players.layer is None:
-        return players.assign(probe, None, seed=seed)
-    layer = find_layer(model, players.layer)
-    device = device_of(model, probe.inputs)
-    seen: list[Tensor] = []
-
-    def keep(output: Tensor) -> Tensor:
-        seen.append(output.detach())
-        return output
-
-    with undisturbed(model), eager_if_compiled(model):
-        for sample in range(len(probe) if callable(players.baseline) else 1):
-            inputs = probe.select([sample]).to(device).inputs
-            with changed_output(layer, players.layer, keep), forward_context():
-                (forward_func or call_model)(model, inputs)
-    return players.assign(probe, torch.cat(seen), seed=seed).to("cpu")
 
 
 def masked_outputs(
@@ -152,6 +65,7 @@ def masked_outputs(
         TypeError: if the model returns no logits.
 
     Example:
+        >>> from interaction_monitor.forward import assign_players
         >>> from interaction_monitor.players import ImagePatches
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
         >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
@@ -216,11 +130,3 @@ def _fill(v: Tensor, runner: Runner, score: Output, chunk_size: int) -> None:
         log.warning("out of memory: going on with chunks of %d coalitions", chunk_size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory, of the host or of a device, ran out."""
-    text = str(error).lower()
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._model import ForwardFunc, WrongBatchError, changed_output, find_layer, is_compiled, logits_of
+from interaction_monitor.forward.model import (
+    ForwardFunc,
+    WrongBatchError,
+    changed_output,
+    find_layer,
+    is_compiled,
+    logits_of,
+)
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe

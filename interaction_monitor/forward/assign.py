@@ -1,0 +1,72 @@
+"""Drawing the players of each sample, where they live at an inner layer too."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._state import undisturbed
+from interaction_monitor.forward.model import (
+    ForwardFunc,
+    call_model,
+    changed_output,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+)
+from interaction_monitor.forward.runner import ForwardContext
+from interaction_monitor.players.base import PlayerMap, Players
+from interaction_monitor.probe import Probe
+
+
+def assign_players(
+    model: nn.Module,
+    players: Players,
+    probe: Probe,
+    *,
+    forward_func: ForwardFunc | None = None,
+    forward_context: ForwardContext = nullcontext,
+    seed: int = 0,
+) -> PlayerMap:
+    """Draw the players of each probe sample, after a dry run of the model where they live at an inner layer.
+
+    Args:
+        model: the network; it is left as it was, see `masked_outputs`.
+        players: what kind of players.
+        probe: the samples.
+        forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
+            where the inputs are a dict.
+        forward_context: makes the context in which the model is called, for instance an autocast.
+        seed: decides the draw.
+
+    Returns:
+        The players, on the CPU.
+
+    Raises:
+        ValueError: if the layer is not found, is not called exactly once, or does not fit the players.
+
+    Example:
+        >>> from interaction_monitor.players import FeaturePatches
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        >>> probe = Probe(torch.rand(5, 1, 10, 10))
+        >>> assign_players(net, FeaturePatches("1", grid=4, n_players=3), probe).labels.shape
+        torch.Size([5, 8, 8])
+    """
+    if players.layer is None:
+        return players.assign(probe, None, seed=seed)
+    layer = find_layer(model, players.layer)
+    device = device_of(model, probe.inputs)
+    seen: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        seen.append(output.detach())
+        return output
+
+    with undisturbed(model), eager_if_compiled(model):
+        for sample in range(len(probe) if callable(players.baseline) else 1):
+            inputs = probe.select([sample]).to(device).inputs
+            with changed_output(layer, players.layer, keep), forward_context():
+                (forward_func or call_model)(model, inputs)
+    return players.assign(probe, torch.cat(seen), seed=seed).to("cpu")
