@@ -1,0 +1,94 @@
+"""What all data sets have in common: how they are drawn, spoilt and read."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+
+@dataclass(frozen=True)
+class Data:
+    train: TensorDataset  # (x, y), some y wrong where asked for
+    test: TensorDataset  # (x, y)
+    classes: tuple[str, ...]
+    vocabulary: tuple[str, ...] = ()  # of token ids, where x are these
+
+
+def make(
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: tuple[str, ...],
+    *,
+    n_train: int | None = None,
+    wrong_labels: float = 0.0,
+    seed: int = 0,
+    vocabulary: tuple[str, ...] = (),
+) -> Data:
+    """Draw the training samples, and set a share of their labels anew.
+
+    Args:
+        train: (x, y) to draw from.
+        test: (x, y).
+        classes: their names.
+        n_train: how many to train on; None takes all.
+        wrong_labels: the share whose label is drawn anew among all classes, so that some stay right.
+        seed: decides both draws.
+        vocabulary: of the token ids.
+    """
+    x, y = train
+    if n_train is not None and n_train > len(x):
+        raise ValueError(f"n_train={n_train}, but there are only {len(x)} training samples")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(x), generator=generator)[:n_train]
+    x, y = x[chosen], y[chosen].clone()
+    wrong = torch.randperm(len(y), generator=generator)[: int(wrong_labels * len(y))]
+    y[wrong] = torch.randint(len(classes), (len(wrong),), generator=generator)
+    return Data(TensorDataset(x, y), TensorDataset(*test), classes, vocabulary)
+
+
+def split(x: Tensor, y: Tensor, n_test: int, seed: int = 0) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Shuffle, and keep the last `n_test` samples for testing."""
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    return (x[order[:-n_test]], y[order[:-n_test]]), (x[order[-n_test:]], y[order[-n_test:]])
+
+
+def numbered(n_classes: int) -> tuple[str, ...]:
+    """Name classes by their numbers."""
+    return tuple(map(str, range(n_classes)))
+
+
+def place(data: str | Path | None, name: str) -> Path:
+    """Return a folder or file of the data folder.
+
+    Raises:
+        FileNotFoundError: if there is none; the message says what to give.
+    """
+    if data is None:
+        raise FileNotFoundError(f"this needs --data FOLDER with {name} in it; docs/examples.md says what to put there")
+    path = Path(data) / name
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}; docs/examples.md says what to put there")
+    return path
+
+
+def read(data: str | Path | None, name: str) -> bytes:
+    """Return the contents of a file, which may be packed by gzip (and then has .gz behind its name)."""
+    folder = place(data, str(Path(name).parent))
+    packed = folder / f"{Path(name).name}.gz"
+    return gzip.decompress(packed.read_bytes()) if packed.exists() else place(data, name).read_bytes()
+
+
+def arrays(data: str | Path | None, name: str) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of the one .npz file in a folder."""
+    found = sorted(place(data, name).glob("*.npz"))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{Path(data or '') / name} must have one .npz file, it has {len(found)}")
+    with np.load(found[0], allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}

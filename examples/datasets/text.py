@@ -1,0 +1,93 @@
+"""Sentences."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from examples.datasets._data import Data, make, read
+
+SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
+
+
+def sst2(
+    data: str | Path | None,
+    *,
+    tokenizer: Any = None,
+    longest: int = 64,
+    n_train: int | None = None,
+    wrong_labels: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """Load SST-2 from the folder's `sst2`: token ids (L,), 0 is padding; tested on the development set.
+
+    Args:
+        data: the folder.
+        tokenizer: a Hugging Face tokenizer; None makes a vocabulary of the words that the training set has at least
+            twice.
+        longest: tokens that are kept of a sentence.
+        n_train: training sentences, which are mostly parts of sentences.
+        wrong_labels: the share whose label is drawn anew.
+        seed: decides which.
+    """
+    train, train_labels = _sentences(data, "train")
+    test, test_labels = _sentences(data, "dev")
+    vocabulary: tuple[str, ...] = ()
+    if tokenizer is None:
+        counts = Counter(word for sentence in train for word in sentence.split())
+        vocabulary = (*SPECIAL, *(word for word, count in counts.items() if count > 1))
+        ids = _word_ids(train, vocabulary, longest), _word_ids(test, vocabulary, longest)
+    else:
+        ids = _token_ids(train, tokenizer, longest), _token_ids(test, tokenizer, longest)
+    return make(
+        (ids[0], train_labels),
+        (ids[1], test_labels),
+        ("negative", "positive"),
+        n_train=n_train,
+        wrong_labels=wrong_labels,
+        seed=seed,
+        vocabulary=vocabulary,
+    )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    players: tuple[str, ...]  # the ten words that may be masked
+    following: str  # the word that the document goes on with
+
+
+def squad(data: str | Path | None) -> list[Prompt]:
+    """Load the 1,000 prompts, made from SQuAD's documents, of Chen et al. 2024, from the folder's `squad`."""
+    texts = read(data, "squad/sentence.txt").decode().splitlines()
+    following = read(data, "squad/predict.txt").decode().splitlines()
+    players = json.loads(read(data, "squad/player_words.json"))
+    return [Prompt(text, tuple(words), word) for text, words, word in zip(texts, players, following, strict=True)]
+
+
+def _sentences(data: str | Path | None, part: str) -> tuple[list[str], Tensor]:
+    # Quotes are words here, so this is not the csv module's business.
+    lines = read(data, f"sst2/{part}.tsv").decode().splitlines()[1:]
+    pairs = [line.rsplit("\t", 1) for line in lines]
+    return [sentence.strip() for sentence, _ in pairs], torch.tensor([int(label) for _, label in pairs])
+
+
+def _word_ids(sentences: Sequence[str], vocabulary: Sequence[str], longest: int) -> Tensor:
+    number = {word: place for place, word in enumerate(vocabulary)}
+    unknown, first, last = number["[UNK]"], number["[CLS]"], number["[SEP]"]
+    rows = [[number.get(word, unknown) for word in sentence.split()[: longest - 2]] for sentence in sentences]
+    width = max(map(len, rows)) + 2
+    return torch.tensor([[first, *row, last] + [0] * (width - 2 - len(row)) for row in rows])
+
+
+def _token_ids(sentences: Sequence[str], tokenizer: Any, longest: int) -> Tensor:
+    batch = tokenizer(list(sentences), padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    ids: Tensor = batch["input_ids"]
+    return ids

@@ -1,0 +1,22 @@
+"""The networks of the examples: plain modules, with the layer to mask named in each docstring.
+
+Wrapped into `examples.training.Classifier`, the names of all layers begin with "network.".
+"""
+
+from examples.networks.images import AlexNet, LeNet, ResNet20, Vgg, vgg11, vgg16
+from examples.networks.points import DynamicGraph, PointNet
+from examples.networks.tables import Perceptron
+from examples.networks.text import BertTiny
+
+__all__ = [
+    "AlexNet",
+    "BertTiny",
+    "DynamicGraph",
+    "LeNet",
+    "Perceptron",
+    "PointNet",
+    "ResNet20",
+    "Vgg",
+    "vgg11",
+    "vgg16",
+]
