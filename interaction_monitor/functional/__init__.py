@@ -1,5 +1,6 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
+from interaction_monitor.functional.carry_over import Turnover, order_effects, order_similarity, order_turnover
 from interaction_monitor.functional.coalitions import coalition, members, n_players, orders
 from interaction_monitor.functional.faithfulness import (
     matching_error,
@@ -47,6 +48,7 @@ __all__ = [
     "SharedAndOr",
     "SparsestAndOr",
     "ToleranceNotMetWarning",
+    "Turnover",
     "and_interactions",
     "and_outputs",
     "coalition",
@@ -66,8 +68,11 @@ __all__ = [
     "or_interactions",
     "or_outputs",
     "order_distribution",
+    "order_effects",
     "order_sharing",
+    "order_similarity",
     "order_strength",
+    "order_turnover",
     "orders",
     "overlap",
     "saliency_threshold",

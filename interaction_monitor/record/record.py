@@ -307,7 +307,7 @@ def _read_history(folder: Path, n_players: int) -> History:
     reader = csv.DictReader(io.StringIO(text), restkey="", restval=None)
     history = History()
     try:
-        if not set(csv_columns(n_players)) <= set(reader.fieldnames or ()):
+        if not set(csv_columns(n_players, optional=False)) <= set(reader.fieldnames or ()):
             raise ValueError(f"its first line does not name the columns of {n_players} players")
         for cells in reader:
             row = Row.from_csv(cells)
