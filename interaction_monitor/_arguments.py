@@ -17,17 +17,21 @@ def schedule_of(**argument: int | Schedule) -> Schedule:
 
 
 def require_at_least(least: int, **arguments: int) -> None:
-    """Raise unless each argument is at least so large."""
+    """Raise unless each argument is a whole number and at least so large."""
     for name, value in arguments.items():
+        if not isinstance(value, int):
+            raise MisconfigurationException(f"InteractionMonitor({name}={value!r}): give a whole number")
         if value < least:
             raise MisconfigurationException(f"InteractionMonitor({name}={value}): give at least {least}")
 
 
-def require_above_zero(**arguments: float | None) -> None:
-    """Raise unless each argument is None or above zero."""
+def require_share(**arguments: float | None) -> None:
+    """Raise unless each argument is None or a share, above zero and at most one."""
     for name, value in arguments.items():
-        if value is not None and not value > 0:
-            raise MisconfigurationException(f"InteractionMonitor({name}={value}): give more than 0, or None")
+        if value is not None and not 0 < value <= 1:
+            raise MisconfigurationException(
+                f"InteractionMonitor({name}={value}): give a share above 0 and up to 1, such as 0.05, or None"
+            )
 
 
 def require_one_of(choices: tuple[str, ...], **arguments: str) -> None:

@@ -10,14 +10,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor import console, loggers, resume
-from interaction_monitor._arguments import require_above_zero, require_at_least, require_one_of, schedule_of
+from interaction_monitor._arguments import require_at_least, require_one_of, require_share, schedule_of
 from interaction_monitor._setup import set_up
 from interaction_monitor._state import preserved_rng
 from interaction_monitor._trainer import batches_of, refuse_split_networks, say
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.faults import Faults, OnError
 from interaction_monitor.history import Row
-from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES, find_loss, missing
+from interaction_monitor.losses import Losses
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
@@ -99,7 +99,7 @@ class InteractionMonitor(Callback):
     ) -> None:
         require_at_least(1, n_samples=n_samples)
         require_at_least(0, patience=patience)
-        require_above_zero(max_overhead=max_overhead)
+        require_share(max_overhead=max_overhead)
         require_one_of(("and-or", "and"), interactions=interactions)
         require_one_of(("warn", "raise"), on_error=on_error)
         if not isinstance(players, Players):
@@ -120,8 +120,7 @@ class InteractionMonitor(Callback):
         self.tracker = tracker or PhaseTracker()
         self.stop_on_onset = stop_on_onset
         self.patience = patience
-        self.train_names = TRAIN_NAMES if train_loss is None else (train_loss,)
-        self.test_names = TEST_NAMES if test_loss is None else (test_loss,)
+        self.losses = Losses(train_loss, test_loss)
         self.name = name
         self.faults = Faults(on_error)
         self.seed = seed
@@ -129,7 +128,6 @@ class InteractionMonitor(Callback):
         self.budget = Budget(max_overhead)
         self.stop_reason: str | None = None
         self._restored: dict[str, Any] | None = None
-        self._validated = False  # whether the validation loss is newer than the last measurement
         self._seen_step = 0
         self._tried_step = -1
 
@@ -160,8 +158,9 @@ class InteractionMonitor(Callback):
         self._restored = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember that the validation loss is a fresh one."""
-        self._validated = self._validated or not trainer.sanity_checking
+        """Note that the validation loss is a new one."""
+        if not trainer.sanity_checking:
+            self.losses.validated()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -179,6 +178,9 @@ class InteractionMonitor(Callback):
         last = trainer.should_stop or epoch == trainer.max_epochs
         if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
             self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)
+        elif self.observer is not None and len(self.observer.history):
+            # Callbacks that monitor a key end the run where an epoch has not logged it.
+            self._log(pl_module, self.observer, self.observer.history[-1], on_step=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
@@ -235,16 +237,19 @@ class InteractionMonitor(Callback):
         with preserved_rng(), self.budget.measuring():
             row = self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, within_epoch=on_step)
         if row is not None:
-            # The loggers have the row already; this is for callbacks that monitor a key.
-            pl_module.log_dict(
-                self._scalars(row),
-                on_step=on_step,
-                on_epoch=not on_step,
-                logger=False,
-                batch_size=1,
-                sync_dist=observer.ranks.size > 1,
-            )
+            self._log(pl_module, observer, row, on_step=on_step)
         self._stop_if_due(trainer, observer)
+
+    def _log(self, pl_module: pl.LightningModule, observer: Observer, row: Row, *, on_step: bool) -> None:
+        # The loggers have the row already; this is for callbacks that monitor a key.
+        pl_module.log_dict(
+            self._scalars(row),
+            on_step=on_step,
+            on_epoch=not on_step,
+            logger=False,
+            batch_size=1,
+            sync_dist=observer.ranks.size > 1,
+        )
 
     def _measure(
         self,
@@ -258,11 +263,10 @@ class InteractionMonitor(Callback):
         through: tuple[type[Exception], ...] = (),
     ) -> Row | None:
         self._tried_step = trainer.global_step
-        train = find_loss(metrics or {}, self.train_names)
-        test = find_loss(metrics or {}, self.test_names) if self._validated else None
-        self._validated = False
-        if metrics and (train is None or test is None):
-            self.faults.warn_once("losses", missing(metrics))
+        train, test = self.losses.read(metrics or {})
+        logged = [metric for metric in metrics or {} if not metric.startswith(f"{self.name}/")]
+        if complaint := self.losses.complaint(logged, trained=epoch > 0):
+            self.faults.warn_once("losses", complaint)
         row = None
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
             row = observer.look(
@@ -284,7 +288,7 @@ class InteractionMonitor(Callback):
     def _tell(self, trainer: pl.Trainer, observer: Observer, row: Row, log_step: int) -> None:
         with self.faults.guard("writing the record"):
             observer.keep()
-        say(trainer, console.line(row, name=self.name))
+        say(trainer, console.line(row, name=self.name, with_step=self.after_steps is not None))
         values = self._scalars(row)
         loggers.publish(
             trainer.loggers, observer.history, values, name=self.name, step=log_step, guard=self.faults.guard

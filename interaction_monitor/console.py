@@ -9,18 +9,19 @@ from interaction_monitor.history import History, Row
 _PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
 
 
-def line(row: Row, *, name: str = "interactions") -> str:
+def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> str:
     """Tell one measurement in one line.
 
     Args:
         row: the measurement.
         name: the monitor's name.
+        with_step: whether to tell the optimizer step too, for runs that are measured within epochs.
 
     Returns:
         The line, without a line break.
     """
     parts = [
-        f"{name}: epoch {row.epoch:>3}",
+        f"{name}: epoch {row.epoch:>3}" + (f" step {row.step:>6}" if with_step else ""),
         f"mean order {row.mean_order:.2f} ({row.mean_order_low:.2f}-{row.mean_order_high:.2f})",
         f"high orders {row.high_order_share:.1%}",
         _PHASES[row.phase],

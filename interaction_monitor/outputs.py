@@ -179,18 +179,22 @@ def _check(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:
     if targets.shape != logits.shape[:1]:
         raise ValueError(
             f"output {name!r} needs one class per sample, (B,): got targets of shape {tuple(targets.shape)} "
-            f"for logits of shape {tuple(logits.shape)}"
+            f"for logits of shape {tuple(logits.shape)}; of one-hot targets give Probe(inputs, targets.argmax(1))"
         )
     n_classes = max(logits.shape[1:].numel(), 2)
     binary = logits.ndim == 1 or logits.shape[1] == 1
     if targets.is_floating_point() and not binary:
-        raise ValueError(f"output {name!r} needs integer classes, got targets of {targets.dtype}")
+        raise ValueError(
+            f"output {name!r} needs integer classes, got targets of {targets.dtype}; give Probe(inputs, "
+            "targets.long()) if they are classes, or another output="
+        )
     # On an accelerator the comparison would wait for the device at every chunk; the dry run checks on the
     # CPU.
     if targets.device.type == "cpu" and len(targets) and not (targets.min() >= 0 and targets.max() < n_classes):
         raise ValueError(
             f"labels out of range: targets go from {targets.min().item()} to {targets.max().item()}, but the "
-            f"model returns logits for {n_classes} classes (0 to {n_classes - 1})"
+            f"model returns {'one logit, of a binary head,' if binary else 'logits'} for {n_classes} classes "
+            f"(0 to {n_classes - 1})"
         )
     return targets
 

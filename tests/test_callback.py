@@ -93,10 +93,11 @@ def test_training_is_bit_identical_with_and_without(make_net, loaders, make_trai
     assert all(torch.equal(a, b) for a, b in zip(without, with_monitor, strict=True))
 
 
-def test_checkpoints_and_early_stopping_can_monitor_the_logged_keys(net, loaders, make_trainer, tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_checkpoints_and_early_stopping_can_monitor_the_logged_keys(net, loaders, make_trainer, tmp_path, every):
     best = ModelCheckpoint(tmp_path, monitor="interactions/mean_order", save_on_train_epoch_end=True)
     stop = EarlyStopping("interactions/high_order_share", check_on_train_epoch_end=True)
-    make_trainer(monitor(), best, stop, logger=False).fit(net, *loaders)
+    make_trainer(monitor(every_n_epochs=every), best, stop, logger=False).fit(net, *loaders)
     assert best.best_model_score is not None
     assert stop.best_score.isfinite()
 
@@ -161,8 +162,14 @@ def test_logger_without_pictures_is_named_once(net, loaders, make_trainer, tmp_p
 
 
 def test_missing_losses_are_said_plainly(net, loaders, make_trainer):
-    with pytest.warns(UserWarning, match=r"found no .*loss.*'val_loss'.*test_loss="):
+    with pytest.warns(UserWarning, match=r"test_loss='no_such_metric' is not among .*'train_loss', 'val_loss'\]"):
         make_trainer(monitor(test_loss="no_such_metric"), logger=False).fit(net, *loaders)
+
+
+@pytest.mark.parametrize("settings", [{"every_n_train_steps": 2}, {"every_n_epochs": 1}])
+def test_losses_that_are_yet_to_come_are_not_missed(net, loaders, make_trainer, settings, recwarn):
+    make_trainer(monitor(**settings), logger=False, max_epochs=3, check_val_every_n_epoch=2).fit(net, *loaders)
+    assert not [warning for warning in recwarn if "loss" in str(warning.message)]
 
 
 def diverging_on(*samples):
@@ -227,7 +234,9 @@ def test_failing_measurement_stops_training_if_asked(net, loaders, make_trainer)
     ("overrides", "message"),
     [
         ({"every_n_epochs": 0}, "every_n_epochs=0"),
+        ({"every_n_epochs": 0.5}, "every_n_epochs=0.5.*whole number"),
         ({"every_n_train_steps": 0}, "every_n_train_steps=0"),
+        ({"max_overhead": 5}, "max_overhead=5.*0.05"),
         ({"n_samples": 0}, "n_samples=0"),
         ({"patience": -1}, "patience=-1"),
         ({"interactions": "or"}, "interactions='or'"),
