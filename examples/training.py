@@ -1,11 +1,27 @@
-"""What the example scripts share: a classifier with the papers' settings, and a run that the monitor watches."""
+"""What the example scripts share: a classifier with the papers' settings, the options, and a run that is watched."""
 
 from __future__ import annotations
 
+import argparse
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from examples.datasets import Data
+from interaction_monitor import InteractionMonitor, console, figures
+from interaction_monitor.history import History
+from interaction_monitor.players import Players
+from interaction_monitor.schedule import LogSpaced, Schedule
 
 
 class Classifier(L.LightningModule):
@@ -37,3 +53,110 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=self.momentum)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the defaults are those of Ren et al. 2024, F.2 and F.3."""
+
+    epochs: int = 256
+    train: int | None = None  # samples, None takes all
+    players: int = 10
+    samples: int = 50  # test samples to measure on
+    wrong_labels: float = 0.0
+    learning_rate: float = 0.01
+
+
+def options(
+    description: str | None,
+    small: Size,
+    *,
+    full: Size | None = None,
+    networks: tuple[str, ...] = (),
+    command: list[str] | None = None,
+) -> argparse.Namespace:
+    """Read the command line.
+
+    Args:
+        description: the script's docstring, of which the first line is shown.
+        small: what two cores do in minutes.
+        full: what `--full` takes instead; None takes the papers' settings, with the wrong labels of `small`.
+        networks: the names to choose from by `--network`; the first is the default.
+        command: the words of the command line; None takes those that the script was called with.
+
+    Returns:
+        The fields of `Size`, and `full`, `data`, `out`, `seed` and `network`.
+    """
+    parser = argparse.ArgumentParser(
+        description=(description or "").splitlines()[0], argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("--data", type=Path, default=None, help="folder with the public data sets")
+    parser.add_argument("--full", action="store_true", default=False, help="the papers' settings, for a GPU")
+    if networks:
+        parser.add_argument("--network", choices=networks, default=networks[0])
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--train", type=int, help="training samples")
+    parser.add_argument("--players", type=int)
+    parser.add_argument("--samples", type=int, help="test samples to measure on")
+    parser.add_argument("--wrong-labels", type=float, help="share of the training labels that are drawn anew")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    name = Path(sys.argv[0]).stem
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
+    given = vars(parser.parse_args(command))
+    size = (full or Size(wrong_labels=small.wrong_labels)) if given["full"] else small
+    return argparse.Namespace(**(vars(size) | given))
+
+
+def watch(network: nn.Module, data: Data, players: Players, options: argparse.Namespace, **settings: Any) -> History:
+    """Train a network under the eyes of the monitor, print what it saw and draw it.
+
+    Args:
+        network: what to train.
+        data: what on.
+        players: what an input variable is.
+        options: the command line.
+        settings: further arguments of the monitor.
+
+    Returns:
+        The measurements.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    L.seed_everything(options.seed, verbose=False)
+    settings = {
+        "n_samples": options.samples,
+        "every_n_epochs": schedule(options.epochs),
+        "seed": options.seed,
+    } | settings
+    monitor = InteractionMonitor(players, **settings)
+    trainer = L.Trainer(
+        max_epochs=options.epochs,
+        logger=TensorBoardLogger(options.out.parent, name=options.out.name),
+        callbacks=[monitor],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+    )
+    model = Classifier(network, learning_rate=options.learning_rate)
+    trainer.fit(model, DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500))
+    print(f"\n{float(trainer.callback_metrics['val_accuracy']):.1%} of the test samples are classified rightly.")
+    assert monitor.observer is not None
+    conclude(monitor.observer.history, Path(trainer.log_dir or "."))
+    return monitor.observer.history
+
+
+def schedule(epochs: int) -> Schedule:
+    """Measure often at the start, where most happens, and then sixteen times in equal steps."""
+    step = max(1, epochs // 16)
+    return lambda epoch: epoch % step == 0 or (epoch < step and LogSpaced(2)(epoch))
+
+
+def conclude(history: History, folder: Path) -> None:
+    """Print the run as a table and a sentence, and draw it."""
+    picture = folder / "story.png"
+    figures.story(history).savefig(picture, dpi=110)
+    print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
+    print(f"The whole story in one picture: {picture}")
+    print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {folder}")

@@ -37,12 +37,16 @@ def mnist(
     *,
     size: int = 28,
     n_train: int | None = None,
+    n_test: int | None = None,
     wrong_labels: float = 0.0,
     seed: int = 0,
 ) -> Data:
     """Load MNIST from the folder's `mnist`, (1, size, size) from 0 to 1; the papers resize to 32."""
     train, test = _mnist(data, "train", size), _mnist(data, "t10k", size)
-    return make(train, test, numbered(10), n_train=n_train, wrong_labels=wrong_labels, seed=seed)
+    # The digits come shuffled already.
+    return make(
+        train, (test[0][:n_test], test[1][:n_test]), numbered(10), n_train=n_train, wrong_labels=wrong_labels, seed=seed
+    )
 
 
 def cifar10(data: str | Path | None, *, n_train: int | None = None, wrong_labels: float = 0.0, seed: int = 0) -> Data:
@@ -67,7 +71,7 @@ def mnist3(data: str | Path | None, *, n_train: int | None = None, wrong_labels:
     for part in ("train", "t10k"):
         images, digits = _mnist(data, part, 32)
         threes, others = (digits == 3).nonzero()[:, 0], (digits != 3).nonzero()[:, 0]
-        # The others come shuffled already.
+        # The digits come shuffled already.
         chosen = torch.cat([threes, others[: len(threes)]]).sort().values
         sets.append((images[chosen], (digits[chosen] == 3).long()))
     names = ("another digit", "3")

@@ -1,0 +1,26 @@
+"""Watch a perceptron learn to tell tumours apart by ten of their measures, with some wrong labels.
+
+python -m examples.breast_cancer    # seconds; the data come with scikit-learn
+"""
+
+from __future__ import annotations
+
+from examples import training
+from examples.datasets import breast_cancer
+from examples.networks import Perceptron
+from interaction_monitor.players import Columns
+
+SIZE = training.Size(epochs=256, players=10, samples=50, wrong_labels=0.05)
+
+
+def main(command: list[str] | None = None) -> None:
+    options = training.options(__doc__, SIZE, full=SIZE, command=command)
+    data = breast_cancer(n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
+    # Every measure of a cell comes as its mean, its spread and its worst value: one player each.
+    measures = [(measure, measure + 10, measure + 20) for measure in range(10)]
+    columns = Columns(measures[: options.players], baseline=data.train.tensors[0].mean(dim=0))
+    training.watch(Perceptron(30), data, columns, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Watch VGG-11 or a small AlexNet learn CIFAR-10 photographs, of which some are wrongly labelled.
+
+python -m examples.cifar10 --data FOLDER
+python -m examples.cifar10 --data FOLDER --network alexnet
+python -m examples.cifar10 --data FOLDER --full    # the papers' settings, for a GPU
+"""
+
+from __future__ import annotations
+
+from examples import training
+from examples.datasets import cifar10
+from examples.networks import AlexNet, vgg11
+from interaction_monitor.players import FeaturePatches
+
+SMALL = training.Size(epochs=45, train=2000, players=8, samples=20, wrong_labels=0.01)
+FULL = training.Size(wrong_labels=0.01)
+
+
+def main(command: list[str] | None = None) -> None:
+    options = training.options(__doc__, SMALL, full=FULL, networks=("vgg11", "alexnet"), command=command)
+    data = cifar10(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
+    width = 64 if options.full else 16
+    if options.network == "vgg11":
+        network, layer = vgg11(width=width), "network.features.4"
+    else:
+        network, layer = AlexNet(width=width), "network.features.1"
+    training.watch(network, data, FeaturePatches(layer, grid=8, n_players=options.players), options)
+
+
+if __name__ == "__main__":
+    main()

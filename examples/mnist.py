@@ -1,0 +1,39 @@
+"""Watch LeNet or VGG-11 learn MNIST digits, of which some are wrongly labelled.
+
+python -m examples.mnist --data FOLDER                    # LeNet, about a minute on a core
+python -m examples.mnist --data FOLDER --network vgg11    # an eighth as wide as in the papers, about four minutes
+python -m examples.mnist --data FOLDER --full             # the papers' settings, for a GPU
+"""
+
+from __future__ import annotations
+
+from examples import training
+from examples.datasets import mnist
+from examples.networks import LeNet, vgg11
+from interaction_monitor.players import FeaturePatches
+
+SMALL = training.Size(epochs=64, train=2000, players=8, samples=20, wrong_labels=0.05)
+FULL = training.Size(wrong_labels=0.01)
+
+
+def main(command: list[str] | None = None) -> None:
+    options = training.options(__doc__, SMALL, full=FULL, networks=("lenet", "vgg11"), command=command)
+    data = mnist(
+        options.data,
+        size=32,
+        n_train=options.train,
+        n_test=None if options.full else 1000,
+        wrong_labels=options.wrong_labels,
+        seed=options.seed,
+    )
+    if options.network == "lenet":
+        network = LeNet(size=32)
+        players = FeaturePatches("network.features.1", grid=7, n_players=options.players)
+    else:
+        network = vgg11(channels=1, width=64 if options.full else 8)
+        players = FeaturePatches("network.features.4", grid=8, n_players=options.players)
+    training.watch(network, data, players, options)
+
+
+if __name__ == "__main__":
+    main()
