@@ -6,6 +6,7 @@ can be given in place of a name.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -164,6 +165,23 @@ def resolve(output: str | Output) -> Output:
     if not callable(output):
         raise TypeError(f"output must be a name or a callable (logits, targets) -> (B,), got {type(output).__name__}")
     return output
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Warn if what a model returned are probabilities: their log-odds would be computed a second time.
+
+    Args:
+        logits: (B, C) of a few samples.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        return
+    z = logits.double()
+    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.warn(
+            "the model seems to return probabilities (each row is positive and sums to one), but the output needs "
+            "logits; give forward_func=lambda model, inputs: model(inputs).log()",
+            stacklevel=2,
+        )
 
 
 def _check(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:

@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -94,6 +95,17 @@ def test_a_vocabulary_is_worked_through_in_blocks(monkeypatch):
     blocked = outputs.log_odds(logits, targets)
     assert max(sizes) * 8 <= 2**26
     torch.testing.assert_close(blocked, inner(logits, targets))
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_probabilities_in_place_of_logits_are_warned_of(scale):
+    logits = scale * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"probabilities.*forward_func="):
+        outputs.warn_of_probabilities(logits.softmax(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (logits, logits.log_softmax(1), logits.sigmoid(), torch.ones(3, 1)):
+            outputs.warn_of_probabilities(fine)
 
 
 def test_names_and_callables_are_resolved():

@@ -12,7 +12,7 @@ from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
 from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import ForwardContext, Runner, score_of
-from interaction_monitor.outputs import OUTPUTS, Output, log_odds, resolve
+from interaction_monitor.outputs import OUTPUTS, Output, log_odds, resolve, warn_of_probabilities
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 
@@ -108,6 +108,7 @@ def _check_output(runner: Runner, score: Output) -> None:
         # On the CPU these check the labels of all samples.
         targets = None if probe.targets is None else probe.targets.cpu()
         score(logits.cpu().expand(len(probe), *logits.shape[1:]), targets)
+        warn_of_probabilities(logits)
     score_of(score, logits, probe.target_of(0))
 
 
