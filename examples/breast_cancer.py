@@ -10,7 +10,7 @@ from examples.datasets import breast_cancer
 from examples.networks import Perceptron
 from interaction_monitor.players import Columns
 
-SIZE = training.Size(epochs=256, players=10, samples=50, wrong_labels=0.05)
+SIZE = training.Size(epochs=256, players=10, samples=20, wrong_labels=0.05)
 
 
 def main(command: list[str] | None = None) -> None:

@@ -77,6 +77,17 @@ def test_words_are_whole_and_mean_something(probe, vocabulary):
     assert everything == {"film", "charmingly", "bad", "not", "great", "music", "actors", "plot", "story"}
 
 
+def test_available_words_are_those_that_a_draw_of_all_finds(probe):
+    words = Words(VOCABULARY, n_players=1, stop_words={"the", "bad"})
+    counted = words.available(probe)
+    assert counted.tolist() == [2, 4, 3]
+    for sample, count in enumerate(counted.tolist()):
+        everything = Words(VOCABULARY, n_players=count, stop_words={"the", "bad"})
+        assert len(everything.assign(probe.select([sample])).names[0]) == count
+        with pytest.raises(ValueError, match="no sample has"):
+            Words(VOCABULARY, n_players=count + 1, stop_words={"the", "bad"}).assign(probe.select([sample]))
+
+
 def test_words_that_are_padded_or_not_attended_are_no_players(probe):
     attention = probe.inputs["attention_mask"].clone()
     attention[:, 4:] = 0

@@ -6,13 +6,14 @@ Wrapped into `examples.training.Classifier`, the names of all layers begin with 
 from examples.networks.images import AlexNet, LeNet, ResNet20, Vgg, vgg11, vgg16
 from examples.networks.points import DynamicGraph, PointNet
 from examples.networks.tables import Perceptron
-from examples.networks.text import BertTiny
+from examples.networks.text import BertTiny, MiniLM
 
 __all__ = [
     "AlexNet",
     "BertTiny",
     "DynamicGraph",
     "LeNet",
+    "MiniLM",
     "Perceptron",
     "PointNet",
     "ResNet20",

