@@ -19,7 +19,7 @@ from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Record, RecordError, storage
+from interaction_monitor.record import Progress, Record, RecordError, layout, storage
 
 S, N = 3, 4
 
@@ -223,9 +223,9 @@ def test_resume_goes_back_to_the_checkpoint(copy):
     shutil.copy(
         copy / "measurements" / "epoch_00002_step_00000020.npz", copy / "measurements" / "epoch_00009_step_00000090.npz"
     )
-    assert Record.open(copy).problems == (
-        "measurements/epoch_00009_step_00000090.npz has no row in history.csv and is ignored",
-    )
+    said = ("measurements/epoch_00009_step_00000090.npz has no row in history.csv and is ignored",)
+    assert (Record.open(copy).left_out, Record.open(copy).ignored) == ((), said)
+    assert Record.open(copy).problems == said
     record = Record.resume(copy, up_to=(1, 10))
     assert len(record.history) == 2
     assert sorted(path.name for path in (copy / "measurements").iterdir()) == [
@@ -237,6 +237,78 @@ def test_resume_goes_back_to_the_checkpoint(copy):
     assert [row.epoch for row in again.history] == [0, 1, 2]
     assert again.problems == ()
     assert_same(again.measurements[2], make_measurement(7))
+
+
+def test_what_was_measured_after_the_checkpoint_waits_until_it_is_measured_again(copy):
+    late = {row.position for row in Record.open(copy).history.until(2, 20)[1:]}
+    record = Record.resume(copy, up_to=(0, 0))
+    assert {row.position for row in record.waiting} == late == {(1, 10), (2, 20)}
+    assert_same(
+        layout.read_measurement(copy / "set_aside" / "epoch_00002_step_00000020.npz", S, N), make_measurement(2)
+    )
+    record.write(make_measurement(7), make_row(1))
+    assert [row.position for row in record.waiting] == [(2, 20)]
+    assert [path.name for path in (copy / "set_aside").glob("*.npz")] == ["epoch_00002_step_00000020.npz"]
+    # Killed again, behind a checkpoint at the very start: what waits is the newest there is.
+    again = Record.resume(copy, up_to=(0, 0))
+    assert [row.position for row in again.waiting] == [(1, 10), (2, 20)]
+    assert_same(
+        layout.read_measurement(copy / "set_aside" / "epoch_00001_step_00000010.npz", S, N), make_measurement(7)
+    )
+    again.write(make_measurement(8), make_row(2))
+    assert not (copy / "set_aside").exists()
+    assert_same(Record.open(copy).measurements[1], make_measurement(8))
+    assert Record.open(copy).problems == ()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_branch_leaves_the_first_record_whole(copy, tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "no links")))
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    branch = Record.branch(copy, tmp_path / "branch", up_to=(1, 10))
+    branch.write(make_measurement(7), make_row(2))
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    opened = Record.open(tmp_path / "branch")
+    assert opened.problems == ()
+    assert [row.epoch for row in opened.history] == [0, 1, 2]
+    assert torch.equal(opened.players.labels, make_players().labels)
+    assert len(opened.probe_inputs) == S
+    for measurement, seed in zip(opened.measurements, (0, 1, 7), strict=True):
+        assert_same(measurement, make_measurement(seed))
+    Record.resume(tmp_path / "branch", up_to=(0, 0))
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    with pytest.raises(RecordError, match="already holds a record"):
+        Record.branch(copy, tmp_path / "branch", up_to=(1, 10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "{",
+        "[1]",
+        '{"checkpoint": "3", "finished": false}',
+        '{"checkpoint": 3}',
+        "[" * 4000,
+        "\xff",
+        "7" * 5000,
+    ],
+)
+def test_a_progress_that_cannot_be_read_is_an_unknown_one(copy, text):
+    record = Record.resume(copy)
+    record.note(Progress(checkpoint=20))
+    assert Record.open(copy).progress == Progress(checkpoint=20, finished=False)
+    assert record.progress.goes_on_from(20)
+    assert not record.progress.goes_on_from(19)
+    record.note(Progress(checkpoint=20, finished=True))
+    assert not record.progress.goes_on_from(20)
+    (copy / "progress.json").unlink()
+    if text is not None:
+        (copy / "progress.json").write_text(text, encoding="latin-1")
+    assert Record.open(copy).progress == Progress()
+    assert not record.progress.goes_on_from(20)
 
 
 def test_opening_changes_nothing(copy):

@@ -70,9 +70,7 @@ def open_record(folder: Path, *, skip_damaged: bool) -> Record:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the problems are told below
         record = Record.open(find_record(folder))
-    damaged = [problem for problem in record.problems if " is left out: " in problem]
-    orphans = [problem for problem in record.problems if problem not in damaged]
-    lost = damaged + (orphans if len(orphans) > 1 else [])
+    lost = record.left_out + (record.ignored if len(record.ignored) > 1 else ())
     if lost and not skip_damaged:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise CommandError(

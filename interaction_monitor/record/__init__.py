@@ -1,6 +1,8 @@
 """What a run leaves on disk, and how it is read back."""
 
-from interaction_monitor.record.record import Measurements, Record
+from interaction_monitor.record.measurements import Measurements
+from interaction_monitor.record.progress import Progress
+from interaction_monitor.record.record import Record
 from interaction_monitor.record.storage import RecordError
 
-__all__ = ["Measurements", "Record", "RecordError"]
+__all__ = ["Measurements", "Progress", "Record", "RecordError"]

@@ -3,6 +3,7 @@
     run.json                                       settings, players, package versions
     players.npz  probe.npz                         who plays, on which samples
     history.csv                                    one row of scalars per measurement
+    progress.json                                  the newest checkpoint, and whether the run came to its end
     measurements/epoch_00012_step_00003456.npz     outputs and interactions of one measurement
 
 A measurement's arrays are put in place before its row, and a row counts only where its arrays are whole, so
@@ -11,32 +12,31 @@ a run killed at any moment leaves a record that opens with at most the measureme
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from torch import Tensor
 
-from interaction_monitor.history import History, Row, csv_columns
+from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import layout, manifest
+from interaction_monitor.record import layout, manifest, rows
+from interaction_monitor.record.aside import drop_measured, read_aside, set_aside
+from interaction_monitor.record.measurements import Measurements, measurement_path
+from interaction_monitor.record.progress import Progress, read_progress, write_progress
 from interaction_monitor.record.storage import (
     RecordError,
     Shape,
     check_arrays,
-    read_text,
+    copy_file,
     remove_leftovers,
     write_arrays,
-    write_bytes,
 )
-
-_CSV_LIMIT = 2**30
 
 
 class Record:
@@ -48,7 +48,8 @@ class Record:
         folder: Where the record lies.
         settings: What the monitor was asked to do, as given to `create`.
         history: The scalars of every whole measurement.
-        problems: What was found wrong but could be left out, one sentence each; empty for a clean record.
+        left_out: Measurements that are missing or damaged, one sentence each; empty for a clean record.
+        ignored: Arrays without a row, as a killed run leaves them, one sentence each.
 
     Example:
         >>> import tempfile, torch
@@ -63,11 +64,20 @@ class Record:
         ({'output': 'log-odds'}, 0, 3)
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], history: History, problems: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: Mapping[str, Any],
+        history: History,
+        *,
+        left_out: tuple[str, ...] = (),
+        ignored: tuple[str, ...] = (),
+    ) -> None:
         self.folder = folder
         self.settings: dict[str, Any] = run["settings"]
         self.history = history
-        self.problems = problems
+        self.left_out = left_out
+        self.ignored = ignored
         self._run = run
 
     @classmethod
@@ -89,10 +99,7 @@ class Record:
             OSError: If the folder cannot be written.
         """
         folder = Path(folder)
-        if (folder / manifest.NAME).exists() or any(folder.glob("measurements/*.npz")):
-            raise RecordError(
-                f"{folder} already holds a record; go on with it by Record.resume, or choose another folder"
-            )
+        _require_free(folder)
         player_facts, player_arrays = layout.describe_players(players)
         probe_facts, probe_arrays = layout.describe_probe(probe)
         run = manifest.make(
@@ -106,17 +113,17 @@ class Record:
         _remove_leftovers(folder)
         write_arrays(folder / "players.npz", player_arrays)
         write_arrays(folder / "probe.npz", probe_arrays)
-        _write_history(folder, History(), players.n_players)
+        rows.write_rows(folder / rows.NAME, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
-        return cls(folder, run, History(), ())
+        return cls(folder, run, History())
 
     @classmethod
     def open(cls, folder: str | Path) -> Record:
         """Open a record for reading; the folder is not changed.
 
         Rows whose arrays are missing or damaged are left out with a warning; arrays without a row, as a
-        killed run leaves them, are ignored. Both are listed in `problems`.
+        killed run leaves them, are ignored. `left_out` and `ignored` list them.
 
         Args:
             folder: The run's folder.
@@ -129,31 +136,33 @@ class Record:
         """
         folder = Path(folder)
         run = manifest.read(folder)
-        rows = _read_history(folder, run["n_players"])
+        found = rows.read_rows(folder / rows.NAME, run["n_players"])
         arrays = layout.measurement_arrays(run["n_samples"], run["n_players"])
         whole = History()
-        problems = []
-        for row in rows:
-            damage = _damage(_file(folder, row.position), arrays)
+        left_out = []
+        for row in found:
+            damage = _damage(measurement_path(folder, row.position), arrays)
             if damage is None:
                 whole.append(row)
             else:
-                problems.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
-        if problems:
-            warnings.warn(f"{len(problems)} of {len(rows)} measurements: {problems[0]}", stacklevel=2)
-        named = {_file(folder, row.position).name for row in rows}
+                left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
+        if left_out:
+            warnings.warn(f"{len(left_out)} of {len(found)} measurements: {left_out[0]}", stacklevel=2)
+        named = {measurement_path(folder, row.position).name for row in found}
         orphans = sorted({path.name for path in folder.glob("measurements/*.npz")} - named)
-        problems += [f"measurements/{name} has no row in history.csv and is ignored" for name in orphans]
-        return cls(folder, run, whole, tuple(problems))
+        ignored = [f"measurements/{name} has no row in history.csv and is ignored" for name in orphans]
+        return cls(folder, run, whole, left_out=tuple(left_out), ignored=tuple(ignored))
 
     @classmethod
     def resume(cls, folder: str | Path, *, up_to: tuple[int, int] | None = None) -> Record:
         """Open a record to go on writing, back at the moment of a checkpoint.
 
+        What was measured after it waits in the folder `set_aside` until the resumed run has measured it again. To
+        go another way from there and keep the record as it is, use `branch`.
+
         Args:
             folder: The run's folder.
-            up_to: (epoch, step) of the checkpoint: what was measured after it is dropped, since the resumed
-                run will measure it again. None keeps everything that is whole.
+            up_to: (epoch, step) of the checkpoint; None keeps everything that is whole.
 
         Returns:
             The record, ready for `write`. Leftovers of a killed run are gone from the folder.
@@ -165,12 +174,43 @@ class Record:
         record = cls.open(folder)
         history = record.history if up_to is None else record.history.until(*up_to)
         _remove_leftovers(record.folder)
-        _write_history(record.folder, history, record.n_players)
-        kept = {_file(record.folder, row.position) for row in history}
+        # A run that is killed in here has its measurements twice, never not at all.
+        set_aside(record.folder, record.history[len(history) :], record.n_players)
+        rows.write_rows(record.folder / rows.NAME, history, record.n_players)
+        kept = {measurement_path(record.folder, row.position) for row in history}
         for path in record.folder.glob("measurements/*.npz"):
             if path not in kept:
                 path.unlink()
-        return cls(record.folder, record._run, history, ())
+        return cls(record.folder, record._run, history)
+
+    @classmethod
+    def branch(cls, folder: str | Path, target: str | Path, *, up_to: tuple[int, int]) -> Record:
+        """Begin a record that shares its first measurements with another, which stays as it is.
+
+        Args:
+            folder: The other run's folder.
+            target: Where the new record goes; made if need be. It must not hold a record yet.
+            up_to: (epoch, step) of the checkpoint from which the new run goes on.
+
+        Returns:
+            The new record, which holds all measurements up to there and is ready for `write`.
+
+        Raises:
+            RecordError: As `open`, or if the target already holds a record.
+            OSError: If the target cannot be written.
+        """
+        record, target = cls.open(folder), Path(target)
+        _require_free(target)
+        history = record.history.until(*up_to)
+        (target / "measurements").mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        for name in ("players.npz", "probe.npz"):
+            copy_file(record.folder / name, target / name)
+        for row in history:
+            copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
+        rows.write_rows(target / rows.NAME, history, record.n_players)
+        manifest.write(target, record._run)
+        return cls(target, record._run, history)
 
     def write(self, measurement: Measurement, row: Row) -> None:
         """Add a measurement: first its arrays, then its row.
@@ -187,9 +227,34 @@ class Record:
             raise ValueError(f"the record has {self.n_players} players, the row {row.n_players}")
         history = History([*self.history, row])
         arrays = layout.pack_measurement(measurement, self.n_samples, self.n_players)
-        write_arrays(_file(self.folder, row.position), arrays)
-        _write_history(self.folder, history, self.n_players)
+        write_arrays(measurement_path(self.folder, row.position), arrays)
+        rows.write_rows(self.folder / rows.NAME, history, self.n_players)
         self.history = history
+        with suppress(OSError):  # it is tried again at the next measurement
+            drop_measured(self.folder, row.position, self.n_players)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What was found wrong: `left_out` and `ignored` together."""
+        return self.left_out + self.ignored
+
+    @property
+    def waiting(self) -> History:
+        """What was measured after the checkpoint from which the run was resumed, and not yet again."""
+        return read_aside(self.folder, self.n_players)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run had come when it last noted it."""
+        return read_progress(self.folder)
+
+    def note(self, progress: Progress) -> None:
+        """Write down how far the run has come.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        write_progress(self.folder, progress)
 
     @property
     def n_samples(self) -> int:
@@ -209,7 +274,7 @@ class Record:
     @property
     def measurements(self) -> Measurements:
         """The measurements in the order of `history`, each read from its file when it is indexed."""
-        paths = [_file(self.folder, row.position) for row in self.history]
+        paths = [measurement_path(self.folder, row.position) for row in self.history]
         return Measurements(paths, n_samples=self.n_samples, n_players=self.n_players)
 
     @cached_property
@@ -244,36 +309,9 @@ class Record:
         return layout.read_probe(self.folder / "probe.npz", self._run)
 
 
-class Measurements(Sequence[Measurement]):
-    """Measurements on disk, each read when it is indexed and not kept.
-
-    Args:
-        paths: Their files, in order.
-        n_samples: Number of probe samples S.
-        n_players: Number of players n.
-    """
-
-    def __init__(self, paths: Sequence[Path], *, n_samples: int, n_players: int) -> None:
-        self._paths = paths
-        self._sizes = (n_samples, n_players)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, index: int) -> Measurement: ...
-    @overload
-    def __getitem__(self, index: slice) -> Measurements: ...
-    def __getitem__(self, index: int | slice) -> Measurement | Measurements:
-        if isinstance(index, slice):
-            n_samples, n_players = self._sizes
-            return Measurements(self._paths[index], n_samples=n_samples, n_players=n_players)
-        return layout.read_measurement(self._paths[index], *self._sizes)
-
-
-def _file(folder: Path, position: tuple[int, int]) -> Path:
-    # Built from two numbers, never from text that a record holds: no name can lead out of the folder.
-    return folder / "measurements" / layout.measurement_name(*position)
+def _require_free(folder: Path) -> None:
+    if (folder / manifest.NAME).exists() or any(folder.glob("measurements/*.npz")):
+        raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
 
 
 def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
@@ -287,33 +325,3 @@ def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError 
 def _remove_leftovers(folder: Path) -> None:
     remove_leftovers(folder)
     remove_leftovers(folder / "measurements")
-
-
-def _write_history(folder: Path, history: History, n_players: int) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, csv_columns(n_players), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history.to_csv())
-    write_bytes(folder / "history.csv", text.getvalue().encode())
-
-
-def _read_history(folder: Path, n_players: int) -> History:
-    path = folder / "history.csv"
-    text = read_text(path, limit=_CSV_LIMIT)
-    advice = "restore it from a copy, or delete the lines from there on to keep what comes before"
-    # Rows end with a line break, so a file that does not was cut off, perhaps within a number.
-    if not text.endswith("\n"):
-        raise RecordError(f"{path} is cut off in its last line; {advice}")
-    reader = csv.DictReader(io.StringIO(text), restkey="", restval=None)
-    history = History()
-    try:
-        if not set(csv_columns(n_players, optional=False)) <= set(reader.fieldnames or ()):
-            raise ValueError(f"its first line does not name the columns of {n_players} players")
-        for cells in reader:
-            row = Row.from_csv(cells)
-            if row.n_players != n_players:
-                raise ValueError(f"it has {row.n_players} orders, run.json says {n_players} players")
-            history.append(row)
-    except (ValueError, csv.Error) as error:
-        raise RecordError(f"{path}, line {reader.line_num}: {error}; {advice}") from error
-    return history

@@ -58,6 +58,27 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                 np.lib.format.write_array(member, np.asarray(array, order="C"), (1, 0), allow_pickle=False)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Put the file in place under a second name, whole, or leave what was there.
+
+    Files are never changed, only replaced, so another link to the same one is as good as a copy and takes no room.
+
+    Raises:
+        OSError: As `write_bytes`.
+    """
+    temporary = _temporary(target)
+    try:
+        os.link(source, temporary)
+    except OSError:  # some file systems know no links
+        write_bytes(target, source.read_bytes())
+        return
+    try:
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # of two names of one file, replacing one by the other leaves both
+    _sync_folder(target.parent)
+
+
 def read_text(path: Path, *, limit: int) -> str:
     """Read a UTF-8 text file of at most `limit` bytes.
 
@@ -128,7 +149,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -138,6 +159,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:
