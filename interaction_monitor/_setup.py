@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from interaction_monitor import loggers, resume
-from interaction_monitor._trainer import folder_of, is_trial, loader_of, say
+from interaction_monitor._trainer import folder_of, is_trial, loader_of, say, train_loader_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.model import call_model
@@ -44,7 +44,7 @@ def set_up(
 
     with ranks.together():
         chosen = _choose(monitor, trainer, pl_module, forward_func) if ranks.rank == 0 else None
-    probe, players = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
+    probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
     observer = Observer(
         probe,
         players,
@@ -54,6 +54,7 @@ def set_up(
         thresholds=monitor.thresholds,
         tracker=copy.deepcopy(monitor.tracker),
         ranks=ranks,
+        train=train,
     )
     if state is not None:
         resume.restore(state, observer, monitor.budget)
@@ -77,7 +78,7 @@ def _choose(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     forward_func: Callable[..., Any],
-) -> tuple[Probe, PlayerMap]:
+) -> tuple[Probe, PlayerMap, tuple[Probe, PlayerMap] | None]:
     n_players = monitor.players.n_players
     if monitor.interactions == "and-or" and n_players > MAX_PLAYERS:
         raise ValueError(
@@ -85,12 +86,23 @@ def _choose(
             "take fewer players, or interactions='and'"
         )
     probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
-    check_forwards(len(probe), n_players)
-    context = trainer.precision_plugin.forward_context
-    players = assign_players(
-        pl_module, monitor.players, probe, forward_func=forward_func, forward_context=context, seed=monitor.seed
-    )
-    return probe, players
+    check_forwards(len(probe) + monitor.n_train_samples, n_players)
+
+    def assign(samples: Probe) -> PlayerMap:
+        return assign_players(
+            pl_module,
+            monitor.players,
+            samples,
+            forward_func=forward_func,
+            forward_context=trainer.precision_plugin.forward_context,
+            seed=monitor.seed,
+        )
+
+    train = None
+    if monitor.n_train_samples:
+        samples = Probe.from_loader(train_loader_of(trainer), monitor.n_train_samples, seed=monitor.seed)
+        train = samples, assign(samples)
+    return probe, assign(probe), train
 
 
 def _settings(monitor: InteractionMonitor) -> dict[str, Any]:

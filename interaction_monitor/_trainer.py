@@ -44,6 +44,15 @@ def loader_of(trainer: pl.Trainer) -> Any:
             "give one, or give probe=Probe(inputs, targets)"
         )
         loader = trainer.train_dataloader
+    return _first(loader)
+
+
+def train_loader_of(trainer: pl.Trainer) -> Any:
+    """Return the first loader for training."""
+    return _first(trainer.train_dataloader)
+
+
+def _first(loader: Any) -> Any:
     while isinstance(loader, (list, tuple, dict)) and loader:
         loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
     return loader

@@ -37,6 +37,8 @@ class InteractionMonitor(Callback):
         players: what an input variable is, for example `FeaturePatches(layer="features.1")`.
         probe: the samples to measure on; None takes `n_samples` of the validation set.
         n_samples: how many samples to take; the papers use 50.
+        n_train_samples: how many training samples to measure too, to see by order what carries over from them to
+            the others; each takes as long as one of the others.
         output: the scalar output: "log_odds" of the true class, "logit", "loss", or a function of
             (logits, targets).
         forward_func: how the model is called, (module, inputs) -> logits; None calls `pl_module(inputs)`.
@@ -81,6 +83,7 @@ class InteractionMonitor(Callback):
         *,
         probe: Probe | None = None,
         n_samples: int = 50,
+        n_train_samples: int = 0,
         output: str | Output = "log_odds",
         forward_func: Callable[..., Any] | None = None,
         interactions: Interactions = "and-or",
@@ -98,7 +101,7 @@ class InteractionMonitor(Callback):
         seed: int = 0,
     ) -> None:
         require_at_least(1, n_samples=n_samples)
-        require_at_least(0, patience=patience)
+        require_at_least(0, patience=patience, n_train_samples=n_train_samples)
         require_share(max_overhead=max_overhead)
         require_one_of(("and-or", "and"), interactions=interactions)
         require_one_of(("warn", "raise"), on_error=on_error)
@@ -110,6 +113,7 @@ class InteractionMonitor(Callback):
         self.players = players
         self.probe = probe
         self.n_samples = n_samples
+        self.n_train_samples = n_train_samples
         self.output = output
         self.forward_func = forward_func
         self.interactions: Interactions = interactions

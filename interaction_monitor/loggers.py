@@ -38,6 +38,9 @@ def scalars(row: Row, name: str) -> dict[str, float]:
         "n_salient": row.n_salient,
         "seconds": row.seconds,
         "solver_gap": row.solver_gap,
+        "persisted_share": row.persisted_share,
+        "high_order_effect": row.high_order_effect,
+        "high_order_gap": row.high_order_gap,
     }
     values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
     return {f"{name}/{key}": float(value) for key, value in values.items() if value is not None}

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor.carry_over import from_before, from_training
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.functional import high_order_share, mean_order_interval, salient_counts
+from interaction_monitor.functional import high_order_share, mean_order_interval, order_effects, salient_counts
 from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret
 from interaction_monitor.outputs import Output
@@ -40,6 +41,8 @@ class Observer:
         record: where each measurement is kept; None keeps only the history in memory.
         ranks: the processes that measure together, each its share of the samples; then all of them must call
             `observe`. None means that this process measures alone.
+        train: training samples and their players, measured as well to see what carries over from them; this
+            takes as long again for each of them. None leaves them out.
 
     Example:
         >>> import torch
@@ -65,6 +68,7 @@ class Observer:
         tracker: PhaseTracker | None = None,
         record: Record | None = None,
         ranks: Ranks | None = None,
+        train: tuple[Probe, PlayerMap] | None = None,
     ) -> None:
         self.probe = probe
         self.players = players
@@ -75,6 +79,7 @@ class Observer:
         self.tracker = tracker or PhaseTracker()
         self.record = record
         self.ranks = ranks or Ranks()
+        self.train = train
         self.history = History()
         self.last: Measurement | None = None
 
@@ -122,19 +127,16 @@ class Observer:
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Row:
         """Do as `observe`, but leave writing the record to `keep`."""
-        started = time.perf_counter()
-        share = self.ranks.share_of(len(self.probe))
-        with self.ranks.same_buffers(model), self.ranks.together():
-            v = self._outputs(model, share, forward_context)
-        v = self.ranks.join_samples(v)
-        forward_seconds = time.perf_counter() - started
-        with self.ranks.together():
-            measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
-        measurement = replace(measurement, forward_seconds=forward_seconds)
+        measurement = self._measure(model, self.probe, self.players, forward_context)
+        train = None if self.train is None else self._measure(model, *self.train, forward_context)
         state = self.tracker.update(
             epoch=epoch, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
+        row = replace(row, **from_before(self._before(), measurement))
+        if train is not None and self.train is not None:
+            probes, maps = (self.probe, self.train[0]), (self.players, self.train[1])
+            row = replace(row, seconds=row.seconds + train.seconds, **from_training(measurement, train, probes, maps))
         # Losses, times and last bits may differ between processes, and what follows from them must not.
         row = self.ranks.of_first(row)
         self.history.append(row)
@@ -146,16 +148,44 @@ class Observer:
         if self.record is not None and self.last is not None:
             self.record.write(self.last, self.history[-1])
 
+    def _before(self) -> Measurement | None:
+        """Return the measurement before this one; a resumed run has it in its record alone."""
+        if self.last is None and self.record is not None and len(self.record.history):
+            return self.record.measurements[-1]
+        return self.last
+
+    def _measure(
+        self,
+        model: nn.Module,
+        probe: Probe,
+        players: PlayerMap,
+        forward_context: Callable[[], AbstractContextManager[Any]],
+    ) -> Measurement:
+        started = time.perf_counter()
+        share = self.ranks.share_of(len(probe))
+        with self.ranks.same_buffers(model), self.ranks.together():
+            v = self._outputs(model, probe, players, share, forward_context)
+        v = self.ranks.join_samples(v)
+        forward_seconds = time.perf_counter() - started
+        with self.ranks.together():
+            measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
+        return replace(measurement, forward_seconds=forward_seconds)
+
     def _outputs(
-        self, model: nn.Module, share: range, forward_context: Callable[[], AbstractContextManager[Any]]
+        self,
+        model: nn.Module,
+        probe: Probe,
+        players: PlayerMap,
+        share: range,
+        forward_context: Callable[[], AbstractContextManager[Any]],
     ) -> Tensor:
         if not share:
-            return torch.empty(0, 1 << self.players.n_players, dtype=torch.float64)
-        whole = len(share) == len(self.probe)
+            return torch.empty(0, 1 << players.n_players, dtype=torch.float64)
+        whole = len(share) == len(probe)
         return masked_outputs(
             model,
-            self.probe if whole else self.probe.select(share),
-            self.players if whole else self.players.select(share),
+            probe if whole else probe.select(share),
+            players if whole else players.select(share),
             output=self.output,
             forward_func=self.forward_func,
             forward_context=forward_context,
@@ -242,4 +272,5 @@ def summarise(
         gap_onset_epoch=state.gap_onset_epoch,
         train_loss=train_loss,
         test_loss=test_loss,
+        effect=tuple(order_effects(measurement.and_[valid], measurement.or_[valid]).mean(dim=0).tolist()),
     )
