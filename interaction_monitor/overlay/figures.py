@@ -128,7 +128,8 @@ def _column(ax: Axes, overlay: Overlay, index: int) -> None:
     both = torch.stack([fit.real, fit.theory.nan_to_num(0)])
     highest = float((both / both.sum(-1, keepdim=True)).nan_to_num(0).max())
     ax.set_ylim(0, min(1.28 * highest, 1.2))
-    stage = "phase one" if not two else "onset" if index == overlay.turn and overlay.onset_known else "phase two"
+    known = "onset" if index == overlay.turn else "phase two"
+    stage = "phase one" if not two else known if overlay.onset_known else "phase two?"
     ax.set_title(f"{overlay.places[index]}\n{stage}", fontsize=10, color="black" if two else _GREY)
     note = f"σ² = {level(float(fit.sigma2[index]))}\ncosine {float(fit.cosine[index]):.3f}"
     ax.text(0.97, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="black" if two else _GREY, fontsize=9)

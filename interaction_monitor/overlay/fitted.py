@@ -52,6 +52,11 @@ class Overlay:
         """(E,) whether the theory makes a claim about the measurement."""
         return np.arange(len(self.history)) >= self.turn
 
+    @property
+    def stage(self) -> str:
+        """What to call the measurements from `turn` on: a run without an onset has no phase two that is known of."""
+        return "phase two" if self.onset_known else "what is taken for phase two"
+
     @cached_property
     def measured_order(self) -> NDArray[np.float64]:
         """(E,) ⟨k⟩ of I_real^(k), over the samples that are finite in every measurement."""

@@ -38,7 +38,7 @@ def rows(overlay: Overlay) -> list[tuple[str, ...]]:
     return [
         (
             overlay.places[i].split()[1],
-            "two" if overlay.in_phase_two[i] else "(one)",
+            ("two" if overlay.onset_known else "two?") if overlay.in_phase_two[i] else "(one)",
             level(float(fit.sigma2[i])),
             f"{level(float(fit.low[i]))} to {level(float(fit.high[i]))}",
             _fixed(float(fit.cosine[i]), 4),
@@ -75,13 +75,13 @@ def findings(overlay: Overlay) -> list[str]:
         sentences.append(f"Left out, because no sample had finite outputs: epoch {epochs}.")
     if overlay.turn == len(overlay.history) - 1:
         sentences.append(
-            "Only the last measurement is in phase two, and the prediction is made from it: there is nothing to "
+            f"Only the last measurement is in {overlay.stage}, and the prediction is made from it: there is nothing to "
             "compare."
         )
         return sentences
     worst = overlay.worst
     sentences.append(
-        f"Worst match in phase two: cosine {float(overlay.fit.cosine[worst]):.4f}, at "
+        f"Worst match in {overlay.stage}: cosine {float(overlay.fit.cosine[worst]):.4f}, at "
         f"{overlay.places[worst]} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit)."
     )
     sentences.append(_trend(overlay))
@@ -110,16 +110,16 @@ def _trend(overlay: Overlay) -> str:
 
     if trend.direction == "rises":
         return (
-            f"The noise level σ² does NOT decrease throughout phase two, as the theory says it should: it is "
+            f"The noise level σ² does NOT decrease throughout {overlay.stage}, as the theory says it should: it is "
             f"{at(trend.earlier)} and then {at(trend.later)}, and these intervals do not overlap."
         )
     if trend.direction == "falls":
         return (
-            f"The noise level σ² decreases over phase two, as the theory says: from {at(trend.earlier)} to "
+            f"The noise level σ² decreases over {overlay.stage}, as the theory says: from {at(trend.earlier)} to "
             f"{at(trend.later)}, and no later interval lies above an earlier one."
         )
     return (
-        "Whether the noise level σ² decreases over phase two cannot be told: the intervals before the last "
+        f"Whether the noise level σ² decreases over {overlay.stage} cannot be told: the intervals before the last "
         "measurement overlap."
     )
 

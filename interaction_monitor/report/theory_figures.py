@@ -58,7 +58,7 @@ def noise_level(overlay: Overlay) -> go.Figure:
     centre, bottom, top = (np.maximum(x, zero) for x in (sigma2, low, high))
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.07)
     two = overlay.in_phase_two
-    for part, colour, name in ((two, charts.TRAIN, "σ² in phase two"), (~two, GREY, "in phase one: no claim")):
+    for part, colour, name in ((two, charts.TRAIN, f"σ² in {overlay.stage}"), (~two, GREY, "in phase one: no claim")):
         if not part.any():
             continue
         figure.add_scatter(
