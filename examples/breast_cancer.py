@@ -1,6 +1,6 @@
 """Watch a perceptron learn to tell tumours apart by ten of their measures, with some wrong labels.
 
-python -m examples.breast_cancer    # seconds; the data come with scikit-learn
+python -m examples.breast_cancer    # about two minutes on a core; the data come with scikit-learn
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from examples.datasets import breast_cancer
 from examples.networks import Perceptron
 from interaction_monitor.players import Columns
 
-SIZE = training.Size(epochs=256, players=10, samples=20, wrong_labels=0.05)
+SIZE = training.Size(wrong_labels=0.05)
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SIZE, full=SIZE, command=command)
+    options = training.options(__doc__, {"perceptron": SIZE}, full=SIZE, command=command)
     data = breast_cancer(n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
     # Every measure of a cell comes as its mean, its spread and its worst value: one player each.
     measures = [(measure, measure + 10, measure + 20) for measure in range(10)]

@@ -12,12 +12,15 @@ from examples.datasets import cifar10
 from examples.networks import AlexNet, vgg11
 from interaction_monitor.players import FeaturePatches
 
-SMALL = training.Size(epochs=45, train=2000, players=8, samples=20, wrong_labels=0.01)
+SMALL = {
+    "vgg11": training.Size(epochs=48, train=2000, players=8, samples=20, wrong_labels=0.01),
+    "alexnet": training.Size(epochs=48, train=2000, players=8, samples=20, wrong_labels=0.01),
+}
 FULL = training.Size(wrong_labels=0.01)
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, full=FULL, networks=("vgg11", "alexnet"), command=command)
+    options = training.options(__doc__, SMALL, full=FULL, command=command)
     data = cifar10(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
     width = 64 if options.full else 16
     if options.network == "vgg11":

@@ -24,7 +24,7 @@ from interaction_monitor.functional import members
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
 
-SMALL = training.Size(samples=3)
+SMALL = {"smollm2": training.Size(samples=3)}
 FULL = training.Size(samples=100)
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

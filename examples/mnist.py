@@ -12,12 +12,15 @@ from examples.datasets import mnist
 from examples.networks import LeNet, vgg11
 from interaction_monitor.players import FeaturePatches
 
-SMALL = training.Size(epochs=64, train=2000, players=8, samples=20, wrong_labels=0.05)
+SMALL = {
+    "lenet": training.Size(epochs=64, train=2000, players=10, samples=40, wrong_labels=0.05),
+    "vgg11": training.Size(epochs=48, train=2000, players=8, samples=30, wrong_labels=0.05),
+}
 FULL = training.Size(wrong_labels=0.01)
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, full=FULL, networks=("lenet", "vgg11"), command=command)
+    options = training.options(__doc__, SMALL, full=FULL, command=command)
     data = mnist(
         options.data,
         size=32,

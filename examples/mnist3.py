@@ -15,12 +15,15 @@ from examples.networks import ResNet20, vgg16
 from interaction_monitor import Probe
 from interaction_monitor.players import Segments
 
-SMALL = training.Size(epochs=16, train=1000, players=8, samples=20)
+SMALL = {
+    "resnet20": training.Size(epochs=16, train=1000, players=8, samples=20),
+    "vgg16": training.Size(epochs=16, train=1000, players=8, samples=20),
+}
 FULL = training.Size(epochs=256, players=8, samples=100)
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, full=FULL, networks=("resnet20", "vgg16"), command=command)
+    options = training.options(__doc__, SMALL, full=FULL, command=command)
     data = mnist3(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
     images, parts = mnist3_parts(options.data)
     probe = Probe(images[: options.samples], torch.ones(options.samples, dtype=torch.long))

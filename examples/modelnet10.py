@@ -11,7 +11,7 @@ from examples.datasets import modelnet10
 from examples.networks import DynamicGraph
 from interaction_monitor.players import PointClusters
 
-SMALL = training.Size(epochs=32, train=500, players=7, samples=10)
+SMALL = {"dgcnn": training.Size(epochs=32, train=500, players=7, samples=10)}
 FULL = training.Size(epochs=512)
 
 

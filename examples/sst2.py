@@ -16,15 +16,14 @@ from interaction_monitor import Probe
 from interaction_monitor.players import Words
 
 # From scratch and on few sentences, the papers' learning rate of 0.01 has learned nothing after minutes.
-SCRATCH = training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05)
-PRETRAINED = training.Size(epochs=8, train=1000, players=7, samples=8)
+SMALL = {
+    "scratch": training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05),
+    "pretrained": training.Size(epochs=8, train=1000, players=7, samples=8),
+}
 
 
 def main(command: list[str] | None = None) -> None:
-    names = ("scratch", "pretrained")
-    options = training.options(__doc__, SCRATCH, networks=names, command=command)
-    if options.network == "pretrained":
-        options = training.options(__doc__, PRETRAINED, networks=names, command=command)
+    options = training.options(__doc__, SMALL, command=command)
     tokenizer = MiniLM.tokenizer() if options.network == "pretrained" else None
     data = sst2(
         options.data,

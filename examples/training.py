@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,45 +68,42 @@ class Size:
     learning_rate: float = 0.01
 
 
+PAPERS = Size()
+
+
 def options(
-    description: str | None,
-    small: Size,
-    *,
-    full: Size | None = None,
-    networks: tuple[str, ...] = (),
-    command: list[str] | None = None,
+    description: str | None, small: Mapping[str, Size], *, full: Size = PAPERS, command: list[str] | None = None
 ) -> argparse.Namespace:
     """Read the command line.
 
     Args:
         description: the script's docstring, of which the first line is shown.
-        small: what two cores do in minutes.
-        full: what `--full` takes instead; None takes the papers' settings, with the wrong labels of `small`.
-        networks: the names to choose from by `--network`; the first is the default.
+        small: the networks to choose from, the first by default, and what two cores do with each in minutes.
+        full: what `--full` takes instead.
         command: the words of the command line; None takes those that the script was called with.
 
     Returns:
-        The fields of `Size`, and `full`, `data`, `out`, `seed` and `network`.
+        The fields of `Size`, and `network`, `full`, `data`, `out` and `seed`.
     """
-    parser = argparse.ArgumentParser(
-        description=(description or "").splitlines()[0], argument_default=argparse.SUPPRESS
-    )
-    parser.add_argument("--data", type=Path, default=None, help="folder with the public data sets")
-    parser.add_argument("--full", action="store_true", default=False, help="the papers' settings, for a GPU")
-    if networks:
-        parser.add_argument("--network", choices=networks, default=networks[0])
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--train", type=int, help="training samples")
-    parser.add_argument("--players", type=int)
-    parser.add_argument("--samples", type=int, help="test samples to measure on")
-    parser.add_argument("--wrong-labels", type=float, help="share of the training labels that are drawn anew")
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with the public data sets")
+    parser.add_argument("--network", choices=tuple(small), default=next(iter(small)))
+    parser.add_argument("--full", action="store_true", help="the papers' settings, for a GPU")
     name = Path(sys.argv[0]).stem
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
-    given = vars(parser.parse_args(command))
-    size = (full or Size(wrong_labels=small.wrong_labels)) if given["full"] else small
-    return argparse.Namespace(**(vars(size) | given))
+    parser.add_argument("--seed", type=int, default=0)
+    sizes = parser.add_argument_group("instead of what the network or --full would take")
+    sizes.add_argument("--epochs", type=int)
+    sizes.add_argument("--train", type=int, help="training samples")
+    sizes.add_argument("--players", type=int)
+    sizes.add_argument("--samples", type=int, help="test samples to measure on")
+    sizes.add_argument("--wrong-labels", type=float, help="share of the training labels that are drawn anew")
+    sizes.add_argument("--learning-rate", type=float)
+    found = parser.parse_args(command)
+    for key, value in vars(full if found.full else small[found.network]).items():
+        if getattr(found, key) is None:
+            setattr(found, key, value)
+    return found
 
 
 def watch(network: nn.Module, data: Data, players: Players, options: argparse.Namespace, **settings: Any) -> History:
