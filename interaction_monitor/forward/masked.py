@@ -9,14 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._state import undisturbed
+from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
 from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
-from interaction_monitor.forward.runner import ForwardContext, Runner, score_of
-from interaction_monitor.outputs import OUTPUTS, Output, log_odds, resolve, warn_of_probabilities
+from interaction_monitor.forward.runner import ForwardContext, Runner
+from interaction_monitor.forward.size import Sizes
+from interaction_monitor.forward.trial import try_out
+from interaction_monitor.outputs import Output, log_odds, resolve
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 
 log = logging.getLogger(__name__)
+
+SIZES = Sizes()
 
 
 def masked_outputs(
@@ -26,18 +31,18 @@ def masked_outputs(
     *,
     output: str | Output = log_odds,
     forward_func: ForwardFunc | None = None,
-    chunk_size: int = 1024,
+    chunk_size: int | None = None,
     forward_context: ForwardContext = nullcontext,
     max_forwards: int = MAX_FORWARDS,
 ) -> Tensor:
     """Compute the output of the model on every coalition of every sample's players, v(x_T) for all T.
 
     Where an inner layer is masked, the model is called with one sample and a hook on the layer spreads its
-    output over a chunk of coalitions, so that the layers before it run once per chunk (with 2^n ≤
-    `chunk_size`: once per sample), and what bypasses the layer (residual connections) is broadcast. That is
-    tried first on two coalitions against full forwards; a model that does not allow it (it asks for the batch
-    size before the layer, or concatenates) gets full forwards. Where the input is masked, a chunk holds
-    several samples if 2^n is small. Masked inputs exist only for one chunk at a time.
+    output over a chunk of coalitions, so that the layers before it run once per chunk, and what bypasses the
+    layer (residual connections, attention masks) is broadcast. That is tried first on two coalitions against
+    full forwards; a model that does not allow it (it asks for the batch size before the layer, or concatenates)
+    gets full forwards. A chunk holds several samples if 2^n is small and nothing bypasses the layer. Masked
+    inputs exist only for one chunk at a time.
 
     The model runs in eval mode, without gradients, on the device of its parameters. Its modes, buffers and
     hooks and the random states are put back, also after an exception. Nothing in the loop waits for the
@@ -51,7 +56,9 @@ def masked_outputs(
             see `outputs`.
         forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
             where the inputs are a dict.
-        chunk_size: how many coalitions run at once; halved, with a warning in the log, when memory runs out.
+        chunk_size: how many rows run at once at most; what is not a power of two is rounded down. None counts the
+            bytes of a few rows at first use and takes what fits a budget, the same each time; it is remembered for
+            the model. Halved, with a warning in the log, when memory runs out.
         forward_context: makes the context in which the model is called, for instance
             `lambda: torch.autocast("cuda", torch.bfloat16)`.
         max_forwards: refuse more forwards than that, see `check_forwards`.
@@ -76,7 +83,7 @@ def masked_outputs(
     score = resolve(output)
     if len(players) != len(probe):
         raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size} must be at least 1")
     check_forwards(len(probe), players.n_players, max_forwards)
     if players.layer is not None:
@@ -92,42 +99,45 @@ def masked_outputs(
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
     runner = Runner(model, probe, players, forward_func or call_model, forward_context)
     with undisturbed(model), eager_if_compiled(model) if players.layer else nullcontext():
-        _check_output(runner, score)
-        runner.spread = runner.can_spread()
+        logits = try_out(runner, score)
+        # What decides the memory of a row, besides the model.
+        key = (players.layer, players.input_key, players.labels.shape[1:], runner.spread, logits.dtype)
+        size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(runner, key)
         found = v.new_empty(len(probe) << players.n_players)
-        _fill(found, runner, score, chunk_size)
+        left = _fill(found, runner, score, size)
+        if left < size and not chunk_size:
+            SIZES.halve(model, key, left)
     v[kept.to(v.device)] = found.view(len(probe), -1)
     return v
 
 
-def _check_output(runner: Runner, score: Output) -> None:
-    """Run one unmasked sample and refuse logits or targets that do not fit the output."""
-    probe = runner.probe
-    logits = runner.call(probe.inputs_of(0), 1)
-    if score in OUTPUTS.values():
-        # On the CPU these check the labels of all samples.
-        targets = None if probe.targets is None else probe.targets.cpu()
-        score(logits.cpu().expand(len(probe), *logits.shape[1:]), targets)
-        warn_of_probabilities(logits)
-    score_of(score, logits, probe.target_of(0))
+def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
+    """Compute the outputs of all (sample, coalition) pairs, sample-major, chunk by chunk.
 
+    Args:
+        v: (S * 2^n,), filled in place.
+        runner: tried out.
+        score: what is computed from the logits.
+        size: the most rows of a chunk, a power of two.
 
-def _fill(v: Tensor, runner: Runner, score: Output, chunk_size: int) -> None:
-    """Compute the outputs of all (sample, coalition) pairs, sample-major, chunk by chunk."""
+    Returns:
+        The size that was left after memory ran out.
+    """
     start = 0
     while start < len(v):
-        stop = min(start + chunk_size, len(v))
-        if runner.spread:
-            stop = min(stop, (start // runner.n_coalitions + 1) * runner.n_coalitions)
+        chunk = next_chunk(start, len(runner.probe), runner.n_coalitions, size, packed=runner.packed)
+        stop = start + len(chunk)
         try:
-            v[start:stop] = runner.outputs(start, stop, score, chunk_size)
+            v[start:stop] = runner.outputs(chunk, score)
             start = stop
             continue
         except (RuntimeError, MemoryError) as error:
-            if stop - start == 1 or not is_out_of_memory(error):
+            if len(chunk) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
-        chunk_size = (stop - start) // 2
-        log.warning("out of memory: going on with chunks of %d coalitions", chunk_size)
+        runner.forget()
+        size = largest_power_of_two(len(chunk) - 1)
+        log.warning("out of memory: going on with chunks of %d coalitions", size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    return size

@@ -1,8 +1,7 @@
-"""One masked forward: the logits of a model on a few coalitions of a few samples."""
+"""One masked forward: the logits of a model on a chunk of coalitions of a few samples."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,94 +10,98 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.forward.model import (
-    ForwardFunc,
-    WrongBatchError,
-    changed_output,
-    find_layer,
-    is_compiled,
-    logits_of,
-)
+from interaction_monitor.forward.chunk import Chunk
+from interaction_monitor.forward.masking import MaskedRows
+from interaction_monitor.forward.model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
-
-log = logging.getLogger(__name__)
 
 ForwardContext = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass
 class Runner:
-    """A model with the samples and players it is to be run on, all on one device, already in eval mode."""
+    """A model with the samples and players it is to be run on, all on one device, already in eval mode.
+
+    Attributes:
+        spread: whether the forward of one sample is spread over the coalitions at the masked layer.
+        packed: whether a chunk may hold several samples.
+        epsilon: the coarsest rounding seen at the masked layer.
+    """
 
     model: nn.Module
     probe: Probe
     players: PlayerMap
     forward_func: ForwardFunc
     forward_context: ForwardContext
-    epsilon: float = 0.0  # the coarsest rounding seen at the masked layer
-    spread: bool = False  # whether one sample's forward is spread over the coalitions at the masked layer
+    spread: bool = False
+    packed: bool = True
+    epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         self.n_coalitions = 1 << self.players.n_players
-        self.padded = self.players.layer is None and is_compiled(self.model)
+        self._one_size = self.players.layer is None and is_compiled(self.model)
+        self.forget()
 
-    def outputs(self, start: int, stop: int, score: Output, chunk_size: int) -> Tensor:
-        """Compute the outputs of the (sample, coalition) pairs start to stop-1, counted sample by sample.
+    def forget(self) -> None:
+        """Let go of all memory that is kept from chunk to chunk."""
+        self._masked = MaskedRows(self.players)
+        self._most_samples = 0
 
-        Where the chunks are spread, they must not straddle samples.
-        """
-        pairs = torch.arange(start, stop, device=self.players.labels.device)
-        if self.padded and start:
-            # A compiled model would be compiled again for the last, smaller batch.
-            pairs = torch.arange(start, start + chunk_size, device=pairs.device).clamp_(max=stop - 1)
-        coalitions = pairs % self.n_coalitions
-        rows = pairs // self.n_coalitions
-        first = start // self.n_coalitions
-        alone = first == (stop - 1) // self.n_coalitions
+    def outputs(self, chunk: Chunk, score: Output) -> Tensor:
+        """Compute the outputs of the rows of a chunk, (len(chunk),)."""
+        self._most_samples = max(self._most_samples, len(chunk.samples))
+        if self._one_size and len(chunk.samples) < self._most_samples:
+            # A compiled model would be compiled again for a smaller chunk, so samples before it run once more.
+            wider = Chunk(range(chunk.samples.stop - self._most_samples, chunk.samples.stop), chunk.coalitions)
+            return self.outputs(wider, score)[-len(chunk) :]
+        targets = self.probe.targets
+        if targets is not None and len(chunk.samples) == 1:
+            # A view: nothing is copied to the device.
+            targets = targets[chunk.samples.start : chunk.samples.stop].expand(len(chunk), *targets.shape[1:])
+        elif targets is not None:
+            targets = targets[chunk.rows_on(targets.device)]
+        return score_of(score, self.logits(chunk), targets)
+
+    def logits(self, chunk: Chunk) -> Tensor:
+        """Run the model on the rows of a chunk, whichever way it allows."""
+        players = self.players
         if self.spread:
-            logits = self.spread_logits(first, coalitions)
-        else:
-            logits = self.full_logits(rows, coalitions, sample=first if alone else None)
-        targets = None if self.probe.targets is None else self.probe.targets[rows]
-        return score_of(score, logits, targets)[: stop - start]
+            return self.spread_logits(chunk)
+        rows = chunk.rows_on(players.labels.device)
+        if players.layer is not None:
+            coalitions = chunk.coalitions_on(rows.device).repeat(len(chunk.samples))
+            return self.full_logits(rows, coalitions)
+        key, x = self.probe.entry(players.input_key)
+        masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
+        if isinstance(self.probe.inputs, Tensor):
+            return self.call(masked, len(chunk))
+        others = {name: entry[rows] for name, entry in self.probe.inputs.items() if name != key}
+        return self.call({name: masked if name == key else others[name] for name in self.probe.inputs}, len(chunk))
 
-    def full_logits(self, rows: Tensor, coalitions: Tensor, *, sample: int | None = None) -> Tensor:
-        """Run the whole model on masked samples, one row for each.
+    def spread_logits(self, chunk: Chunk) -> Tensor:
+        """Run the model on the samples unmasked, spreading the masked layer's output over the coalitions."""
+        name = self.players.layer or ""
+        inputs = self._slice(chunk.samples)
+        with changed_output(find_layer(self.model, name), name, lambda x: self._masked.rows(self._noted(x), chunk)):
+            return self.call(inputs, len(chunk))
+
+    def full_logits(self, rows: Tensor, coalitions: Tensor) -> Tensor:
+        """Run the whole model on a copy of its sample for each row, masked at the layer.
 
         Args:
             rows: (B,) which sample.
             coalitions: (B,) which coalition of it.
-            sample: the sample, if it is the same in all rows; its input is then masked without being copied
-                first.
         """
-        players = self.players
-        if players.layer is not None:
-            layer = find_layer(self.model, players.layer)
-            with changed_output(layer, players.layer, lambda x: self._masked(x, rows, coalitions)):
-                return self.call(self.probe.select(rows).inputs, len(rows))
-        key, x = self.probe.entry(players.input_key)
-        if sample is None:
-            masked = players.mask(x[rows], rows, coalitions)
-        else:
-            masked = players.mask(x[sample : sample + 1], sample, coalitions)
-        if isinstance(self.probe.inputs, Tensor):
-            return self.call(masked, len(rows))
-        others = {name: entry[rows] for name, entry in self.probe.inputs.items() if name != key}
-        return self.call({name: masked if name == key else others[name] for name in self.probe.inputs}, len(rows))
-
-    def spread_logits(self, sample: int, coalitions: Tensor) -> Tensor:
-        """Run the model on one sample, spreading the masked layer's output over the coalitions (B,)."""
         name = self.players.layer or ""
-        layer = find_layer(self.model, name)
-        with changed_output(layer, name, lambda x: self._masked(x, sample, coalitions)):
-            return self.call(self.probe.inputs_of(sample), len(coalitions))
+        inputs = self.probe.select(rows).inputs
 
-    def _masked(self, x: Tensor, sample: int | Tensor, coalitions: Tensor) -> Tensor:
-        # Under autocast the layers are coarser than the logits may look.
-        self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
-        return self.players.mask(x, sample, coalitions)
+        def mask(x: Tensor) -> Tensor:
+            return self.players.mask(self._noted(x), rows, coalitions)
+
+        with changed_output(find_layer(self.model, name), name, mask):
+            return self.call(inputs, len(rows))
 
     def call(self, inputs: Inputs, batch_size: int) -> Tensor:
         """Return the logits of a batch."""
@@ -106,51 +109,16 @@ class Runner:
             result = self.forward_func(self.model, inputs)
         return logits_of(result, batch_size)
 
-    def can_spread(self) -> bool:
-        """Find out whether one sample's forward may be spread over the coalitions at the masked layer.
+    def _slice(self, samples: range) -> Inputs:
+        inputs = self.probe.inputs
+        if isinstance(inputs, Tensor):
+            return inputs[samples.start : samples.stop]
+        return {name: entry[samples.start : samples.stop] for name, entry in inputs.items()}
 
-        Tries the empty and the full coalition of the first sample both ways.
-
-        Raises:
-            ValueError: if the layer is misused, or the logits do not depend on it.
-        """
-        if self.players.layer is None:
-            return False
-        device = self.players.labels.device
-        both = torch.tensor([0, self.n_coalitions - 1], device=device)
-        reference = self.full_logits(torch.zeros_like(both), both)
-        layer = find_layer(self.model, self.players.layer)
-        several = isinstance(self.probe.inputs, dict) and len(self.probe.inputs) > 1
-        if several or isinstance(layer, nn.Embedding):
-            # Other inputs, such as attention masks, would stay a batch of one, and indexing them by row would
-            # fail: on a GPU for good. Nor is there anything to save before an embedding.
-            return False
-        try:
-            logits = self.spread_logits(0, both)
-        except WrongBatchError as error:
-            if reference[0].equal(reference[1]):
-                raise ValueError(
-                    f"the logits do not depend on the output of layer={self.players.layer!r}: masking it changes "
-                    "nothing; name a layer on the way from the input to the logits"
-                ) from error
-            log.info("full forwards for each coalition: the batch size of %r is lost", self.players.layer)
-            return False
-        except Exception as error:
-            log.info("full forwards for each coalition: batch of one before %r failed: %s", self.players.layer, error)
-            return False
-        if self._same(logits, reference):
-            return True
-        log.info("full forwards for each coalition: a batch of one before %r differs", self.players.layer)
-        return False
-
-    def _same(self, logits: Tensor, reference: Tensor) -> bool:
-        """Tell whether two ways to mask agree, on the empty and the full coalition."""
-        if logits.shape != reference.shape:
-            return False
-        # Rounding depends on the batch size. A wrong way is wrong by about as much as masking changes.
-        effect = (reference[0] - reference[1]).abs().max()
-        rounding = 16 * self.epsilon * reference.abs().max()
-        return not bool(((logits - reference).abs() > 0.1 * effect + rounding).any())
+    def _noted(self, x: Tensor) -> Tensor:
+        # Under autocast the layers are coarser than the logits may look.
+        self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
+        return x
 
 
 def score_of(score: Output, logits: Tensor, targets: Tensor | None) -> Tensor:

@@ -1,0 +1,143 @@
+"""Finding out how a model may be run: whether one forward can be spread over the coalitions at the masked layer.
+
+A few rows are computed both ways and compared, before the first chunk.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from interaction_monitor.forward.chunk import Chunk
+from interaction_monitor.forward.model import WrongBatchError, find_layer
+from interaction_monitor.forward.runner import Runner, score_of
+from interaction_monitor.outputs import OUTPUTS, Output, warn_of_probabilities
+
+log = logging.getLogger(__name__)
+
+# Samples with more coalitions fill a chunk each.
+PACKED_COALITIONS = 512
+
+
+def try_out(runner: Runner, score: Output) -> Tensor:
+    """Check that the output fits the model, and set how the runner spreads and packs.
+
+    Args:
+        runner: about to run.
+        score: what is computed from the logits.
+
+    Returns:
+        The logits of the first sample, unmasked, (1, ...).
+
+    Raises:
+        ValueError: if logits or targets do not fit the output, or the masked layer is misused or in vain.
+    """
+    logits = _check_output(runner, score)
+    if runner.players.layer is None:
+        return logits
+    # Other inputs, such as attention masks, would stay a batch of one, and be indexed by row. Nothing comes before an
+    # embedding, so there is nothing to save.
+    several = isinstance(runner.probe.inputs, dict) and len(runner.probe.inputs) > 1
+    full = several or isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding)
+    small = runner.n_coalitions <= PACKED_COALITIONS
+    samples = range(min(len(runner.probe), 2 if small and not full else 1))
+    reference = runner.full_logits(*_ends(runner, samples))
+    runner.spread = not full and _can_spread(runner, range(1), reference[:2])
+    runner.packed = not runner.spread or (len(samples) == 2 and _can_spread(runner, samples, reference))
+    return logits
+
+
+def _ends(runner: Runner, samples: range) -> tuple[Tensor, Tensor]:
+    """Return the rows and the coalitions of a chunk that holds the empty and the full coalition of each sample."""
+    chunk = _end_chunk(runner, samples)
+    device = runner.players.labels.device
+    return chunk.rows_on(device), chunk.coalitions_on(device).repeat(len(samples))
+
+
+def _end_chunk(runner: Runner, samples: range) -> Chunk:
+    last = runner.n_coalitions - 1
+    return Chunk(samples, range(0, last + 1, last))
+
+
+def _check_output(runner: Runner, score: Output) -> Tensor:
+    """Run one unmasked sample and refuse logits or targets that do not fit the output."""
+    probe = runner.probe
+    logits = runner.call(probe.inputs_of(0), 1)
+    if score in OUTPUTS.values():
+        # On the CPU these check the labels of all samples.
+        targets = None if probe.targets is None else probe.targets.cpu()
+        score(logits.cpu().expand(len(probe), *logits.shape[1:]), targets)
+        warn_of_probabilities(logits)
+    score_of(score, logits, probe.target_of(0))
+    return logits
+
+
+def _can_spread(runner: Runner, samples: range, reference: Tensor) -> bool:
+    """Find out whether the forward of one sample, or several, may be spread over the coalitions at the masked layer.
+
+    Args:
+        runner: about to run.
+        samples: one or two.
+        reference: the logits of their empty and full coalitions by full forwards.
+
+    Raises:
+        ValueError: if the logits do not depend on the layer.
+    """
+    name, failed = runner.players.layer, "one by one" if len(samples) > 1 else "full forwards for each coalition"
+    try:
+        with _CheckedIndices() if reference.device.type == "cuda" else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            logits = runner.spread_logits(_end_chunk(runner, samples))
+    except WrongBatchError as error:
+        if reference[0].equal(reference[1]):
+            raise ValueError(
+                f"the logits do not depend on the output of layer={name!r}: masking it changes nothing; name a layer "
+                "on the way from the input to the logits"
+            ) from error
+        log.info("%s: the batch size of %r is lost", failed, name)
+        return False
+    except Exception as error:
+        log.info("%s: a batch of %d before %r failed: %s", failed, len(samples), name, error)
+        return False
+    if same(logits, reference, runner.epsilon):
+        return True
+    log.info("%s: a batch of %d before %r differs", failed, len(samples), name)
+    return False
+
+
+def same(logits: Tensor, reference: Tensor, epsilon: float) -> bool:
+    """Tell whether two ways to mask agree, on the empty and the full coalition of each sample.
+
+    Args:
+        logits: (2 S, ...), found one way.
+        reference: found by full forwards.
+        epsilon: the coarsest rounding on the way.
+    """
+    if logits.shape != reference.shape:
+        return False
+    # Rounding depends on the batch size. A wrong way is wrong by about as much as masking changes.
+    effect = (reference[::2] - reference[1::2]).abs().max()
+    rounding = 16 * epsilon * reference.abs().max()
+    return not bool(((logits - reference).abs() > 0.1 * effect + rounding).any())
+
+
+class _CheckedIndices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Raises for an index out of range before the device sees it: CUDA could not be used any more in this process."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        pairs: list[tuple[int, Tensor | None]] = []
+        if func is aten.index.Tensor:
+            pairs = [(args[0].shape[axis], index) for axis, index in enumerate(args[1])]
+        elif func in (aten.gather.default, aten.index_select.default):
+            pairs = [(args[0].shape[args[1]], args[2])]
+        elif func is aten.embedding.default:
+            pairs = [(args[0].shape[0], args[1])]
+        for size, index in pairs:
+            if index is not None and index.dtype == torch.int64 and index.numel() and int(index.max()) >= size:
+                raise IndexError(f"index {int(index.max())} is out of range for size {size}")
+        return func(*args, **(kwargs or {}))
