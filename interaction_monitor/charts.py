@@ -125,7 +125,7 @@ def order_heat_map(ax: Axes, history: History) -> QuadMesh:
     shades = ListedColormap(["white", *colormaps["magma_r"](np.linspace(0.02, 0.92, 255))])
     # The square root keeps the few per cent visible with which high orders come back.
     mesh = ax.pcolormesh(
-        _edges(values),
+        edges_of(values),
         np.arange(history.n_players + 1) + 0.5,
         shares.T,
         cmap=shades,
@@ -134,7 +134,7 @@ def order_heat_map(ax: Axes, history: History) -> QuadMesh:
     step = 1 if history.n_players <= 12 else 2
     ax.set_yticks(range(1, history.n_players + 1, step))
     ax.set_ylabel("order k")
-    _run_axis(ax, history, unit)
+    run_axis(ax, history, unit)
     return mesh
 
 
@@ -148,10 +148,10 @@ def mean_order_curve(ax: Axes, history: History) -> None:
     values, unit = positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     orders = history.column("mean_order")
-    ax.plot(values, orders, color=MEAN_ORDER, marker=_marker(history), label="mean order ⟨k⟩")
+    ax.plot(values, orders, color=MEAN_ORDER, marker=marker_of(history), label="mean order ⟨k⟩")
     ax.fill_between(values, low, high, color=MEAN_ORDER, alpha=0.15, linewidth=0, label="its 95% band")
     ax.set_ylabel("mean order ⟨k⟩")
-    _run_axis(ax, history, unit)
+    run_axis(ax, history, unit)
 
 
 def loss_gap_curve(ax: Axes, history: History) -> None:
@@ -162,11 +162,11 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    _known(ax, values, history.column("loss_gap"), GAP, "loss gap (test − train)", "-.", _marker(history))
+    _known(ax, values, history.column("loss_gap"), GAP, "loss gap (test − train)", "-.", marker_of(history))
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)
-    _run_axis(ax, history, unit)
+    run_axis(ax, history, unit)
 
 
 def loss_curves(ax: Axes, history: History) -> None:
@@ -180,11 +180,11 @@ def loss_curves(ax: Axes, history: History) -> None:
     train, test = history.column("train_loss"), history.column("test_loss")
     both = ~np.isnan(train) & ~np.isnan(test)
     ax.fill_between(values[both], train[both], test[both], color=GAP, alpha=0.18, linewidth=0)
-    _known(ax, values, train, TRAIN, "train loss", "-", _marker(history))
-    _known(ax, values, test, TEST, "test loss", "--", _marker(history))
+    _known(ax, values, train, TRAIN, "train loss", "-", marker_of(history))
+    _known(ax, values, test, TEST, "test loss", "--", marker_of(history))
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
-    _run_axis(ax, history, unit)
+    run_axis(ax, history, unit)
 
 
 def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
@@ -251,7 +251,8 @@ def _stage(index: int, onset: int | None, history: History) -> str:
     return "phase one" if index < onset else "phase two"
 
 
-def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the columns of measurements at `values` begin and end."""
     if len(values) == 1:
         return np.array([values[0] - 0.5, values[0] + 0.5])
     middles = (values[1:] + values[:-1]) / 2
@@ -259,14 +260,16 @@ def _edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([[first], middles, [last]])
 
 
-def _run_axis(ax: Axes, history: History, unit: str) -> None:
-    edges = _edges(positions(history)[0])
+def run_axis(ax: Axes, history: History, unit: str) -> None:
+    """Let x be the run, from its first measurement to its last."""
+    edges = edges_of(positions(history)[0])
     ax.set_xlim(edges[0], edges[-1])
     ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.set_xlabel(unit)
 
 
-def _marker(history: History) -> str:
+def marker_of(history: History) -> str:
+    """Return what marks the measurements on a curve: nothing where there are too many."""
     return "o" if len(history) <= 2 else "." if len(history) <= 60 else ""
 
 

@@ -18,12 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from interaction_monitor import charts
+from interaction_monitor import carry_over_charts, charts
 from interaction_monitor.charts import order_bars
 from interaction_monitor.console import verdict
 from interaction_monitor.history import History
 
-__all__ = ["curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
+__all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -145,6 +145,43 @@ def story(history: History) -> Figure:
     return figure
 
 
+@_drawn
+def carry_over(history: History) -> Figure:
+    """Draw which interactions persist from one measurement to the next, and what the orders do for the output.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure. Where training samples are measured too, it has their effects, and if players mean the same in all
+        samples, how alike the interactions of training and probe samples are.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    alike = history.by_order("similarity")
+    with_alike = not np.isnan(alike).all()
+    figure = _figure(12, 11.5 if with_alike else 9)
+    axes = figure.subplots(3 + with_alike, 1, sharex=True)
+    carry_over_charts.turnover(axes[0], history)
+    axes[0].set_title("1  What was salient at a measurement or at the one before it")
+    _shares_map(axes[1], history, carry_over_charts.persisted_shares(history))
+    axes[1].set_title("2  Share of each order's strength that was there at the measurement before")
+    carry_over_charts.order_effects(axes[2], history)
+    axes[2].set_title("3  What low and high orders add to the output; where they cancel it is little")
+    if with_alike:
+        _shares_map(axes[3], history, alike)
+        axes[3].set_title("4  How alike the interactions of training and of probe samples are")
+    for ax in axes:
+        charts.mark_onsets(ax, history)
+    for ax, count in ((axes[0], 3), (axes[2], 4)):
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[:count], labels[:count], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+    return figure
+
+
 def to_image(figure: Figure) -> NDArray[np.uint8]:
     """Render a figure and free it.
 
@@ -180,6 +217,12 @@ def _heat_map(ax: Axes, history: History) -> None:
     ticks = [share for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0) if share <= highest]
     bar.set_ticks(ticks, labels=[f"{share:.0%}" for share in ticks])
     charts.mark_onsets(ax, history)
+
+
+def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None:
+    mesh = carry_over_charts.order_shares(ax, history, shares)
+    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]
+    bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
 
 
 def _curves(axes: list[Axes], history: History) -> None:

@@ -28,7 +28,10 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
     "order_rows": figures.order_rows,
     "heat_map": figures.heat_map,
     "curves": figures.curves,
+    "carry_over": figures.carry_over,
 }
+
+RIDGES = "orders_from_early_to_late"
 
 HOW_TO_READ = """\
 ### What this monitor shows
@@ -87,8 +90,7 @@ def write_measurement(
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
     if ridge_due(len(history)):
-        ridge = sum(ridge_due(n) for n in range(1, len(history)))
-        write_histogram(writer, distribution, tag=f"{name}/orders_from_early_to_late", step=ridge)
+        write_histogram(writer, distribution, tag=f"{name}/{RIDGES}", step=n_ridges(len(history) - 1))
 
 
 def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag: str, step: int) -> None:
@@ -158,6 +160,11 @@ def ridge_due(n_measurements: int) -> bool:
     while due < n_measurements:
         due = max(due + 1, round(due * 1.25))
     return due == n_measurements
+
+
+def n_ridges(n_measurements: int) -> int:
+    """Count the ridges of a run of so many measurements."""
+    return sum(ridge_due(n) for n in range(1, n_measurements + 1))
 
 
 def picture_due(n_measurements: int) -> bool:

@@ -1,13 +1,21 @@
-"""`interaction-monitor compare RUN RUN [RUN ...]`: which interactions networks share that were measured alike."""
+"""`interaction-monitor compare RUN RUN [RUN ...]`: which interactions networks share that were measured alike.
+
+With `--factory`, checkpoints take the place of recorded runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from interaction_monitor.commands import CommandError, _records
+from interaction_monitor.commands import CommandError, _factory, _records
 
-SUMMARY = "extract the interactions that several recorded networks share: tables, pictures and TensorBoard"
+if TYPE_CHECKING:
+    from interaction_monitor.comparison import Comparison
+
+SUMMARY = "extract the interactions that several networks share: tables, pictures, one HTML file and TensorBoard"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="records over the same probe and players, two or more; or one, with several --epoch",
+        help="records over the same probe and players, two or more; or one, with several --epoch; or, with "
+        "--factory, checkpoints",
+    )
+    parser.add_argument(
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        help="a function of yours that is given a checkpoint's path and returns comparison.Network(module, probe, "
+        "players); RUN are then checkpoints, and they are measured now",
     )
     parser.add_argument(
         "--epoch",
@@ -48,6 +63,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the tables, save them and the pictures, and write to TensorBoard."""
     if not 0 <= arguments.alpha <= 1:
         raise CommandError(f"--alpha must lie between 0 and 1, but is {arguments.alpha}")
+    from interaction_monitor.comparison import NotComparableError
+
+    try:
+        comparison = _of_records(arguments) if arguments.factory is None else _of_checkpoints(arguments)
+    except NotComparableError as error:
+        raise CommandError(str(error)) from error
+    _write(comparison, arguments)
+
+
+def _of_records(arguments: argparse.Namespace) -> Comparison:
+    from interaction_monitor.comparison import compare
+
     runs, epochs = arguments.runs, arguments.epoch
     if len(runs) == 1 and epochs is not None and len(epochs) > 1:
         runs = runs * len(epochs)
@@ -56,24 +83,49 @@ def run(arguments: argparse.Namespace) -> None:
     if epochs is not None and len(epochs) == 1:
         epochs = epochs[0]
     records = [_records.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
+    _check_results(arguments, records[0].n_samples)
+    return compare(records, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize)
+
+
+def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
+    from interaction_monitor.comparison import compare_networks
+
+    if arguments.epoch is not None:
+        raise CommandError("--epoch chooses measurements of records; with --factory give the checkpoints of the epochs")
+    if len(arguments.runs) < 2:
+        raise CommandError("a comparison takes two checkpoints or more")
+    networks = _factory.networks(arguments.factory, arguments.runs)
+    _check_results(arguments, len(networks[0].probe))
+    return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize)
+
+
+def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
+    """Refuse before anything is computed what would fail after it."""
+    if not 0 <= arguments.sample < n_samples:
+        raise CommandError(f"--sample must lie between 0 and {n_samples - 1}, but is {arguments.sample}")
     _records.require_writable(arguments.out)
 
-    from interaction_monitor.comparison import NotComparableError, compare, figures, panels, words
 
-    try:
-        comparison = compare(records, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize)
-    except NotComparableError as error:
-        raise CommandError(str(error)) from error
-    if not 0 <= arguments.sample < len(comparison.samples):
-        raise CommandError(f"--sample must lie between 0 and {len(comparison.samples) - 1}, but is {arguments.sample}")
+def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    from interaction_monitor.comparison import figures, panels, words
+    from interaction_monitor.comparison.page import page
+
+    if arguments.sample not in comparison.samples:
+        kept = ", ".join(map(str, comparison.samples))
+        raise CommandError(f"--sample {arguments.sample} has no finite outputs in some network; take one of {kept}")
+    drawn = comparison.samples.index(arguments.sample)
     names = [f"{i}: {name}" for i, name in enumerate(comparison.names)]
     text = "\n".join([*names, "", words.table(comparison), "", *words.findings(comparison)])
     print(text)
     print()
     (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
-    for name, picture in figures.PICTURES.items():
-        drawn = figures.patterns(comparison, arguments.sample) if name == "patterns" else picture(comparison)
-        drawn.savefig(arguments.out / f"{name}.png", dpi=130)
+    for name in figures.PICTURES:
+        figures.draw(name, comparison, drawn).savefig(arguments.out / f"{name}.png", dpi=130)
         print(f"wrote {arguments.out / name}.png")
-    panels.write(comparison, arguments.out)
+    if find_spec("jinja2") is None:
+        print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
+    else:
+        (arguments.out / "comparison.html").write_text(page(comparison, drawn), encoding="utf-8")
+        print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
+    panels.write(comparison, arguments.out, sample=drawn)
     print(f"wrote the TensorBoard run {arguments.out}")

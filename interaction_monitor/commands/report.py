@@ -14,6 +14,15 @@ SUMMARY = "tell a recorded run's story in one HTML file that works offline"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     _records.add_arguments(parser)
+    parser.add_argument(
+        "--with",
+        dest="others",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="OTHER",
+        help="other runs over the same probe and players: tell what their last networks share with this one's",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="default: report.html in the record")
 
 
@@ -22,17 +31,19 @@ def run(arguments: argparse.Namespace) -> None:
     if find_spec("plotly") is None:
         raise CommandError("the report needs plotly; install it by: pip install 'interaction-monitor[report]'")
     record = _records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    others = [_records.open_record(other, skip_damaged=arguments.skip_damaged) for other in arguments.others]
     out = arguments.out or record.folder / "report.html"
     if out.is_dir():
         raise CommandError(f"{out} is a folder; give --out the name of a file")
     _records.require_writable(out.parent)
 
+    from interaction_monitor.comparison import NotComparableError
     from interaction_monitor.overlay import NoOverlayError
     from interaction_monitor.report import report_page
 
     try:
-        page = report_page(record)
-    except NoOverlayError as error:
+        page = report_page(record, others)
+    except (NoOverlayError, NotComparableError) as error:
         raise CommandError(str(error)) from error
     out.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in any browser")

@@ -3,12 +3,16 @@
 Chen et al. 2024, "Defining and extracting generalizable interaction primitives from DNNs".
 """
 
-from interaction_monitor.comparison.compared import (
-    Comparison,
-    Extraction,
-    NotComparableError,
-    compare,
-    compare_outputs,
-)
+from interaction_monitor.comparison.alike import NotComparableError
+from interaction_monitor.comparison.compared import Comparison, Extraction, compare, compare_outputs
+from interaction_monitor.comparison.networks import Network, compare_networks
 
-__all__ = ["Comparison", "Extraction", "NotComparableError", "compare", "compare_outputs"]
+__all__ = [
+    "Comparison",
+    "Extraction",
+    "Network",
+    "NotComparableError",
+    "compare",
+    "compare_networks",
+    "compare_outputs",
+]

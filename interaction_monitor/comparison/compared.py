@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor.comparison.alike import Measured, NotComparableError, refuse_different
 from interaction_monitor.functional import SharedAndOr, and_interactions, shared_and_or, sparsest_and_or
-from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
-
-
-class NotComparableError(ValueError):
-    """The networks were not measured on the same samples with the same players; the message says what differs."""
 
 
 @dataclass(frozen=True)
@@ -165,8 +161,7 @@ def compare(
     asked = [epochs] * len(records) if epochs is None or isinstance(epochs, int) else list(epochs)
     if len(asked) != len(records):
         raise NotComparableError(f"{len(asked)} epochs are given for {len(records)} records; give one for each, or one")
-    for other in records[1:]:
-        _refuse_different(records[0], other)
+    refuse_different([_measured(record) for record in records])
     rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
     v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
     if names is None:
@@ -180,6 +175,16 @@ def compare(
         tol=tol,
         normalize=normalize,
         player_names=records[0].players.names,
+    )
+
+
+def _measured(record: Record) -> Measured:
+    return Measured(
+        name=str(record.folder),
+        players=record.players,
+        inputs=record.probe_inputs,
+        targets=record.probe_targets,
+        output=record.settings.get("output"),
     )
 
 
@@ -200,44 +205,3 @@ def _row(record: Record, epoch: int | None) -> int:
             f"{record.folder} has no measurement at epoch {epoch}; there are {', '.join(map(str, epochs))}"
         )
     return len(epochs) - 1 - epochs[::-1].index(epoch)
-
-
-def _refuse_different(first: Record, other: Record) -> None:
-    """Refuse two records whose interactions do not mean the same."""
-    for what, one, another in (
-        ("number of players", first.n_players, other.n_players),
-        ("number of probe samples", first.n_samples, other.n_samples),
-        ("output", first.settings.get("output"), other.settings.get("output")),
-        *_facts(first.players, other.players),
-    ):
-        if one != another:
-            raise NotComparableError(
-                f"{first.folder} and {other.folder} differ in the {what}: {one} and {another}; measure both networks "
-                "on the same probe with the same players and output"
-            )
-    for what, alike in (
-        ("the probe samples", _same(first.probe_inputs, other.probe_inputs)),
-        ("the targets of the probe samples", _same(first.probe_targets, other.probe_targets)),
-        ("which positions the players have", _same(first.players.labels, other.players.labels)),
-        ("the baseline", _same(first.players.baseline, other.players.baseline)),
-    ):
-        if not alike:
-            raise NotComparableError(
-                f"{first.folder} and {other.folder} differ in {what}; give both monitors the same probe and players"
-            )
-
-
-def _facts(first: PlayerMap, other: PlayerMap) -> list[tuple[str, object, object]]:
-    return [
-        ("masked layer", first.layer or "the input", other.layer or "the input"),
-        ("masked input", first.input_key, other.input_key),
-        ("masked axes", first.axes, other.axes),
-    ]
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and bool(((one == other) | (one != one) & (other != other)).all())
-    return type(one) is type(other) and bool(one == other)

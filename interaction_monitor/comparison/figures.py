@@ -14,7 +14,15 @@ from matplotlib.ticker import MaxNLocator
 
 from interaction_monitor.comparison.compared import Comparison, Extraction
 from interaction_monitor.comparison.words import powers, strengths_of_interest
-from interaction_monitor.functional import members, order_sharing, salient, sparsity_curve
+from interaction_monitor.functional import (
+    and_outputs,
+    matching_precision_curve,
+    members,
+    or_outputs,
+    order_sharing,
+    salient,
+    sparsity_curve,
+)
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -155,6 +163,48 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     return figure
 
 
+@_styled
+def matching(comparison: Comparison, sample: int = 0) -> Figure:
+    """Draw how well the interactions give the outputs [Figures 13 and 11].
+
+    Args:
+        comparison: The networks.
+        sample: Which sample of the comparison, from 0 on, has its outputs drawn.
+
+    Returns:
+        The figure, a column per network. Above, the outputs of all masked versions of the sample, from the largest
+        down, and what the interactions without their noise terms make of them; below, the matching precision of the
+        strongest k, AND and OR together, mean over samples.
+    """
+    networks = len(comparison.names)
+    figure = Figure(figsize=(1.5 + 3.6 * networks, 6.2), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots(2, networks, squeeze=False)
+    for network, (above, below) in enumerate(axes.T):
+        v = comparison.v[network]
+        by_output = v[sample].argsort(descending=True)
+        rank = torch.arange(v.shape[-1])
+        for extraction, colour in zip(comparison.extractions[:3], _COLOURS, strict=False):
+            # the dividends of all outputs are AND interactions alone, and miss nothing
+            and_ = extraction.and_[network]
+            or_ = None if extraction is comparison.harsanyi else extraction.or_[network]
+            if or_ is not None:
+                explained = (and_outputs(and_[sample]) + or_outputs(or_[sample]))[by_output]
+                above.plot(rank, explained, color=colour, lw=0.8)
+                above.fill_between(rank, v[sample][by_output], explained, color=colour, alpha=_PALE)
+            precision = matching_precision_curve(v, and_, or_).mean(0)
+            below.plot(torch.arange(1, len(precision) + 1), precision, color=colour, label=extraction.name, lw=1.8)
+        above.plot(rank, v[sample][by_output], color="#1B1B1B", lw=1.2, label="output")
+        above.set(title=comparison.names[network], xlabel=f"masked versions of sample {comparison.samples[sample]}")
+        below.set(xlabel="strongest k", xscale="log", ylim=(None, 1.01))
+    axes[0, 0].set_ylabel("output v")
+    axes[1, 0].set_ylabel("matching precision")
+    for ax in axes.flat:
+        _bare(ax)
+    (output, *_), (extractions, names) = (ax.get_legend_handles_labels() for ax in axes[:, 0])
+    figure.legend([*output, *extractions], ["output", *names], loc="outside upper right", ncols=4, frameon=False)
+    return figure
+
+
 Pattern = tuple[str, int]
 
 
@@ -218,4 +268,22 @@ PICTURES: dict[str, Callable[[Comparison], Figure]] = {
     "generalization": generalization,
     "orders": orders,
     "patterns": patterns,
+    "matching": matching,
 }
+
+# These are about one sample, and take which.
+OF_ONE_SAMPLE: dict[str, Callable[[Comparison, int], Figure]] = {"patterns": patterns, "matching": matching}
+
+
+def draw(name: str, comparison: Comparison, sample: int = 0) -> Figure:
+    """Draw one of `PICTURES`.
+
+    Args:
+        name: Which.
+        comparison: The networks.
+        sample: Which sample of the comparison, from 0 on, where the picture is of one.
+
+    Returns:
+        The figure.
+    """
+    return OF_ONE_SAMPLE[name](comparison, sample) if name in OF_ONE_SAMPLE else PICTURES[name](comparison)

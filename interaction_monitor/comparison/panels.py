@@ -14,7 +14,7 @@ _EVENTS = "events.out.tfevents."
 _SUFFIX = ".comparison"
 
 
-def write(comparison: Comparison, folder: Path, *, name: str = "comparison") -> None:
+def write(comparison: Comparison, folder: Path, *, name: str = "comparison", sample: int = 0) -> None:
     """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
 
     The scalars have the number k of strongest interactions for their step.
@@ -23,6 +23,7 @@ def write(comparison: Comparison, folder: Path, *, name: str = "comparison") -> 
         comparison: The networks.
         folder: The TensorBoard run.
         name: Prefix of the tags.
+        sample: Which sample of the comparison, from 0 on, is drawn where a picture is of one.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -31,8 +32,8 @@ def write(comparison: Comparison, folder: Path, *, name: str = "comparison") -> 
         earlier.unlink()
     ks = words.strengths_of_interest(comparison.n_players)
     with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
-        for key, picture in figures.PICTURES.items():
-            writer.add_image(f"{name}/{key}", to_image(picture(comparison)), 0, dataformats="HWC")
+        for key in figures.PICTURES:
+            writer.add_image(f"{name}/{key}", to_image(figures.draw(key, comparison, sample)), 0, dataformats="HWC")
         for extraction in comparison.extractions:
             for kind, power in zip(("s_and", "s_or"), words.powers(extraction, ks), strict=True):
                 for k, share in zip(ks, power, strict=True):

@@ -76,6 +76,25 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def shared_percentages(extraction: Extraction) -> list[str]:
+    """Give the share of each order's strength that is shared, and of the whole; a dash where an order has none."""
+    every, shared = shared_by_order(extraction)
+    return [_percent(part, whole) for part, whole in (*zip(shared, every, strict=True), (sum(shared), sum(every)))]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say in one sentence what the networks share, beside what unrelated outputs would."""
+    k = strengths_of_interest(comparison.n_players)[0]
+    and_, or_ = (powers(comparison.shared, [k])[kind][0] for kind in (0, 1))
+    sentence = (
+        f"Of their {k} strongest AND interactions the networks share {and_:.0%}, of the OR interactions {or_:.0%}"
+    )
+    if comparison.control is None:
+        return f"{sentence}."
+    chance = powers(comparison.control, [k])
+    return f"{sentence}; of unrelated outputs it would be {chance[0][0]:.0%} and {chance[1][0]:.0%}."
+
+
 def findings(comparison: Comparison) -> list[str]:
     """Say in sentences what the tables show.
 

@@ -13,12 +13,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from interaction_monitor import __version__
+from interaction_monitor.comparison import compare
+from interaction_monitor.comparison.page import Shown, shown
 from interaction_monitor.console import verdict
 from interaction_monitor.history import History, Row
 from interaction_monitor.moments import onset_index
 from interaction_monitor.overlay import Overlay, lay_over, words
 from interaction_monitor.record import Record
-from interaction_monitor.report import check_figures, run_figures, theory_figures
+from interaction_monitor.report import carry_over_figures, check_figures, run_figures, theory_figures
 from interaction_monitor.report.checks import check
 from interaction_monitor.report.samples import Example, examples
 
@@ -32,7 +34,7 @@ class Stage:
     last: Row
 
 
-def report_page(record: Record) -> str:
+def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     """Tell a run's story on one page.
 
     Everything is inside the page, plotly.js too, and its content security policy forbids it to fetch anything.
@@ -40,14 +42,18 @@ def report_page(record: Record) -> str:
 
     Args:
         record: At least two measurements of at least two players, the last with salient interactions.
+        others: Other runs over the same samples and players; what their last networks share with this one's is told
+            too.
 
     Returns:
         The page's HTML, about 5 MB.
 
     Raises:
         NoOverlayError: If there is too little in the record.
+        NotComparableError: If another run was measured on other samples, players or outputs.
         RecordError: If a file of the record is damaged.
     """
+    comparison = shown(compare([record, *others])) if others else None
     overlay = lay_over(record)
     history = overlay.history
     compared = {row.position for row in history}
@@ -56,7 +62,7 @@ def report_page(record: Record) -> str:
     with_or = _has_or(record)
     checks = check((record.measurements[index] for index in kept), list(moments), with_or=with_or)
     names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
-    shown = examples(
+    drawn = examples(
         record,
         [(name, record.measurements[kept[index]]) for index, name in zip(moments, names, strict=True) if index > 0],
     )
@@ -73,8 +79,9 @@ def report_page(record: Record) -> str:
         "sparsity": check_figures.sparsity(checks, names),
         "precision": check_figures.precision(checks, names),
         "noise-floor": check_figures.noise_floor(checks),
+        **carry_over_figures.known(history),
     }
-    return _render(record, overlay, figures, shown, with_or=with_or)
+    return _render(record, overlay, figures, drawn, comparison, with_or=with_or)
 
 
 def stages(history: History) -> list[Stage]:
@@ -93,10 +100,16 @@ def stages(history: History) -> list[Stage]:
 
 
 def _render(
-    record: Record, overlay: Overlay, figures: Mapping[str, go.Figure], shown: Sequence[Example], *, with_or: bool
+    record: Record,
+    overlay: Overlay,
+    figures: Mapping[str, go.Figure],
+    drawn: Sequence[Example],
+    comparison: Shown | None,
+    *,
+    with_or: bool,
 ) -> str:
     environment = Environment(
-        loader=PackageLoader("interaction_monitor.report", ""), autoescape=True, undefined=StrictUndefined,
+        loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     history = overlay.history
@@ -118,8 +131,11 @@ def _render(
         unit=overlay.places[0].split()[0],
         theory_rows=words.rows(overlay),
         why_grey=words.WHY_GREY,
-        examples=shown,
+        examples=drawn,
         with_or=with_or,
+        carried="turnover" in figures,
+        trained=any(row.train_effect for row in history),
+        comparison=comparison,
     )
 
 
