@@ -1,0 +1,121 @@
+"""The table of runs: what is trained, how, and what is expected of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Expectation = Literal["over-fits", "cannot over-fit", "never learns"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. The settings are those of Ren et al. 2024, Appendix F, where nothing else is said."""
+
+    name: str
+    dataset: str
+    network: str
+    n_train: int
+    expectation: Expectation = "over-fits"  # written down before the run was trained
+    wrong_labels: float = 0.0  # share of training labels drawn anew; 1 is random labels
+    seed: int = 0  # of the weights, the order of the batches and the choice of samples
+    learning_rate: float = 0.01
+    weight_decay: float = 0.0
+    epochs: int = 60
+    every: int = 2  # epochs between two measurements
+    n_samples: int = 25
+    n_train_samples: int = 0  # training samples measured beside them
+    n_players: int = 10
+    batch: int = 128
+    small: bool = False  # part of the small preset
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it is kept from all choices of parameters; decided by the hash of its name."""
+        return hashlib.sha256(self.name.encode()).digest()[0] % 2 == 1
+
+
+# Eight players take a tenth of the time of ten, so that training samples can be measured beside the others.
+_EIGHT: dict[str, Any] = {"n_players": 8, "n_train_samples": 25}
+
+
+def _lenet(name: str, **changes: Any) -> Run:
+    return Run(**{"name": f"lenet-{name}", "dataset": "mnist-5k", "network": "LeNet", "n_train": 1500, **changes})
+
+
+def _digits(name: str, **changes: Any) -> Run:
+    run = {"name": f"vgg6-{name}", "dataset": "digits", "network": "VGG-6", "n_train": 600, "epochs": 90, "every": 3}
+    return Run(**{**run, **_EIGHT, **changes})
+
+
+def _table(name: str, **changes: Any) -> Run:
+    run = {"name": f"mlp-{name}", "dataset": "breast-cancer", "network": "MLP", "n_train": 250}
+    return Run(**{**run, "epochs": 300, "every": 10, **_EIGHT, **changes})
+
+
+# Those that tell most with least come first, and positives alternate with negatives, so that any beginning is of use.
+RUNS: tuple[Run, ...] = (
+    _lenet("wrong-10", wrong_labels=0.1),
+    _lenet("no-learning", learning_rate=0.0, expectation="never learns", epochs=40),
+    _lenet("clean"),
+    _digits("wrong-10", wrong_labels=0.1, small=True),
+    _digits("decay", weight_decay=0.02, expectation="cannot over-fit", small=True),
+    _digits("clean", small=True),
+    _digits("no-learning", learning_rate=0.0, expectation="never learns"),
+    _table("clean", small=True),
+    _table("random-slow", wrong_labels=1.0, learning_rate=1e-4, expectation="never learns", small=True),
+    _table("wrong-20", wrong_labels=0.2),
+    _lenet("decay", weight_decay=0.02, expectation="cannot over-fit", **_EIGHT),
+    _lenet("wrong-20", wrong_labels=0.2, **_EIGHT),
+    _lenet("random-slow", wrong_labels=1.0, learning_rate=1e-4, expectation="never learns", epochs=40, **_EIGHT),
+    _lenet("wrong-5", wrong_labels=0.05, **_EIGHT),
+    _digits("wrong-20", wrong_labels=0.2),
+    _lenet("much-data", dataset="mnist", n_train=12000, epochs=20, every=1, expectation="cannot over-fit", **_EIGHT),
+    Run("vgg11-cifar-clean", "cifar-10", "VGG-11", 1500, epochs=40, **_EIGHT),
+    _table("decay", weight_decay=0.05, expectation="cannot over-fit"),
+    _lenet("small-wrong-10", wrong_labels=0.1, n_train=500, epochs=150, every=5, **_EIGHT),
+    _digits("random-slow", wrong_labels=1.0, learning_rate=1e-4, expectation="never learns", epochs=60),
+    _lenet("seed-1-wrong-10", wrong_labels=0.1, seed=1, **_EIGHT),
+    _digits("seed-1-clean", seed=1),
+    _digits("seed-1-wrong-10", wrong_labels=0.1, seed=1),
+    Run("resnet20-digits-wrong-10", "digits", "ResNet-20", 600, wrong_labels=0.1, epochs=40, n_players=8),
+    _lenet("wrong-1", wrong_labels=0.01, **_EIGHT),
+    Run(
+        *("bert-sst2-clean", "sst2", "BERT-Tiny", 800),
+        **{"batch": 32, "learning_rate": 0.05, "epochs": 20, "every": 1, "n_samples": 15, "n_players": 8},
+    ),
+    Run(
+        *("dgcnn-modelnet-clean", "modelnet10", "DGCNN", 400),
+        **{"batch": 32, "learning_rate": 0.05, "epochs": 30, "every": 2, "n_samples": 15, "n_players": 8},
+    ),
+    _table("wrong-10", wrong_labels=0.1),
+    _lenet("seed-1-clean", seed=1, **_EIGHT),
+    _lenet("small-clean", n_train=500, epochs=150, every=5, **_EIGHT),
+    _digits("seed-1-decay", weight_decay=0.02, seed=1, expectation="cannot over-fit"),
+    Run("vgg11-cifar-wrong-20", "cifar-10", "VGG-11", 1500, wrong_labels=0.2, epochs=40, **_EIGHT),
+    Run("resnet20-digits-clean", "digits", "ResNet-20", 600, epochs=40, n_players=8),
+    _lenet("random", wrong_labels=1.0, epochs=100, every=4, **_EIGHT),
+)
+
+
+def select(patterns: Sequence[str], *, small: bool = False) -> list[Run]:
+    """Give the runs whose names match one of the patterns, in the order of the table.
+
+    Args:
+        patterns: names or shell patterns such as ``lenet-*``; none means all.
+        small: only those of the small preset.
+
+    Returns:
+        The runs.
+
+    Raises:
+        ValueError: if a pattern matches nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatch(run.name, pattern) for run in RUNS):
+            raise ValueError(f"no run is called {pattern!r}; python -m gallery list names them")
+    matching = [run for run in RUNS if not patterns or any(fnmatch.fnmatch(run.name, p) for p in patterns)]
+    return [run for run in matching if run.small or not small]
