@@ -11,7 +11,7 @@ from examples.datasets import modelnet10
 from examples.networks import DynamicGraph
 from interaction_monitor.players import PointClusters
 
-SMALL = {"dgcnn": training.Size(epochs=32, train=500, players=7, samples=10)}
+SMALL = {"dgcnn": training.Size(epochs=32, train=1000, players=8, samples=15)}
 FULL = training.Size(epochs=512)
 
 
@@ -24,7 +24,7 @@ def main(command: list[str] | None = None) -> None:
         wrong_labels=options.wrong_labels,
         seed=options.seed,
     )
-    network = DynamicGraph(width=64, n_neighbours=20) if options.full else DynamicGraph()
+    network = DynamicGraph(width=64, n_neighbours=20) if options.full else DynamicGraph(width=16, n_neighbours=8)
     training.watch(network, data, PointClusters(n_clusters=30, n_players=options.players), options)
 
 

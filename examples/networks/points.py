@@ -34,7 +34,8 @@ class EdgeConvolution(nn.Module):
         self.n_neighbours = n_neighbours
         # W (x_i, x_j - x_i) in two parts, so that each is computed once per point and not once per edge.
         self.neighbour = nn.Linear(n_inputs, n_outputs, bias=False)
-        self.centre = nn.Linear(n_inputs, n_outputs)
+        self.centre = nn.Linear(n_inputs, n_outputs, bias=False)
+        self.norm = nn.BatchNorm1d(n_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         near = torch.cdist(x, x).topk(self.n_neighbours, largest=False).indices  # (B, N, k)
@@ -42,11 +43,11 @@ class EdgeConvolution(nn.Module):
         index = near.flatten(1)[..., None].expand(-1, -1, seen.shape[-1])
         largest = seen.gather(1, index).unflatten(1, near.shape[1:]).amax(dim=2)
         # The leaky ReLU rises, so the largest response is the response to the largest neighbour.
-        return nn.functional.leaky_relu(largest - seen + self.centre(x), 0.2)
+        return nn.functional.leaky_relu(self.norm((largest - seen + self.centre(x)).mT).mT, 0.2)
 
 
 class DynamicGraph(nn.Module):
-    """DGCNN [Wang et al. 2019], with layers and neighbourhoods that a CPU can afford, and without normalization.
+    """DGCNN [Wang et al. 2019], with layers and neighbourhoods that a CPU can afford.
 
     The points themselves are masked.
 
@@ -62,7 +63,10 @@ class DynamicGraph(nn.Module):
         self.edges = nn.ModuleList(EdgeConvolution(a, b, n_neighbours) for a, b in pairwise(sizes))
         self.joined = nn.Sequential(nn.Linear(sum(sizes[1:]), 8 * width), nn.LeakyReLU(0.2))
         self.classifier = nn.Sequential(
-            nn.Linear(16 * width, 4 * width), nn.LeakyReLU(0.2), nn.Linear(4 * width, n_classes)
+            nn.Linear(16 * width, 4 * width),
+            nn.BatchNorm1d(4 * width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(4 * width, n_classes),
         )
 
     def forward(self, clouds: Tensor) -> Tensor:

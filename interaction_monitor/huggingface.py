@@ -1,0 +1,267 @@
+"""The callback for `transformers.Trainer`; needs the extra "transformers"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
+
+from interaction_monitor import console, loggers, panels
+from interaction_monitor._arguments import require_at_least, require_one_of, require_share, schedule_of
+from interaction_monitor._state import preserved_rng
+from interaction_monitor._trainer_setup import open_record, refuse_split_models, set_up
+from interaction_monitor.distributed import MISFITS
+from interaction_monitor.faults import Faults, OnError
+from interaction_monitor.losses import find_loss
+from interaction_monitor.measurement import Interactions, Thresholds
+from interaction_monitor.observer import Observer
+from interaction_monitor.outputs import Output
+from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.players import Players
+from interaction_monitor.probe import Probe
+from interaction_monitor.schedule import Budget, Schedule
+
+
+class InteractionTrainerCallback(TrainerCallback):
+    """Do for `transformers.Trainer` what `InteractionMonitor` does for Lightning.
+
+    It measures once before training, then every few epochs or steps, and after the last; where an evaluation or a log
+    entry is due at that moment it waits for it, so that a measurement has the losses of its own step. The record lies
+    in `args.output_dir / name`, the panels in `args.output_dir / "runs" / name`. After an evaluation the numbers are
+    among its metrics, so that `metric_for_best_model="eval_interactions/mean_order"` and early stopping find them.
+
+    A run that is resumed goes on with the record that it finds: measurements up to the checkpoint are read from there.
+
+    Args:
+        players: what an input variable is, for example `Words(tokenizer)`.
+        probe: the samples to measure on, for example
+            `Probe.from_loader(trainer.get_eval_dataloader(), n_samples=50)`.
+        output: the scalar output: "log_odds" of the true class, "next_token_log_odds", "logit", "loss", or a function
+            of (logits, targets).
+        forward_func: how the model is called, (model, inputs) -> logits; None calls `model(**inputs)`.
+            `language.last_token_logits` is for causal language models.
+        interactions: "and-or" or "and".
+        thresholds: which interactions count; None means the papers' values.
+        every_n_epochs: epochs between two measurements, or a function of the number of completed epochs that tells
+            whether to measure, for example `schedule.LogSpaced()`.
+        every_n_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
+        max_overhead: the largest share of the training time that measuring may take; None leaves out none.
+        tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
+        stop_on_onset: whether to stop the run when phase two is known to have begun.
+        patience: measurements to go on after that.
+        train_loss: name of the training loss in the trainer's logs.
+        test_loss: name of the loss in the metrics of an evaluation.
+        name: prefix of the keys, and the folder of the record.
+        on_error: "warn" lets training go on when a measurement fails, "raise" does not.
+        seed: draws the players.
+
+    Attributes:
+        observer: what was measured so far; None before training.
+        stop_reason: why this callback stopped the run; None if it did not.
+
+    Raises:
+        ValueError: if an argument is out of its range; when training starts, if the players do not fit the model or
+            no process holds the whole of it.
+
+    Example:
+        >>> from interaction_monitor.players import Words
+        >>> probe = Probe({"input_ids": torch.tensor([[2, 3]])}, torch.tensor([1]))
+        >>> InteractionTrainerCallback(Words(["[MASK]", "[PAD]", "good", "film"], n_players=2), probe, every_n_steps=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: InteractionTrainerCallback(every_n_steps=0): give at least 1
+    """
+
+    def __init__(
+        self,
+        players: Players,
+        probe: Probe,
+        *,
+        output: str | Output = "log_odds",
+        forward_func: Callable[..., Any] | None = None,
+        interactions: Interactions = "and-or",
+        thresholds: Thresholds | None = None,
+        every_n_epochs: int | Schedule = 1,
+        every_n_steps: int | Schedule | None = None,
+        max_overhead: float | None = None,
+        tracker: PhaseTracker | None = None,
+        stop_on_onset: bool = False,
+        patience: int = 0,
+        train_loss: str = "loss",
+        test_loss: str = "eval_loss",
+        name: str = "interactions",
+        on_error: OnError = "warn",
+        seed: int = 0,
+    ) -> None:
+        try:
+            require_at_least(0, patience=patience)
+            require_share(max_overhead=max_overhead)
+            require_one_of(("and-or", "and"), interactions=interactions)
+            require_one_of(("warn", "raise"), on_error=on_error)
+            self.after_epochs = schedule_of(every_n_epochs=every_n_epochs)
+            self.after_steps = None if every_n_steps is None else schedule_of(every_n_steps=every_n_steps)
+        except MisconfigurationException as error:
+            raise ValueError(str(error).replace("InteractionMonitor(", f"{type(self).__name__}(")) from None
+        self.players = players
+        self.probe = probe
+        self.output = output
+        self.forward_func = forward_func
+        self.interactions: Interactions = interactions
+        self.thresholds = thresholds
+        self.tracker = tracker or PhaseTracker()
+        self.stop_on_onset = stop_on_onset
+        self.patience = patience
+        self.train_loss, self.test_loss = train_loss, test_loss
+        self.name = name
+        self.faults = Faults(on_error)
+        self.seed = seed
+        self.budget = Budget(max_overhead)
+        self.observer: Observer | None = None
+        self.stop_reason: str | None = None
+        self._writer: SummaryWriter | None = None
+        self._losses: dict[str, float] = {}  # since the last measurement
+        self._due = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
+        refuse_split_models(args)
+        self.observer, self._writer, self._losses, self._due = None, None, {}, False
+        self.budget = Budget(self.budget.most)
+        self.budget.start()
+        with preserved_rng(), self.budget.measuring(), self.faults.guard("setting up", through=MISFITS):
+            self.observer = set_up(self, kwargs["model"])
+            with self.faults.guard("opening the record"):
+                self._writer = open_record(self, self.observer, Path(args.output_dir or "."), state)
+        if self.observer is not None and len(self.observer.history) == 0:
+            self._measure(kwargs["model"], state, through=MISFITS)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure what waited for an evaluation or a log entry that did not come."""
+        self._measure_if_due(kwargs["model"], state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure, where steps are counted, if enough of them have passed or this is the last."""
+        if self.after_steps is not None:
+            last = state.global_step >= state.max_steps
+            self._schedule(kwargs["model"], state, control, due=last or self.after_steps(state.global_step), last=last)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure, where epochs are counted, if enough of them have passed or this is the last."""
+        last = control.should_training_stop or state.global_step >= state.max_steps
+        due = last or (self.after_steps is None and self.after_epochs(round(state.epoch or 0)))
+        self._schedule(kwargs["model"], state, control, due=due, last=last)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take note of the losses; measure now if a measurement waits for them alone."""
+        for name in (self.train_loss, self.test_loss):
+            loss = find_loss(kwargs["logs"], (name,))
+            if loss is not None:
+                self._losses[name] = loss
+        if not control.should_evaluate:
+            self._measure_if_due(kwargs["model"], state, control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure if that waits for the evaluation, and put the latest numbers among its metrics."""
+        self._measure_if_due(kwargs["model"], state, control)
+        if self.observer is not None and len(self.observer.history):
+            latest = loggers.scalars(self.observer.history[-1], self.name)
+            kwargs["metrics"].update({f"eval_{key}": value for key, value in latest.items()})
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure the final model if that has not been done yet, draw the run and say what it showed."""
+        observer = self.observer
+        if observer is None:
+            return
+        # The best model is not the last one.
+        if not args.load_best_model_at_end and not self._measured(observer, state):
+            self._measure(kwargs["model"], state)
+        if observer.ranks.rank == 0 and len(observer.history):
+            if self._writer is not None:
+                with preserved_rng(), self.faults.guard("drawing the pictures"):
+                    panels.write_figures(self._writer, observer.history, name=self.name, step=state.global_step)
+                self._writer.close()
+            print(f"{self.name}: {console.verdict(observer.history)}")
+            if observer.record is not None:
+                print(f"{self.name}: recorded in {observer.record.folder}")
+
+    def _measured(self, observer: Observer, state: TrainerState) -> bool:
+        return len(observer.history) > 0 and observer.history[-1].step == state.global_step
+
+    def _schedule(
+        self, model: nn.Module, state: TrainerState, control: TrainerControl, *, due: bool, last: bool
+    ) -> None:
+        observer = self.observer
+        if observer is None or not due or self._measured(observer, state):
+            return
+        # Each process has its own clock, and they must decide alike.
+        if last or self.budget.most is None or observer.ranks.of_first(self.budget.allows_another()):
+            self._due = True
+            if not (control.should_evaluate or control.should_log):
+                self._measure_if_due(model, state, control)
+
+    def _measure_if_due(self, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
+        observer = self.observer
+        if not self._due or observer is None:
+            return
+        self._measure(model, state)
+        waited = sum(row.detected_epoch is not None for row in observer.history) - 1
+        if self.stop_on_onset and waited >= self.patience and self.stop_reason is None:
+            self.stop_reason = console.verdict(observer.history)
+            control.should_training_stop = True
+            if observer.ranks.rank == 0:
+                print(f"{self.name}: stopping the run, because {self.stop_reason}")
+
+    def _measure(self, model: nn.Module, state: TrainerState, *, through: tuple[type[Exception], ...] = ()) -> None:
+        self._due = False
+        assert self.observer is not None
+        epoch = int((state.epoch or 0) + 1e-6)  # the trainer adds up fractions
+        losses, self._losses = self._losses, {}
+        row = None
+        with preserved_rng(), self.budget.measuring():
+            with self.faults.guard(f"the measurement at step {state.global_step}", through=through):
+                row = self.observer.look(
+                    model,
+                    epoch=epoch,
+                    step=state.global_step,
+                    train_loss=losses.get(self.train_loss),
+                    test_loss=losses.get(self.test_loss),
+                )
+            if row is not None and self.observer.ranks.rank == 0:
+                with self.faults.guard("writing the record"):
+                    self.observer.keep()
+                print(console.line(row, name=self.name, with_step=self.after_steps is not None))
+                with self.faults.guard("writing the panels"):
+                    self._write(self.observer, state.global_step)
+
+    def _write(self, observer: Observer, step: int) -> None:
+        if self._writer is None:
+            return
+        row, losses = observer.history[-1], (f"{self.name}/train_loss", f"{self.name}/test_loss")
+        values: dict[str, float | None] = {
+            **loggers.scalars(row, self.name),
+            f"{self.name}/overhead": self.budget.share(),
+            **dict(zip(losses, (row.train_loss, row.test_loss), strict=True)),
+        }
+        for key, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(key, value, step)
+        panels.write_measurement(self._writer, observer.history, name=self.name, step=step, losses=losses)
+        if panels.picture_due(len(observer.history)):
+            panels.write_figures(self._writer, observer.history, name=self.name, step=step, pictures=("story",))
