@@ -7,13 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from interaction_monitor import loggers, resume
-from interaction_monitor._trainer import folder_of, is_trial, loader_of, say, train_loader_of
+from interaction_monitor._settings import plain
+from interaction_monitor._trainer import counted_batches_of, folder_of, is_trial, loader_of, say, train_loader_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.model import call_model
 from interaction_monitor.functional.sparsest import MAX_PLAYERS
+from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
@@ -36,6 +39,9 @@ def set_up(
     Returns:
         The observer; only that of rank zero has a record.
     """
+    settings = settings_of(monitor)
+    if state is not None:
+        resume.check(state, settings)
     ranks = Ranks.of_this_run()
     call = monitor.forward_func or call_model
 
@@ -61,15 +67,23 @@ def set_up(
     target = folder_of(trainer) / monitor.name
     if is_trial(trainer):
         return observer
+    observer.begin = resume.begun(target, observer, settings) if ranks.rank == 0 else None
+    adopted: list[tuple[Row, Tensor]] = []
     with monitor.faults.guard("opening the record"), ranks.together():
-        if ranks.rank == 0:
-            earlier = None if state is None else state["record"]
-            observer.record = resume.open_record(earlier, target, observer, settings=_settings(monitor))
+        if ranks.rank == 0 and state is not None:
+            observer.record, adopted = resume.continued(state["record"], target, observer, step=trainer.global_step)
+    for row, strength in ranks.of_first(adopted):
+        observer.adopt(row, strength)
+    if len(observer.history) and (monitor.shown is None or observer.history[-1].step == trainer.global_step):
+        monitor.shown = counted_batches_of(trainer) - 1
     with ranks.together():
         if ranks.rank == 0:
             if not trainer.loggers:
                 say(trainer, f"{monitor.name}: the trainer has no logger, so the run is only recorded")
             loggers.introduce(trainer.loggers, name=monitor.name, guard=monitor.faults.guard)
+            if monitor.shown is not None:
+                after, guard = monitor.shown + 1, monitor.faults.guard
+                loggers.take_back(trainer.loggers, observer.history, name=monitor.name, step=after, guard=guard)
     return observer
 
 
@@ -105,10 +119,12 @@ def _choose(
     return probe, assign(probe), train
 
 
-def _settings(monitor: InteractionMonitor) -> dict[str, Any]:
+def settings_of(monitor: InteractionMonitor) -> dict[str, Any]:
+    """Return what decides what a measurement means, as plain values."""
     return {
-        "players": repr(monitor.players),
-        "output": monitor.output if isinstance(monitor.output, str) else repr(monitor.output),
+        "players": plain(monitor.players),
+        "output": plain(monitor.output),
+        "forward_func": plain(monitor.forward_func),
         "interactions": monitor.interactions,
         "thresholds": vars(monitor.thresholds),
         "seed": monitor.seed,

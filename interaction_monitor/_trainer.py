@@ -69,13 +69,12 @@ def folder_of(trainer: pl.Trainer) -> Path:
     return Path(trainer.strategy.broadcast(folder or trainer.default_root_dir))
 
 
-def free(target: Path) -> Path:
-    """Return the path itself, or with the first number behind it that nothing is called yet."""
-    number = 0
-    path = target
+def free(target: Path, word: str = "") -> Path:
+    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
+    number, path = 0, target
     while path.exists():
         number += 1
-        path = target.with_name(f"{target.name}_{number}")
+        path = target.with_name(f"{target.name}_{word}{number}")
     return path
 
 
@@ -87,6 +86,11 @@ def is_trial(trainer: pl.Trainer) -> bool:
 def batches_of(trainer: pl.Trainer) -> int:
     """Count the batches that stepped: what the trainer itself gives its loggers as the step."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def counted_batches_of(trainer: pl.Trainer) -> int:
+    """Count them where training goes on: a checkpoint that was written within a batch has not counted that one."""
+    return batches_of(trainer) + (trainer.global_step > batches_of(trainer))
 
 
 def say(trainer: pl.Trainer, text: str) -> None:

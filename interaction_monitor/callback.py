@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor import console, loggers, resume
 from interaction_monitor._arguments import require_at_least, require_one_of, require_share, schedule_of
-from interaction_monitor._setup import set_up
+from interaction_monitor._setup import set_up, settings_of
 from interaction_monitor._state import preserved_rng
-from interaction_monitor._trainer import batches_of, refuse_split_networks, say
+from interaction_monitor._trainer import batches_of, counted_batches_of, refuse_split_networks, say
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.faults import Faults, OnError
 from interaction_monitor.history import Row
@@ -24,6 +24,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
+from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Budget, Schedule
 
 
@@ -134,6 +135,8 @@ class InteractionMonitor(Callback):
         self._restored: dict[str, Any] | None = None
         self._seen_step = 0
         self._tried_step = -1
+        self.shown: int | None = None  # the loggers' step of the last measurement
+        self._saved: int | None = None  # optimizer steps at a checkpoint that the record does not know of yet
 
     @property
     def state_key(self) -> str:
@@ -147,24 +150,43 @@ class InteractionMonitor(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose samples and players, check that they fit the network, and measure the network's start."""
-        if self._restored is None and self.observer is not None and trainer.global_step > 0:
+        if trainer.global_step == 0:
+            self._restored = None
+        elif self._restored is None and self.observer is not None:
             self._restored = self.state_dict()  # the same trainer goes on
         self.observer, self.budget = None, Budget(self.max_overhead)
+        self.shown, self._saved = (self._restored or {}).get("shown"), None
         self.budget.start()
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
                     self.observer = set_up(self, trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
-                    self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, through=MISFITS)
+                    uncounted = counted_batches_of(trainer) > batches_of(trainer)
+                    epoch = trainer.current_epoch
+                    self._measure(trainer, pl_module, self.observer, epoch=epoch, uncounted=uncounted, through=MISFITS)
             except MISFITS as error:
                 raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
-        self._restored = None
+        if self.observer is not None:  # else checkpoints go on to hold what was restored
+            self._restored = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the validation loss is a new one."""
         if not trainer.sanity_checking:
             self.losses.validated()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember that there will be a newer checkpoint."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note a checkpoint that has been written by now."""
+        if self._saved is not None:
+            self._note(Progress(checkpoint=self._saved))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -201,11 +223,14 @@ class InteractionMonitor(Callback):
                 loggers.conclude(trainer.loggers, history, name=self.name, step=step, guard=self.faults.guard)
                 say(trainer, f"{self.name}: {console.verdict(history)}")
                 if record is not None:
+                    self._note(Progress(checkpoint=trainer.global_step, finished=True))
                     say(trainer, f"{self.name}: recorded in {record.folder}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
-        return self._restored or {} if self.observer is None else resume.state_of(self.observer, self.budget)
+        if self.observer is None:
+            return self._restored or {}
+        return resume.state_of(self.observer, self.budget, settings_of(self), shown=self.shown)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""
@@ -239,7 +264,7 @@ class InteractionMonitor(Callback):
             return
         metrics = dict(trainer.callback_metrics)  # on every rank, and first: reading it runs collectives
         with preserved_rng(), self.budget.measuring():
-            row = self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, within_epoch=on_step)
+            row = self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, uncounted=on_step)
         if row is not None:
             self._log(pl_module, observer, row, on_step=on_step)
         self._stop_if_due(trainer, observer)
@@ -263,7 +288,7 @@ class InteractionMonitor(Callback):
         *,
         epoch: int,
         metrics: dict[str, Any] | None = None,
-        within_epoch: bool = False,
+        uncounted: bool = False,
         through: tuple[type[Exception], ...] = (),
     ) -> Row | None:
         self._tried_step = trainer.global_step
@@ -283,7 +308,7 @@ class InteractionMonitor(Callback):
             )
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
-            log_step = max(0, batches_of(trainer) - (0 if within_epoch else 1))
+            self.shown = log_step = max(0, batches_of(trainer) - (0 if uncounted else 1))
             with observer.ranks.together():
                 if trainer.is_global_zero:
                     self._tell(trainer, observer, row, log_step)
@@ -297,6 +322,14 @@ class InteractionMonitor(Callback):
         loggers.publish(
             trainer.loggers, observer.history, values, name=self.name, step=log_step, guard=self.faults.guard
         )
+
+    def _note(self, progress: Progress) -> None:
+        self._saved = None
+        if self.observer is not None and self.observer.record is not None:
+            try:
+                self.observer.record.note(progress)
+            except OSError as error:  # on rank zero only, so it must not be raised
+                self.faults.warn_once("progress", f"noting how far the run has come failed: {error}")
 
     def _scalars(self, row: Row) -> dict[str, float]:
         return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}

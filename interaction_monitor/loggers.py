@@ -10,6 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 
 from interaction_monitor import figures, panels
+from interaction_monitor._rewind import rewind
 from interaction_monitor._trainer import is_a
 from interaction_monitor.history import PHASES, History, Row
 
@@ -26,6 +27,11 @@ def scalars(row: Row, name: str) -> dict[str, float]:
     Returns:
         Key to value; `phase` is 0, 1 or 2, and what is not known yet is left out.
     """
+    values = _values(row, name)
+    return {key: float(value) for key, value in values.items() if value is not None}
+
+
+def _values(row: Row, name: str) -> dict[str, float | None]:
     values: dict[str, float | None] = {
         "epoch": row.epoch,
         "mean_order": row.mean_order,
@@ -43,7 +49,7 @@ def scalars(row: Row, name: str) -> dict[str, float]:
         "high_order_gap": row.high_order_gap,
     }
     values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
-    return {f"{name}/{key}": float(value) for key, value in values.items() if value is not None}
+    return {f"{name}/{key}": value for key, value in values.items()}
 
 
 def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
@@ -62,6 +68,30 @@ def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
             with guard(f"setting up {type(logger).__name__}"):
                 logger.experiment.define_metric(f"{name}/epoch")
                 logger.experiment.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
+
+
+def take_back(loggers: Sequence[Any], history: History, *, name: str, step: int, guard: Guard) -> None:
+    """Have TensorBoard drop what the interrupted run showed after the checkpoint, where it wrote to the same folder.
+
+    Args:
+        loggers: the trainer's loggers.
+        history: what was measured up to the checkpoint.
+        name: prefix of the keys.
+        step: the first of the loggers' steps that comes after it.
+        guard: as in `introduce`.
+    """
+    for logger in loggers:
+        if not is_a(logger, "TensorBoardLogger"):
+            continue
+        prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
+        keys = (*_values(history[-1], name), f"{name}/overhead")
+        text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{panels.RIDGES}"
+        tags = {f"{prefix}{key}": "scalars" for key in keys} | {text: "text"}
+        tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
+        tags |= {f"{name}/{picture}": "images" for picture in panels.PICTURES}
+        own_steps = {text: 0, ridges: panels.n_ridges(len(history))}
+        with guard(f"setting up {type(logger).__name__}"):
+            rewind(logger.experiment, tags, steps=own_steps, step=step)
 
 
 def publish(

@@ -78,6 +78,7 @@ class Observer:
         self.thresholds = thresholds or Thresholds()
         self.tracker = tracker or PhaseTracker()
         self.record = record
+        self.begin: Callable[[], Record] | None = None  # makes the record at the first write, if there is none by then
         self.ranks = ranks or Ranks()
         self.train = train
         self.history = History()
@@ -130,7 +131,7 @@ class Observer:
         measurement = self._measure(model, self.probe, self.players, forward_context)
         train = None if self.train is None else self._measure(model, *self.train, forward_context)
         state = self.tracker.update(
-            epoch=epoch, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
+            epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
         row = replace(row, **from_before(self._before(), measurement))
@@ -145,6 +146,8 @@ class Observer:
 
     def keep(self) -> None:
         """Write the last measurement to the record, if there is one."""
+        if self.record is None and self.begin is not None and self.last is not None:
+            self.record = self.begin()
         if self.record is not None and self.last is not None:
             self.record.write(self.last, self.history[-1])
 
@@ -170,6 +173,18 @@ class Observer:
         with self.ranks.together():
             measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
         return replace(measurement, forward_seconds=forward_seconds)
+
+    def adopt(self, row: Row, strength: Tensor) -> None:
+        """Take over a measurement that another process made of the same network, samples and players.
+
+        Args:
+            row: it, as scalars; it comes after all that is in the history.
+            strength: (S, n) its strength per sample and order.
+        """
+        self.tracker.update(
+            epoch=row.epoch, step=row.step, strength=strength, train_loss=row.train_loss, test_loss=row.test_loss
+        )
+        self.history.append(row)
 
     def _outputs(
         self,
@@ -197,6 +212,7 @@ class Observer:
             "history": self.history.to_primitives(),
             "tracker": self.tracker.state_dict(),
             "labels": self.players.labels,
+            "baseline": self.players.baseline,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -219,9 +235,13 @@ class Observer:
                 f"the checkpoint's players have shape {tuple(state['labels'].shape)}, but the probe and layer of this "
                 f"run need {tuple(self.players.labels.shape)}; resume with the same data, layer and n_samples"
             )
+        # A baseline that is computed from the network is that of the network at the start.
+        baseline = state.get("baseline", self.players.baseline)
+        if getattr(baseline, "shape", ()) != getattr(self.players.baseline, "shape", ()):
+            raise ValueError("the checkpoint's baseline has another shape; resume with the same players")
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
-        self.players = replace(self.players, labels=state["labels"])
+        self.players = replace(self.players, labels=state["labels"], baseline=baseline)
 
 
 def summarise(
@@ -270,6 +290,8 @@ def summarise(
         onset_epoch=state.onset_epoch,
         detected_epoch=state.detected_epoch,
         gap_onset_epoch=state.gap_onset_epoch,
+        onset_step=state.onset_step,
+        detected_step=state.detected_step,
         train_loss=train_loss,
         test_loss=test_loss,
         effect=tuple(order_effects(measurement.and_[valid], measurement.or_[valid]).mean(dim=0).tolist()),

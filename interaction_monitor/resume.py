@@ -2,66 +2,160 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
 
+from interaction_monitor._settings import differences
 from interaction_monitor._trainer import free
+from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
-from interaction_monitor.record import Record, RecordError
+from interaction_monitor.record import Progress, Record, RecordError
 from interaction_monitor.schedule import Budget
 
-VERSION = 1
+VERSION = 2
 
 
-def state_of(observer: Observer, budget: Budget) -> dict[str, Any]:
-    """Return what a resumed run needs, as plain values and tensors that load without pickle."""
+def state_of(observer: Observer, budget: Budget, settings: Mapping[str, Any], *, shown: int | None) -> dict[str, Any]:
+    """Return what a resumed run needs, as plain values and tensors that load without pickle.
+
+    Args:
+        observer: what was measured so far.
+        budget: the account of time.
+        settings: what decides what a measurement means, see `_settings`.
+        shown: the loggers' step of the last measurement; None before the first.
+    """
     return {
         "version": VERSION,
         "observer": observer.state_dict(),
         "record": None if observer.record is None else str(observer.record.folder.resolve()),
         "budget": budget.state_dict(),
+        "settings": dict(settings),
+        "shown": shown,
     }
+
+
+def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a state of a newer version, or one that was measured in another way than this run would measure.
+
+    Args:
+        state: what `state_of` returned when the checkpoint was taken.
+        settings: what decides what a measurement of this run means.
+
+    Raises:
+        ValueError: that names each argument, both values and what to do.
+    """
+    # The first states had neither a version nor an account of time, those after them no settings.
+    version = state.get("version", 0)
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(
+            f"the checkpoint holds a monitor's state of version {version}, this package reads up to {VERSION}; "
+            "update interaction-monitor, or resume without the callback's state"
+        )
+    before = state.get("settings", {})
+    for name, kind in (("observer", dict), ("record", str | None), ("shown", int | None), ("settings", dict)):
+        if not isinstance(state.get(name, {} if kind is dict else None), kind):
+            raise ValueError(_damaged(f"{name} is {state[name]!r:.40}"))
+    changed = differences(before, settings)
+    if changed:
+        was = ", ".join(f"{name}={old!r}" for name, old, _ in changed)
+        now = ", ".join(f"{name}={new!r}" for name, _, new in changed)
+        raise ValueError(
+            f"the checkpoint's history was measured with {was}, but this run has {now}, so its numbers would not go "
+            f"together; resume with {was}, or give the monitor another name= to begin a new history and record"
+        )
 
 
 def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:
     """Bring observer and account of time to where `state_of` was called.
 
     Raises:
-        ValueError: if the state is of a newer version or does not fit this run.
+        ValueError: if the state does not fit this run, or is damaged.
     """
-    # The first states had neither a version nor an account of time.
-    version = state.get("version", 0)
-    if version > VERSION:
-        raise ValueError(
-            f"the checkpoint holds a monitor's state of version {version}, this package reads up to {VERSION}; "
-            "update interaction-monitor, or resume without the callback's state"
-        )
-    observer.load_state_dict(state["observer"])
-    if "budget" in state:
-        budget.load_state_dict(state["budget"])
+    try:
+        observer.load_state_dict(state["observer"])
+        if "budget" in state:
+            budget.load_state_dict(state["budget"])
+    except ValueError:
+        raise
+    except Exception as error:  # whatever comes of a part that is missing or of another kind
+        raise ValueError(_damaged(f"{type(error).__name__}: {error}")) from error
 
 
-def open_record(earlier: str | None, target: Path, observer: Observer, *, settings: dict[str, Any]) -> Record:
-    """Go on with the record of a resumed run, or begin one.
+def _damaged(what: str) -> str:
+    return (
+        f"the monitor's state in the checkpoint is damaged ({what}); resume from another checkpoint, or give the "
+        "monitor another name= to begin a new history and record"
+    )
+
+
+def continued(
+    earlier: str | None, target: Path, observer: Observer, *, step: int
+) -> tuple[Record | None, list[tuple[Row, Tensor]]]:
+    """Go on with the record of the run that wrote the checkpoint, or branch off it.
+
+    A run that was stopped goes on in its record, where it measures again what it had measured after its newest
+    checkpoint. If there is a newer checkpoint, or the run had come to its end, then this is another run, and gets a
+    record of its own that begins with a copy; so it is where neither is known.
 
     Args:
         earlier: the record of the run that wrote the checkpoint; None where there is none.
-        target: where a new record goes; a number is put behind it if there is something already.
-        observer: what has been measured so far, on which samples and players.
-        settings: what the monitor was asked to do.
+        target: where a new record goes; something is put behind it if there is something already.
+        observer: what has been measured up to the checkpoint, on which samples and players.
+        step: optimizer steps at the checkpoint.
 
     Returns:
-        The record, ready for `write`.
+        The record, ready for `write`; None where there is nothing to go on with. And what that run had still measured
+        of the very network in the checkpoint, after writing it: for `Observer.adopt`.
     """
-    if earlier is not None and len(observer.history):
-        reason = _why_not(Path(earlier), observer)
-        if reason is None:
-            return Record.resume(earlier, up_to=observer.history[-1].position)
+    if earlier is None or not len(observer.history):
+        return None, []
+    reason = _why_not(Path(earlier), observer)
+    if reason is not None:
         rank_zero_warn(f"InteractionMonitor: a new record is begun, because {reason}")
-    return Record.create(free(target), settings=settings, players=observer.players, probe=observer.probe)
+        return None, []
+    record = Record.open(earlier)
+    position = observer.history[-1].position
+    adopted = [
+        (row, measurement.strength)
+        for row, measurement in zip(record.history, record.measurements, strict=True)
+        if row.position > position and row.step == step
+    ]
+    position = adopted[-1][0].position if adopted else position
+    beyond = record.history[-1].step if len(record.history) else 0
+    if beyond <= step or record.progress.goes_on_from(step):
+        record = Record.resume(earlier, up_to=position)
+    else:
+        record = Record.branch(earlier, free(target, "branch_"), up_to=position)
+        rank_zero_warn(
+            f"InteractionMonitor: this run branches off at step {step} of one that was measured up to step {beyond}. "
+            f"That one's record stays as it is, in {earlier}; this run's is {record.folder}, which begins with a copy "
+            f"of the measurements up to there"
+        )
+    record.note(Progress(checkpoint=step))
+    return record, adopted
+
+
+def begun(target: Path, observer: Observer, settings: dict[str, Any]) -> Callable[[], Record]:
+    """Return what begins a record when there is something to write: a run that is refused leaves no folder.
+
+    Args:
+        target: where it goes; a number is put behind it if there is something already.
+        observer: has the samples and players.
+        settings: what the monitor was asked to do.
+    """
+    chosen: list[Path] = []
+
+    def begin() -> Record:
+        if not chosen:  # what was begun for lack of room must not be begun again elsewhere
+            chosen.append(free(target))
+        return Record.create(chosen[0], settings=settings, players=observer.players, probe=observer.probe)
+
+    return begin
 
 
 def _why_not(earlier: Path, observer: Observer) -> str | None:

@@ -13,13 +13,19 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor
-from interaction_monitor.players import FeaturePatches
-from interaction_monitor.record import Record
+from interaction_monitor.measurement import Thresholds
+from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.probe import Probe
+from interaction_monitor.record import Progress, Record
 
 EPOCHS = 6
 
@@ -45,16 +51,19 @@ class Net(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
+PATCHES = FeaturePatches("features.1", grid=4, margin=0, n_players=3)
+
+
 def fit(folder, *callbacks, checkpoint=None, monitor_options=(), **options):
     """Train, from a checkpoint if there is one; return the monitor."""
     L.seed_everything(0, verbose=False)
     data = TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 4)
-    settings = {"n_samples": 3, "interactions": "and"} | dict(monitor_options)
-    monitor = InteractionMonitor(FeaturePatches("features.1", grid=4, margin=0, n_players=3), **settings)
+    settings = {"players": PATCHES, "n_samples": 3, "interactions": "and"} | dict(monitor_options)
+    monitor = InteractionMonitor(**settings)
     trainer = L.Trainer(
-        callbacks=[monitor, *callbacks], accelerator="cpu", logger=False, default_root_dir=folder,
+        callbacks=[monitor, *callbacks], accelerator="cpu", default_root_dir=folder, log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False,
-        **{"max_epochs": EPOCHS, "enable_checkpointing": bool(callbacks)} | options,
+        **{"max_epochs": EPOCHS, "enable_checkpointing": bool(callbacks), "logger": False} | options,
     )  # fmt: skip
     trainer.fit(Net(), DataLoader(data, 4), DataLoader(data, 8), ckpt_path=checkpoint)
     return monitor
@@ -175,11 +184,11 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_history(tmp_path, saving, m
             if "every_n_train_steps" in saving:  # within an epoch Lightning itself goes on with other batches
                 assert observer.history.epochs.tolist() == whole.epochs.tolist(), checkpoint.name
                 assert observer.history.steps.tolist() == whole.steps.tolist(), checkpoint.name
-            else:  # and it forgets what was logged
+            else:  # and it forgets what was logged before
                 assert same_rows(observer.history, whole, losses=not measuring), checkpoint.name
-            recorded = Record.open(observer.record.folder).history
-            # Where an earlier resume went another way, its record is another run's, and a new one is begun.
-            assert same_rows(recorded, observer.history[len(observer.history) - len(recorded) :])
+            assert same_rows(Record.open(observer.record.folder).history, observer.history)
+    # The run had come to its end, so each of these was another run.
+    assert same_rows(Record.open(tmp_path / "interactions").history, whole)
 
 
 @pytest.fixture
@@ -202,7 +211,8 @@ def change(path, **entries):
 
 
 def test_a_state_of_the_first_version_is_read(tmp_path, saved):
-    change(saved[1], version=None, budget=None)
+    change(saved[1], version=None, budget=None, settings=None, shown=None)
+    (saved[0].observer.record.folder / "progress.json").unlink()
     observer = fit(tmp_path, checkpoint=saved[1], max_epochs=2).observer
     assert observer.history.epochs.tolist() == [0, 1, 2]
 
@@ -216,6 +226,70 @@ def test_a_state_of_a_newer_version_is_refused_before_training(tmp_path, saved):
 def test_players_that_do_not_fit_the_checkpoint_are_refused(tmp_path, saved):
     with pytest.raises(MisconfigurationException, match=r"players have shape.*same data, layer and n_samples"):
         fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options={"n_samples": 4})
+
+
+def first(logits, targets):
+    return logits[:, 0].double()
+
+
+@pytest.mark.parametrize(
+    ("changed", "was", "now"),
+    [
+        ({"interactions": "and-or"}, "interactions='and'", "interactions='and-or'"),
+        ({"seed": 7}, "seed=0", "seed=7"),
+        ({"output": "logit"}, "output='log_odds'", "output='logit'"),
+        ({"output": first}, "output='log_odds'", "output='first'"),
+        ({"forward_func": lambda net, x: net(x)}, "forward_func=None", "forward_func='<lambda>'"),
+        ({"thresholds": Thresholds(saliency=0.1)}, r"thresholds\.saliency=0\.03", r"thresholds\.saliency=0\.1"),
+        ({"thresholds": Thresholds(noise=0.0)}, r"thresholds\.noise=0\.02", r"thresholds\.noise=0\.0"),
+        ({"players": FeaturePatches("features.0", grid=4, margin=0, n_players=3)}, "features.1", "features.0"),
+        ({"players": FeaturePatches("features.1", grid=8, margin=0, n_players=3)}, "players.grid=4", "players.grid=8"),
+        ({"players": FeaturePatches("features.1", grid=4, margin=0, n_players=4)}, "n_players=3", "n_players=4"),
+        (
+            {"players": FeaturePatches("features.1", grid=4, margin=0, n_players=3, baseline=torch.zeros(2))},
+            r"players\.baseline=0\.0",
+            r"players\.baseline='float32 tensor of shape \(2,\), digest",
+        ),
+        ({"players": ImagePatches(grid=4, margin=0, n_players=3)}, "'FeaturePatches'", "'ImagePatches'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_run_that_would_measure_otherwise_is_refused(tmp_path, saved, changed, was, now):
+    files = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MisconfigurationException, match=f"measured with .*{was}.* but this run has .*{now}.* name="):
+        fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options=changed)
+    assert sorted(tmp_path.rglob("*")) == files  # nor has it left anything behind
+    began = fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options=changed | {"name": "other"}).observer
+    assert began.history.epochs.tolist() == [1, 2]
+
+
+def test_what_does_not_change_the_meaning_may_change(tmp_path, saved):
+    options = {"every_n_epochs": 2, "max_overhead": 1.0, "patience": 3, "on_error": "raise"}
+    assert fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options=options).observer.history[-1].epoch == 2
+
+
+def test_a_baseline_that_is_computed_stays_that_of_the_start(tmp_path):
+    options = {
+        "players": FeaturePatches("features.1", grid=4, margin=0, n_players=3, baseline=lambda maps: maps.mean())
+    }
+    keep = ModelCheckpoint(tmp_path / "saved", filename="end")
+    first = fit(tmp_path, keep, max_epochs=1, monitor_options=options).observer
+    again = fit(tmp_path, checkpoint=tmp_path / "saved" / "end.ckpt", max_epochs=2, monitor_options=options).observer
+    assert again.players.baseline == first.players.baseline
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"observer": {}}, {"observer": 7}, {"observer": {"labels": "x", "history": [], "tracker": {}}}, {"budget": {}},
+        {"budget": 3}, {"version": "1"}, {"settings": 5}, {"shown": "x"}, {"record": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_state_is_refused_before_training(tmp_path, saved, damage):
+    change(saved[1], **damage)
+    with pytest.raises(MisconfigurationException, match="checkpoint"):
+        fit(tmp_path, checkpoint=saved[1], max_epochs=2)
 
 
 def test_a_checkpoint_without_a_monitor_begins_anew(tmp_path, saved):
@@ -274,3 +348,136 @@ def test_the_same_trainer_may_go_on(tmp_path):
     L.Trainer(max_epochs=1, callbacks=[monitor], **options).fit(Net(), *loaders)
     assert monitor.observer.history.epochs.tolist() == [0, 1]
     assert monitor.observer.record.folder != first
+
+
+def test_a_run_that_branches_off_leaves_the_first_record_whole(tmp_path):
+    keep = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    first = fit(tmp_path, keep, max_epochs=4).observer
+    files = {path: path.read_bytes() for path in first.record.folder.rglob("*") if path.is_file()}
+    with pytest.warns(UserWarning, match=r"branches off at step 8 of one that was measured up to step 16\. .*branch_1"):
+        branch = fit(tmp_path, checkpoint=tmp_path / "saved" / "epoch=1.ckpt", max_epochs=3, gradient_clip_val=1e-3)
+    assert {path: path.read_bytes() for path in first.record.folder.rglob("*") if path.is_file()} == files
+    assert branch.observer.record.folder == tmp_path / "interactions_branch_1"
+    record = Record.open(tmp_path / "interactions_branch_1")
+    assert same_rows(record.history, branch.observer.history)
+    assert same_rows(record.history[:3], first.history[:3])
+    assert not same_rows(record.history, first.history[:4])
+    # Going on at the end of either is no branch.
+    longer = fit(tmp_path, checkpoint=tmp_path / "saved" / "epoch=3.ckpt", max_epochs=5).observer
+    assert longer.record.folder == first.record.folder
+    assert Record.open(first.record.folder).history.epochs.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+class Stop(L.Callback):
+    """What a kill leaves: no hook runs after it, and nothing is written after it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, net, *_):
+        if trainer.global_step == self.step:
+            for logger in trainer.loggers:
+                logger.experiment.flush()
+            raise KeyboardInterrupt
+
+
+def interrupted(tmp_path, **options):
+    """Train up to step 14, with one checkpoint, at step 8."""
+    keep = ModelCheckpoint(tmp_path / "saved", filename="{epoch}", every_n_epochs=2, save_on_train_epoch_end=True)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, Stop(14), keep, **options)
+    (checkpoint,) = (tmp_path / "saved").iterdir()
+    return checkpoint
+
+
+def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path):
+    whole = fit(tmp_path / "whole").observer.record
+    checkpoint = interrupted(tmp_path)
+    folder = tmp_path / "interactions"
+    assert Record.open(folder).history.epochs.tolist() == [0, 1, 2, 3]
+    assert Record.open(folder).progress == Progress(checkpoint=8)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, Stop(10), checkpoint=checkpoint)
+    # It did not come as far as the first time: what that had measured is still there.
+    assert Record.open(folder).history.epochs.tolist() == [0, 1, 2]
+    assert Record.open(folder).waiting.epochs.tolist() == [3]
+    fit(tmp_path, checkpoint=checkpoint)
+    record = Record.open(folder)
+    assert same_rows(record.history, whole.history)
+    assert len(record.waiting) == 0
+    assert record.progress == Progress(checkpoint=24, finished=True)
+    assert [path.name for path in tmp_path.glob("interactions*")] == ["interactions"]
+
+
+@pytest.mark.parametrize(
+    "saving",
+    [
+        {"save_on_train_epoch_end": True, "every_n_epochs": 3},
+        {"monitor": "val_loss", "every_n_epochs": 3},
+        {"every_n_train_steps": 12},
+        {"every_n_train_steps": 13},
+    ],
+    ids=["epoch end", "validation end", "last batch", "within an epoch"],
+)
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, saving, monkeypatch):
+    monkeypatch.setattr("interaction_monitor.panels.PICTURES", {"story": lambda history: Figure(figsize=(1, 1))})
+
+    def logger(folder):
+        return TensorBoardLogger(folder, name="logs", version=0)
+
+    def shown(folder):
+        """What each of TensorBoard's two readers has under each of the monitor's tags: steps, and values of some."""
+        limits = {"scalars": 0, "images": 0, "histograms": 0, "tensors": 0}
+        folder = str(folder / "logs" / "version_0")
+        events = EventAccumulator(folder, size_guidance=limits).Reload()
+        found = {}
+        for kind in ("Scalars", "Images", "Histograms"):
+            for tag in filter(lambda tag: tag.startswith("interactions/"), events.Tags()[kind.lower()]):
+                found[tag] = [event.step for event in getattr(events, kind)(tag)]
+                if kind == "Scalars" and "order" in tag:
+                    found[f"values of {tag}"] = [event.value for event in events.Scalars(tag)]
+        plugins = PluginAccumulator(folder, size_guidance=limits, tensor_size_guidance=limits).Reload()
+        new = {tag: [event.step for event in plugins.Tensors(tag)] for tag in found if not tag.startswith("values")}
+        return found, new, plugins
+
+    fit(tmp_path / "whole", logger=logger(tmp_path / "whole"))
+    whole, whole_new, _ = shown(tmp_path / "whole")
+    keep = ModelCheckpoint(tmp_path / "saved", filename="{step}", **saving)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, Stop(22), keep, logger=logger(tmp_path))
+    (checkpoint,) = (tmp_path / "saved").iterdir()
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(tmp_path, Stop(18), logger=logger(tmp_path), checkpoint=checkpoint)
+    fit(tmp_path, logger=logger(tmp_path), checkpoint=checkpoint)
+    resumed, resumed_new, plugins = shown(tmp_path)
+    if saving == {"every_n_train_steps": 13}:  # within an epoch Lightning itself goes on with other batches
+        whole, resumed = (
+            {tag: steps for tag, steps in found.items() if not tag.startswith("values")} for found in (whole, resumed)
+        )
+    assert resumed == whole
+    assert resumed_new == whole_new
+    assert plugins.SummaryMetadata("interactions/phase").plugin_data.plugin_name == "scalars"
+    # What is not the monitor's is left as it is.
+    assert len(plugins.Tensors("train_loss")) > 6
+
+
+def test_nothing_is_left_of_a_run_that_is_refused(tmp_path):
+    with pytest.raises(MisconfigurationException, match="layer"):
+        fit(tmp_path, monitor_options={"players": FeaturePatches("nowhere", n_players=3)})
+    with pytest.raises(MisconfigurationException, match="targets"):
+        fit(tmp_path, monitor_options={"probe": Probe(torch.rand(2, 1, 8, 8))})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_keeps_the_history_that_a_failed_setup_did_not_take_up(tmp_path, saved, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("DataLoader worker (pid 7) is killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("interaction_monitor._setup.Probe.from_loader", fail)
+        keep = ModelCheckpoint(tmp_path / "saved", filename="second")
+        with pytest.warns(UserWarning, match="setting up failed"):
+            fit(tmp_path, keep, checkpoint=saved[1], max_epochs=2)
+    again = fit(tmp_path, checkpoint=tmp_path / "saved" / "second.ckpt", max_epochs=3).observer
+    assert again.history.epochs.tolist() == [0, 1, 2, 3]
+    assert Record.open(saved[0].observer.record.folder).history.epochs.tolist() == [0, 1, 2, 3]

@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_written_costs_the_record_only(net, loaders, mak
     (tmp_path / "file").write_text("")
     watch = monitor(name="file/below")  # root may write to read-only folders, but not into a file
     said = warned(make_trainer(watch, logger=False, enable_checkpointing=False), net, loaders)
-    assert sum("opening the record failed and training goes on" in text for text in said) == 1
+    assert sum("writing the record failed and training goes on" in text for text in said) == 1
     assert watch.observer.record is None
     assert watch.observer.history.epochs.tolist() == [0, 1, 2]
 
@@ -107,9 +107,8 @@ def test_an_interrupt_inside_a_measurement_reaches_the_trainer(net, loaders, mak
         ({"every_n_epochs": LogSpaced(1)}, [0, 1, 2, 4, 8, 9]),
         ({"every_n_epochs": lambda epoch: epoch in (3, 5)}, [0, 3, 5, 9]),
         ({"max_overhead": 1e-9}, [0, 9]),
-        ({"max_overhead": 1e9}, list(range(10))),
     ],
-    ids=["log-spaced", "callable", "no budget", "any budget"],
+    ids=["log-spaced", "callable", "no budget"],
 )
 def test_schedules(net, loaders, make_trainer, options, epochs):
     watch = monitor(**options)

@@ -181,7 +181,7 @@ def test_the_command_line_makes_a_monitor_from_yaml(tmp_path):
     pytest.importorskip("jsonargparse")
     players = {"class_path": "interaction_monitor.players.FeaturePatches",
                "init_args": {"layer": "features.2", "grid": 4, "margin": 0, "n_players": 3}}  # fmt: skip
-    arguments = {"players": players, "n_samples": 3, "interactions": "and", "max_overhead": 100.0, "every_n_epochs": 2}
+    arguments = {"players": players, "n_samples": 3, "interactions": "and", "stop_on_onset": True, "every_n_epochs": 2}
     config = {"trainer": {
         "max_epochs": 3, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
         "default_root_dir": str(tmp_path), "enable_progress_bar": False,

@@ -209,7 +209,7 @@ class Record:
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
         rows.write_rows(target / rows.NAME, history, record.n_players)
-        manifest.write(target, record._run)
+        manifest.write(target, dict(record._run))
         return cls(target, record._run, history)
 
     def write(self, measurement: Measurement, row: Row) -> None:
