@@ -1,0 +1,247 @@
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from interaction_monitor import Probe, figures, panels
+from interaction_monitor.players import Words
+from interaction_monitor.record import Record
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+
+from interaction_monitor.huggingface import InteractionTrainerCallback  # noqa: E402
+
+VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(40)]
+
+
+def sentences(n):
+    """Eight words each, labelled by how many of them have even numbers."""
+    words = torch.randint(4, 44, (n, 8), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([torch.ones(n, 1, dtype=torch.long), words, torch.full((n, 1), 2)], dim=1)
+    labels = ((words % 2 == 0).sum(dim=1) >= 4).long()
+    return [
+        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
+        for row, label in zip(ids, labels, strict=True)
+    ]
+
+
+def trained(folder, *, watch=True, resume=None, callback=None, **arguments):
+    """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, num_labels=2,
+    )  # fmt: skip
+    settings = {
+        "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3, "eval_strategy": "epoch",
+        "logging_strategy": "epoch", "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True,
+    }  # fmt: skip
+    trainer = transformers.Trainer(
+        transformers.BertForSequenceClassification(config),
+        transformers.TrainingArguments(str(folder), **(settings | arguments)),
+        train_dataset=sentences(64)[:48],
+        eval_dataset=sentences(64)[48:],
+    )
+    watcher = None
+    if watch:
+        probe = Probe.from_loader(trainer.get_eval_dataloader(), 5)
+        given = {"players": Words(VOCABULARY, n_players=4)} | (callback or {})
+        watcher = InteractionTrainerCallback(probe=probe, **given)
+        trainer.add_callback(watcher)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, watcher
+
+
+def positions(watcher):
+    return [row.position for row in watcher.observer.history]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leave out the pictures, which take seconds; the run that all share has them."""
+    monkeypatch.setattr(panels, "write_figures", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, *trained(folder)
+
+
+def test_the_training_is_the_same_to_the_bit(run, tmp_path):
+    _, watched, _ = run
+    alone, _ = trained(tmp_path, watch=False)
+    for name, value in alone.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name]), name
+    losses = [[entry.get("loss") for entry in trainer.state.log_history] for trainer in (alone, watched)]
+    assert losses[0] == losses[1]
+    assert watched.model.training == alone.model.training
+
+
+def test_each_epoch_is_measured_with_its_own_losses(run):
+    _, trainer, watcher = run
+    assert positions(watcher) == [(0, 0), (1, 3), (2, 6), (3, 9)]
+    logged = trainer.state.log_history
+    train = [entry["loss"] for entry in logged if "loss" in entry]
+    test = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
+    assert [row.train_loss for row in watcher.observer.history] == [None, *train]
+    assert [row.test_loss for row in watcher.observer.history] == [None, *test]
+
+
+def test_the_record_and_the_panels_hold_the_run(run):
+    folder, _, watcher = run
+    record = Record.open(folder / "interactions")
+    assert record.history.to_csv() == watcher.observer.history.to_csv()
+    assert torch.equal(record.players.labels, watcher.observer.players.labels)
+    assert torch.equal(record.measurements[-1].v, watcher.observer.last.v)
+    events = EventAccumulator(str(folder / "runs" / "interactions"), size_guidance={"images": 0, "scalars": 0}).Reload()
+    orders = events.Scalars("interactions/mean_order")
+    assert [event.step for event in orders] == [0, 3, 6, 9]
+    assert [event.value for event in orders] == pytest.approx([row.mean_order for row in record.history])
+    assert [event.step for event in events.Scalars("interactions/test_loss")] == [3, 6, 9]
+    assert events.Images("interactions/story")[-1].width == figures.to_image(figures.story(record.history)).shape[1]
+
+
+def test_evaluations_carry_the_latest_numbers(tmp_path):
+    trainer, watcher = trained(
+        tmp_path,
+        metric_for_best_model="eval_interactions/mean_order",
+        greater_is_better=False,
+        load_best_model_at_end=True,
+        save_strategy="epoch",
+    )
+    # The untrained model is no checkpoint.
+    assert trainer.state.best_metric == min(row.mean_order for row in watcher.observer.history[1:])
+    assert positions(watcher) == [(0, 0), (1, 3), (2, 6), (3, 9)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"eval_strategy": "no", "logging_strategy": "no"}, [(0, 0), (0, 2), (1, 4), (1, 5)]),
+        ({"eval_strategy": "steps", "eval_steps": 2, "logging_strategy": "no"}, [(0, 0), (0, 2), (1, 4), (1, 5)]),
+        ({"eval_strategy": "no", "logging_strategy": "steps", "logging_steps": 1}, [(0, 0), (0, 2), (1, 4), (1, 5)]),
+    ],
+    ids=["nothing else", "evaluations", "logs"],
+)
+def test_steps_are_counted_whatever_else_is_due(tmp_path, arguments, expected):
+    _, watcher = trained(tmp_path, callback={"every_n_steps": 2}, max_steps=5, **arguments)
+    assert positions(watcher) == expected
+
+
+def test_a_resumed_run_goes_on_with_its_record(tmp_path):
+    _, whole = trained(tmp_path, save_strategy="epoch")
+    trainer, resumed = trained(tmp_path, save_strategy="epoch", resume=str(tmp_path / "checkpoint-6"))
+    assert trainer.state.global_step == 9
+    assert [p.name for p in tmp_path.glob("interactions*")] == ["interactions"]
+    assert positions(resumed) == positions(whole)
+    for before, after in zip(whole.observer.history, resumed.observer.history, strict=True):
+        assert (before.distribution, before.phase, before.test_loss) == (
+            after.distribution, after.phase, after.test_loss,
+        )  # fmt: skip
+    assert resumed.observer.tracker.state_dict() == whole.observer.tracker.state_dict()
+    assert len(Record.open(tmp_path / "interactions").history) == 4
+
+
+def test_another_runs_record_is_left_alone(tmp_path):
+    trained(tmp_path, num_train_epochs=1)
+    before = (tmp_path / "interactions" / "history.csv").read_bytes()
+    trained(tmp_path, num_train_epochs=1)
+    assert (tmp_path / "interactions" / "history.csv").read_bytes() == before
+    assert len(Record.open(tmp_path / "interactions_1").history) == 2
+
+
+def test_it_stops_the_run_and_says_why(tmp_path, capsys):
+    class Hasty:
+        """A tracker that sees phase two at epoch 1."""
+
+        def __init__(self):
+            from interaction_monitor.phases import PhaseTracker
+
+            self.tracker = PhaseTracker()
+
+        def update(self, *, epoch, **measured):
+            from dataclasses import replace
+
+            state = self.tracker.update(epoch=epoch, **measured)
+            return state if epoch < 1 else replace(state, phase="two", onset_epoch=0, detected_epoch=1)
+
+        def state_dict(self):
+            return self.tracker.state_dict()
+
+        def load_state_dict(self, state):
+            self.tracker.load_state_dict(state)
+
+    trainer, watcher = trained(
+        tmp_path, callback={"tracker": Hasty(), "stop_on_onset": True, "patience": 1}, num_train_epochs=5
+    )
+    assert (trainer.state.global_step, positions(watcher)[-1]) == (6, (2, 6))
+    assert watcher.stop_reason
+    assert f"stopping the run, because {watcher.stop_reason}" in capsys.readouterr().out
+
+
+def test_a_failure_is_one_warning_and_the_training_goes_on(tmp_path):
+    modes, start = [], []
+
+    def fails_later(model, inputs):
+        modes.append(model.training)
+        weight = model.classifier.weight.detach().clone()
+        start.append(weight)
+        if not torch.equal(weight, start[0]):
+            raise RuntimeError("no room")
+        return model(**inputs)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer, watcher = trained(tmp_path, callback={"forward_func": fails_later})
+    told = [str(warning.message) for warning in caught if "InteractionMonitor" in str(warning.message)]
+    assert len(told) == 1
+    assert "no room" in told[0]
+    assert trainer.state.global_step == 9
+    assert not any(modes)
+    assert positions(watcher) == [(0, 0)]
+
+
+def test_players_that_do_not_fit_are_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"layer='embeddings\.words'"):
+        trained(tmp_path, callback={"players": Words(VOCABULARY, n_players=4, layer="embeddings.words")})
+    assert not list(tmp_path.glob("interactions*"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "match"),
+    [
+        ({"every_n_epochs": 0}, r"every_n_epochs=0.*at least 1"),
+        ({"patience": -1}, r"patience=-1"),
+        ({"on_error": "ignore"}, r"on_error='ignore'"),
+        ({"max_overhead": 2.0}, r"max_overhead=2\.0"),
+    ],
+)
+def test_arguments_out_of_range_are_named(argument, match):
+    with pytest.raises(ValueError, match=rf"InteractionTrainerCallback\({match}"):
+        InteractionTrainerCallback(Words(VOCABULARY), Probe(torch.ones(1, 3, dtype=torch.long)), **argument)
+
+
+def test_who_lacks_transformers_is_told_what_to_install():
+    code = (
+        "import sys, lightning.pytorch, interaction_monitor.callback\n"
+        "assert 'interaction_monitor.huggingface' not in sys.modules\n"
+        "sys.modules['transformers'] = None\n"
+        "try:\n    import interaction_monitor.huggingface\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "interaction-monitor[transformers]"' in told
+
+
+def test_the_settings_are_in_the_record(run):
+    folder, _, _ = run
+    settings = json.loads((folder / "interactions" / "run.json").read_text())["settings"]
+    assert settings["output"] == "log_odds"
+    assert "n_players=4" in settings["players"]
