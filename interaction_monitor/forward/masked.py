@@ -13,6 +13,7 @@ from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
 from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import ForwardContext, Runner
+from interaction_monitor.forward.scoring import Outputs
 from interaction_monitor.forward.size import Sizes
 from interaction_monitor.forward.trial import try_out
 from interaction_monitor.outputs import Output, log_odds, resolve
@@ -123,20 +124,22 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
     Returns:
         The size that was left after memory ran out.
     """
-    start = 0
-    while start < len(v):
+    start, outputs = 0, Outputs(v, runner.probe.targets, runner.n_coalitions, score)
+    while outputs.done < len(v):
         chunk = next_chunk(start, len(runner.probe), runner.n_coalitions, size, packed=runner.packed)
-        stop = start + len(chunk)
         try:
-            v[start:stop] = runner.outputs(chunk, score)
-            start = stop
+            outputs.add(runner.logits(chunk))
+            start += len(chunk)
+            if start == len(v):
+                outputs.finish()
             continue
         except (RuntimeError, MemoryError) as error:
             if len(chunk) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
+        outputs.drop()
         runner.forget()
-        size = largest_power_of_two(len(chunk) - 1)
+        start, size = outputs.done, largest_power_of_two(len(chunk) - 1)
         log.warning("out of memory: going on with chunks of %d coalitions", size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -24,6 +24,7 @@ class _Written:
     buffer: Tensor  # (2^m, ...)
     version: int | None
     x: Tensor  # (1, ...) the sample
+    absent: Tensor  # (1, ...) the sample without any player
     chunk: Chunk
 
 
@@ -75,14 +76,14 @@ class MaskedRows:
         before = self._written
         if before is not None and _goes_on(before, x, chunk):
             self._change(before, chunk)
-            buffer = before.buffer
+            buffer, absent = before.buffer, before.absent
         else:
             buffer = self._buffer(x, len(chunk))
             for place, sample in enumerate(chunk.samples):
                 part = buffer[place * len(chunk.coalitions) :][: len(chunk.coalitions)]
-                self._fill(part, x[place : place + 1], sample, chunk.coalitions)
+                absent = self._fill(part, x[place : place + 1], sample, chunk.coalitions)
         version = None if buffer.is_inference() else buffer._version
-        self._written = _Written(buffer, version, x, chunk)
+        self._written = _Written(buffer, version, x, absent, chunk)
         return buffer
 
     def _buffer(self, x: Tensor, n_rows: int) -> Tensor:
@@ -94,23 +95,30 @@ class MaskedRows:
         buffer = x.new_empty(shape)
         return buffer.contiguous(memory_format=torch.channels_last) if last else buffer
 
-    def _fill(self, rows: Tensor, x: Tensor, sample: int, coalitions: range) -> None:
-        """Write all rows of one sample: each player of the low bits doubles the rows that are there."""
-        rows[:1].copy_(self.players.mask(x, sample, torch.tensor([coalitions.start])))
-        flat, source = self._flat(rows), self._flat(x)
-        for player in range((len(coalitions) - 1).bit_length()):
+    def _fill(self, rows: Tensor, x: Tensor, sample: int, coalitions: range) -> Tensor:
+        """Write all rows of one sample, and return it without any player."""
+        absent = self.players.mask(x, sample, torch.zeros(1, dtype=torch.int64))
+        flat, source, cells = self._flat(rows), self._flat(x), self._cells_of(sample)
+        n_low = (len(coalitions) - 1).bit_length()
+        rows[:1].copy_(absent)
+        for player in range(n_low, self.players.n_players):
+            if coalitions.start >> player & 1:
+                self._put(flat[:1], source, cells[player])
+        # Each player of the low bits doubles the rows that are there.
+        for player in range(n_low):
             half = 1 << player
             rows[half : 2 * half].copy_(rows[:half])
-            self._put(flat[half : 2 * half], source, self._cells_of(sample)[player])
+            self._put(flat[half : 2 * half], source, cells[player])
+        return absent
 
     def _change(self, before: _Written, chunk: Chunk) -> None:
         """Write the players whose high bits have changed since the chunk before."""
-        sample = chunk.samples.start
         changed = before.chunk.coalitions.start ^ chunk.coalitions.start
-        row = self._flat(self.players.mask(before.x, sample, torch.tensor([chunk.coalitions.start])))
+        cells = self._cells_of(chunk.samples.start)
         for player in range(self.players.n_players):
             if changed >> player & 1:
-                self._put(self._flat(before.buffer), row, self._cells_of(sample)[player])
+                source = before.x if chunk.coalitions.start >> player & 1 else before.absent
+                self._put(self._flat(before.buffer), self._flat(source), cells[player])
 
     def _flat(self, x: Tensor) -> Tensor:
         """Join the position axes into one, as a view."""

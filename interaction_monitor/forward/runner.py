@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
-from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 
@@ -41,6 +40,8 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.n_coalitions = 1 << self.players.n_players
+        name = self.players.layer
+        self._layer = None if name is None else find_layer(self.model, name)
         self._one_size = self.players.layer is None and is_compiled(self.model)
         self.forget()
 
@@ -49,24 +50,14 @@ class Runner:
         self._masked = MaskedRows(self.players)
         self._most_samples = 0
 
-    def outputs(self, chunk: Chunk, score: Output) -> Tensor:
-        """Compute the outputs of the rows of a chunk, (len(chunk),)."""
+    def logits(self, chunk: Chunk) -> Tensor:
+        """Run the model on the rows of a chunk, whichever way it allows; the logits may share memory with the input."""
+        players = self.players
         self._most_samples = max(self._most_samples, len(chunk.samples))
         if self._one_size and len(chunk.samples) < self._most_samples:
             # A compiled model would be compiled again for a smaller chunk, so samples before it run once more.
             wider = Chunk(range(chunk.samples.stop - self._most_samples, chunk.samples.stop), chunk.coalitions)
-            return self.outputs(wider, score)[-len(chunk) :]
-        targets = self.probe.targets
-        if targets is not None and len(chunk.samples) == 1:
-            # A view: nothing is copied to the device.
-            targets = targets[chunk.samples.start : chunk.samples.stop].expand(len(chunk), *targets.shape[1:])
-        elif targets is not None:
-            targets = targets[chunk.rows_on(targets.device)]
-        return score_of(score, self.logits(chunk), targets)
-
-    def logits(self, chunk: Chunk) -> Tensor:
-        """Run the model on the rows of a chunk, whichever way it allows."""
-        players = self.players
+            return self.logits(wider)[-len(chunk) :]
         if self.spread:
             return self.spread_logits(chunk)
         rows = chunk.rows_on(players.labels.device)
@@ -82,10 +73,8 @@ class Runner:
 
     def spread_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on the samples unmasked, spreading the masked layer's output over the coalitions."""
-        name = self.players.layer or ""
-        inputs = self._slice(chunk.samples)
-        with changed_output(find_layer(self.model, name), name, lambda x: self._masked.rows(self._noted(x), chunk)):
-            return self.call(inputs, len(chunk))
+        with self._changed(lambda x: self._masked.rows(x, chunk)):
+            return self.call(self._slice(chunk.samples), len(chunk))
 
     def full_logits(self, rows: Tensor, coalitions: Tensor) -> Tensor:
         """Run the whole model on a copy of its sample for each row, masked at the layer.
@@ -94,14 +83,8 @@ class Runner:
             rows: (B,) which sample.
             coalitions: (B,) which coalition of it.
         """
-        name = self.players.layer or ""
-        inputs = self.probe.select(rows).inputs
-
-        def mask(x: Tensor) -> Tensor:
-            return self.players.mask(self._noted(x), rows, coalitions)
-
-        with changed_output(find_layer(self.model, name), name, mask):
-            return self.call(inputs, len(rows))
+        with self._changed(lambda x: self.players.mask(x, rows, coalitions)):
+            return self.call(self.probe.select(rows).inputs, len(rows))
 
     def call(self, inputs: Inputs, batch_size: int) -> Tensor:
         """Return the logits of a batch."""
@@ -115,22 +98,13 @@ class Runner:
             return inputs[samples.start : samples.stop]
         return {name: entry[samples.start : samples.stop] for name, entry in inputs.items()}
 
-    def _noted(self, x: Tensor) -> Tensor:
-        # Under autocast the layers are coarser than the logits may look.
-        self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
-        return x
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        """Let `change` replace the output of the masked layer."""
+        assert self._layer is not None
 
+        def noted(x: Tensor) -> Tensor:
+            # Under autocast the layers are coarser than the logits may look.
+            self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
+            return change(x)
 
-def score_of(score: Output, logits: Tensor, targets: Tensor | None) -> Tensor:
-    """Compute the outputs of a batch.
-
-    Raises:
-        ValueError: if `score` does not return one number per row.
-    """
-    if logits.device.type == "mps":  # has no float64
-        logits, targets = logits.cpu(), None if targets is None else targets.cpu()
-    values = score(logits, targets)
-    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
-        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"output= must return one number per row, shape ({len(logits)},), but returned {shape}")
-    return values
+        return changed_output(self._layer, self.players.layer or "", noted)

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.model import WrongBatchError, find_layer
-from interaction_monitor.forward.runner import Runner, score_of
+from interaction_monitor.forward.runner import Runner
+from interaction_monitor.forward.scoring import score_of
 from interaction_monitor.outputs import OUTPUTS, Output, warn_of_probabilities
 
 log = logging.getLogger(__name__)
