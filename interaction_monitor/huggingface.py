@@ -73,6 +73,7 @@ class InteractionTrainerCallback(TrainerCallback):
             no process holds the whole of it.
 
     Example:
+        >>> import torch
         >>> from interaction_monitor.players import Words
         >>> probe = Probe({"input_ids": torch.tensor([[2, 3]])}, torch.tensor([1]))
         >>> InteractionTrainerCallback(Words(["[MASK]", "[PAD]", "good", "film"], n_players=2), probe, every_n_steps=0)
