@@ -114,8 +114,12 @@ def test_other_baselines_can_be_given(baseline):
 @pytest.mark.parametrize(
     ("players", "inputs", "message"),
     [
-        (PointClusters(n_clusters=30), torch.rand(2, 20, 3), "n_clusters=30, but a cloud has only 20 different points"),
-        (PointClusters(n_clusters=20), torch.ones(2, 20, 3), "only 1 different points"),
+        (PointClusters(n_clusters=30), torch.rand(2, 20, 3), "sample 0 .*n_clusters=30, .* only 20 different points"),
+        (
+            PointClusters(n_clusters=20),
+            torch.cat([torch.rand(1, 20, 3), torch.ones(1, 20, 3)]),
+            "sample 1 .*only 1 d.*; take",
+        ),
         (PointClusters(), torch.rand(2, 3), r"got a tensor of shape \(2, 3\)"),
         (PointClusters(), torch.zeros(2, 40, 3).long(), "of torch.int64"),
         (PointClusters(), torch.rand(2, 3, 3), "3x3 may be read both ways"),

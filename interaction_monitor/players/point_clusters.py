@@ -70,7 +70,12 @@ class PointClusters(Players):
         labels = torch.full(clouds.shape[:2], -1, dtype=torch.int64)
         means = torch.empty_like(clouds)
         for sample, cloud in enumerate(clouds):
-            clusters = k_means(cloud[:, :3], self.n_clusters, (seed, sample))
+            try:
+                clusters = k_means(cloud[:, :3], self.n_clusters, (seed, sample))
+            except ValueError as error:
+                raise ValueError(
+                    f"sample {sample} of the probe: {error}; take fewer clusters, or other samples"
+                ) from None
             for player, cluster in enumerate(sorted(draw(self.n_clusters, self.n_players, seed, sample))):
                 labels[sample, clusters == cluster] = player
             for cluster in range(self.n_clusters):
