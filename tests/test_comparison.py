@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,25 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from interaction_monitor import Probe, cli
-from interaction_monitor.comparison import Extraction, NotComparableError, compare, compare_outputs, figures, words
-from interaction_monitor.functional import and_outputs, generalization_curve, or_outputs, sparsest_and_or
+from interaction_monitor.comparison import (
+    Extraction,
+    Network,
+    NotComparableError,
+    compare,
+    compare_networks,
+    compare_outputs,
+    figures,
+    words,
+)
+from interaction_monitor.comparison.page import page
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.functional import (
+    and_outputs,
+    generalization_curve,
+    matching_precision_curve,
+    or_outputs,
+    sparsest_and_or,
+)
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players.base import PlayerMap
@@ -201,6 +219,8 @@ def test_the_command_writes_tables_pictures_and_tensorboard(record, tmp_path: Pa
     events = EventAccumulator(str(out)).Reload()
     assert len(events.Scalars("comparison/s_and/shared")) == len(words.strengths_of_interest(N))
     assert set(events.Tags()["images"]) == {f"comparison/{name}" for name in figures.PICTURES}
+    html = (out / "comparison.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == len(figures.PICTURES)
 
 
 def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
@@ -213,3 +233,132 @@ def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
     assert "no measurement at epoch 5" in refused(capsys, first.folder, third.folder, "--epoch", 5, *out)
     assert "--sample must lie between 0 and 5" in refused(capsys, first.folder, third.folder, "--sample", 6, *out)
     assert "is no folder" in refused(capsys, first.folder, tmp_path / "nowhere", *out)
+
+
+def test_the_outputs_miss_at_most_the_noise_terms():
+    result = compare_outputs(torch.stack((outputs(1), outputs(2))), names=["small", "large"])
+    axes = figures.matching(result, 3).axes
+    v = result.v[0, 3]
+    drawn = axes[0].lines[-1].get_ydata()
+    assert list(drawn) == sorted(v.tolist(), reverse=True)
+    for line in axes[0].lines[:2]:
+        assert abs(line.get_ydata() - drawn).max() <= 0.02 * abs(v[-1] - v[0]) + 1e-6
+    curves = {line.get_label(): torch.as_tensor(line.get_ydata()) for line in axes[2].lines}
+    torch.testing.assert_close(
+        curves["Harsanyi"], matching_precision_curve(result.v[0], result.harsanyi.and_[0], None).mean(0)
+    )
+    torch.testing.assert_close(
+        curves["shared"], matching_precision_curve(result.v[0], result.shared.and_[0], result.shared.or_[0]).mean(0)
+    )
+
+
+def test_a_page_needs_nothing_else_and_shows_names_as_text():
+    v = torch.stack((outputs(1), outputs(2)))
+    html = page(compare_outputs(v, names=["<script>alert(1)</script>", "large & wide"], player_names=NAMES))
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "large &amp; wide" in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("data:image/png;base64,") == len(figures.PICTURES)
+    result = compare_outputs(v)
+    assert f"{words.powers(result.shared, [5])[0][0]:.2f} / " in html
+    assert words.shared_percentages(result.shared)[-1] in html
+
+
+def network(seed: int, **changed) -> Network:
+    torch.manual_seed(seed)
+    module = torch.nn.Sequential(torch.nn.Linear(N, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    probe = Probe(torch.arange(SAMPLES * N).reshape(SAMPLES, N) / 10, torch.arange(SAMPLES) % 3)
+    players = PlayerMap(torch.arange(N).repeat(SAMPLES, 1), n_players=N, axes=(1,), names=NAMES)
+    return replace(Network(module, probe, players), **changed)
+
+
+def test_networks_are_measured_alike_and_compared():
+    first, second = network(1, name="small"), network(2)
+    result = compare_networks([first, second])
+    assert result.names == ("small", "network 1")
+    torch.testing.assert_close(result.v[1], masked_outputs(second.module, second.probe, second.players))
+    assert result.player_name(0, 3) == "word3"
+
+
+def test_refuses_networks_that_are_measured_differently():
+    usual, calls = network(1), []
+    other_probe = Probe(usual.probe.inputs, usual.probe.targets.flip(0))
+
+    def counted(module, inputs):
+        calls.append(inputs)
+        return module(inputs)
+
+    for changed, what in (
+        ({"output": "logit"}, "the output: log_odds and logit"),
+        ({"probe": other_probe}, "the targets of the probe samples"),
+        ({"players": replace(usual.players, baseline=1.0)}, "the baseline"),
+        ({"players": replace(usual.players, labels=usual.players.labels.clamp(max=3), n_players=4)}, "number of pl"),
+    ):
+        with pytest.raises(NotComparableError, match=f"network 0 and network 1 differ in .*{what}"):
+            compare_networks([replace(usual, forward_func=counted), network(2, **changed)])
+    assert not calls
+    with pytest.raises(NotComparableError, match="at least two networks, but there is 1"):
+        compare_networks([usual])
+
+
+FACTORY = """
+import torch
+from interaction_monitor import Probe
+from interaction_monitor.comparison import Network
+from interaction_monitor.players import Columns
+
+def load(path):
+    module = torch.nn.Linear(4, 3)
+    module.load_state_dict(torch.load(path, weights_only=True))
+    inputs = torch.arange(24.0).reshape(6, 4) / 10
+    return Network(module, Probe(inputs, torch.arange(6) % 3), Columns(n_players=4))
+
+def load_nothing(path):
+    return torch.nn.Linear(4, 3)
+
+def fail(path):
+    raise KeyError(f"no weights in {path.name}")
+
+number = 3
+"""
+
+
+def test_the_command_takes_checkpoints_and_a_factory(tmp_path: Path, capsys, monkeypatch):
+    (tmp_path / "factory_of_this_test.py").write_text(FACTORY)
+    (tmp_path / "broken_factory_of_this_test.py").write_text("1 / 0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    for folder in ("a", "b"):
+        torch.manual_seed(ord(folder))
+        (tmp_path / folder).mkdir()
+        torch.save(torch.nn.Linear(4, 3).state_dict(), tmp_path / folder / "last.ckpt")
+    checkpoints = ["a/last.ckpt", "b/last.ckpt"]
+    factory = ["--factory", "factory_of_this_test:load"]
+    assert cli.main(["compare", *factory, *checkpoints, "--out", "out", "--sample", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "0: a/last.ckpt\n1: b/last.ckpt" in printed
+    assert (tmp_path / "out" / "comparison.html").exists()
+
+    for argv, complaint in (
+        ([*factory, "a/last.ckpt"], "two checkpoints or more"),
+        ([*factory, *checkpoints, "--epoch", "3"], "--epoch chooses measurements of records"),
+        ([*factory, *checkpoints, "--sample", "6"], "--sample must lie between 0 and 5"),
+        ([*factory, "a/last.ckpt", "c.ckpt"], "there is no checkpoint c.ckpt"),
+        (["--factory", "nothing", *checkpoints], "must be MODULE:FUNCTION"),
+        (["--factory", "not_there:load", *checkpoints], "cannot be found from"),
+        (["--factory", "factory_of_this_test:other", *checkpoints], "cannot be found from"),
+        (["--factory", "factory_of_this_test:number", *checkpoints], "is no function, but int"),
+        (["--factory", "factory_of_this_test:load_nothing", *checkpoints], "returned Linear for a/last.ckpt"),
+        (["--factory", "factory_of_this_test:fail", *checkpoints], "failed on a/last.ckpt: KeyError: 'no weights"),
+        (["--factory", "broken_factory_of_this_test:load", *checkpoints], "failed: ZeroDivisionError"),
+    ):
+        assert complaint in refused(capsys, *argv)
+
+
+def test_a_sample_without_outputs_cannot_be_drawn(record, tmp_path: Path, capsys):
+    v = outputs(2)
+    v[1, 3] = math.nan
+    first, second = record("a", outputs(1)), record("b", v)
+    text = refused(capsys, first.folder, second.folder, "--sample", 1, "--out", tmp_path / "out")
+    assert "--sample 1 has no finite outputs in some network; take one of 0, 2, 3, 4, 5" in text

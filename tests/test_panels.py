@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -198,9 +199,7 @@ def test_losses_that_are_logged_now_and_then_are_joined():
 # Whole figures
 
 
-@pytest.mark.parametrize(
-    "make", [figures.story, figures.order_rows, figures.heat_map, figures.curves], ids=lambda make: make.__name__
-)
+@pytest.mark.parametrize("make", [*panels.PICTURES.values()], ids=lambda make: make.__name__)
 def test_figures_of_every_kind_of_run(make):
     runs = [
         make_history(),
@@ -219,6 +218,31 @@ def test_figures_of_every_kind_of_run(make):
             assert image.dtype == np.uint8
             assert image.shape[2] == 3
             assert image.std() > 5, "an empty page"
+
+
+def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
+    rows = [
+        replace(row, persisted=tuple(0.5 * x for x in row.strength), vanished=tuple(0.25 * x for x in row.strength))
+        for row in history
+    ]
+    axes = figures.carry_over(History([history[0], *rows[1:]])).axes
+    tops = [part.get_paths()[0].vertices[:, 1].max() for part in axes[0].collections]
+    np.testing.assert_allclose(tops, [0.4, 0.8, 1.0])
+    shown = axes[1].collections[0].get_array()
+    assert np.ma.getmaskarray(shown)[:, 0].all(), "the first measurement has nothing before it"
+    known = ~np.ma.getmaskarray(shown)
+    np.testing.assert_allclose(shown[known], 0.5)
+    assert known[0, 1:].all()
+    assert "not measured" in [text.get_text() for text in axes[2].texts]
+
+    effect = (1.0, 0.5, 0.25, 0.1, *(0.0,) * 6)
+    more = {"effect": effect, "train_effect": effect[::-1], "similarity": (0.5,) * N}
+    axes = figures.carry_over(History([replace(row, **more) for row in rows])).axes
+    lines = {line.get_label(): line for line in axes[2].lines}
+    assert {"orders 1 to 3, probe samples", "orders 4 and above, training samples"} <= set(lines)
+    heights = [line.get_ydata()[0] for line in axes[2].lines if len(line.get_xdata()) == len(rows)]
+    np.testing.assert_allclose(heights, [1.75, 0.1, 0.0, 1.85])
+    np.testing.assert_allclose(axes[3].collections[0].get_array(), 0.5)
 
 
 def test_a_figure_of_nothing_says_so():

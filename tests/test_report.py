@@ -168,6 +168,64 @@ class TestPage:
         assert places == FIGURES - {"solver-gap"}
 
 
+def with_turnover(record, **more):
+    """The same run, whose rows know what persisted."""
+    rows = [
+        replace(row, persisted=tuple(0.5 * x for x in row.strength), vanished=(0.25,) * 5, **more) if row.epoch else row
+        for row in record.history
+    ]
+    record.history = History(rows)
+    return record
+
+
+class TestWhatCarriesOver:
+    def test_is_told_where_it_is_known(self, planted_run):
+        record = with_turnover(planted_run())
+        page = Page(report_page(record))
+        assert set(page.figures) == FIGURES | {"turnover", "persisted", "effects"}
+        assert "Training samples were not measured" in page.text
+        persisted, appeared, vanished = (numbers(trace["y"]) for trace in page.figures["turnover"]["data"])
+        strength = record.history.strength[1:].sum(1)
+        np.testing.assert_allclose(persisted, 0.5 * strength / (strength + 1.25))
+        np.testing.assert_allclose(persisted + appeared + vanished, 1.0)
+        shares = page.figures["persisted"]["data"][0]["z"]
+        assert "effect" in page.figures["effects"]["layout"]["yaxis"]["title"]["text"]
+        drawn = numbers(page.figures["effects"]["data"][0]["y"])
+        np.testing.assert_allclose(drawn, record.history.by_order("effect")[:, :1].sum(1))
+        assert shares
+
+    def test_training_samples_lie_beside_the_others(self, planted_run):
+        known = {"train_strength": (1.0,) * 5, "train_effect": (1.0, 0.5, 0.25, 0.0, 0.0), "similarity": (0.5,) * 5}
+        page = Page(report_page(with_turnover(planted_run(), **known)))
+        assert "Training samples were not measured" not in page.text
+        assert "similarity" in page.figures
+        names = [trace.get("name") for trace in page.figures["effects"]["data"]]
+        assert names[2:4] == ["order 1, training samples", "orders 2 and above, training samples"]
+        assert numbers(page.figures["effects"]["data"][3]["y"]).tolist() == [0.75] * 5
+
+
+class TestOtherNetworks:
+    def test_what_they_share_is_told(self, planted_run, make_planted_run, tmp_path):
+        record = planted_run()
+        other = make_planted_run(tmp_path / "other" / "interactions", levels=(0.3, 0.1))
+        page = Page(report_page(record, [other]))
+        assert set(page.figures) == FIGURES
+        assert ("a", {"href": "#comparison"}) in page.tags
+        assert "other/interactions, epoch 3" in page.text
+        assert "More AND interactions are shared if extracted together" in page.text
+        pictures = [a for tag, a in page.tags if tag == "img" and "Strength of each order and sign" in a["alt"]]
+        assert len(pictures) == 1
+
+    def test_the_command_refuses_networks_on_other_samples(self, planted_run, make_planted_run, tmp_path, capsys):
+        record = planted_run()
+        probe = Probe(record.probe_inputs + 1, record.probe_targets)
+        other = make_planted_run(tmp_path / "other" / "interactions", probe=probe)
+        out = tmp_path / "report.html"
+        assert cli.main(["report", str(record.folder), "--with", str(other.folder), "--out", str(out)]) == 2
+        assert "differ in the probe samples" in capsys.readouterr().err
+        assert not out.exists()
+
+
 class TestCommand:
     def test_writes_one_file(self, planted_run, tmp_path, capsys):
         record = planted_run()

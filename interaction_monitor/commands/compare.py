@@ -113,19 +113,19 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
         raise CommandError(f"--sample {arguments.sample} has no finite outputs in some network; take one of {kept}")
-    drawn = comparison.samples.index(arguments.sample)
     names = [f"{i}: {name}" for i, name in enumerate(comparison.names)]
     text = "\n".join([*names, "", words.table(comparison), "", *words.findings(comparison)])
     print(text)
     print()
     (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
-    for name in figures.PICTURES:
-        figures.draw(name, comparison, drawn).savefig(arguments.out / f"{name}.png", dpi=130)
+    pictures = figures.draw_all(comparison, comparison.samples.index(arguments.sample))
+    for name, picture in pictures.items():
+        (arguments.out / f"{name}.png").write_bytes(picture)
         print(f"wrote {arguments.out / name}.png")
     if find_spec("jinja2") is None:
         print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
     else:
-        (arguments.out / "comparison.html").write_text(page(comparison, drawn), encoding="utf-8")
+        (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
         print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
-    panels.write(comparison, arguments.out, sample=drawn)
+    panels.write(comparison, arguments.out, pictures=pictures)
     print(f"wrote the TensorBoard run {arguments.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -275,15 +276,20 @@ PICTURES: dict[str, Callable[[Comparison], Figure]] = {
 OF_ONE_SAMPLE: dict[str, Callable[[Comparison, int], Figure]] = {"patterns": patterns, "matching": matching}
 
 
-def draw(name: str, comparison: Comparison, sample: int = 0) -> Figure:
-    """Draw one of `PICTURES`.
+def draw_all(comparison: Comparison, sample: int = 0) -> dict[str, bytes]:
+    """Draw all of `PICTURES` as PNG files.
 
     Args:
-        name: Which.
         comparison: The networks.
-        sample: Which sample of the comparison, from 0 on, where the picture is of one.
+        sample: Which sample of the comparison, from 0 on, where a picture is of one.
 
     Returns:
-        The figure.
+        Name to content of the file.
     """
-    return OF_ONE_SAMPLE[name](comparison, sample) if name in OF_ONE_SAMPLE else PICTURES[name](comparison)
+    drawn = {}
+    for name, picture in PICTURES.items():
+        figure = OF_ONE_SAMPLE[name](comparison, sample) if name in OF_ONE_SAMPLE else picture(comparison)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        drawn[name] = buffer.getvalue()
+    return drawn

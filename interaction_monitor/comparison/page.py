@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from interaction_monitor import __version__
 from interaction_monitor.comparison import figures, words
@@ -30,19 +28,19 @@ class Shown:
     pictures: dict[str, str]  # name -> data URI
 
 
-def shown(comparison: Comparison, sample: int = 0) -> Shown:
+def shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> Shown:
     """Draw and put into words what a page shows.
 
     Args:
         comparison: The networks.
-        sample: Which sample of the comparison, from 0 on, has its patterns drawn.
+        pictures: Its pictures from `figures.draw_all`; None draws them.
 
     Returns:
         What the template `comparison.html.jinja` takes.
     """
     ks = words.strengths_of_interest(comparison.n_players)
     findings = words.findings(comparison)
-    pictures = {name: _uri(figures.draw(name, comparison, sample)) for name in figures.PICTURES}
+    pictures = pictures or figures.draw_all(comparison)
     return Shown(
         names=comparison.names,
         n_samples=len(comparison.samples),
@@ -54,18 +52,18 @@ def shown(comparison: Comparison, sample: int = 0) -> Shown:
         ks=ks,
         powers=[(e.name, list(zip(*words.powers(e, ks), strict=True))) for e in comparison.extractions],
         orders=[(e.name, words.shared_percentages(e)) for e in comparison.extractions],
-        pictures=pictures,
+        pictures={name: _uri(picture) for name, picture in pictures.items()},
     )
 
 
-def page(comparison: Comparison, sample: int = 0) -> str:
+def page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> str:
     """Write a comparison as a page that needs nothing else and runs no script.
 
     Whatever the networks and players are called is shown as text, never as markup.
 
     Args:
         comparison: The networks.
-        sample: Which sample of the comparison, from 0 on, has its patterns drawn.
+        pictures: Its pictures from `figures.draw_all`; None draws them.
 
     Returns:
         The page's HTML.
@@ -80,10 +78,8 @@ def page(comparison: Comparison, sample: int = 0) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     template = environment.get_template("comparison_page.html.jinja")
-    return template.render(comparison=shown(comparison, sample), version=__version__)
+    return template.render(comparison=shown(comparison, pictures), version=__version__)
 
 
-def _uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _uri(picture: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

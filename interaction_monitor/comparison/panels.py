@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.comparison import figures, words
 from interaction_monitor.comparison.compared import Comparison
-from interaction_monitor.figures import to_image
 
 _EVENTS = "events.out.tfevents."
 _SUFFIX = ".comparison"
 
 
-def write(comparison: Comparison, folder: Path, *, name: str = "comparison", sample: int = 0) -> None:
+def write(
+    comparison: Comparison, folder: Path, *, name: str = "comparison", pictures: Mapping[str, bytes] | None = None
+) -> None:
     """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
 
     The scalars have the number k of strongest interactions for their step.
@@ -23,7 +28,7 @@ def write(comparison: Comparison, folder: Path, *, name: str = "comparison", sam
         comparison: The networks.
         folder: The TensorBoard run.
         name: Prefix of the tags.
-        sample: Which sample of the comparison, from 0 on, is drawn where a picture is of one.
+        pictures: Its pictures from `figures.draw_all`; None draws them.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -32,8 +37,9 @@ def write(comparison: Comparison, folder: Path, *, name: str = "comparison", sam
         earlier.unlink()
     ks = words.strengths_of_interest(comparison.n_players)
     with SummaryWriter(str(folder), filename_suffix=_SUFFIX) as writer:
-        for key in figures.PICTURES:
-            writer.add_image(f"{name}/{key}", to_image(figures.draw(key, comparison, sample)), 0, dataformats="HWC")
+        for key, picture in (pictures or figures.draw_all(comparison)).items():
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+            writer.add_image(f"{name}/{key}", pixels, 0, dataformats="HWC")
         for extraction in comparison.extractions:
             for kind, power in zip(("s_and", "s_or"), words.powers(extraction, ks), strict=True):
                 for k, share in zip(ks, power, strict=True):

@@ -1,0 +1,53 @@
+"""What the examples of shared interactions have in common: training a network, and telling what came out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from interaction_monitor.comparison import Comparison, figures, panels, words
+
+
+def options(description: str | None, out: str, **defaults: int | float) -> argparse.Namespace:
+    """Read the command line: `--data`, `--out`, `--alpha` and a number for each default."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with the public data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs") / out)
+    parser.add_argument("--alpha", type=float, default=0.1, help="charge for an interaction in each network")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    return parser.parse_args()
+
+
+def train(network: nn.Module, data: TensorDataset, *, epochs: int, learning_rate: float, batch: int = 64) -> None:
+    """Train a classifier by Adam, and leave it in eval mode."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    network.train()
+    for _ in range(epochs):
+        for x, y in DataLoader(data, batch_size=batch, shuffle=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    network.eval()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: TensorDataset) -> float:
+    right: list[Tensor] = [network(x).argmax(dim=1) == y for x, y in DataLoader(data, batch_size=200)]
+    return float(torch.cat(right).float().mean())
+
+
+def conclude(comparison: Comparison, out: Path) -> None:
+    """Print the tables, save the pictures and write a TensorBoard run."""
+    print(f"\n{words.table(comparison)}\n")
+    print("\n".join([words.verdict(comparison), *words.findings(comparison)]))
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = figures.draw_all(comparison)
+    for name, picture in pictures.items():
+        (out / f"{name}.png").write_bytes(picture)
+    panels.write(comparison, out, pictures=pictures)
+    print(f"\nPictures and a TensorBoard run: {out}")
