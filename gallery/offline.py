@@ -68,8 +68,10 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if len(first) < 3:
         return float("nan")
-    ranks = [np.array([np.mean([np.sum(np.less(x, y)), np.sum(np.less_equal(x, y)) - 1]) for y in x]) for x in
-             (np.asarray(first), np.asarray(second))]
+    ranks = [
+        np.array([np.mean([np.sum(np.less(x, y)), np.sum(np.less_equal(x, y)) - 1]) for y in x])
+        for x in (np.asarray(first), np.asarray(second))
+    ]
     a, b = (rank - rank.mean() for rank in ranks)
     spread = np.sqrt((a @ a) * (b @ b))
     return round(float(a @ b / spread), 10) if spread else float("nan")

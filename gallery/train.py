@@ -69,7 +69,13 @@ def train(run: Run, *, data: Path | None = None, outputs: Path | None = None) ->
 
 
 def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, *, batch: int, generator: torch.Generator
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    batch: int,
+    generator: torch.Generator,
 ) -> int:
     model.train()
     batches = torch.randperm(len(labels), generator=generator).split(batch)

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from interaction_monitor.history import History, Row
 
+# From four measurements a steep and even fall can be known, from six most falls (docs/phases.md).
+ENOUGH_FOR_PHASE_ONE = 6
+
 _PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
 
 
@@ -45,6 +48,11 @@ def verdict(history: Iterable[Row]) -> str:
     if not rows:
         return "nothing was measured"
     first, last = rows[0], rows[-1]
+    if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
+        return (
+            f"{len(rows)} measurement{' is' if len(rows) == 1 else 's are'} too few to tell the phase: a fall of the mean order "
+            f"can be known from 4, and most are from {ENOUGH_FOR_PHASE_ONE}"
+        )
     if last.phase == "initial":
         return (
             f"the mean order has not clearly fallen from its start, {first.mean_order:.2f}: phase one is not seen yet"
@@ -55,8 +63,12 @@ def verdict(history: Iterable[Row]) -> str:
             "and phase two has not clearly begun"
         )
     lowest = min((row.mean_order for row in rows if row.epoch == last.onset_epoch), default=float("nan"))
+    began, known = f"epoch {last.onset_epoch}", f"epoch {last.detected_epoch}"
+    if last.onset_step is not None and len({row.epoch for row in rows}) < len(rows):
+        lowest = min((row.mean_order for row in rows if row.step == last.onset_step), default=lowest)
+        began, known = f"step {last.onset_step}", f"step {last.detected_step}"
     text = (
-        f"phase two began at epoch {last.onset_epoch} (known at epoch {last.detected_epoch}): the mean order fell from "
+        f"phase two began at {began} (known at {known}): the mean order fell from "
         f"{first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
     )
     if last.gap_onset_epoch is not None:

@@ -10,6 +10,7 @@ from interaction_monitor.functional.strengths import first_high_order
 
 PHASES = ("initial", "one", "two")
 OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
+ADDED = ("onset_step", "detected_step")  # single values that earlier versions did not write
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -53,6 +54,9 @@ class Row:
     train_strength: tuple[float, ...] = ()  # as `strength`, on training samples, with the same threshold
     train_effect: tuple[float, ...] = ()  # as `effect`, on training samples
     similarity: tuple[float, ...] = ()  # of training and probe samples' interactions, where players mean the same
+    # Where an epoch has many measurements the epoch of the onset says little; None too in what earlier versions wrote.
+    onset_step: int | None = None
+    detected_step: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epoch", "step"):
@@ -135,7 +139,7 @@ class Row:
         for name, kind in KINDS.items():
             if kind == TUPLE:
                 values[name] = tuple(_cells_of_orders(cells, _PREFIX[name], optional=name in OPTIONAL))
-            else:
+            elif name in cells or name not in ADDED:
                 values[name] = _read_cell(cells, name, kind)
         return cls(**values)
 
@@ -150,7 +154,7 @@ class Row:
         Raises:
             ValueError: If a field is missing or holds something else than it should.
         """
-        missing = [name for name in KINDS if name not in values and name not in OPTIONAL]
+        missing = [name for name in KINDS if name not in values and name not in (*OPTIONAL, *ADDED)]
         if missing:
             raise ValueError(f"a row of the history lacks {', '.join(missing)}")
         try:
@@ -188,7 +192,7 @@ def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
     """
     columns: list[str] = []
     for name, kind in KINDS.items():
-        if optional or name not in OPTIONAL:
+        if optional or name not in (*OPTIONAL, *ADDED):
             columns += [f"{_PREFIX[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
     return columns
 

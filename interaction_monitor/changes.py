@@ -1,0 +1,206 @@
+"""When a curve of measurements has clearly fallen or risen: larger than its jitter, and true of most probe samples.
+
+Nothing here knows of orders or phases. How the constants were found is in the documentation on phases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional.intervals import student_quantile
+
+# Measurements averaged at the lowest and at the end: short ones for leaps, long ones for slow rises.
+WINDOWS = ((1, 2), (2, 4), (4, 8))
+# Until it is learnt, jitter is taken to be this share of the fall, as if so many second differences had shown it.
+ASSUMED_JITTER, ASSUMED_COUNT = 0.03, 4
+
+_student_quantile = lru_cache(maxsize=4096)(student_quantile)
+
+
+class Curve:
+    """One value per measurement, and what each probe sample adds to it, as far as it may still be compared.
+
+    Attributes:
+        values: one per measurement.
+        linear: measurement to the samples' linearised values, whose mean is the measurement's.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self.linear: dict[int, list[float]] = {}
+
+    def append(self, value: float, linear: Sequence[float]) -> None:
+        """Add a measurement."""
+        self.values.append(value)
+        self.linear[len(self.values) - 1] = list(linear)
+
+    def forget(self, persistence: int) -> None:
+        """Drop the samples' values of measurements that no later one will be compared with."""
+        end = len(self.values)
+        kept = {0, *range(max(0, end - max(persistence, sum(WINDOWS[-1]))), end)}
+        for before, after in WINDOWS:
+            kept.update(self._lowest_window(before, end - after))
+        self.linear = {index: self.linear[index] for index in sorted(kept) if index in self.linear}
+
+    def has_fallen(self, *, persistence: int, least: float, alpha: float) -> bool:
+        """Tell whether each of the last measurements lies clearly below the first.
+
+        Args:
+            persistence: how many of them.
+            least: by how much at least.
+            alpha: chance of a false yes in the whole run.
+        """
+        last = self.values[-persistence:]
+        if len(self.values) <= persistence or any(self.values[0] - value < least for value in last):
+            return False
+        backwards = [-value for value in self.values]
+        recent = range(len(self.values) - persistence, len(self.values))
+        return self._beats_samples(recent, range(1), level=self._level(alpha)) and leaves_jitter(
+            backwards, 0, persistence=persistence, alpha=alpha, caution=12
+        )
+
+    def has_risen(self, *, persistence: int, min_rise: float, alpha: float) -> bool:
+        """Tell whether the last measurements lie clearly above the lowest before.
+
+        Args:
+            persistence: how many of them must each show the least rise.
+            min_rise: the least rise as a share of the fall.
+            alpha: chance of a false yes in the whole run.
+        """
+        values, end = self.values, len(self.values)
+        if end <= persistence:
+            return False
+        lowest = min(values[: end - persistence])
+        fall = values[0] - lowest
+        if any(value - lowest < min_rise * fall for value in values[end - persistence :]):
+            return False
+        jitter, freedom = _jitter_beside(values, ASSUMED_JITTER * fall)
+        level = self._level(alpha)
+        for before, after in WINDOWS:
+            reference, last = self._lowest_window(before, end - after), range(end - after, end)
+            # What an earlier version forgot is not there to be compared with.
+            if not reference or not {*reference, *last} <= self.linear.keys():
+                continue
+            rise = _mean(values, last) - _mean(values, reference)
+            clear = _student_quantile(1 - level / len(WINDOWS), freedom) * jitter * math.sqrt(1 / before + 1 / after)
+            # The whole fall was found to stand out from the jitter, so half of it does.
+            matters = rise >= min_rise * fall and (rise >= fall / 2 or rise > clear)
+            if matters and self._beats_samples(reference, last, level=level):
+                return True
+        return False
+
+    def _level(self, alpha: float) -> float:
+        # Looks are compared with one lowest measurement, so what is new comes once for each doubling of their number.
+        doublings = len(self.values).bit_length()
+        return alpha / (doublings**2 * (doublings + 1))
+
+    def _lowest_window(self, width: int, end: int) -> range:
+        """Find the `width` measurements in a row before `end` that are lowest on average, the last of equal ones."""
+        starts = range(end - width + 1)
+        if not starts:
+            return range(0)
+        best = min(starts, key=lambda start: (_mean(self.values, range(start, start + width)), -start))
+        return range(best, best + width)
+
+    def _beats_samples(self, before: range, after: range, *, level: float) -> bool:
+        """Put the samples' own changes, linearised and paired, to a one-sided t-test."""
+        changes = self._means_of(after) - self._means_of(before)
+        known = changes[changes.isfinite()]
+        if len(known) < 2:
+            return False
+        error = float(known.std()) / math.sqrt(len(known))
+        return float(known.mean()) > _student_quantile(1 - level, len(known) - 1) * error
+
+    def _means_of(self, window: range) -> Tensor:
+        return torch.tensor([self.linear[index] for index in window], dtype=torch.float64).mean(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything as plain numbers and lists."""
+        return {
+            "values": list(self.values),
+            "linear": [[index, list(values)] for index, values in self.linear.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.values = list(state["values"])
+        self.linear = {index: list(values) for index, values in state["linear"]}
+
+
+def leaves_jitter(
+    values: Sequence[float],
+    reference: int,
+    *,
+    persistence: int,
+    alpha: float,
+    caution: float,
+    after_descent: bool = False,
+) -> bool:
+    """Tell whether the last values lie above a reference by more than the jitter from value to value explains.
+
+    The jitter is learnt from the median of the second differences, which single leaps leave alone.
+
+    Args:
+        values: all of them.
+        reference: the index of the one to compare with.
+        persistence: how many of the last are averaged.
+        alpha: chance of a false yes, spent as α/(m(m+1)) at look m.
+        caution: how much wider the test gets by having few second differences; found by simulation.
+        after_descent: whether to try also an estimate without the bends of the descent.
+    """
+    change = sum(values[-persistence:]) / persistence - values[reference]
+    looks = len(values) - 1
+    quantile = NormalDist().inv_cdf(1 - alpha / (looks * (looks + 1)))
+    estimates = [median_jitter(values, drop_descents=drop) for drop in ((False, True) if after_descent else (False,))]
+    spread = min((jitter * (1 + caution / count) for jitter, count in estimates if count), default=math.inf)
+    return change > quantile * spread * math.sqrt(1 + 1 / persistence)
+
+
+def lowest(values: Sequence[float]) -> int:
+    """Give the index of the lowest value, the last of equal ones: the change came after it."""
+    return max(range(len(values)), key=lambda index: (-values[index], index))
+
+
+def median_jitter(values: Sequence[float], *, drop_descents: bool) -> tuple[float, int]:
+    """Estimate the standard deviation of the noise that each measurement has of its own.
+
+    From the median of |second differences|, which a steady trend leaves alone. In a rise after a fall
+    the steps of the fall would only blur it by their curvature, so pairs of downward steps are
+    dropped; the constants make white Gaussian noise come out right either way.
+
+    Returns:
+        The estimate, and the number of second differences it rests on.
+    """
+    bends = _bends(values, drop_descents=drop_descents)
+    if not bends:
+        return math.nan, 0
+    return bends[(len(bends) - 1) // 2] / (1.9546 if drop_descents else 1.6522), len(bends)
+
+
+def _jitter_beside(values: Sequence[float], assumed: float) -> tuple[float, int]:
+    """Estimate the jitter beside a change: from all bends but the largest, which may be the change itself.
+
+    Returns:
+        The estimate, and its degrees of freedom.
+    """
+    bends = _bends(values, drop_descents=True)[:-1]
+    freedom = ASSUMED_COUNT + len(bends)
+    # The second difference of white noise has six times its variance.
+    return math.sqrt((ASSUMED_COUNT * assumed**2 + sum(bend**2 for bend in bends) / 6) / freedom), freedom
+
+
+def _bends(values: Sequence[float], *, drop_descents: bool) -> list[float]:
+    steps = [after - before for before, after in pairwise(values)]
+    return sorted(abs(b - a) for a, b in pairwise(steps) if not (drop_descents and a < 0 and b < 0))
+
+
+def _mean(values: Sequence[float], window: range) -> float:
+    return sum(values[window.start : window.stop]) / len(window)
