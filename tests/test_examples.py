@@ -1,0 +1,181 @@
+"""Each example at its smallest, on made-up data in the layout that docs/examples.md describes."""
+
+import gzip
+import importlib
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interaction_monitor import panels
+from interaction_monitor.record import Record
+
+pytest.importorskip("sklearn")
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
+
+datasets = importlib.import_module("examples.datasets")
+networks = importlib.import_module("examples.networks")
+training = importlib.import_module("examples.training")
+
+WORDS = ["bold", "charming", "dull", "film", "fresh", "great", "plot", "scene", "tender", "weak"]
+SMALLEST = ["--epochs", "1", "--train", "32", "--players", "3", "--samples", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name in ("mnist", "cifar10", "sst2", "modelnet10", "mnist3", "squad"):
+        (folder / name).mkdir()
+    for part in ("train", "t10k"):
+        pixels, digits = random.integers(256, size=(60, 28, 28)), np.where(np.arange(60) % 2, 3, np.arange(60) % 10)
+        (folder / f"mnist/{part}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(bytes(16) + pixels.astype(np.uint8).tobytes())
+        )
+        (folder / f"mnist/{part}-labels-idx1-ubyte").write_bytes(bytes(8) + digits.astype(np.uint8).tobytes())
+    sizes = {"train": 60, "test": 20}
+    for name, shape, kind in (("cifar10", (32, 32, 3), np.uint8), ("modelnet10", (512, 3), np.float16)):
+        x = {f"x_{part}": (random.random((n, *shape)) * 255).astype(kind) for part, n in sizes.items()}
+        y = {f"y_{part}": (np.arange(n) % 10).astype(np.uint8) for part, n in sizes.items()}
+        np.savez(folder / name / "some_name.npz", classes=np.array([*"abcdefghij"]), **x, **y)
+    parts = np.stack([np.arange(72).reshape(8, 9)] * 10)
+    np.savez(folder / "mnist3/parts.npz", images=random.integers(256, size=(10, 1, 32, 32)), players=parts)
+    for part in ("train", "dev"):
+        lines = [f"{' '.join(random.choice(WORDS, 6))} \t{i % 2}" for i in range(60)]
+        (folder / f"sst2/{part}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    (folder / "squad/sentence.txt").write_text("A bold film, a dull plot\nThe great scene was weak\n")
+    (folder / "squad/predict.txt").write_text("twist\nbut\n")
+    (folder / "squad/player_words.json").write_text(json.dumps([["bold", "film,", "plot"], ["great", "scene", "weak"]]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("mnist", "lenet"),
+        ("mnist", "vgg11"),
+        ("cifar10", "vgg11"),
+        ("cifar10", "alexnet"),
+        ("sst2", "scratch"),
+        ("modelnet10", "dgcnn"),
+        ("mnist3", "resnet20"),
+        ("mnist3", "vgg16"),
+        ("breast_cancer", "perceptron"),
+    ],
+)
+def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(panels, "PICTURES", {})  # they take seconds
+    script = importlib.import_module(f"examples.{name}")
+    script.main([*SMALLEST, "--network", network, "--data", str(data), "--out", str(tmp_path / "run")])
+    history = Record.open(tmp_path / "run/version_0/interactions").history
+    assert [row.epoch for row in history] == [0, 1]
+    assert history.n_players == 3
+    assert history[-1].n_valid == 4
+    assert history[-1].loss_gap is not None
+    assert (tmp_path / "run/version_0/story.png").stat().st_size > 10_000
+    assert "of the test samples are classified rightly" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("network", "image"),
+    [
+        (lambda: networks.LeNet(), (1, 28, 28)),
+        (lambda: networks.vgg11(channels=1, width=8), (1, 28, 28)),
+        (lambda: networks.vgg16(width=8, batch_norm=True), (3, 32, 32)),
+        (lambda: networks.AlexNet(width=8), (3, 32, 32)),
+        (lambda: networks.AlexNet(channels=1, width=8), (1, 28, 28)),
+        (lambda: networks.ResNet20(width=8), (3, 32, 32)),
+        (lambda: networks.DynamicGraph(width=8, n_neighbours=4), (40, 3)),
+        (lambda: networks.PointNet(width=8), (40, 3)),
+    ],
+)
+def test_the_networks_give_logits(network, image):
+    assert network().eval()(torch.rand(2, *image)).shape == (2, 10)
+
+
+def test_an_edge_convolution_is_that_of_its_definition():
+    torch.manual_seed(0)
+    points = importlib.import_module("examples.networks.points")
+    layer = points.EdgeConvolution(3, 5, n_neighbours=4).eval()
+    clouds = torch.rand(2, 12, 3)
+    expected = torch.empty(2, 12, 5)
+    for cloud in range(2):
+        for i in range(12):
+            near = (clouds[cloud] - clouds[cloud, i]).norm(dim=1).argsort()[:4]
+            edges = layer.neighbour(clouds[cloud, near] - clouds[cloud, i]) + layer.centre(clouds[cloud, i])
+            expected[cloud, i] = edges.amax(dim=0)
+    expected = torch.nn.functional.leaky_relu(layer.norm(expected.mT).mT, 0.2)
+    torch.testing.assert_close(layer(clouds), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_labels_are_a_share_and_the_seed_decides():
+    clean, spoilt = datasets.sklearn_digits(), datasets.sklearn_digits(wrong_labels=0.5)
+    assert torch.equal(clean.train.tensors[0], spoilt.train.tensors[0])
+    wrong = (clean.train.tensors[1] != spoilt.train.tensors[1]).float().mean()
+    assert 0.4 < wrong <= 0.5  # one in ten of the labels drawn anew is right
+    assert torch.equal(clean.test.tensors[1], spoilt.test.tensors[1])
+    other = datasets.sklearn_digits(wrong_labels=0.5, seed=1)
+    assert not torch.equal(other.train.tensors[0], spoilt.train.tensors[0])
+    few = datasets.sklearn_digits(n_train=100)
+    assert torch.equal(few.train.tensors[0], clean.train.tensors[0][:100])
+
+
+def test_training_and_test_samples_are_different_ones():
+    digits = datasets.sklearn_digits()
+    assert (len(digits.train), len(digits.test)) == (1200, 597)
+    table = datasets.breast_cancer()
+    same = (table.train.tensors[0][:, None] == table.test.tensors[0]).all(dim=2).any()
+    assert not same
+
+
+def test_missing_data_are_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--data FOLDER with mnist in it; docs/examples\.md"):
+        datasets.mnist(None)
+    with pytest.raises(FileNotFoundError, match=r"there is no .*sst2; docs/examples\.md"):
+        datasets.sst2(tmp_path)
+    (tmp_path / "cifar10").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"must have one .npz file, it has 0"):
+        datasets.cifar10(tmp_path)
+    with pytest.raises(ValueError, match="n_train=5000, but there are only 1200"):
+        datasets.sklearn_digits(n_train=5000)
+
+
+def test_full_takes_the_papers_settings_and_the_command_line_goes_before():
+    small = {"a": training.Size(epochs=3), "b": training.Size(epochs=4, players=5)}
+    assert training.options("Text.", small, command=["--network", "b"]).players == 5
+    full = training.options("Text.", small, command=["--full", "--epochs", "7"])
+    assert (full.epochs, full.players, full.samples, full.learning_rate) == (7, 10, 50, 0.01)
+
+
+def test_the_schedule_begins_with_the_first_epochs_and_ends_with_the_last():
+    due = [epoch for epoch in range(1, 257) if training.schedule(256)(epoch)]
+    assert due[:9] == [1, 2, 3, 4, 6, 8, 11, 16, 32]
+    assert due[-1] == 256
+    assert [epoch for epoch in range(1, 9) if training.schedule(8)(epoch)] == list(range(1, 9))
+
+
+def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
+    model = importlib.import_module("examples.language_model")
+    prompts = datasets.squad(data)
+
+    def tokenizer(text, return_offsets_mapping):
+        # Pieces of three letters, each with the space before it.
+        begins = [place for place, letter in enumerate(text) if letter == " "]
+        edges = sorted({0, len(text), *begins, *(b + 4 for b in begins if b + 4 < len(text))})
+        spans = list(itertools.pairwise(edges))
+        return {"input_ids": [1] * len(spans), "attention_mask": [1] * len(spans), "offset_mapping": spans}
+
+    probe, chosen = model.tokenised(prompts, tokenizer)
+    assert probe.inputs["input_ids"].shape == chosen.shape
+    for sample, prompt in enumerate(prompts):
+        spans = tokenizer(prompt.text, True)["offset_mapping"]
+        for player, word in enumerate(prompt.players):
+            covered = [prompt.text[slice(*spans[t])] for t in (chosen[sample] == player).nonzero()[:, 0].tolist()]
+            assert word in "".join(covered)
+            assert all(any(letter in word for letter in piece.strip()) for piece in covered)
+        assert int((probe.inputs["attention_mask"][sample] == 1).sum()) == len(spans)
+    assert (chosen[probe.inputs["attention_mask"] == 0] == -1).all()
