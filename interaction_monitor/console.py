@@ -50,8 +50,8 @@ def verdict(history: Iterable[Row]) -> str:
     first, last = rows[0], rows[-1]
     if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
         return (
-            f"{len(rows)} measurement{' is' if len(rows) == 1 else 's are'} too few to tell the phase: a fall of the mean order "
-            f"can be known from 4, and most are from {ENOUGH_FOR_PHASE_ONE}"
+            f"{len(rows)} measurement{' is' if len(rows) == 1 else 's are'} too few to tell the phase: a fall of the "
+            f"mean order can be known from 4, and most are from {ENOUGH_FOR_PHASE_ONE}"
         )
     if last.phase == "initial":
         return (
