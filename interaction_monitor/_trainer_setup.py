@@ -94,10 +94,7 @@ def _resumed(
         callback.faults.warn_once("resume", f"a new record is begun, because {error}")
         return None
     for measurement, row in zip(record.measurements, record.history, strict=True):
-        observer.tracker.update(
-            epoch=row.epoch, strength=measurement.strength, train_loss=row.train_loss, test_loss=row.test_loss
-        )
-        observer.history.append(row)
+        observer.adopt(row, measurement.strength)
     return record
 
 
