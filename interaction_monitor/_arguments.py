@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from interaction_monitor.schedule import Every, Schedule
+from interaction_monitor.stopping import StopRule, rule_of
 
 
 def schedule_of(**argument: int | Schedule) -> Schedule:
@@ -39,3 +40,15 @@ def require_one_of(choices: tuple[str, ...], **arguments: str) -> None:
     for name, value in arguments.items():
         if value not in choices:
             raise MisconfigurationException(f"InteractionMonitor({name}={value!r}): give one of {choices}")
+
+
+def require_rule(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None) -> StopRule | None:
+    """Return the stop rule that the arguments ask for; raise where there are two, or something else than a rule."""
+    if stop is not None and not isinstance(stop, StopRule):
+        raise MisconfigurationException(
+            f"InteractionMonitor(stop={stop!r}): give a rule of interaction_monitor.stopping, HighOrdersAndGap() say"
+        )
+    try:
+        return rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
+    except ValueError as error:
+        raise MisconfigurationException(f"InteractionMonitor: {error}") from error

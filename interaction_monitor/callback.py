@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor import console, loggers, resume
-from interaction_monitor._arguments import require_at_least, require_one_of, require_share, schedule_of
+from interaction_monitor._arguments import require_at_least, require_one_of, require_rule, require_share, schedule_of
 from interaction_monitor._setup import set_up, settings_of
 from interaction_monitor._state import preserved_rng
 from interaction_monitor._trainer import batches_of, counted_batches_of, refuse_split_networks, say
@@ -26,6 +26,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Budget, Schedule
+from interaction_monitor.stopping import StopRule
 
 
 class InteractionMonitor(Callback):
@@ -53,8 +54,11 @@ class InteractionMonitor(Callback):
             measurements that are due are put off to keep it. None leaves out none. The first and the last
             network are measured in any case.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
-        stop_on_onset: whether to stop the run when phase two is known to have begun.
-        patience: measurements to go on after that.
+        stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
+        stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`: some time
+            after phase two has begun, when high orders and the loss gap have grown together.
+        patience: with `stop_on_onset`, measurements to go on after phase two is known to have begun, instead of that
+            rule.
         train_loss: name of the logged training loss; None looks for the common names.
         test_loss: name of the logged validation loss; None looks for the common names.
         name: prefix of the logged keys, and the record's folder beside the logger's files. Several monitors in
@@ -93,8 +97,9 @@ class InteractionMonitor(Callback):
         every_n_train_steps: int | Schedule | None = None,
         max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
+        stop: StopRule | None = None,
         stop_on_onset: bool = False,
-        patience: int = 0,
+        patience: int | None = None,
         train_loss: str | None = None,
         test_loss: str | None = None,
         name: str = "interactions",
@@ -102,7 +107,7 @@ class InteractionMonitor(Callback):
         seed: int = 0,
     ) -> None:
         require_at_least(1, n_samples=n_samples)
-        require_at_least(0, patience=patience, n_train_samples=n_train_samples)
+        require_at_least(0, patience=0 if patience is None else patience, n_train_samples=n_train_samples)
         require_share(max_overhead=max_overhead)
         require_one_of(("and-or", "and"), interactions=interactions)
         require_one_of(("warn", "raise"), on_error=on_error)
@@ -123,8 +128,7 @@ class InteractionMonitor(Callback):
         self.after_steps = None if every_n_train_steps is None else schedule_of(every_n_train_steps=every_n_train_steps)
         self.max_overhead = max_overhead
         self.tracker = tracker or PhaseTracker()
-        self.stop_on_onset = stop_on_onset
-        self.patience = patience
+        self.stop = require_rule(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.losses = Losses(train_loss, test_loss)
         self.name = name
         self.faults = Faults(on_error)
@@ -335,10 +339,9 @@ class InteractionMonitor(Callback):
         return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}
 
     def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:
-        waited = sum(row.detected_epoch is not None for row in observer.history) - 1
-        due = self.stop_on_onset and waited >= self.patience
+        reason = None if self.stop is None else self.stop.reason(observer.history)
         # Every rank decides, and all stop together.
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self.stop_reason = console.verdict(observer.history)
+        if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
+            self.stop_reason = console.stopped(reason, observer.history)
             trainer.should_stop = True
             say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")

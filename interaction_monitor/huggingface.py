@@ -16,7 +16,7 @@ except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
 from interaction_monitor import console, loggers, panels
-from interaction_monitor._arguments import require_at_least, require_one_of, require_share, schedule_of
+from interaction_monitor._arguments import require_at_least, require_one_of, require_rule, require_share, schedule_of
 from interaction_monitor._state import preserved_rng
 from interaction_monitor._trainer_setup import open_record, refuse_split_models, set_up
 from interaction_monitor.distributed import MISFITS
@@ -29,6 +29,7 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.schedule import Budget, Schedule
+from interaction_monitor.stopping import StopRule
 
 
 class InteractionTrainerCallback(TrainerCallback):
@@ -56,8 +57,10 @@ class InteractionTrainerCallback(TrainerCallback):
         every_n_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
         max_overhead: the largest share of the training time that measuring may take; None leaves out none.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
-        stop_on_onset: whether to stop the run when phase two is known to have begun.
-        patience: measurements to go on after that.
+        stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
+        stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`.
+        patience: with `stop_on_onset`, measurements to go on after phase two is known to have begun, instead of that
+            rule.
         train_loss: name of the training loss in the trainer's logs.
         test_loss: name of the loss in the metrics of an evaluation.
         name: prefix of the keys, and the folder of the record.
@@ -95,8 +98,9 @@ class InteractionTrainerCallback(TrainerCallback):
         every_n_steps: int | Schedule | None = None,
         max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
+        stop: StopRule | None = None,
         stop_on_onset: bool = False,
-        patience: int = 0,
+        patience: int | None = None,
         train_loss: str = "loss",
         test_loss: str = "eval_loss",
         name: str = "interactions",
@@ -104,7 +108,8 @@ class InteractionTrainerCallback(TrainerCallback):
         seed: int = 0,
     ) -> None:
         try:
-            require_at_least(0, patience=patience)
+            require_at_least(0, patience=0 if patience is None else patience)
+            self.stop = require_rule(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
             require_share(max_overhead=max_overhead)
             require_one_of(("and-or", "and"), interactions=interactions)
             require_one_of(("warn", "raise"), on_error=on_error)
@@ -119,8 +124,6 @@ class InteractionTrainerCallback(TrainerCallback):
         self.interactions: Interactions = interactions
         self.thresholds = thresholds
         self.tracker = tracker or PhaseTracker()
-        self.stop_on_onset = stop_on_onset
-        self.patience = patience
         self.train_loss, self.test_loss = train_loss, test_loss
         self.name = name
         self.faults = Faults(on_error)
@@ -222,9 +225,9 @@ class InteractionTrainerCallback(TrainerCallback):
         if not self._due or observer is None:
             return
         self._measure(model, state)
-        waited = sum(row.detected_epoch is not None for row in observer.history) - 1
-        if self.stop_on_onset and waited >= self.patience and self.stop_reason is None:
-            self.stop_reason = console.verdict(observer.history)
+        reason = None if self.stop is None else self.stop.reason(observer.history)
+        if reason is not None and self.stop_reason is None:
+            self.stop_reason = console.stopped(reason, observer.history)
             control.should_training_stop = True
             if observer.ranks.rank == 0:
                 print(f"{self.name}: stopping the run, because {self.stop_reason}")

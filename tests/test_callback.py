@@ -1,5 +1,5 @@
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import lightning as L
 import numpy as np
@@ -15,6 +15,7 @@ from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.record import Record
+from interaction_monitor.stopping import OnsetPatience, StopRule
 
 
 def monitor(**overrides):
@@ -122,6 +123,19 @@ def test_stop_on_onset_waits_for_patience_and_says_why(net, loaders, make_traine
     trainer.fit(net, *loaders)
     assert trainer.current_epoch == last_epoch
     assert "phase two began at epoch 1" in watch.stop_reason
+
+
+def test_a_stop_rule_ends_the_run_and_says_why(net, loaders, make_trainer):
+    @dataclass(frozen=True)
+    class AfterThree(StopRule):
+        def reason(self, history):
+            return "three are enough" if len(history) >= 3 else None
+
+    watch = monitor(stop=AfterThree())
+    trainer = make_trainer(watch, max_epochs=9, logger=False)
+    trainer.fit(net, *loaders)
+    assert trainer.current_epoch == 2
+    assert watch.stop_reason.startswith("three are enough; ")
 
 
 def test_onset_does_not_stop_the_run_unless_asked(net, loaders, make_trainer):
@@ -240,6 +254,8 @@ def test_failing_measurement_stops_training_if_asked(net, loaders, make_trainer)
         ({"max_overhead": 5}, "max_overhead=5.*0.05"),
         ({"n_samples": 0}, "n_samples=0"),
         ({"patience": -1}, "patience=-1"),
+        ({"stop": "soon"}, r"stop='soon'\): give a rule of interaction_monitor.stopping"),
+        ({"stop": OnsetPatience(1), "patience": 3}, "neither stop_on_onset nor patience"),
         ({"interactions": "or"}, "interactions='or'"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
     ],

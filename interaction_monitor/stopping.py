@@ -1,0 +1,221 @@
+"""When to stop a run, as small named rules over its history.
+
+A rule looks at nothing but the rows of a history, so what it would have done to a finished run is known by replaying
+it. How the rules compare with early stopping on 24 and more real runs is in the documentation's gallery.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interaction_monitor.history import History
+
+
+class StopRule(ABC):
+    """Decides from the rows so far whether a run has gone far enough."""
+
+    @abstractmethod
+    def reason(self, history: History) -> str | None:
+        """Say why the run should stop now; None while it should go on.
+
+        Args:
+            history: the measurements so far.
+        """
+
+    def should_stop(self, history: History) -> bool:
+        """Tell whether the run should stop now."""
+        return self.reason(history) is not None
+
+    def first_stop(self, history: History) -> int | None:
+        """Replay a history: give the index of the measurement after which the rule would have stopped the run.
+
+        Args:
+            history: a finished run.
+
+        Returns:
+            The index; None if the rule would have let the run go on to its end.
+        """
+        return next((i for i in range(len(history)) if self.should_stop(history[: i + 1])), None)
+
+
+@dataclass(frozen=True)
+class OnsetPatience(StopRule):
+    """Stop so many measurements after phase two is known to have begun.
+
+    Test accuracy mostly still rises then: in the gallery no fixed number of measurements does well on all runs.
+
+    Attributes:
+        measurements: how many to go on after that.
+
+    Raises:
+        ValueError: if it is negative.
+
+    Examples:
+        >>> OnsetPatience(measurements=10)
+        OnsetPatience(measurements=10)
+    """
+
+    measurements: int = 0
+
+    def __post_init__(self) -> None:
+        if self.measurements < 0:
+            raise ValueError(f"measurements must be at least 0, but is {self.measurements}")
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        waited = sum(row.detected_epoch is not None for row in history) - 1
+        if waited < self.measurements:
+            return None
+        return f"phase two has been known for {waited} measurements"
+
+
+@dataclass(frozen=True)
+class HighOrderGrowth(StopRule):
+    """Stop when high orders have come back, whatever the losses do.
+
+    The share of the strength in high orders (k > n/3) falls in phase one and rises in phase two. A clean run encodes
+    high orders too, and they do it no harm: this rule stops such runs too early.
+
+    Attributes:
+        regained: the part of what the share lost that must be back.
+        measurements: how many in a row must show it.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    regained: float = 0.3
+    measurements: int = 2
+
+    def __post_init__(self) -> None:
+        _check(measurements=self.measurements, regained=self.regained)
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        share = history.column("high_order_share")
+        if not _lasting(_regained(share) >= self.regained, self.measurements):
+            return None
+        return f"high orders hold {share[-1]:.1%} of the strength again, after {np.nanmin(share):.1%}"
+
+
+@dataclass(frozen=True)
+class HighOrdersAndGap(StopRule):
+    """Stop when high orders have come back and the loss gap has opened, both for some measurements.
+
+    The one that `stop_on_onset=True` means, as it lost the least test accuracy on the gallery's runs. It needs the
+    training and the validation loss, and never stops a run that does not log both.
+
+    Attributes:
+        regained: the part of what the share of high orders lost that must be back.
+        gap: by how much test loss minus train loss must lie above its lowest, as a part of the first train loss.
+        measurements: how many in a row must show both.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    regained: float = 0.1
+    gap: float = 0.05
+    measurements: int = 2
+
+    def __post_init__(self) -> None:
+        _check(measurements=self.measurements, regained=self.regained, gap=self.gap)
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        high = _regained(history.column("high_order_share")) >= self.regained
+        gap = history.column("loss_gap")
+        opened = _above_lowest(gap) >= self.gap * abs(_first(history.column("train_loss")))
+        if not _lasting(high & opened, self.measurements):
+            return None
+        return (
+            f"high orders hold {history[-1].high_order_share:.1%} of the strength again and the loss gap has opened "
+            f"from {np.nanmin(gap):+.3f} to {gap[-1]:+.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class TransferLoss(StopRule):
+    """Stop when what high orders add to the output on training samples is missing on others.
+
+    It needs training samples beside the others, `InteractionMonitor(n_train_samples=...)`.
+
+    Attributes:
+        share: how much more they must add on training samples, as a part of the change of the output.
+        measurements: how many in a row must show it.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    share: float = 0.2
+    measurements: int = 2
+
+    def __post_init__(self) -> None:
+        _check(measurements=self.measurements, share=self.share)
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        missing = history.column("high_order_gap") / history.column("output_change")
+        if not _lasting(missing >= self.share, self.measurements):
+            return None
+        return f"high orders add {missing[-1]:.1%} of the output's change on training samples that others lack"
+
+
+def rule_of(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None) -> StopRule | None:
+    """Give the rule that a monitor's arguments ask for.
+
+    Args:
+        stop: a rule, or None.
+        stop_on_onset: whether to stop by the rule that did best, without naming one.
+        patience: with `stop_on_onset`, how many measurements to wait after the onset is known instead.
+
+    Returns:
+        The rule; None lets the run go on to its end.
+
+    Raises:
+        ValueError: if two rules are asked for.
+
+    Examples:
+        >>> rule_of(stop=None, stop_on_onset=True, patience=None)
+        HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2)
+        >>> rule_of(stop=None, stop_on_onset=True, patience=5)
+        OnsetPatience(measurements=5)
+    """
+    if stop is not None and (stop_on_onset or patience is not None):
+        raise ValueError(f"stop={stop!r} is a rule by itself; give neither stop_on_onset nor patience beside it")
+    if not stop_on_onset:
+        return stop
+    return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
+
+
+def _check(*, measurements: int, **shares: float) -> None:
+    if measurements < 1:
+        raise ValueError(f"measurements must be at least 1, but is {measurements}")
+    for name, value in shares.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, but is {value}")
+
+
+def _above_lowest(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give how far each value lies above the lowest one up to it; NaN where it is not known."""
+    return values - np.fmin.accumulate(values)
+
+
+def _regained(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the part of the share's fall that is undone at each measurement; 0 where nothing has fallen."""
+    fall = _first(share) - np.fmin.accumulate(share)
+    return np.divide(_above_lowest(share), fall, out=np.zeros_like(share), where=fall > 0)
+
+
+def _first(values: NDArray[np.float64]) -> float:
+    known = values[np.isfinite(values)]
+    return float(known[0]) if len(known) else float("nan")
+
+
+def _lasting(holds: NDArray[np.bool_], measurements: int) -> bool:
+    return len(holds) >= measurements and bool(holds[-measurements:].all())

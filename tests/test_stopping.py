@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from interaction_monitor.history import History, Row
+from interaction_monitor.stopping import (
+    HighOrderGrowth,
+    HighOrdersAndGap,
+    OnsetPatience,
+    StopRule,
+    TransferLoss,
+    rule_of,
+)
+
+PLAIN = Row(
+    epoch=0,
+    step=0,
+    distribution=(1.0, 1.0, 1.0, 1.0),
+    strength=(1.0, 1.0, 1.0, 1.0),
+    mean_order=2.0,
+    mean_order_low=1.9,
+    mean_order_high=2.1,
+    high_order_share=0.5,
+    n_salient=5.0,
+    tau=0.1,
+    output_change=2.0,
+    solver_gap=0.0,
+    seconds=1.0,
+    n_valid=10,
+    phase="one",
+    onset_epoch=None,
+    detected_epoch=None,
+    gap_onset_epoch=None,
+    train_loss=None,
+    test_loss=None,
+)
+
+
+def history(**columns):
+    length = len(next(iter(columns.values())))
+    return History(
+        replace(PLAIN, epoch=i, step=i, **{name: values[i] for name, values in columns.items()}) for i in range(length)
+    )
+
+
+SHARES = [0.5, 0.2, 0.1, 0.12, 0.15, 0.15, 0.3, 0.4]  # 0.4 is lost
+TRAIN = [2.0, 1.5, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4]
+TEST = [2.0, 1.5, 1.0, 0.8, 0.7, 0.75, 0.9, 1.0]  # opens by 0.15 at index 5, 0.4 at 6
+
+
+def test_onset_patience_counts_measurements_since_it_is_known():
+    run = history(detected_epoch=[None, None, 2, 2, 2, 2])
+    assert [OnsetPatience(p).first_stop(run) for p in (0, 1, 3, 4)] == [2, 3, 5, None]
+
+
+def test_high_orders_stop_when_the_part_is_back_for_long_enough():
+    run = history(high_order_share=SHARES)
+    assert HighOrderGrowth(regained=0.12, measurements=1).first_stop(run) == 4
+    assert HighOrderGrowth(regained=0.12, measurements=2).first_stop(run) == 5
+    assert HighOrderGrowth(regained=0.4, measurements=2).first_stop(run) == 7
+    assert HighOrderGrowth(regained=0.8).first_stop(run) is None
+
+
+def test_high_orders_and_gap_need_both():
+    both = history(high_order_share=SHARES, train_loss=TRAIN, test_loss=TEST)
+    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=1).first_stop(both) == 5
+    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2).first_stop(both) == 6
+    no_gap = history(high_order_share=SHARES, train_loss=TRAIN, test_loss=TRAIN)
+    assert HighOrdersAndGap().first_stop(no_gap) is None
+    no_high = history(high_order_share=sorted(SHARES, reverse=True), train_loss=TRAIN, test_loss=TEST)
+    assert HighOrdersAndGap().first_stop(no_high) is None
+
+
+def test_without_losses_the_gap_never_opens():
+    assert HighOrdersAndGap().first_stop(history(high_order_share=SHARES)) is None
+    # losses that come later count from there on, as an epoch without validation has none
+    late = history(high_order_share=SHARES, train_loss=[None, *TRAIN[1:]], test_loss=[None, *TEST[1:]])
+    assert HighOrdersAndGap(measurements=1).first_stop(late) == 5
+
+
+def test_transfer_loss_compares_training_samples_with_others():
+    run = history(
+        effect=[(1.0, 0.5, 0.1, 0.1)] * 4,
+        train_effect=[(1.0, 0.0, 0.1, 0.1), (0.0, 0.9, 0.1, 0.1), (1.0, 0.9, 0.2, 0.1), (1.0, 0.9, 0.2, 0.2)],
+    )
+    # of four players orders two and above are high: -0.5, 0.4, 0.5 and 0.6 more, of an output that changes by 2
+    assert TransferLoss(share=0.2, measurements=1).first_stop(run) == 1
+    assert TransferLoss(share=0.25, measurements=2).first_stop(run) == 3
+    assert TransferLoss().first_stop(history(effect=[(1.0, 0.5, 0.1, 0.1)] * 4)) is None
+
+
+@pytest.mark.parametrize("rule", [OnsetPatience(1), HighOrderGrowth(), HighOrdersAndGap(), TransferLoss()])
+def test_rules_say_why_only_where_they_stop_and_nothing_of_an_empty_history(rule):
+    run = history(
+        high_order_share=SHARES,
+        train_loss=TRAIN,
+        test_loss=TEST,
+        detected_epoch=[None] * 4 + [4] * 4,
+        effect=[(0.0, 0.0, 0.0, 0.0)] * 8,
+        train_effect=[(0.0, 0.0, 0.0, 0.0)] * 4 + [(0.0, 0.0, 1.0, 1.0)] * 4,
+    )
+    assert rule.reason(History()) is None
+    stop = rule.first_stop(run)
+    assert stop is not None
+    for end in range(1, len(run) + 1):
+        reason = rule.reason(run[:end])
+        assert (reason is None) == (not rule.should_stop(run[:end]))
+    assert "nan" not in rule.reason(run[: stop + 1])
+    # a rule keeps nothing: asked again, it says the same
+    assert rule.first_stop(run) == stop
+
+
+def test_nothing_salient_stops_nothing():
+    run = history(high_order_share=[np.nan] * 4, train_loss=[1.0] * 4, test_loss=[1.0, 2.0, 3.0, 4.0])
+    assert HighOrderGrowth().first_stop(run) is None
+    assert HighOrdersAndGap().first_stop(run) is None
+
+
+def test_arguments_of_a_monitor_become_one_rule():
+    assert rule_of(stop=None, stop_on_onset=False, patience=None) is None
+    assert rule_of(stop=None, stop_on_onset=False, patience=3) is None
+    assert rule_of(stop=None, stop_on_onset=True, patience=0) == OnsetPatience(0)
+    assert isinstance(rule_of(stop=None, stop_on_onset=True, patience=None), StopRule)
+    own = HighOrderGrowth(regained=0.7)
+    assert rule_of(stop=own, stop_on_onset=False, patience=None) is own
+    with pytest.raises(ValueError, match="neither stop_on_onset nor patience"):
+        rule_of(stop=own, stop_on_onset=True, patience=None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "message"),
+    [
+        (OnsetPatience, {"measurements": -1}, "measurements must be at least 0, but is -1"),
+        (HighOrderGrowth, {"regained": -0.1}, "regained must be at least 0, but is -0.1"),
+        (HighOrdersAndGap, {"gap": float("nan")}, "gap must be at least 0"),
+        (HighOrdersAndGap, {"measurements": 0}, "measurements must be at least 1, but is 0"),
+        (TransferLoss, {"share": -1}, "share must be at least 0"),
+    ],
+)
+def test_bad_arguments_are_named(rule, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        rule(**arguments)
