@@ -14,7 +14,7 @@ from interaction_monitor.players import FeaturePatches
 
 SMALL = {
     "lenet": training.Size(epochs=64, train=2000, players=10, samples=40, wrong_labels=0.05),
-    "vgg11": training.Size(epochs=48, train=2000, players=8, samples=30, wrong_labels=0.05),
+    "vgg11": training.Size(epochs=32, train=2000, players=8, samples=20, wrong_labels=0.05),
 }
 FULL = training.Size(wrong_labels=0.01)
 
