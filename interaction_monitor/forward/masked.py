@@ -14,7 +14,7 @@ from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_
 from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import ForwardContext, Runner
 from interaction_monitor.forward.scoring import Outputs
-from interaction_monitor.forward.size import Sizes
+from interaction_monitor.forward.size import Sizes, most_rows
 from interaction_monitor.forward.trial import try_out
 from interaction_monitor.outputs import Output, log_odds, resolve
 from interaction_monitor.players.base import PlayerMap
@@ -100,9 +100,9 @@ def masked_outputs(
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
     runner = Runner(model, probe, players, forward_func or call_model, forward_context)
     with undisturbed(model), eager_if_compiled(model) if players.layer else nullcontext():
-        logits = try_out(runner, score)
+        logits = try_out(runner, score, chunk_size or most_rows(device))
         # What decides the memory of a row, besides the model.
-        key = (players.layer, players.input_key, players.labels.shape[1:], runner.spread, logits.dtype)
+        key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)
         size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(runner, key)
         found = v.new_empty(len(probe) << players.n_players)
         left = _fill(found, runner, score, size)

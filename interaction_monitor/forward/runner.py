@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
+from interaction_monitor.forward.prefix import Prefix, repeated
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 
 ForwardContext = Callable[[], AbstractContextManager[Any]]
+
+
+Way = Literal["full", "spread", "given again"]
 
 
 @dataclass
@@ -24,7 +28,10 @@ class Runner:
     """A model with the samples and players it is to be run on, all on one device, already in eval mode.
 
     Attributes:
-        spread: whether the forward of one sample is spread over the coalitions at the masked layer.
+        way: how the rows of a chunk get through the layers before the masked one. "full": all run. "spread": the
+            samples alone run, and what comes out of the masked layer is spread over the coalitions, as is by
+            broadcasting whatever bypasses it. "given again": the samples alone run, once, and for the chunks of their
+            rows the modules before the masked layer give their outputs again, spread over the rows.
         packed: whether a chunk may hold several samples.
         epsilon: the coarsest rounding seen at the masked layer.
     """
@@ -34,7 +41,7 @@ class Runner:
     players: PlayerMap
     forward_func: ForwardFunc
     forward_context: ForwardContext
-    spread: bool = False
+    way: Way = "full"
     packed: bool = True
     epsilon: float = 0.0
 
@@ -48,6 +55,7 @@ class Runner:
     def forget(self) -> None:
         """Let go of all memory that is kept from chunk to chunk."""
         self._masked = MaskedRows(self.players)
+        self._prefix = None if self._layer is None else Prefix(self._layer)
         self._most_samples = 0
 
     def logits(self, chunk: Chunk) -> Tensor:
@@ -58,12 +66,13 @@ class Runner:
             # A compiled model would be compiled again for a smaller chunk, so samples before it run once more.
             wider = Chunk(range(chunk.samples.stop - self._most_samples, chunk.samples.stop), chunk.coalitions)
             return self.logits(wider)[-len(chunk) :]
-        if self.spread:
+        if self.way == "spread":
             return self.spread_logits(chunk)
+        if self.way == "given again":
+            return self.given_again_logits(chunk)
         rows = chunk.rows_on(players.labels.device)
         if players.layer is not None:
-            coalitions = chunk.coalitions_on(rows.device).repeat(len(chunk.samples))
-            return self.full_logits(rows, coalitions)
+            return self.full_logits(chunk)
         key, x = self.probe.entry(players.input_key)
         masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
         if isinstance(self.probe.inputs, Tensor):
@@ -72,19 +81,37 @@ class Runner:
         return self.call({name: masked if name == key else others[name] for name in self.probe.inputs}, len(chunk))
 
     def spread_logits(self, chunk: Chunk) -> Tensor:
-        """Run the model on the samples unmasked, spreading the masked layer's output over the coalitions."""
-        with self._changed(lambda x: self._masked.rows(x, chunk)):
+        """Run the model on the samples alone, spreading the masked layer's output over the coalitions."""
+        prefix = self._known_prefix()
+        known = prefix.samples == chunk.samples
+        if len(chunk.samples) > 1 or len(chunk.coalitions) == self.n_coalitions:
+            # The only chunk of these samples.
+            again: AbstractContextManager[None] = nullcontext()
+        else:
+            again = prefix.given_again() if known else prefix.recorded(chunk.samples)
+        with again, self._changed(lambda x: self._masked.rows(x, chunk)):
             return self.call(self._slice(chunk.samples), len(chunk))
 
-    def full_logits(self, rows: Tensor, coalitions: Tensor) -> Tensor:
-        """Run the whole model on a copy of its sample for each row, masked at the layer.
+    def given_again_logits(self, chunk: Chunk) -> Tensor:
+        """Run the model on a copy of its sample for each row, without the modules before the masked layer."""
+        prefix = self._known_prefix()
+        if prefix.samples != chunk.samples:
+            with prefix.recorded(chunk.samples):
+                self.call(self._slice(chunk.samples), len(chunk.samples))
+        inputs = repeated(self._slice(chunk.samples), len(chunk.coalitions), chunk.samples)
+        with prefix.given_again(len(chunk.coalitions)), self._changed(lambda x: self._masked.rows(x, chunk)):
+            return self.call(inputs, len(chunk))
 
-        Args:
-            rows: (B,) which sample.
-            coalitions: (B,) which coalition of it.
-        """
+    def full_logits(self, chunk: Chunk) -> Tensor:
+        """Run the whole model on a copy of its sample for each row, masked at the layer."""
+        rows = chunk.rows_on(self.players.labels.device)
+        coalitions = chunk.coalitions_on(rows.device).repeat(len(chunk.samples))
         with self._changed(lambda x: self.players.mask(x, rows, coalitions)):
             return self.call(self.probe.select(rows).inputs, len(rows))
+
+    def _known_prefix(self) -> Prefix:
+        assert self._prefix is not None
+        return self._prefix
 
     def call(self, inputs: Inputs, batch_size: int) -> Tensor:
         """Return the logits of a batch."""

@@ -53,6 +53,11 @@ class Sizes:
         self._known.setdefault(model, {})[key] = size
 
 
+def most_rows(device: torch.device) -> int:
+    """Return the most rows of a chunk on a device, however few bytes they take."""
+    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
+
+
 def fitting_rows(runner: Runner) -> int:
     """Return the number of rows, a power of two, whose activations fit the budget of the device.
 
@@ -68,12 +73,12 @@ def fitting_rows(runner: Runner) -> int:
         log.info("chunks of %d rows, because their bytes could not be counted: %s", DEFAULT_ROWS, error)
         return DEFAULT_ROWS
     if device.type == "cpu":
-        budget, most = CPU_BYTES, CPU_ROWS
+        budget = CPU_BYTES
     elif device.type == "cuda":
-        budget, most = torch.cuda.get_device_properties(device).total_memory // GPU_FRACTION, GPU_ROWS
+        budget = torch.cuda.get_device_properties(device).total_memory // GPU_FRACTION
     else:
-        budget, most = 2**30, GPU_ROWS
-    return min(most, largest_power_of_two(max(1, budget // max(1, bytes_per_row))))
+        budget = 2**30
+    return min(most_rows(device), largest_power_of_two(max(1, budget // max(1, bytes_per_row))))
 
 
 def _bytes_per_row(runner: Runner) -> int:

@@ -15,22 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.model import WrongBatchError, find_layer
-from interaction_monitor.forward.runner import Runner
+from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.forward.scoring import score_of
 from interaction_monitor.outputs import OUTPUTS, Output, warn_of_probabilities
 
 log = logging.getLogger(__name__)
 
-# Samples with more coalitions fill a chunk each.
-PACKED_COALITIONS = 512
 
-
-def try_out(runner: Runner, score: Output) -> Tensor:
+def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     """Check that the output fits the model, and set how the runner spreads and packs.
 
     Args:
         runner: about to run.
         score: what is computed from the logits.
+        size: how many rows a chunk may have, as far as is known.
 
     Returns:
         The logits of the first sample, unmasked, (1, ...).
@@ -41,26 +39,25 @@ def try_out(runner: Runner, score: Output) -> Tensor:
     logits = _check_output(runner, score)
     if runner.players.layer is None:
         return logits
-    # Other inputs, such as attention masks, would stay a batch of one, and be indexed by row. Nothing comes before an
-    # embedding, so there is nothing to save.
+    samples = range(min(len(runner.probe), 2 if 2 * runner.n_coalitions <= size else 1))
+    reference = runner.full_logits(_ends(runner, samples))
+    if isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding):
+        # Nothing comes before it, so there is nothing to save.
+        return logits
+    # Other inputs, such as attention masks, would stay a batch of one, and be indexed by row.
     several = isinstance(runner.probe.inputs, dict) and len(runner.probe.inputs) > 1
-    full = several or isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding)
-    small = runner.n_coalitions <= PACKED_COALITIONS
-    samples = range(min(len(runner.probe), 2 if small and not full else 1))
-    reference = runner.full_logits(*_ends(runner, samples))
-    runner.spread = not full and _can_spread(runner, range(1), reference[:2])
-    runner.packed = not runner.spread or (len(samples) == 2 and _can_spread(runner, samples, reference))
+    ways: tuple[Way, ...] = ("given again",) if several else ("spread", "given again")
+    # Together is best, but what bypasses the layer can be spread from one sample only.
+    for together in (samples, range(1)) if len(samples) > 1 else (samples,):
+        for way in ways:
+            if _agrees(runner, way, together, reference[: 2 * len(together)]):
+                runner.way, runner.packed = way, len(together) > 1
+                return logits
     return logits
 
 
-def _ends(runner: Runner, samples: range) -> tuple[Tensor, Tensor]:
-    """Return the rows and the coalitions of a chunk that holds the empty and the full coalition of each sample."""
-    chunk = _end_chunk(runner, samples)
-    device = runner.players.labels.device
-    return chunk.rows_on(device), chunk.coalitions_on(device).repeat(len(samples))
-
-
-def _end_chunk(runner: Runner, samples: range) -> Chunk:
+def _ends(runner: Runner, samples: range) -> Chunk:
+    """Return a chunk that holds the empty and the full coalition of each sample."""
     last = runner.n_coalitions - 1
     return Chunk(samples, range(0, last + 1, last))
 
@@ -78,35 +75,38 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
     return logits
 
 
-def _can_spread(runner: Runner, samples: range, reference: Tensor) -> bool:
-    """Find out whether the forward of one sample, or several, may be spread over the coalitions at the masked layer.
+def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool:
+    """Find out whether a way to save the layers before the masked one gives the same as full forwards.
 
     Args:
         runner: about to run.
+        way: which.
         samples: one or two.
         reference: the logits of their empty and full coalitions by full forwards.
 
     Raises:
         ValueError: if the logits do not depend on the layer.
     """
-    name, failed = runner.players.layer, "one by one" if len(samples) > 1 else "full forwards for each coalition"
+    run = runner.spread_logits if way == "spread" else runner.given_again_logits
+    name, chunk = runner.players.layer, _ends(runner, samples)
     try:
         with _CheckedIndices() if reference.device.type == "cuda" else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            logits = runner.spread_logits(_end_chunk(runner, samples))
+            # Twice, because the second time modules give again what they gave the first time.
+            found = [run(chunk).clone() for _ in range(2)]
     except WrongBatchError as error:
         if reference[0].equal(reference[1]):
             raise ValueError(
                 f"the logits do not depend on the output of layer={name!r}: masking it changes nothing; name a layer "
                 "on the way from the input to the logits"
             ) from error
-        log.info("%s: the batch size of %r is lost", failed, name)
+        log.info("not %s: the batch size of %r is lost", way, name)
         return False
     except Exception as error:
-        log.info("%s: a batch of %d before %r failed: %s", failed, len(samples), name, error)
+        log.info("not %s: a batch of %d before %r failed: %s", way, len(samples), name, error)
         return False
-    if same(logits, reference, runner.epsilon):
+    if all(same(logits, reference, runner.epsilon) for logits in found):
         return True
-    log.info("%s: a batch of %d before %r differs", failed, len(samples), name)
+    log.info("not %s: a batch of %d before %r differs", way, len(samples), name)
     return False
 
 

@@ -1,0 +1,146 @@
+"""Running the layers before the masked one only once for all chunks of a sample.
+
+A model's forward cannot be entered in the middle. But the modules that are done before the masked layer is can be left
+out: they give again what they gave the first time. The code between them runs as ever, on these outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._pytree import tree_map
+
+
+@dataclass
+class _Given:
+    """What a module gave in one call."""
+
+    module: nn.Module
+    result: Any
+    copy: Any
+    versions: list[int | None]
+
+    def again(self) -> Any:
+        """Return it as it was given, also where the code that followed has changed it in place."""
+        return self.result if _versions(self.result) == self.versions else tree_map(_cloned, self.copy)
+
+
+@dataclass
+class Prefix:
+    """The outputs of the modules that are done before a layer is, and of the layer itself.
+
+    Attributes:
+        layer: where the prefix ends.
+        samples: for which samples the outputs are; none at first.
+    """
+
+    layer: nn.Module
+    samples: range = range(0)
+    _given: list[_Given] = field(default_factory=list)
+
+    @contextmanager
+    def recorded(self, samples: range) -> Iterator[None]:
+        """Keep what the modules give in the forward inside the block."""
+        begun: list[int] = []
+        given: list[_Given] = []
+        ended = False
+
+        def begin(_module: nn.Module, _args: Any) -> None:
+            begun.append(len(given))
+
+        def end(module: nn.Module, _args: Any, result: Any) -> None:
+            nonlocal ended
+            first = begun.pop()
+            if ended:
+                return
+            # Its parts need not be given again.
+            given[first:] = [_Given(module, result, tree_map(_cloned, result), _versions(result))]
+            ended = module is self.layer
+
+        self.samples = range(0)
+        handles = register_module_forward_pre_hook(begin), register_module_forward_hook(end)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.samples, self._given = samples, given
+
+    @contextmanager
+    def given_again(self, repeat: int = 1) -> Iterator[None]:
+        """Let the modules give their outputs again instead of running, in the forward inside the block.
+
+        Args:
+            repeat: how often each row of the outputs comes, except for those of the layer itself.
+        """
+        before = {given.module: given.module.__dict__.get("forward") for given in self._given}
+        calls: dict[nn.Module, list[Any]] = {}
+        for given in self._given:
+            result = given.again()
+            if repeat > 1:
+                kept = given.module is self.layer
+                result = (
+                    _repeated_rest(result, repeat, self.samples) if kept else repeated(result, repeat, self.samples)
+                )
+            calls.setdefault(given.module, []).append(result)
+        try:
+            for module, results in calls.items():
+                module.forward = _giving(results, module.forward)
+            yield
+        finally:
+            for module, forward in before.items():
+                module.__dict__.pop("forward", None)
+                if forward is not None:
+                    module.__dict__["forward"] = forward
+
+
+def _giving(results: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a forward that gives the results in turn, and runs after that."""
+    waiting = iter(results)
+
+    def give(*args: Any, **kwargs: Any) -> Any:
+        for result in waiting:
+            return result
+        return forward(*args, **kwargs)
+
+    return give
+
+
+def repeated(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat the rows of tensors that have one for each of the samples; those of one sample as a view."""
+
+    def widen(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim == 0 or len(x) != len(samples):
+            return x
+        return x[:, None].expand(-1, repeat, *x.shape[1:]).flatten(0, 1)
+
+    return tree_map(widen, result)
+
+
+def _repeated_rest(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat all but the first part of what the masked layer gave: that one is masked."""
+    if isinstance(result, Tensor):
+        return result
+    parts = [result[0], *(repeated(part, repeat, samples) for part in result[1:])]
+    return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
+
+
+def _cloned(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _versions(result: Any) -> list[int | None]:
+    found: list[int | None] = []
+
+    def note(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            found.append(None if x.is_inference() else x._version)
+        return x
+
+    tree_map(note, result)
+    return found
