@@ -58,7 +58,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str)
         old, new = before[name], now[name]
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("kind") == new.get("kind"):
             yield from _differences(old, new, f"{prefix}{name}.")
-        elif old != new:
+        elif plain(old) != plain(new):
             yield f"{prefix}{name}", _kind(old), _kind(new)
 
 

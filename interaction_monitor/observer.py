@@ -237,8 +237,12 @@ class Observer:
             )
         # A baseline that is computed from the network is that of the network at the start.
         baseline = state.get("baseline", self.players.baseline)
-        if getattr(baseline, "shape", ()) != getattr(self.players.baseline, "shape", ()):
-            raise ValueError("the checkpoint's baseline has another shape; resume with the same players")
+        if isinstance(self.players.baseline, Tensor):
+            fits = isinstance(baseline, Tensor) and baseline.shape == self.players.baseline.shape
+        else:
+            fits = isinstance(baseline, (int, float)) and abs(baseline) <= torch.finfo(torch.float32).max
+        if not fits:
+            raise ValueError("the checkpoint's baseline is of another kind or shape; resume with the same players")
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
         self.players = replace(self.players, labels=state["labels"], baseline=baseline)

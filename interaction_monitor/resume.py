@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,10 @@ def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:
         observer.load_state_dict(state["observer"])
         if "budget" in state:
             budget.load_state_dict(state["budget"])
+            budget.share()
+        # A tracker takes what it is given; that it can go on from there shows only when it does.
+        look = torch.ones(len(observer.probe), observer.players.n_players)
+        copy.deepcopy(observer.tracker).update(epoch=2**53, strength=look, train_loss=1.0, test_loss=1.0)
     except ValueError:
         raise
     except Exception as error:  # whatever comes of a part that is missing or of another kind

@@ -67,7 +67,7 @@ def pack_measurement(measurement: Measurement, n_samples: int, n_players: int) -
 
 
 def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
-    """Read a measurement's file.
+    """Read a measurement's file; a sample with numbers that are not finite is not valid, whatever the file says.
 
     Raises:
         RecordError: If the file is missing, damaged, or of another record.
@@ -75,6 +75,9 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
     arrays = read_arrays(path, measurement_arrays(n_samples, n_players), optional=OPTIONAL)
     if "or_" not in arrays:
         arrays["or_"] = np.where(np.isnan(arrays["and_"]), np.nan, 0.0)
+    # Nothing that is computed from a sample should meet a number that no monitor calls valid.
+    for name in (*_PER_GAME, "strength"):
+        arrays["valid"] = arrays["valid"] & np.isfinite(arrays[name]).all(axis=1)
     values: dict[str, Any] = {name: float(arrays.pop(name)) for name in _SCALARS}
     values |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Measurement(**values)

@@ -6,6 +6,7 @@ Whatever reads a record relies on these numbers and names, so they are checked o
 from __future__ import annotations
 
 import json
+import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ FORMAT_VERSION = 1
 NAME = "run.json"
 _FORMAT = "interaction_monitor record"
 _PACKAGES = ("interaction-monitor", "torch", "numpy", "lightning", "pytorch-lightning")
-_LIMIT = 256 * 2**20
+_LIMIT = 64 * 2**20
+_DEEPEST = 40  # nested settings beyond this were not written by people
 _LARGEST_N = 30  # no run can measure 2^30 outputs per sample; a larger number comes from a damaged file
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -80,12 +82,14 @@ def read(folder: Path) -> dict[str, Any]:
         raise RecordError(f"{folder} holds no record: {NAME} is missing; give the folder that the monitor named")
     text = read_text(path, limit=_LIMIT)
     try:
-        run = json.loads(text)
+        run = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+        json.dumps(run, ensure_ascii=False).encode()  # half a character can be read, but never shown
+        _demand(_depth(run) <= _DEEPEST, "settings")
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is damaged: {error}; restore it from a copy") from error
     if not isinstance(run, dict) or run.get("format") != _FORMAT:
         raise RecordError(f"{path} was not written by an interaction monitor; give a run's folder")
-    if type(run.get("version")) is not int or run["version"] > FORMAT_VERSION:
+    if type(run.get("version")) is not int or not 1 <= run["version"] <= FORMAT_VERSION:
         raise RecordError(
             f"{path} has format version {run.get('version')!r}, this package reads up to {FORMAT_VERSION}; "
             "upgrade interaction-monitor"
@@ -105,16 +109,18 @@ def check(run: Any) -> None:
     """
     _demand(isinstance(run, dict), "run.json")
     n_samples, n_players = run.get("n_samples"), run.get("n_players")
-    _demand(_is_count(n_samples), "n_samples")
+    _demand(_is_count(n_samples) and n_samples >= 1, "n_samples")
     _demand(_is_count(n_players) and 1 <= n_players <= _LARGEST_N, "n_players")
     for name in ("settings", "players", "probe", "packages"):
         _demand(isinstance(run.get(name), dict), name)
     players, probe = run["players"], run["probe"]
-    labels, baseline, names = (players.get(name) for name in ("labels", "baseline", "names"))
+    labels, baseline, names = players.get("labels"), players.get("baseline"), players.get("names", 0)
     _demand(_is_array(labels, n_samples) and labels["dtype"] == "int64", "players.labels")
     _demand(_is_number(baseline) or _is_array(baseline), "players.baseline")
     _demand(names is None or _are_names(names, n_samples), "players.names")
     _demand(isinstance(players.get("axes"), list) and all(map(_is_count, players["axes"])), "players.axes")
+    packages = run["packages"].values()
+    _demand(all(isinstance(version, str) for version in packages), "packages")
     for name in ("layer", "input_key"):
         _demand(isinstance(players.get(name, 0), str | None), f"players.{name}")
     inputs, targets = probe.get("inputs"), probe.get("targets", 0)
@@ -124,6 +130,24 @@ def check(run: Any) -> None:
     _demand(keys == [None] or all(isinstance(key, str) for key in keys), "probe.inputs")
     _demand(len(set(keys)) == len(keys), "probe.inputs")
     _demand(targets is None or _is_array(targets, n_samples), "probe.targets")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 19:
+        raise ValueError(f"the number {text[:40]} is too long")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is not finite")
+    return value
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
 
 
 def _demand(holds: bool, part: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+SUBFOLDERS = ("measurements", "set_aside")
 _TEMPORARY = ".*.tmp"
 
 
@@ -86,8 +87,9 @@ def read_text(path: Path, *, limit: int) -> str:
         RecordError: If the file is missing, no plain file, too long, or not UTF-8.
     """
     with _opened(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        too_long = os.fstat(file.fileno()).st_size > limit
+        data = b"" if too_long else file.read(limit)
+    if too_long:
         raise RecordError(f"{path} is larger than {limit} bytes; it was not written by a monitor")
     try:
         return data.decode("utf-8")
@@ -179,7 +181,7 @@ def _sync_folder(folder: Path) -> None:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file that has to be a plain one: a pipe would wait for ever, a device never end."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
+        if not stat.S_ISREG(path.lstat().st_mode) or (path.parent.name in SUBFOLDERS and path.parent.is_symlink()):
             raise RecordError(f"{path} is no plain file; a record holds no links, pipes or devices")
         with path.open("rb") as file:
             yield file
