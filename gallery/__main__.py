@@ -11,8 +11,7 @@ import torch
 
 import gallery
 from gallery.runs import RUNS, Run, select
-from gallery.stored import RESULTS, path_of, save
-from gallery.train import train
+from gallery.stored import RESULTS, load, path_of, save
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +26,28 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--results", type=Path, default=RESULTS, help="where the results go")
     training.add_argument("--outputs", type=Path, help="folder for the masked outputs too, some megabytes a run")
     training.add_argument("--threads", type=int, default=1, help="the stored results were made with one")
+    analysing = commands.add_parser("analyse", help="put the tables into docs/gallery.md")
+    analysing.add_argument("--results", type=Path, default=RESULTS, help="where the results are")
+    analysing.add_argument("--print", action="store_true", help="print the tables and leave the page alone")
+    commands.add_parser("figures", help="draw the pictures of docs/gallery.md")
+    for name, explained in (("players", "analyse with fewer players"), ("spindle", "compare extractions at the start")):
+        command = commands.add_parser(name, help=f"{explained}, from masked outputs")
+        command.add_argument("run", help="a run of ten players")
+        command.add_argument("--outputs", type=Path, required=True, help="what train --outputs wrote")
     chosen = parser.parse_args(arguments)
-    if chosen.command == "list":
-        print("\n".join(describe(run) for run in RUNS))
-        return 0
+    return {"list": _list, "train": _train, "analyse": _analyse, "figures": _figures}.get(
+        chosen.command, _from_outputs
+    )(chosen)
+
+
+def _list(_: argparse.Namespace) -> int:
+    print("\n".join(describe(run) for run in RUNS))
+    return 0
+
+
+def _train(chosen: argparse.Namespace) -> int:
+    from gallery.train import train
+
     try:
         runs = select(chosen.patterns, small=chosen.preset == "small")
     except ValueError as error:
@@ -49,6 +66,37 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         target = save(stored, chosen.results)
         print(f"{run.name}: {time.perf_counter() - started:.0f} s, {target.stat().st_size // 1024} kB", flush=True)
+    return 0
+
+
+def _analyse(chosen: argparse.Namespace) -> int:
+    from gallery.tables import PAGE, all_tables, fill
+
+    tables = all_tables(chosen.results)
+    if chosen.print:
+        print("\n\n".join(f"{name}\n\n{text}" for name, text in tables.items()))
+    else:
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    return 0
+
+
+def _figures(_: argparse.Namespace) -> int:
+    from gallery.figures import write_all
+
+    print("\n".join(map(str, write_all())))
+    return 0
+
+
+def _from_outputs(chosen: argparse.Namespace) -> int:
+    from gallery import fewer_players, spindle
+
+    torch.set_num_threads(1)
+    if chosen.command == "spindle":
+        print(spindle.write(chosen.outputs, chosen.run))
+        return 0
+    for n_players in (6, 8):
+        stored = fewer_players.with_players(load(path_of(chosen.run)), chosen.outputs, n_players)
+        print(save(stored, fewer_players.FOLDER))
     return 0
 
 

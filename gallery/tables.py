@@ -1,0 +1,251 @@
+"""The tables of docs/gallery.md, made from the stored runs; between markers, so that a test can compare them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gallery.accuracy import Cost, compare, with_every, with_samples
+from gallery.detection import Detected, detect, flat_histories
+from gallery.fewer_players import FOLDER as FEWER_PLAYERS
+from gallery.offline import rank_correlation
+from gallery.spindle import FILE as SPINDLE
+from gallery.stops import RULES, Stop, learning
+from gallery.stored import RESULTS, Stored, load_all
+
+PAGE = RESULTS.parent.parent / "docs" / "gallery.md"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a Markdown table; None is a dash."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+
+
+def runs(stored: Sequence[Stored]) -> str:
+    """Say of each run what it is and what was seen."""
+    rows = []
+    for run in map(detect, stored):
+        settings, curves, orders = run.stored.run, run.stored.curves, run.history.column("mean_order")
+        accuracy = curves["test_accuracy"]
+        rows.append(
+            [
+                f"`{settings.name}`" + (" \\*" if settings.held_out else ""),
+                f"{settings.network}, {settings.n_train} of {settings.dataset}",
+                settings.expectation,
+                f"{orders[0]:.2f} → {np.nanmin(orders):.2f} → {orders[-1]:.2f}",
+                f"{100 * accuracy.max():.1f} ({int(accuracy.argmax())}) → {100 * accuracy[-1]:.1f}",
+                *_theory(run),
+            ]
+        )
+    return table(["run", "what", "expected", "⟨k⟩ start → least → end", "test accuracy", "cosine", "σ̂²"], rows)
+
+
+def _theory(run: Detected) -> tuple[str | None, str | None]:
+    """Give the worst cosine in phase two, and whether σ̂² falls there."""
+    if "and-or" not in run.stored.theory or run.onset is None:
+        return None, None
+    theory = run.stored.theory["and-or"]
+    start = run.onset
+    low, high = theory.low[start:-1], theory.high[start:-1]
+    # A rise counts only where a later interval lies wholly above an earlier one.
+    rising = any(low[j] > high[i] for i in range(len(low)) for j in range(i + 1, len(low)))
+    falling = any(high[j] < low[i] for i in range(len(low)) for j in range(i + 1, len(low)))
+    trend = "falls" if falling and not rising else "falls and rises" if falling else "rises" if rising else "unclear"
+    first, last = theory.sigma2[start], theory.sigma2[-2]
+    return f"{np.nanmin(theory.cosine[start:]):.3f}", f"{trend}, {first:.0e} → {last:.0e}"
+
+
+def detection(stored: Sequence[Stored]) -> str:
+    """Say of each run when the onset was, when it was known, and when the gap opened."""
+    rows = [
+        [
+            f"`{run.stored.run.name}`" + (" \\*" if run.stored.run.held_out else ""),
+            _epoch(run, run.onset),
+            _epoch(run, run.mattered),
+            _epoch(run, run.known),
+            run.delay,
+            run.late,
+            _epoch(run, run.gap_onset),
+            run.lag,
+            run.history[-1].phase,
+        ]
+        for run in map(detect, stored)
+        if run.onset is not None or run.known is not None or run.gap_onset is not None
+    ]
+    header = ["run", "onset", "rise matters", "known", "delay", "late", "gap opens", "lag", "phase at the end"]
+    return table(header, rows)
+
+
+def _epoch(run: Detected, index: int | None) -> int | None:
+    return None if index is None else int(run.stored.epochs[index])
+
+
+def detection_summary(stored: Sequence[Stored]) -> str:
+    """Sum up the detection, on the runs that chose its constants and on the others."""
+    rows = []
+    everything = [detect(run) for run in stored]
+    for name, part in _halves(everything, lambda run: run.stored.run.held_out):
+        true = [run for run in part if run.onset is not None]
+        negative = [run for run in part if run.onset is None]
+        lags = [run for run in part if run.lag is not None]
+        rows.append(
+            [
+                name,
+                f"{sum(run.known is not None for run in negative)} of {len(negative)}",
+                f"{sum(run.known is not None for run in true)} of {len(true)}",
+                _median(run.delay for run in true),
+                _median(run.late for run in true),
+                _median(abs(run.lag) for run in lags if run.lag is not None),
+                f"{rank_correlation(*zip(*(run.places for run in lags), strict=True)):.2f}",
+            ]
+        )
+    false, total = flat_histories(stored, replicates=10)
+    header = ["runs", "false", "found", "delay", "late", "|lag|", "rank correlation"]
+    return f"{table(header, rows)}\n\nReal runs made to stay flat: {false} false of {total} histories."
+
+
+def stops(stored: Sequence[Stored]) -> str:
+    """Say what each rule costs, on the runs that chose between them and on the others."""
+    rows = []
+    halves = _halves(learning(list(stored)), lambda run: run.run.held_out)[:2]
+    for name, rule in RULES.items():
+        cells: list[object] = [name]
+        for _, part in halves:
+            found = [rule(run) for run in part]
+            cells += [
+                f"{np.median([stop.regret for stop in found]):.1f}",
+                f"{np.mean([stop.regret for stop in found]):.1f}",
+                f"{max(stop.regret for stop in found):.1f}",
+                f"{np.median([stop.used for stop in found]):.0%}",
+            ]
+        rows.append(cells)
+    counts = [len(part) for _, part in halves]
+    header = ["rule"]
+    for half, count in zip(("choosing", "held out"), counts, strict=True):
+        header += [f"{half} ({count}): median", "mean", "worst", "epochs"]
+    return table(header, rows)
+
+
+SHOWN = ("to the end", "validation loss, patience 10", "OnsetPatience(5)", "HighOrdersAndGap(0.1, 0.05)")
+
+
+def stops_by_run(stored: Sequence[Stored]) -> str:
+    """Say where some rules stop each run, and what that costs."""
+
+    def cell(stop: Stop) -> str:
+        return f"{stop.epoch}: {stop.regret:.1f}"
+
+    rows = [
+        [
+            f"`{run.run.name}`" + (" \\*" if run.run.held_out else ""),
+            int(run.curves["test_accuracy"].argmax()),
+            *(cell(RULES[name](run)) for name in SHOWN),
+        ]
+        for run in learning(list(stored))
+    ]
+    return table(["run", "best epoch", *SHOWN], rows)
+
+
+def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
+    """Say what fewer samples, measurements and players would have told."""
+    rows = [_cost(f"{n} samples", with_samples(stored, n)) for n in (5, 10, 15, 20, 25)]
+    rows += [_cost(f"every {n}. measurement", with_every(stored, n)) for n in (2, 3, 5)]
+    for n in sorted({run.run.n_players for run in players}):
+        same = [run for run in players if run.run.n_players == n]
+        # ⟨k⟩ is another with fewer players, so it is not compared.
+        whole = [_renamed(run) for run in same]
+        rows.append([*_cost(f"{n} of 10 players, {len(same)} runs", compare(stored, whole))[:4], None, None])
+    return table(["measured with", "found", "onset moves by", "known after", "⟨k⟩ moves by", "95% interval"], rows)
+
+
+def _renamed(run: Stored) -> Stored:
+    from dataclasses import replace
+
+    return replace(run, run=replace(run.run, name=run.run.name.rsplit("-", 1)[0]))
+
+
+def _cost(name: str, cost: Cost) -> list[object]:
+    return [
+        name,
+        f"{cost.found} of {cost.runs}",
+        f"{cost.moved:.0%} of the run",
+        f"{cost.delay:.0%} of the run",
+        f"{cost.order:.2f}",
+        f"{cost.width:.2f}",
+    ]
+
+
+def spindle() -> str:
+    """Compare extractions of one network before training."""
+    with np.load(SPINDLE) as file:
+        strengths = {name: file[name] for name in file.files}
+    orders = np.arange(1, len(next(iter(strengths.values()))) + 1)
+    rows = [
+        [name, f"{(orders * s).sum() / s.sum():.2f}", f"{s.sum() / strengths['sparsest'].sum():.2f}"]
+        + [f"{share:.1%}" for share in s / s.sum()]
+        for name, s in strengths.items()
+    ]
+    return table(["extraction", "⟨k⟩", "Σ strength", *map(str, orders)], rows)
+
+
+def all_tables(folder: Path = RESULTS) -> dict[str, str]:
+    """Make every table of the page.
+
+    Args:
+        folder: the stored runs.
+
+    Returns:
+        Name to Markdown.
+    """
+    stored = load_all(folder)
+    return {
+        "runs": runs(stored),
+        "detection": detection(stored),
+        "detection summary": detection_summary(stored),
+        "stops": stops(stored),
+        "stops by run": stops_by_run(stored),
+        "accuracy": accuracy(stored, load_all(FEWER_PLAYERS)),
+        "spindle": spindle(),
+    }
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """Put tables between their markers.
+
+    Args:
+        text: a page with `<!-- table: NAME -->` and `<!-- end -->`.
+        tables: name to Markdown.
+
+    Returns:
+        The page.
+
+    Raises:
+        KeyError: if the page asks for a table that there is not.
+
+    Examples:
+        >>> fill("<!-- table: a -->old<!-- end -->", {"a": "new"}).split()
+        ['<!--', 'table:', 'a', '-->', 'new', '<!--', 'end', '-->']
+    """
+    return re.sub(
+        r"(<!-- table: (.+?) -->).*?(<!-- end -->)",
+        lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def _median(values: Iterable[int | None]) -> str | None:
+    known = [value for value in values if value is not None]
+    return f"{np.median(known):g}" if known else None
+
+
+def _halves(runs: list, held_out: Callable[..., bool]) -> list[tuple[str, list]]:  # type: ignore[type-arg]
+    return [
+        ("choosing", [run for run in runs if not held_out(run)]),
+        ("held out", [run for run in runs if held_out(run)]),
+        ("all", runs),
+    ]
