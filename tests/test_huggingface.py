@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from interaction_monitor import Probe, figures, panels
+from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
 from interaction_monitor.record import Record
 
@@ -133,6 +134,37 @@ def test_evaluations_carry_the_latest_numbers(tmp_path):
 def test_steps_are_counted_whatever_else_is_due(tmp_path, arguments, expected):
     _, watcher = trained(tmp_path, callback={"every_n_steps": 2}, max_steps=5, **arguments)
     assert positions(watcher) == expected
+
+
+def test_a_causal_model_is_measured_by_steps(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = transformers.LlamaForCausalLM(config)
+    texts = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in sentences(32)]
+    probe = most_probable(model, Probe({"input_ids": torch.stack([row["input_ids"] for row in texts[:4]])}))
+    watcher = InteractionTrainerCallback(
+        Words(VOCABULARY, n_players=4),
+        probe,
+        every_n_steps=1,
+        output="next_token_log_odds",
+        forward_func=last_token_logits,
+    )
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=3, logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=True
+    )
+    trainer = transformers.Trainer(model, arguments, train_dataset=texts, callbacks=[watcher])
+    trainer.train()
+    assert [row.step for row in watcher.observer.history] == [0, 1, 2, 3]
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [row.train_loss for row in watcher.observer.history] == [None, *logged]
+    with torch.no_grad():
+        logits = model.eval()(**probe.inputs).logits[:, -1].double()
+    targets = probe.targets[:, None]
+    others = logits.scatter(1, targets, -torch.inf).logsumexp(dim=1)
+    expected = logits.gather(1, targets)[:, 0] - others
+    torch.testing.assert_close(watcher.observer.last.v[:, -1], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_resumed_run_goes_on_with_its_record(tmp_path):
