@@ -21,7 +21,7 @@ from interaction_monitor.players import Segments
 
 
 def main() -> None:
-    options = shared_steps.options(__doc__, "shared_mnist3", epochs=4, train=2000, samples=20, width=8)
+    options = shared_steps.options(__doc__, "shared_mnist3", epochs=3, train=8000, samples=30, width=8)
     data = mnist3(options.data, n_train=options.train)
     test = TensorDataset(*(tensor[:1000] for tensor in data.test.tensors))
     images, parts = mnist3_parts(options.data)

@@ -48,6 +48,8 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
   *Ignore outliers*, which hides the start.
 - **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
   every order over time, ⟨k⟩ and the losses.
+- `{name}/carry_over`: which part of the strength was there at the measurement before, by order too, and what low and
+  high orders add to the output. High orders mostly come and go, and cancel.
 - **Scalars**: `{name}/phase` is 0 at the start, 1 in phase one, 2 in phase two.
 
 ### How to read it
@@ -208,6 +210,10 @@ def custom_scalars(
                 [_exactly(mean_order), _exactly(f"{name}/loss_gap"), *loss_tags],
             ],
             "share of the high orders": ["Multiline", [_exactly(f"{name}/high_order_share")]],
+            "share that persisted since the measurement before": [
+                "Multiline",
+                [_exactly(f"{name}/persisted_share")],
+            ],
             "phase: 0 start, 1 phase one, 2 phase two": ["Multiline", [_exactly(f"{name}/phase")]],
         }
     }

@@ -361,6 +361,8 @@ def test_the_custom_layout(written):
     )  # fmt: skip
     orders = [f"interactions/order_{k}" for k in range(1, 13)]
     assert matched(charts_of["I^(k), strength of each order (sums to n)"], orders) == orders[:10]
+    tags = ["interactions/persisted_share", "interactions/persisted_share_2"]
+    assert matched(charts_of["share that persisted since the measurement before"], tags) == tags[:1]
     tags = ["interactions/mean_order", "interactions/mean_order_low", "interactions/loss_gap", "train_loss_epoch",
             "train_loss_step", "val_loss", "val_loss_2"]  # fmt: skip
     assert matched(charts_of["mean order, losses and loss gap"], tags) == [

@@ -156,9 +156,10 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
         _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
         ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
-        note = {"transform": ax.get_yaxis_transform(), "ha": "right", "fontsize": 9, "color": "#555555"}
-        ax.text(0.99, len(shared) - 0.6, f"{len(shared)} in all networks", va="bottom", **note)
-        ax.text(0.99, len(shared) - 0.4, f"{len(distinctive)} in some", va="top", **note)
+        # beside the axes, where no bar can run through it
+        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": "#555555"}
+        ax.text(1.01, len(shared) - 0.6, f"{len(shared)} in all\nnetworks", va="bottom", **note)
+        ax.text(1.01, len(shared) - 0.4, f"{len(distinctive)} in\nsome", va="top", **note)
         ax.set_title(f"{extraction.name}, sample {comparison.samples[sample]}")
     _legend(figure, axes[0])
     return figure
