@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -94,7 +95,10 @@ class Witness(L.Callback):
             Path(self.path).write_text(json.dumps(result))
 
 
-def fit(path, world, *, precision="64-true", monitored=True, max_epochs=2, validate_every=1, **options):
+def fit(
+    path, world, *, precision="64-true", monitored=True, max_epochs=2, validate_every=1, save_to=None, checkpoint=None,
+    **options,
+):  # fmt: skip
     L.seed_everything(0, verbose=False)
     x = torch.randn(48, 1, 8, 8)
     train, test = (TensorDataset(part, torch.arange(24) % 10) for part in (x[:24], x[24:]))
@@ -105,11 +109,15 @@ def fit(path, world, *, precision="64-true", monitored=True, max_epochs=2, valid
     trainer = L.Trainer(
         max_epochs=max_epochs, accelerator="cpu", strategy="ddp_fork", devices=world, precision=precision,
         check_val_every_n_epoch=validate_every,
-        callbacks=[*([monitor] if monitor else []), Witness(monitor, path)],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[
+            *([monitor] if monitor else []), Witness(monitor, path),
+            # It is written before the measurement at the end of the epoch.
+            *([ModelCheckpoint(save_to, filename="{epoch}", monitor="val_loss")] if save_to else []),
+        ],
+        logger=False, enable_checkpointing=save_to is not None, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=Path(path).parent / Path(path).stem,
     )  # fmt: skip
-    trainer.fit(Net(), DataLoader(train, 4, shuffle=True), DataLoader(test, 8))
+    trainer.fit(Net(), DataLoader(train, 4, shuffle=True), DataLoader(test, 8), ckpt_path=checkpoint)
 
 
 def run_all(folder, only):
@@ -119,12 +127,15 @@ def run_all(folder, only):
         ("same_2", 2, {}),
         ("same_3", 3, {"validate_every": 2} | one),
         ("few_samples_3", 3, {"n_samples": 2} | one),
-        ("failure_2", 2, {"forward_func": failing(1, broken)}),
+        ("failure_3", 3, {"forward_func": failing(1, broken)}),
         ("raise_2", 2, {"forward_func": failing(1, broken), "on_error": "raise"} | one),
         ("misfit_2", 2, {"n_samples": 1000} | one),
         ("stop_2", 2, {"max_epochs": 5, "tracker": Detecting(), "stop_on_onset": True, "patience": 0}),
-        ("stop_by_one_2", 2, {"max_epochs": 5, "tracker": Detecting(only_on=0), "stop_on_onset": True, "patience": 0}),
+        ("stop_by_one_3", 3, {"max_epochs": 5, "tracker": Detecting(only_on=0), "stop_on_onset": True, "patience": 0}),
         ("budget_2", 2, {"max_epochs": 3, "max_overhead": 1e-6}),
+        ("saved_2", 2, {"save_to": f"{folder}/saved"} | one),
+        ("resumed_2", 2, {"checkpoint": f"{folder}/saved/epoch=0.ckpt"}),
+        ("changed_2", 2, {"checkpoint": f"{folder}/saved/epoch=0.ckpt", "seed": 5}),
         ("undisturbed_2", 2, {"precision": "32-true"}),
         ("without_2", 2, {"precision": "32-true", "monitored": False}),
     ]:

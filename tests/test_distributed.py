@@ -68,9 +68,9 @@ def test_sharing_the_samples_changes_nothing(result, name, world, recorded):
 
 @forks
 def test_a_failure_on_one_rank_is_one_warning_and_no_deadlock(result):
-    found, output = result("failure_2")
-    assert [rank["epoch"] for rank in found["ranks"]] == [2, 2]
-    assert [rank["steps"] for rank in found["ranks"]] == [[0], [0]]
+    found, output = result("failure_3")
+    assert [rank["epoch"] for rank in found["ranks"]] == [2, 2, 2]
+    assert [rank["steps"] for rank in found["ranks"]] == [[0], [0], [0]]
     assert output.count("rank 1 failed with RuntimeError: the cable is out") == 1
 
 
@@ -92,10 +92,10 @@ def test_what_does_not_fit_is_said_on_all_ranks(runs):
 
 
 @forks
-@pytest.mark.parametrize("scenario", ["stop_2", "stop_by_one_2"])
-def test_all_stop_together(result, scenario):
+@pytest.mark.parametrize(("scenario", "world"), [("stop_2", 2), ("stop_by_one_3", 3)])
+def test_all_stop_together(result, scenario, world):
     found, _ = result(scenario)
-    assert [rank["epoch"] for rank in found["ranks"]] == [2, 2]
+    assert [rank["epoch"] for rank in found["ranks"]] == [2] * world
     assert all(rank["stop_reason"] for rank in found["ranks"])
 
 
@@ -103,6 +103,24 @@ def test_all_stop_together(result, scenario):
 def test_all_put_off_the_same_measurements(result):
     found, _ = result("budget_2")
     assert [rank["steps"] for rank in found["ranks"]] == [[0, 9]] * 2
+
+
+@forks
+def test_all_take_up_what_one_had_recorded(result):
+    first, _ = result("saved_2")
+    found, _ = result("resumed_2")
+    # The checkpoint lacks the measurement at the end of its epoch; the record has it, and all processes take it up.
+    assert [rank["steps"] for rank in first["ranks"]] == [[0, 3]] * 2
+    assert [rank["steps"] for rank in found["ranks"]] == [[0, 3, 6]] * 2
+    assert found["recorded"] == 3
+
+
+@forks
+def test_other_settings_are_refused_on_all_ranks(runs):
+    said, found = runs["changed_2"]
+    assert found is None
+    assert "raised ProcessRaisedException" in said
+    assert "measured with seed=0, but this run has seed=5" in said
 
 
 @forks
