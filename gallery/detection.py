@@ -68,12 +68,15 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
     history = replay(stored, kind=kind)
     orders = history.column("mean_order")
     turn, fall, rise = valley(orders)
-    true = stored.run.expectation != "never learns" and fall >= 0.1 * (orders[0] - 1) and rise >= CLEAR_RISE * fall
+    learns = stored.run.expectation != "never learns"
+    # A rise in the last two measurements alone may be a spike.
+    lasts = turn <= len(orders) - 4
+    true = learns and lasts and fall >= 0.1 * (orders[0] - 1) and rise >= CLEAR_RISE * fall
     above = orders - orders[turn] >= 0.1 * fall
     lasting = [i for i in range(turn + 1, len(orders)) if above[i:].mean() > 0.9 and above[i]]
     gap = history.column("loss_gap")
     opens, _, opening = valley(gap)
-    open_ = stored.run.expectation != "never learns" and opening >= CLEAR_GAP * history[0].train_loss  # type: ignore[operator]
+    opened = learns and opening >= CLEAR_GAP * float(stored.curves["train_loss"][0])
     known = next((i for i, row in enumerate(history) if row.phase == "two"), None)
     return Detected(
         stored=stored,
@@ -81,7 +84,7 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
         onset=turn if true else None,
         known=known,
         mattered=lasting[0] if true and lasting else None,
-        gap_onset=opens if open_ else None,
+        gap_onset=opens if opened else None,
     )
 
 

@@ -33,13 +33,14 @@ REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"
 def run_figure(run: Detected) -> Figure:
     """Draw a run: six measurements with the theory's answer above, ⟨k⟩ and the losses below."""
     history, settings = run.history, run.stored.run
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=(1, 1.25))
     columns = telling_columns(history)
     bars = rows[0].subplots(1, len(columns), sharey=True)
     for ax, index in zip(np.atleast_1d(bars), columns, strict=True):
         _bars(ax, run, index)
     np.atleast_1d(bars)[0].set_ylabel("share of the strength")
+    rows[0].legend(*np.atleast_1d(bars)[0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     left, right = rows[1].subplots(1, 2)
     _orders(left, run)
     _losses(right, run)
@@ -64,8 +65,6 @@ def _bars(ax: Axes, run: Detected, index: int) -> None:
     ax.set_xticks(orders)
     ax.tick_params(labelsize=7)
     ax.set_xlabel("order", fontsize=8)
-    if index == 0:
-        ax.legend(fontsize=7)
 
 
 def _orders(ax: Axes, run: Detected) -> None:
@@ -84,8 +83,7 @@ def _orders(ax: Axes, run: Detected) -> None:
     other.set_ylabel("share of high orders")
     other.set_ylim(bottom=0)
     _mark(ax, run)
-    handles = [*ax.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    ax.legend(handles, [handle.get_label() for handle in handles], fontsize=7, loc="upper right")
+    _legend(ax, other)
 
 
 def _losses(ax: Axes, run: Detected) -> None:
@@ -101,14 +99,20 @@ def _losses(ax: Axes, run: Detected) -> None:
     other.plot(epochs, 100 * curves["test_accuracy"], color=REAL, lw=1, alpha=0.7, label="test accuracy")
     other.set_ylabel("test accuracy, %")
     _mark(ax, run)
+    _legend(ax, other)
+
+
+def _legend(ax: Axes, other: Axes) -> None:
     handles = [*ax.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-    ax.legend(handles, [handle.get_label() for handle in handles], fontsize=7, loc="center right")
+    names = [str(handle.get_label()) for handle in handles]
+    # Above the curves, which may be anywhere.
+    ax.legend(handles, names, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
 
 
 def _mark(ax: Axes, run: Detected) -> None:
     """Mark the onset as the tracker gives it, when it knew, and where the default rule would have stopped."""
     last = run.history[-1]
-    stop = RULES["HighOrdersAndGap(0.1, 0.05)"](run.stored).epoch
+    stop = RULES["HighOrdersAndGap(0.1, 0.05)"](run).epoch
     marks = [(last.onset_epoch, "onset", ":"), (last.detected_epoch, "known", "-.")]
     if stop < run.stored.n_epochs:
         marks.append((stop, "stop", "-"))

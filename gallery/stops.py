@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gallery.replay import replay
+from gallery.detection import Detected
 from gallery.stored import Stored
 from interaction_monitor.stopping import HighOrderGrowth, HighOrdersAndGap, OnsetPatience, StopRule, TransferLoss
 
@@ -21,23 +21,26 @@ class Stop:
     used: float  # share of the run's epochs
 
 
+Way = Callable[[Detected], Stop]
+
+
 def stop_at(stored: Stored, epoch: int) -> Stop:
     """Give the cost of stopping at an epoch."""
     accuracy = stored.curves["test_accuracy"]
     return Stop(epoch, 100 * float(accuracy.max() - accuracy[epoch]), epoch / stored.n_epochs)
 
 
-def by_rule(rule: StopRule) -> Callable[[Stored], Stop]:
+def by_rule(rule: StopRule) -> Way:
     """Stop after the measurement at which a rule first says so, or at the end."""
 
-    def stop(stored: Stored) -> Stop:
-        index = rule.first_stop(replay(stored))
-        return stop_at(stored, stored.n_epochs if index is None else int(stored.epochs[index]))
+    def stop(run: Detected) -> Stop:
+        index = rule.first_stop(run.history)
+        return stop_at(run.stored, run.stored.n_epochs if index is None else int(run.stored.epochs[index]))
 
     return stop
 
 
-def by_validation_loss(patience: int, *, restore: bool = False) -> Callable[[Stored], Stop]:
+def by_validation_loss(patience: int, *, restore: bool = False) -> Way:
     """Stop when the validation loss has not become lower for so many epochs, as plain early stopping does.
 
     Args:
@@ -45,7 +48,8 @@ def by_validation_loss(patience: int, *, restore: bool = False) -> Callable[[Sto
         restore: whether to go back to the weights with the lowest validation loss.
     """
 
-    def stop(stored: Stored) -> Stop:
+    def stop(run: Detected) -> Stop:
+        stored = run.stored
         loss = stored.curves["val_loss"]
         best = np.fmin.accumulate(loss)
         waited = np.array([epoch - int(np.argmin(loss[: epoch + 1])) for epoch in range(len(best))])
@@ -57,22 +61,23 @@ def by_validation_loss(patience: int, *, restore: bool = False) -> Callable[[Sto
     return stop
 
 
-def by_noise_level(below: float) -> Callable[[Stored], Stop]:
+def by_noise_level(below: float) -> Way:
     """Stop where σ̂² of the theory first falls below a level after the lowest ⟨k⟩: only known after the run."""
 
-    def stop(stored: Stored) -> Stop:
+    def stop(run: Detected) -> Stop:
+        stored = run.stored
         if "and-or" not in stored.theory:
             return stop_at(stored, stored.n_epochs)
         sigma2 = stored.theory["and-or"].sigma2
-        turn = int(np.nanargmin(replay(stored).column("mean_order")))
+        turn = int(np.nanargmin(run.history.column("mean_order")))
         found = [i for i in range(turn, len(sigma2)) if sigma2[i] < below]
         return stop_at(stored, int(stored.epochs[found[0]]) if found else stored.n_epochs)
 
     return stop
 
 
-RULES: Mapping[str, Callable[[Stored], Stop]] = {
-    "to the end": lambda stored: stop_at(stored, stored.n_epochs),
+RULES: Mapping[str, Way] = {
+    "to the end": lambda run: stop_at(run.stored, run.stored.n_epochs),
     **{f"validation loss, patience {p}": by_validation_loss(p) for p in (5, 10)},
     **{f"the same, best weights back, {p}": by_validation_loss(p, restore=True) for p in (5, 10)},
     **{f"OnsetPatience({p})": by_rule(OnsetPatience(p)) for p in (0, 5, 10)},
@@ -83,6 +88,6 @@ RULES: Mapping[str, Callable[[Stored], Stop]] = {
 }
 
 
-def learning(runs: list[Stored]) -> list[Stored]:
+def learning(runs: list[Detected]) -> list[Detected]:
     """Leave out runs that never learn: no epoch of theirs is better than another."""
-    return [stored for stored in runs if stored.run.expectation != "never learns"]
+    return [run for run in runs if run.stored.run.expectation != "never learns"]

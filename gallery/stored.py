@@ -111,7 +111,8 @@ def load(path: Path) -> Stored:
     tau = arrays["tau"].astype(np.float64)
     names = Theory.__dataclass_fields__
     return Stored(
-        run=Run(**json.loads(str(arrays["run"]))),
+        # Which preset a run is part of is no property of its result.
+        run=Run(**json.loads(str(arrays["run"])) | {"small": False}),
         epochs=arrays["epochs"].astype(np.int64),
         steps=arrays["steps"].astype(np.int64),
         strength={kind: arrays[f"strength {kind}"].astype(np.float64) * tau[:, None, None] for kind in KINDS},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)
 
 
-def runs(stored: Sequence[Stored]) -> str:
+def runs(detected: Sequence[Detected]) -> str:
     """Say of each run what it is and what was seen."""
     rows = []
-    for run in map(detect, stored):
+    for run in detected:
         settings, curves, orders = run.stored.run, run.stored.curves, run.history.column("mean_order")
         accuracy = curves["test_accuracy"]
         rows.append(
@@ -59,7 +60,7 @@ def _theory(run: Detected) -> tuple[str | None, str | None]:
     return f"{np.nanmin(theory.cosine[start:]):.3f}", f"{trend}, {first:.0e} → {last:.0e}"
 
 
-def detection(stored: Sequence[Stored]) -> str:
+def detection(detected: Sequence[Detected]) -> str:
     """Say of each run when the onset was, when it was known, and when the gap opened."""
     rows = [
         [
@@ -73,7 +74,7 @@ def detection(stored: Sequence[Stored]) -> str:
             run.lag,
             run.history[-1].phase,
         ]
-        for run in map(detect, stored)
+        for run in detected
         if run.onset is not None or run.known is not None or run.gap_onset is not None
     ]
     header = ["run", "onset", "rise matters", "known", "delay", "late", "gap opens", "lag", "phase at the end"]
@@ -84,11 +85,10 @@ def _epoch(run: Detected, index: int | None) -> int | None:
     return None if index is None else int(run.stored.epochs[index])
 
 
-def detection_summary(stored: Sequence[Stored]) -> str:
+def detection_summary(detected: Sequence[Detected]) -> str:
     """Sum up the detection, on the runs that chose its constants and on the others."""
     rows = []
-    everything = [detect(run) for run in stored]
-    for name, part in _halves(everything, lambda run: run.stored.run.held_out):
+    for name, part in _halves(detected):
         true = [run for run in part if run.onset is not None]
         negative = [run for run in part if run.onset is None]
         lags = [run for run in part if run.lag is not None]
@@ -103,15 +103,15 @@ def detection_summary(stored: Sequence[Stored]) -> str:
                 f"{rank_correlation(*zip(*(run.places for run in lags), strict=True)):.2f}",
             ]
         )
-    false, total = flat_histories(stored, replicates=10)
-    header = ["runs", "false", "found", "delay", "late", "|lag|", "rank correlation"]
+    false, total = flat_histories([run.stored for run in detected], replicates=10)
+    header = ["runs", "false", "found", "delay", "late", "absolute lag", "rank correlation"]
     return f"{table(header, rows)}\n\nReal runs made to stay flat: {false} false of {total} histories."
 
 
-def stops(stored: Sequence[Stored]) -> str:
+def stops(detected: Sequence[Detected]) -> str:
     """Say what each rule costs, on the runs that chose between them and on the others."""
     rows = []
-    halves = _halves(learning(list(stored)), lambda run: run.run.held_out)[:2]
+    halves = _halves(learning(list(detected)))[:2]
     for name, rule in RULES.items():
         cells: list[object] = [name]
         for _, part in halves:
@@ -133,7 +133,7 @@ def stops(stored: Sequence[Stored]) -> str:
 SHOWN = ("to the end", "validation loss, patience 10", "OnsetPatience(5)", "HighOrdersAndGap(0.1, 0.05)")
 
 
-def stops_by_run(stored: Sequence[Stored]) -> str:
+def stops_by_run(detected: Sequence[Detected]) -> str:
     """Say where some rules stop each run, and what that costs."""
 
     def cell(stop: Stop) -> str:
@@ -141,11 +141,11 @@ def stops_by_run(stored: Sequence[Stored]) -> str:
 
     rows = [
         [
-            f"`{run.run.name}`" + (" \\*" if run.run.held_out else ""),
-            int(run.curves["test_accuracy"].argmax()),
+            f"`{run.stored.run.name}`" + (" \\*" if run.stored.run.held_out else ""),
+            int(run.stored.curves["test_accuracy"].argmax()),
             *(cell(RULES[name](run)) for name in SHOWN),
         ]
-        for run in learning(list(stored))
+        for run in learning(list(detected))
     ]
     return table(["run", "best epoch", *SHOWN], rows)
 
@@ -163,8 +163,6 @@ def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
 
 
 def _renamed(run: Stored) -> Stored:
-    from dataclasses import replace
-
     return replace(run, run=replace(run.run, name=run.run.name.rsplit("-", 1)[0]))
 
 
@@ -202,12 +200,13 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         Name to Markdown.
     """
     stored = load_all(folder)
+    detected = [detect(run) for run in stored]
     return {
-        "runs": runs(stored),
-        "detection": detection(stored),
-        "detection summary": detection_summary(stored),
-        "stops": stops(stored),
-        "stops by run": stops_by_run(stored),
+        "runs": runs(detected),
+        "detection": detection(detected),
+        "detection summary": detection_summary(detected),
+        "stops": stops(detected),
+        "stops by run": stops_by_run(detected),
         "accuracy": accuracy(stored, load_all(FEWER_PLAYERS)),
         "spindle": spindle(),
     }
@@ -243,9 +242,9 @@ def _median(values: Iterable[int | None]) -> str | None:
     return f"{np.median(known):g}" if known else None
 
 
-def _halves(runs: list, held_out: Callable[..., bool]) -> list[tuple[str, list]]:  # type: ignore[type-arg]
+def _halves(runs: Sequence[Detected]) -> list[tuple[str, list[Detected]]]:
     return [
-        ("choosing", [run for run in runs if not held_out(run)]),
-        ("held out", [run for run in runs if held_out(run)]),
-        ("all", runs),
+        ("choosing", [run for run in runs if not run.stored.run.held_out]),
+        ("held out", [run for run in runs if run.stored.run.held_out]),
+        ("all", list(runs)),
     ]

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gallery import tables
+from gallery.detection import detect, flat_histories
+from gallery.fewer_players import FOLDER, restrict
+from gallery.ingredients import splits, with_wrong_labels
+from gallery.offline import rank_correlation, valley
+from gallery.replay import fewer_measurements, fewer_samples, replay
+from gallery.runs import RUNS, select
+from gallery.spindle import published
+from gallery.stops import RULES, by_validation_loss, learning
+from gallery.stored import load, load_all, path_of, save
+from gallery.train import train
+from interaction_monitor.functional import and_outputs, or_outputs, sparsest_and_or
+
+PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return load_all()
+
+
+@pytest.fixture(scope="module")
+def detected(stored):
+    return [detect(run) for run in stored]
+
+
+def test_what_is_stored_is_what_the_table_of_runs_says(stored):
+    table = {run.name: run for run in RUNS}
+    assert len({run.name for run in RUNS}) == len(RUNS)
+    assert len(stored) >= 24
+    for run in stored:
+        assert run.run == replace(table[run.run.name], small=False)
+        measured = sorted({*range(0, run.run.epochs + 1, run.run.every), run.run.epochs})
+        assert run.epochs.tolist() == measured
+        assert run.strength["and-or"].shape == (len(measured), run.run.n_samples, run.run.n_players)
+        assert run.n_epochs == run.run.epochs
+        assert run.solver_gap.max() <= 0.01 + 1e-6
+
+
+def shown(name):
+    match = re.search(rf"<!-- table: {name} -->\n(.*?)\n<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert match, f"the page has no table {name}"
+    return match[1]
+
+
+@pytest.mark.parametrize("name", ["runs", "detection", "stops", "stops by run"])
+def test_the_page_shows_what_is_stored(detected, name):
+    assert shown(name) == getattr(tables, name.replace(" ", "_"))(detected)
+
+
+def test_the_page_shows_the_spindle_and_every_table_there_is():
+    assert shown("spindle") == tables.spindle()
+    asked = re.findall(r"<!-- table: (.+?) -->", PAGE.read_text(encoding="utf-8"))
+    assert sorted(asked) == sorted(
+        ["runs", "detection", "detection summary", "stops", "stops by run", "accuracy", "spindle"]
+    )
+
+
+def test_negatives_raise_no_alarm_and_most_onsets_are_found(detected):
+    true = [run for run in detected if run.onset is not None]
+    assert not any(run.known is not None for run in detected if run.onset is None)
+    assert sum(run.known is not None for run in true) >= 0.7 * len(true)
+    assert all(run.delay >= 1 for run in true if run.delay is not None)
+
+
+def test_real_runs_made_to_stay_flat_rarely_raise_an_alarm(stored):
+    some = [run for run in stored if run.run.name in ("lenet-clean", "lenet-wrong-10", "vgg6-decay", "mlp-clean")]
+    false, total = flat_histories(some, replicates=5)
+    assert total == 20
+    assert false <= 2
+
+
+def test_the_default_rule_loses_little_beside_the_best_epoch(detected):
+    rule = RULES["HighOrdersAndGap(0.1, 0.05)"]
+    stops = [rule(run) for run in learning(detected)]
+    assert np.median([stop.regret for stop in stops]) <= 2.5
+    assert all(0 <= stop.used <= 1 and stop.regret >= 0 for stop in stops)
+
+
+def test_early_stopping_waits_for_its_patience(detected):
+    run = detected[0]
+    loss = np.array([3.0, 2.0, 1.0, 1.5, 1.2, 1.1, 0.5])
+    accuracy = np.array([0.1, 0.5, 0.9, 0.7, 0.6, 0.5, 1.0])
+    curves = {"val_loss": loss, "test_accuracy": accuracy}
+    run = replace(run, stored=replace(run.stored, curves=curves))
+    assert (by_validation_loss(2)(run).epoch, by_validation_loss(2)(run).regret) == (4, pytest.approx(40))
+    assert by_validation_loss(2, restore=True)(run).regret == pytest.approx(10)
+    assert by_validation_loss(9)(run).epoch == 6
+
+
+def test_a_stored_run_comes_back_nearly_as_it_was(stored, tmp_path):
+    run = stored[0]
+    again = load(save(run, tmp_path))
+    assert again.run == run.run
+    for kind, values in run.strength.items():
+        np.testing.assert_allclose(again.strength[kind], values, rtol=1e-3)
+    np.testing.assert_array_equal(again.curves["val_loss"], run.curves["val_loss"])
+
+
+def test_a_run_is_trained_measured_and_stored(tmp_path):
+    (run,) = select(["vgg6-wrong-10"])
+    short = replace(run, epochs=3, every=2, n_samples=4, n_players=4, n_train_samples=4)
+    result = train(short, outputs=tmp_path / "outputs")
+    again = load(save(result, tmp_path))
+    assert again.epochs.tolist() == [0, 2, 3]
+    assert again.curves["train_loss"][-1] < again.curves["train_loss"][0]
+    assert again.effect["train"].shape == again.effect["test"].shape == (3, 4)
+    assert np.load(tmp_path / "outputs" / "vgg6-wrong-10.npz")["v"].shape == (3, 4, 16)
+    # the same again is the same
+    np.testing.assert_array_equal(train(short).strength["and-or"], result.strength["and-or"])
+
+
+def test_training_labels_alone_are_wrong():
+    (run,) = select(["vgg6-wrong-20"])
+    parts, right = splits(run, None), splits(replace(run, wrong_labels=0.0), None)
+    changed = (parts.train[1] != right.train[1]).double().mean()
+    assert 0.12 < changed < 0.2
+    assert torch.equal(parts.validation[1], right.validation[1])
+    assert torch.equal(parts.test[1], right.test[1])
+    labels = torch.zeros(1000, dtype=torch.long)
+    assert 0.85 < (with_wrong_labels(labels, 1.0, n_classes=10, seed=0) != 0).double().mean() < 0.95
+
+
+def test_runs_are_chosen_by_name_and_preset():
+    assert [run.name for run in select(["lenet-wrong-1*"])] == ["lenet-wrong-10", "lenet-wrong-1"]
+    assert 3 <= len(select([], small=True)) < len(select([]))
+    with pytest.raises(ValueError, match="no run is called 'nothing'"):
+        select(["nothing"])
+    halves = [run.held_out for run in RUNS]
+    assert 0.3 < np.mean(halves) < 0.7
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_valley_is_the_best_of_all_splits(seed):
+    from sklearn.isotonic import isotonic_regression
+
+    generator = np.random.default_rng(seed)
+    curve = np.concatenate((np.linspace(3, 1, 8), np.linspace(1.1, 2, 9))) + 0.3 * generator.standard_normal(17)
+    errors = [
+        np.square(curve[: i + 1] - isotonic_regression(curve[: i + 1], increasing=False)).sum()
+        + (np.square(curve[i + 1 :] - isotonic_regression(curve[i + 1 :])).sum() if i + 1 < len(curve) else 0.0)
+        for i in range(len(curve))
+    ]
+    turn, fall, rise = valley(curve)
+    assert errors[turn] == pytest.approx(min(errors))
+    assert fall > 0.5
+    assert rise > 0.3
+
+
+def test_rank_correlation_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(6, size=(2, 30)).astype(float)
+    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert np.isnan(rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+
+
+def test_less_measuring_is_part_of_the_same(stored):
+    run = next(run for run in stored if run.run.name == "vgg6-wrong-10")
+    whole = replay(run).column("mean_order")
+    thinned = fewer_measurements(run, 3)
+    np.testing.assert_array_equal(replay(thinned).column("mean_order")[:5], whole[[0, 3, 6, 9, 12]])
+    assert thinned.epochs[-1] == run.epochs[-1]
+    assert fewer_samples(run, [1, 2, 3]).strength["and"].shape[1] == 3
+
+
+def test_restricted_players_are_always_present():
+    generator = torch.Generator().manual_seed(0)
+    interactions = torch.randn(2, 16, generator=generator, dtype=torch.float64)
+    v = and_outputs(interactions)
+    small = restrict(v, 2)
+    # players 2 and 3 present: coalition {0} of the small game is {0, 2, 3} of the large one
+    assert torch.equal(small[:, 1], v[:, 0b1101])
+    assert load_all(FOLDER)[0].strength["and"].shape[2] < 10
+
+
+def test_the_published_procedure_explains_the_outputs_and_ends_above_the_optimum():
+    generator = torch.Generator().manual_seed(1)
+    v = torch.randn(2, 16, generator=generator, dtype=torch.float64).cumsum(1)
+    and_, or_ = published(v, steps=3000)
+    and_[:, 0] = 0  # what is left of v(∅), which the procedure splits too
+    error = (v - v[:, :1] - and_outputs(and_) - or_outputs(or_)).abs().max(-1).values
+    assert (error <= 0.021 * (v[:, -1] - v[:, 0]).abs() + 1e-9).all()
+    cost = and_[:, 1:].abs().sum(-1) + or_[:, 1:].abs().sum(-1)
+    assert (cost >= 0.99 * sparsest_and_or(v, tie_break=0.0).objective).all()
+
+
+def test_a_finished_run_is_skipped_and_missing_data_is_named(tmp_path, capsys):
+    from gallery.__main__ import main
+
+    assert main(["train", "lenet-wrong-10"]) == 0
+    assert "lenet-wrong-10: there already" in capsys.readouterr().out
+    assert main(["train", "bert-*", "--results", str(tmp_path)]) == 0
+    assert "bert-sst2-clean: skipped, this needs --data FOLDER" in capsys.readouterr().out
+    assert main(["train", "nothing"]) == 2
+    assert not path_of("bert-sst2-clean", tmp_path).exists()
