@@ -1,47 +1,22 @@
 """What several test files need: a small network on real digits, and a trainer that leaves nothing behind."""
 
+import sys
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
 from hypothesis import settings
 from sklearn.datasets import load_digits
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+# The processes that some tests start import the networks too, so they lie in a module of their own.
+sys.path.append(str(Path(__file__).parent))
+from networks import SmallNet
 
 # The same examples on every machine: who runs the tests of an unchanged tree twice reads the same answer twice.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
-
-
-class SmallNet(L.LightningModule):
-    """A CNN with everything that a careless monitor could disturb: BatchNorm and Dropout."""
-
-    def __init__(self, learning_rate=0.1):
-        super().__init__()
-        self.learning_rate = learning_rate
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 8, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Flatten(), nn.Linear(512, 10))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-    def training_step(self, batch, batch_idx):
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
 
 
 @pytest.fixture

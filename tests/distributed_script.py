@@ -10,6 +10,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
+from networks import Convolutional
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -18,25 +19,11 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches
 
 
-class Net(L.LightningModule):
+class Net(Convolutional):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Flatten(), nn.Linear(256, 10))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-    def training_step(self, batch, batch_idx):
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
 class Detecting(PhaseTracker):

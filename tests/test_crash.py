@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
+from networks import Convolutional
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
 from torch import nn
@@ -30,25 +31,11 @@ from interaction_monitor.record import Progress, Record
 EPOCHS = 6
 
 
-class Net(L.LightningModule):
+class Net(Convolutional):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU())
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(128, 4))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-    def training_step(self, batch, batch_idx):
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
 PATCHES = FeaturePatches("features.1", grid=4, margin=0, n_players=3)

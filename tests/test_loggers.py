@@ -165,7 +165,7 @@ sys.path.insert(0, sys.argv.pop(1))
 import torch
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, TensorDataset
-from conftest import SmallNet
+from networks import SmallNet
 
 class Net(SmallNet):
     def train_dataloader(self):
