@@ -141,7 +141,7 @@ def compare(
 
     Args:
         records: the runs, at least two; or one run several times, with different `epochs`.
-        names: what they are called; None takes the names of the folders, with the epochs.
+        names: what they are called; None takes the ends of the folders' paths, with the epochs.
         epochs: the measurement of each run to take, by its completed epochs; one number for all; None the last.
         alpha: as in `shared_and_or`.
         noise: as in `shared_and_or`.
@@ -166,7 +166,7 @@ def compare(
     v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
     if names is None:
         found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
-        names = [f"{_name(record)}, epoch {epoch}" for record, epoch in zip(records, found, strict=True)]
+        names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
     return compare_outputs(
         v,
         names=names,
@@ -188,10 +188,14 @@ def _measured(record: Record) -> Measured:
     )
 
 
-def _name(record: Record) -> str:
-    folder = record.folder.resolve()
+def _names(records: Sequence[Record]) -> list[str]:
+    """Name records by as much of the ends of their paths as tells them apart."""
+    parts = [record.folder.resolve().parts for record in records]
     # the monitor puts its record into a folder of the same name in every run
-    return f"{folder.parent.name}/{folder.name}"
+    length = 2
+    while len({path[-length:] for path in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(path[-length:]) for path in parts]
 
 
 def _row(record: Record, epoch: int | None) -> int:
