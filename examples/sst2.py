@@ -18,7 +18,7 @@ from interaction_monitor.players import Words
 # From scratch and on few sentences, the papers' learning rate of 0.01 has learned nothing after minutes.
 SMALL = {
     "scratch": training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05),
-    "pretrained": training.Size(epochs=8, train=500, players=7, samples=8),
+    "pretrained": training.Size(epochs=8, train=500, players=6, samples=8),
 }
 
 

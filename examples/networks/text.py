@@ -64,7 +64,7 @@ class MiniLM(nn.Module):
         logging.set_verbosity_error()
         self.bert = AutoModelForSequenceClassification.from_pretrained(
             self.folder(), num_hidden_layers=depth, num_labels=n_classes
-        )
+        ).train()  # it comes in eval mode, without dropout
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.bert(input_ids=ids, attention_mask=(ids != 0).long()).logits
