@@ -235,3 +235,19 @@ def test_tables_get_a_similarity():
     players = assign_players(model, Columns(n_players=4), probe)
     row = Observer(probe, players, train=(probe, players)).observe(model, epoch=0, step=0)
     assert row.similarity[0] == pytest.approx(1.0)
+
+
+def test_measuring_training_samples_leaves_training_as_it_was(make_net, make_trainer, loaders):
+    def trained(*monitors):
+        torch.manual_seed(0)
+        net = make_net()
+        torch.manual_seed(1)
+        make_trainer(*monitors, max_epochs=1).fit(net, *loaders)
+        return net.state_dict(), torch.rand(1)
+
+    patches = ImagePatches(grid=4, margin=0, n_players=3)
+    alone, draw = trained()
+    watched, other_draw = trained(InteractionMonitor(patches, n_samples=2, n_train_samples=2, on_error="raise"))
+    assert draw == other_draw
+    for name, value in alone.items():
+        assert torch.equal(value, watched[name]), name
