@@ -40,8 +40,7 @@ class MaskedRows:
     def __init__(self, players: PlayerMap) -> None:
         self.players = players
         self._first, self._last = players.axes[0], players.axes[-1]
-        adjacent = self._last - self._first == len(players.axes) - 1
-        self._in_place = adjacent and players.labels.device.type == "cpu"
+        self._in_place = writes_in_place(players)
         self._cells: dict[int, list[Tensor]] = {}
         self._written: _Written | None = None
 
@@ -91,9 +90,12 @@ class MaskedRows:
         if before is not None and before.buffer.shape == shape and before.buffer.dtype == x.dtype:
             return before.buffer
         self._written = None
-        last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        buffer = x.new_empty(shape)
-        return buffer.contiguous(memory_format=torch.channels_last) if last else buffer
+        # In any other layout, positions on these axes could not be joined as a view.
+        channels_last = (
+            self.players.axes == (2, 3) and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        )
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
     def _fill(self, rows: Tensor, x: Tensor, sample: int, coalitions: range) -> Tensor:
         """Write all rows of one sample, and return it without any player."""
@@ -132,8 +134,19 @@ class MaskedRows:
     def _cells_of(self, sample: int) -> list[Tensor]:
         if sample not in self._cells:
             labels = self.players.labels[sample].flatten()
-            self._cells = {sample: [(labels == player).nonzero()[:, 0] for player in range(self.players.n_players)]}
+            order = labels.argsort(stable=True)
+            sizes = (labels + 1).bincount(minlength=self.players.n_players + 1)
+            self._cells = {sample: list(torch.split(order, sizes.tolist())[1:])}
         return self._cells[sample]
+
+
+def writes_in_place(players: PlayerMap) -> bool:
+    """Tell whether rows are written in place: where the host does the work, and the positions are neighbouring axes.
+
+    A GPU selects faster than it is told what to write, and would be asked whether the buffer is still as it was.
+    """
+    neighbouring = players.axes[-1] - players.axes[0] == len(players.axes) - 1
+    return neighbouring and players.labels.device.type == "cpu"
 
 
 def _goes_on(before: _Written, x: Tensor, chunk: Chunk) -> bool:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 @dataclass
@@ -23,11 +22,21 @@ class _Given:
     module: nn.Module
     result: Any
     copy: Any
-    versions: list[int | None]
+    versions: list[tuple[Tensor, int | None]]
+
+    @classmethod
+    def by(cls, module: nn.Module, result: Any) -> _Given:
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        return cls(module, result, tree_map(_cloned, result), [(tensor, _version(tensor)) for tensor in tensors])
 
     def again(self) -> Any:
         """Return it as it was given, also where the code that followed has changed it in place."""
-        return self.result if _versions(self.result) == self.versions else tree_map(_cloned, self.copy)
+        return self.result if self.unchanged else tree_map(_cloned, self.copy)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing was written to it since."""
+        return all(_version(tensor) == version is not None for tensor, version in self.versions)
 
 
 @dataclass
@@ -35,10 +44,12 @@ class Prefix:
     """The outputs of the modules that are done before a layer is, and of the layer itself.
 
     Attributes:
+        model: the whole.
         layer: where the prefix ends.
         samples: for which samples the outputs are; none at first.
     """
 
+    model: nn.Module
     layer: nn.Module
     samples: range = range(0)
     _given: list[_Given] = field(default_factory=list)
@@ -59,12 +70,16 @@ class Prefix:
             if ended:
                 return
             # Its parts need not be given again.
-            given[first:] = [_Given(module, result, tree_map(_cloned, result), _versions(result))]
+            given[first:] = [_Given.by(module, result)]
             ended = module is self.layer
 
         self.samples = range(0)
-        handles = register_module_forward_pre_hook(begin), register_module_forward_hook(end)
+        handles: list[Any] = []
         try:
+            for module in self.model.modules():
+                # First, so that the user's own hooks change what is given again as they changed it before.
+                handles.append(module.register_forward_pre_hook(begin, prepend=True))
+                handles.append(module.register_forward_hook(end, prepend=True))
             yield
         finally:
             for handle in handles:
@@ -83,14 +98,16 @@ class Prefix:
         for given in self._given:
             result = given.again()
             if repeat > 1:
-                kept = given.module is self.layer
-                result = (
-                    _repeated_rest(result, repeat, self.samples) if kept else repeated(result, repeat, self.samples)
-                )
+                widen = _repeated_rest if given.module is self.layer else repeated
+                result = widen(result, repeat, self.samples)
+                if not given.unchanged:
+                    # Nobody can write to a view that has all rows in one place.
+                    result = tree_map(_own, result)
             calls.setdefault(given.module, []).append(result)
         try:
             for module, results in calls.items():
-                module.forward = _giving(results, module.forward)
+                # Past nn.Module's own __setattr__, which takes its time.
+                module.__dict__["forward"] = _giving(results, module.forward)
             yield
         finally:
             for module, forward in before.items():
@@ -134,13 +151,10 @@ def _cloned(x: Any) -> Any:
     return x.clone() if isinstance(x, Tensor) else x
 
 
-def _versions(result: Any) -> list[int | None]:
-    found: list[int | None] = []
+def _own(x: Any) -> Any:
+    return x.contiguous() if isinstance(x, Tensor) else x
 
-    def note(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            found.append(None if x.is_inference() else x._version)
-        return x
 
-    tree_map(note, result)
-    return found
+def _version(tensor: Tensor) -> int | None:
+    # Inference tensors keep no count of in-place changes.
+    return None if tensor.is_inference() else tensor._version

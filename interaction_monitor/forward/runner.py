@@ -55,7 +55,7 @@ class Runner:
     def forget(self) -> None:
         """Let go of all memory that is kept from chunk to chunk."""
         self._masked = MaskedRows(self.players)
-        self._prefix = None if self._layer is None else Prefix(self._layer)
+        self._prefix = None if self._layer is None else Prefix(self.model, self._layer)
         self._most_samples = 0
 
     def logits(self, chunk: Chunk) -> Tensor:
@@ -70,13 +70,13 @@ class Runner:
             return self.spread_logits(chunk)
         if self.way == "given again":
             return self.given_again_logits(chunk)
-        rows = chunk.rows_on(players.labels.device)
         if players.layer is not None:
             return self.full_logits(chunk)
         key, x = self.probe.entry(players.input_key)
         masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
         if isinstance(self.probe.inputs, Tensor):
             return self.call(masked, len(chunk))
+        rows = chunk.rows_on(masked.device)
         others = {name: entry[rows] for name, entry in self.probe.inputs.items() if name != key}
         return self.call({name: masked if name == key else others[name] for name in self.probe.inputs}, len(chunk))
 

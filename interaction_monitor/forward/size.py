@@ -21,7 +21,7 @@ from interaction_monitor.forward.runner import Runner
 log = logging.getLogger(__name__)
 
 # Beyond some megabytes a CPU gains nothing from larger batches, and loses what its caches hold.
-CPU_BYTES = 2**25
+CPU_BYTES = 12 * 2**20
 CPU_ROWS = 1024
 # A GPU needs large batches to be busy. Its memory is mostly the training's.
 GPU_FRACTION = 32
