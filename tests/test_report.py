@@ -13,6 +13,7 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from interaction_monitor import cli
+from interaction_monitor.comparison import figures
 from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
 from interaction_monitor.overlay import lay_over
@@ -205,7 +206,8 @@ class TestWhatCarriesOver:
 
 
 class TestOtherNetworks:
-    def test_what_they_share_is_told(self, planted_run, make_planted_run, tmp_path):
+    def test_what_they_share_is_told(self, planted_run, make_planted_run, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "draw_all", lambda comparison: dict.fromkeys(figures.PICTURES, b""))
         record = planted_run()
         other = make_planted_run(tmp_path / "other" / "interactions", levels=(0.3, 0.1))
         page = Page(report_page(record, [other]))
