@@ -49,8 +49,9 @@ def set_up(
         return call(module, trainer.precision_plugin.convert_input(inputs))
 
     with ranks.together():
-        chosen = _choose(monitor, trainer, pl_module, forward_func) if ranks.rank == 0 else None
+        chosen = _choose(monitor, trainer, pl_module, forward_func, state) if ranks.rank == 0 else None
     probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
+    monitor.samples = plain(probe)
     observer = Observer(
         probe,
         players,
@@ -92,6 +93,7 @@ def _choose(
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
     forward_func: Callable[..., Any],
+    state: dict[str, Any] | None,
 ) -> tuple[Probe, PlayerMap, tuple[Probe, PlayerMap] | None]:
     n_players = monitor.players.n_players
     if monitor.interactions == "and-or" and n_players > MAX_PLAYERS:
@@ -100,6 +102,8 @@ def _choose(
             "take fewer players, or interactions='and'"
         )
     probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
+    if state is not None:
+        probe = resume.samples_of(state, probe, given=monitor.probe is not None)
     check_forwards(len(probe) + monitor.n_train_samples, n_players)
 
     def assign(samples: Probe) -> PlayerMap:

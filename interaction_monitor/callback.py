@@ -139,6 +139,7 @@ class InteractionMonitor(Callback):
         self._restored: dict[str, Any] | None = None
         self._seen_step = 0
         self._tried_step = -1
+        self.samples: dict[str, Any] | None = None  # a digest of the samples
         self.shown: int | None = None  # the loggers' step of the last measurement
         self._saved: int | None = None  # optimizer steps at a checkpoint that the record does not know of yet
 
@@ -234,7 +235,8 @@ class InteractionMonitor(Callback):
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
         if self.observer is None:
             return self._restored or {}
-        return resume.state_of(self.observer, self.budget, settings_of(self), shown=self.shown)
+        settings = settings_of(self)
+        return resume.state_of(self.observer, self.budget, settings, samples=self.samples, shown=self.shown)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""

@@ -11,23 +11,32 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from interaction_monitor._settings import differences
+from interaction_monitor._settings import differences, plain
 from interaction_monitor._trainer import free
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
+from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError
 from interaction_monitor.schedule import Budget
 
 VERSION = 2
 
 
-def state_of(observer: Observer, budget: Budget, settings: Mapping[str, Any], *, shown: int | None) -> dict[str, Any]:
+def state_of(
+    observer: Observer,
+    budget: Budget,
+    settings: Mapping[str, Any],
+    *,
+    samples: Mapping[str, Any] | None = None,
+    shown: int | None = None,
+) -> dict[str, Any]:
     """Return what a resumed run needs, as plain values and tensors that load without pickle.
 
     Args:
         observer: what was measured so far.
         budget: the account of time.
         settings: what decides what a measurement means, see `_settings`.
+        samples: a digest of the probe's, see `_settings`.
         shown: the loggers' step of the last measurement; None before the first.
     """
     return {
@@ -36,6 +45,7 @@ def state_of(observer: Observer, budget: Budget, settings: Mapping[str, Any], *,
         "record": None if observer.record is None else str(observer.record.folder.resolve()),
         "budget": budget.state_dict(),
         "settings": dict(settings),
+        "samples": samples,
         "shown": shown,
     }
 
@@ -69,6 +79,47 @@ def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
             f"the checkpoint's history was measured with {was}, but this run has {now}, so its numbers would not go "
             f"together; resume with {was}, or give the monitor another name= to begin a new history and record"
         )
+
+
+def samples_of(state: dict[str, Any], probe: Probe, *, given: bool) -> Probe:
+    """Return the samples on which the checkpoint's history was measured.
+
+    Args:
+        state: what `state_of` returned when the checkpoint was taken.
+        probe: the samples that this run would take.
+        given: whether they were given as `probe=`, and not taken from a loader.
+
+    Returns:
+        These, or those in the record of the interrupted run, where a loader does not give the same again.
+
+    Raises:
+        ValueError: if other samples were given.
+    """
+    before, labels = state.get("samples"), state["observer"].get("labels")
+    as_many = isinstance(labels, Tensor) and labels.shape[:1] == (len(probe),)  # else restoring says what is wrong
+    if before is None or not as_many or before == plain(probe):
+        return probe
+    if given:
+        raise ValueError(
+            "the checkpoint's history was measured with other samples than probe= holds now; resume with the same, or "
+            "give the monitor another name= to begin a new history and record"
+        )
+    try:
+        record = Record.open(state["record"])
+        recorded = Probe(record.probe_inputs, record.probe_targets)
+    except (RecordError, TypeError, ValueError):
+        recorded = probe
+    if plain(recorded) == before:
+        rank_zero_warn(
+            "InteractionMonitor: the loader gives other samples than when the run began; it goes on with those of "
+            f"its record, {state['record']}"
+        )
+        return recorded
+    rank_zero_warn(
+        "InteractionMonitor: the loader gives other samples than when the run began, and its record does not hold "
+        "those; what is measured from here on may differ for that alone"
+    )
+    return probe
 
 
 def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:

@@ -41,9 +41,9 @@ class Net(Convolutional):
 PATCHES = FeaturePatches("features.1", grid=4, margin=0, n_players=3)
 
 
-def fit(folder, *callbacks, checkpoint=None, monitor_options=(), **options):
+def fit(folder, *callbacks, checkpoint=None, monitor_options=(), seed=0, **options):
     """Train, from a checkpoint if there is one; return the monitor."""
-    L.seed_everything(0, verbose=False)
+    L.seed_everything(seed, verbose=False)
     data = TensorDataset(torch.randn(16, 1, 8, 8), torch.arange(16) % 4)
     settings = {"players": PATCHES, "n_samples": 3, "interactions": "and"} | dict(monitor_options)
     monitor = InteractionMonitor(**settings)
@@ -198,7 +198,7 @@ def change(path, **entries):
 
 
 def test_a_state_of_the_first_version_is_read(tmp_path, saved):
-    change(saved[1], version=None, budget=None, settings=None, shown=None)
+    change(saved[1], version=None, budget=None, settings=None, samples=None, shown=None)
     (saved[0].observer.record.folder / "progress.json").unlink()
     observer = fit(tmp_path, checkpoint=saved[1], max_epochs=2).observer
     assert observer.history.epochs.tolist() == [0, 1, 2]
@@ -263,6 +263,23 @@ def test_a_baseline_that_is_computed_stays_that_of_the_start(tmp_path):
     first = fit(tmp_path, keep, max_epochs=1, monitor_options=options).observer
     again = fit(tmp_path, checkpoint=tmp_path / "saved" / "end.ckpt", max_epochs=2, monitor_options=options).observer
     assert again.players.baseline == first.players.baseline
+
+
+def test_samples_that_a_loader_does_not_give_again_come_from_the_record(tmp_path, saved):
+    monitor, checkpoint = saved
+    with pytest.warns(UserWarning, match="goes on with those of its record"):
+        resumed = fit(tmp_path, checkpoint=checkpoint, max_epochs=2, seed=1).observer  # which draws other data
+    assert torch.equal(resumed.probe.inputs, monitor.observer.probe.inputs)
+    assert resumed.record.folder == monitor.observer.record.folder
+    monitor.observer.record.folder.rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="may differ for that alone"):
+        fit(tmp_path, checkpoint=checkpoint, max_epochs=2, seed=1)
+
+
+def test_other_samples_that_are_given_are_refused(tmp_path, saved):
+    probe = Probe(torch.rand(3, 1, 8, 8), torch.arange(3))
+    with pytest.raises(MisconfigurationException, match=r"other samples than probe= holds.*name="):
+        fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options={"probe": probe})
 
 
 @pytest.mark.parametrize(
