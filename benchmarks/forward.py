@@ -20,7 +20,6 @@ from interaction_monitor import assign_players, masked_outputs
 from interaction_monitor.forward.memory import LiveBytes
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, logits_of
 from interaction_monitor.functional import (
-    SparsestAndOr,
     mean_order,
     mean_order_interval,
     order_distribution,
@@ -109,50 +108,51 @@ def against_the_bare_suffix() -> None:
 
 
 @torch.no_grad()
-def naive(case: Case, players: PlayerMap, n_coalitions: int) -> None:
-    """One full forward for each coalition, sample after sample, and the log-odds of each."""
-    for sample in range(len(case.probe)):
-        for coalition in range(n_coalitions):
+def naive(model: nn.Module, probe: Probe, players: PlayerMap) -> None:
+    """One full forward for each of a few coalitions, sample after sample, and the log-odds of each."""
+    name = players.layer or ""
+    for sample in range(len(probe)):
+        for coalition in range(FEW):
 
             def mask(x: Tensor, sample: int = sample, coalition: int = coalition) -> Tensor:
                 return players.mask(x, sample, torch.tensor([coalition]))
 
-            with changed_output(find_layer(case.model, players.layer or ""), players.layer or "", mask):
-                z = call_model(case.model, case.probe.inputs_of(sample))[0].double()
-            target = int(case.probe.targets[sample])  # type: ignore[index]
+            with changed_output(find_layer(model, name), name, mask):
+                z = call_model(model, probe.inputs_of(sample))[0].double()
+            target = int(probe.targets[sample])  # type: ignore[index]
             float(z[target] - torch.cat((z[:target], z[target + 1 :])).logsumexp(0))
 
 
 def in_parts() -> None:
-    print("\na measurement in parts, seconds for 50 samples of 10 players (fewer are run, and scaled up)")
-    print(f"{'network':26} {'forwards':>9} {'extraction':>11} {'metric':>8} {'whole':>8} {'naive':>8} {'faster':>7}")
-    for case in cases(n_players=10):
-        if case.name not in ("LeNet, 28x28", "VGG-11, 32x32"):
-            continue
-        players = assign_players(case.model, case.players, case.probe)
-        times = 50 / len(case.probe)
-        v = masked_outputs(case.model, case.probe, players)
+    print("\na measurement of 50 samples of 10 players in parts, seconds")
+    print(f"{'network':16} {'forwards':>9} {'extraction':>11} {'metric':>8} {'whole':>8} {'naive':>8} {'faster':>7}")
+    lenet, _, vgg, *_ = cases(n_players=10, n_samples=50)
+    v = masked_outputs(lenet.model, lenet.probe, assign_players(lenet.model, lenet.players, lenet.probe))
+    found = sparsest_and_or(v)
 
-        def metric(v: Tensor = v, found: SparsestAndOr = sparsest_and_or(v)) -> None:  # noqa: B008  # made once
-            strength = order_strength(found.and_, found.or_, saliency_threshold(v))
-            order_distribution(strength), mean_order(strength), mean_order_interval(strength)
+    def metric() -> None:
+        strength = order_strength(found.and_, found.or_, saliency_threshold(v))
+        order_distribution(strength), mean_order(strength), mean_order_interval(strength)
 
-        parts: tuple[Callable[[], object], ...] = (
-            lambda case=case, players=players: masked_outputs(case.model, case.probe, players),
-            lambda v=v: sparsest_and_or(v),
-            metric,
-            lambda case=case, players=players: naive(case, players, FEW),
-        )
-        case.model.eval()
-        turns = [[taken(part).clock for part in parts] for _ in range(3)]
-        forwards, extraction, measured, slow = (statistics.median(turn) * times for turn in zip(*turns, strict=True))
+    # Neither depends on the network.
+    extraction, measured = (
+        statistics.median(taken(part).clock for _ in range(3)) for part in (lambda: sparsest_and_or(v), metric)
+    )
+    for case, few in ((lenet, 50), (vgg, 1)):
+        probe = case.probe.select(range(few))
+        players = assign_players(case.model.eval(), case.players, probe)
+        turns = [
+            (
+                taken(lambda: masked_outputs(case.model, probe, players)),
+                taken(lambda: naive(case.model, probe, players)),
+            )  # run at once
+            for _ in range(3)
+        ]
+        forwards, slow = (statistics.median(turn[i].clock for turn in turns) * 50 / few for i in (0, 1))
         slow *= 2**10 / FEW
         whole = forwards + extraction + measured
-        print(
-            f"{case.name:26} {forwards:9.2f} {extraction:11.2f} {measured:8.3f} {whole:8.2f} {slow:8.1f} "
-            f"{slow / forwards:6.1f}x",
-            flush=True,
-        )
+        parts = f"{forwards:9.2f} {extraction:11.2f} {measured:8.3f} {whole:8.2f} {slow:8.1f}"
+        print(f"{case.name:16} {parts} {slow / forwards:6.1f}x", flush=True)
 
 
 @torch.no_grad()
