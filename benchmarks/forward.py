@@ -10,13 +10,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks._networks import Case, cases
-from interaction_monitor import assign_players, masked_outputs
+from interaction_monitor import Probe, assign_players, masked_outputs
 from interaction_monitor.forward.memory import LiveBytes
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, logits_of
 from interaction_monitor.functional import (
@@ -141,13 +142,8 @@ def in_parts() -> None:
     for case, few in ((lenet, 50), (vgg, 1)):
         probe = case.probe.select(range(few))
         players = assign_players(case.model.eval(), case.players, probe)
-        turns = [
-            (
-                taken(lambda: masked_outputs(case.model, probe, players)),
-                taken(lambda: naive(case.model, probe, players)),
-            )  # run at once
-            for _ in range(3)
-        ]
+        ours, theirs = (partial(run, case.model, probe, players) for run in (masked_outputs, naive))
+        turns = [(taken(ours), taken(theirs)) for _ in range(3)]
         forwards, slow = (statistics.median(turn[i].clock for turn in turns) * 50 / few for i in (0, 1))
         slow *= 2**10 / FEW
         whole = forwards + extraction + measured
