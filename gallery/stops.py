@@ -82,7 +82,11 @@ RULES: Mapping[str, Way] = {
     **{f"the same, best weights back, {p}": by_validation_loss(p, restore=True) for p in (5, 10)},
     **{f"OnsetPatience({p})": by_rule(OnsetPatience(p)) for p in (0, 5, 10)},
     **{f"HighOrderGrowth({r})": by_rule(HighOrderGrowth(r)) for r in (0.1, 0.3, 0.5)},
-    **{f"HighOrdersAndGap({r}, {g})": by_rule(HighOrdersAndGap(r, g)) for r in (0.0, 0.1, 0.2) for g in (0.05, 0.1)},
+    **{
+        f"HighOrdersAndGap({r}, {g})": by_rule(HighOrdersAndGap(r, g))
+        for r, g in ((0.0, 0.05), (0.1, 0.05), (0.2, 0.05), (0.1, 0.02), (0.1, 0.1))
+    },
+    **{f"HighOrdersAndGap(0.1, 0.05, patience={p})": by_rule(HighOrdersAndGap(0.1, 0.05, patience=p)) for p in (0, 4)},
     **{f"TransferLoss({s})": by_rule(TransferLoss(s)) for s in (0.05, 0.1, 0.2)},
     **{f"σ̂² below {s:g} (hindsight)": by_noise_level(s) for s in (1e-3, 1e-4)},
 }

@@ -93,6 +93,7 @@ def save(stored: Stored, folder: Path = RESULTS) -> Path:
     target = path_of(stored.run.name, folder)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.chmod(file.name, 0o644)
     os.replace(file.name, target)
     return target
 

@@ -104,7 +104,7 @@ class HighOrderGrowth(StopRule):
 
 @dataclass(frozen=True)
 class HighOrdersAndGap(StopRule):
-    """Stop when high orders have come back and the loss gap has opened, both for some measurements.
+    """Stop when high orders have come back, the loss gap has opened and the test loss no longer falls.
 
     The one that `stop_on_onset=True` means, as it lost the least test accuracy on the gallery's runs. It needs the
     training and the validation loss, and never stops a run that does not log both.
@@ -113,6 +113,8 @@ class HighOrdersAndGap(StopRule):
         regained: the part of what the share of high orders lost that must be back.
         gap: by how much test loss minus train loss must lie above its lowest, as a part of the first train loss.
         measurements: how many in a row must show both.
+        patience: how many measurements ago the test loss must have been lowest, at least. In a clean run high
+            orders and gap grow while the network still learns.
 
     Raises:
         ValueError: if a number is out of range.
@@ -121,9 +123,10 @@ class HighOrdersAndGap(StopRule):
     regained: float = 0.1
     gap: float = 0.05
     measurements: int = 2
+    patience: int = 2
 
     def __post_init__(self) -> None:
-        _check(measurements=self.measurements, regained=self.regained, gap=self.gap)
+        _check(measurements=self.measurements, regained=self.regained, gap=self.gap, patience=self.patience)
 
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
@@ -132,9 +135,12 @@ class HighOrdersAndGap(StopRule):
         opened = _above_lowest(gap) >= self.gap * abs(_first(history.column("train_loss")))
         if not _lasting(high & opened, self.measurements):
             return None
+        waited = len(history) - 1 - int(np.nanargmin(history.column("test_loss")))
+        if waited < self.patience:
+            return None
         return (
-            f"high orders hold {history[-1].high_order_share:.1%} of the strength again and the loss gap has opened "
-            f"from {np.nanmin(gap):+.3f} to {gap[-1]:+.3f}"
+            f"high orders hold {history[-1].high_order_share:.1%} of the strength again, the loss gap has opened "
+            f"from {np.nanmin(gap):+.3f} to {gap[-1]:+.3f}, and the test loss was lowest {waited} measurements ago"
         )
 
 
@@ -182,7 +188,7 @@ def rule_of(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None)
 
     Examples:
         >>> rule_of(stop=None, stop_on_onset=True, patience=None)
-        HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2)
+        HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2, patience=2)
         >>> rule_of(stop=None, stop_on_onset=True, patience=5)
         OnsetPatience(measurements=5)
     """

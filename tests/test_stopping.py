@@ -47,8 +47,8 @@ def history(**columns):
 
 
 SHARES = [0.5, 0.2, 0.1, 0.12, 0.15, 0.15, 0.3, 0.4]  # 0.4 is lost
-TRAIN = [2.0, 1.5, 1.0, 0.8, 0.7, 0.6, 0.5, 0.4]
-TEST = [2.0, 1.5, 1.0, 0.8, 0.7, 0.75, 0.9, 1.0]  # opens by 0.15 at index 5, 0.4 at 6
+TRAIN = [2.0, 1.5, 1.0, 0.8, 0.6, 0.6, 0.5, 0.4]
+TEST = [2.0, 1.5, 1.0, 0.8, 0.6, 0.65, 0.9, 1.0]  # opens by 0.05 at index 5, 0.4 at 6
 
 
 def test_onset_patience_counts_measurements_since_it_is_known():
@@ -66,19 +66,29 @@ def test_high_orders_stop_when_the_part_is_back_for_long_enough():
 
 def test_high_orders_and_gap_need_both():
     both = history(high_order_share=SHARES, train_loss=TRAIN, test_loss=TEST)
-    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=1).first_stop(both) == 5
-    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2).first_stop(both) == 6
+    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=1, patience=0).first_stop(both) == 6
+    assert HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2, patience=0).first_stop(both) == 7
+    assert HighOrdersAndGap(regained=0.1, gap=0.02, measurements=2, patience=0).first_stop(both) == 6
     no_gap = history(high_order_share=SHARES, train_loss=TRAIN, test_loss=TRAIN)
-    assert HighOrdersAndGap().first_stop(no_gap) is None
+    assert HighOrdersAndGap(patience=0).first_stop(no_gap) is None
     no_high = history(high_order_share=sorted(SHARES, reverse=True), train_loss=TRAIN, test_loss=TEST)
-    assert HighOrdersAndGap().first_stop(no_high) is None
+    assert HighOrdersAndGap(patience=0).first_stop(no_high) is None
+
+
+def test_a_run_whose_test_loss_still_falls_goes_on():
+    falling = [2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3]  # while the gap opens by 1.3 in all
+    run = history(high_order_share=SHARES, train_loss=[2.0, 1.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0], test_loss=falling)
+    assert HighOrdersAndGap(patience=0).first_stop(run) == 5
+    assert HighOrdersAndGap(patience=1).first_stop(run) is None
+    both = history(high_order_share=SHARES, train_loss=TRAIN, test_loss=TEST)
+    assert HighOrdersAndGap(measurements=1, patience=3).first_stop(both) == 7  # lowest at 4
 
 
 def test_without_losses_the_gap_never_opens():
     assert HighOrdersAndGap().first_stop(history(high_order_share=SHARES)) is None
     # losses that come later count from there on, as an epoch without validation has none
     late = history(high_order_share=SHARES, train_loss=[None, *TRAIN[1:]], test_loss=[None, *TEST[1:]])
-    assert HighOrdersAndGap(measurements=1).first_stop(late) == 5
+    assert HighOrdersAndGap(measurements=1).first_stop(late) == 6
 
 
 def test_transfer_loss_compares_training_samples_with_others():
