@@ -1,7 +1,7 @@
 """Watch LeNet or VGG-11 learn MNIST digits, of which some are wrongly labelled.
 
-python -m examples.mnist --data FOLDER                    # LeNet, about a minute on a core
-python -m examples.mnist --data FOLDER --network vgg11    # an eighth as wide as in the papers, about four minutes
+python -m examples.mnist --data FOLDER                    # LeNet
+python -m examples.mnist --data FOLDER --network vgg11    # an eighth as wide as in the papers
 python -m examples.mnist --data FOLDER --full             # the papers' settings, for a GPU
 """
 
