@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench gallery docs clean
 
 help:
 	@echo "make demo   train a small network on digits and watch its two phases (about 3 minutes)"
 	@echo "make test   run all tests, the doctests and the code blocks of the documentation"
 	@echo "make lint   check style and types and build the documentation strictly"
 	@echo "make bench  time the package against the alternatives"
+	@echo "make gallery [DATA=FOLDER] [RUNS='lenet-*']   train the gallery's runs that are not stored yet (hours)"
 
 $(VENV)/.made-%: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +28,11 @@ lint: $(VENV)/.made-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+gallery: $(VENV)/.made-demo
+	$(BIN)/python -m gallery train $(if $(DATA),--data $(DATA)) $(RUNS)
+	$(BIN)/python -m gallery analyse
+	$(BIN)/python -m gallery figures
 
 docs: $(VENV)/.made-lint
 	$(BIN)/mkdocs serve

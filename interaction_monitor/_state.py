@@ -44,7 +44,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put `model` into eval mode without gradients; on leaving, all is as it was, also after an exception.
 
     Restored are the `training` flag of every module, every buffer (some modules write to theirs even in eval
-    mode) and the random states.
+    mode), every attribute that is a number, a string or None (some count their calls) and the random states.
     """
     # Flags are set one by one because train() and eval() may be overridden, with effects that nothing could
     # undo.
@@ -55,6 +55,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    plain = [(vars(module), {k: v for k, v in vars(module).items() if _is_plain(v)}) for module in model.modules()]
     with preserved_rng(), torch.no_grad():
         try:
             for module, _ in flags:
@@ -68,6 +69,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer
+            for attributes, earlier in plain:
+                attributes.update({k: v for k, v in earlier.items() if attributes.get(k) is not v})
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, complex, str))
 
 
 def _cuda_in_use() -> bool:

@@ -280,22 +280,23 @@ def test_everything_is_left_as_it_was(model, probe):
 
 
 class Restless(nn.Module):
-    """Draws random numbers, writes to its buffers in eval mode, and may fail."""
+    """Draws random numbers, counts its calls, writes to its buffers in eval mode, and may fail."""
 
     def __init__(self, error=None, after=0):
         super().__init__()
         self.conv = nn.Conv2d(1, 3, 1)
-        self.error, self.after, self.calls = error, after, 0
+        self.error, self.after, self.calls, self.log = error, after, 0, []
         self.register_buffer("in_place", torch.zeros(2))
         self.register_buffer("replaced", torch.zeros(2))
 
     def forward(self, x):
         self.calls += 1
+        self.log.append(len(x))  # what is changed in place stays changed
         self.in_place += 1
         self.replaced = self.replaced + 1
         torch.rand(2), np.random.rand(), random.random()  # noqa: NPY002
         h = self.conv(x).mean((2, 3))
-        if self.error and self.calls > self.after:
+        if self.error and len(self.log) > self.after:
             raise self.error
         return h
 
@@ -307,12 +308,13 @@ class Restless(nn.Module):
 def test_everything_is_left_as_it_was_after_an_exception(probe, players, error):
     model = Restless()
     drawn = assign_players(model, players, probe)
-    model.error, model.calls, model.after = error, 0, 4
+    model.error, model.calls, model.log, model.after = error, 7, [], 4
     buffers = dict(model.named_buffers())
     before = state_of(model)
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
         masked_outputs(model, probe, drawn, chunk_size=2)
-    assert model.calls > 4
+    assert len(model.log) > 4
+    assert model.calls == 7
     assert_same_state(before, state_of(model))
     assert all(buffers[name] is buffer for name, buffer in model.named_buffers())
 
