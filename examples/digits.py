@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from interaction_monitor import InteractionMonitor, console, figures
+from interaction_monitor import InteractionMonitor, console
+from interaction_monitor.pictures import figures
 from interaction_monitor.players import FeaturePatches
 
 

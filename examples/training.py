@@ -19,8 +19,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from examples.datasets import Data
-from interaction_monitor import InteractionMonitor, console, figures
+from interaction_monitor import InteractionMonitor, console
 from interaction_monitor.history import History
+from interaction_monitor.pictures import figures
 from interaction_monitor.players import Players
 from interaction_monitor.schedule import LogSpaced, Schedule
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interaction_monitor.callback import InteractionMonitor
+    from interaction_monitor.callbacks.lightning import InteractionMonitor
     from interaction_monitor.forward import assign_players, masked_outputs
     from interaction_monitor.measurement import Measurement, Thresholds, interpret, measure
     from interaction_monitor.observer import Observer
@@ -32,7 +32,7 @@ __all__ = [
 
 # Importing Lightning takes seconds, and who measures a finished network or reads a record needs none of it.
 _ROOMS = {
-    "InteractionMonitor": "callback",
+    "InteractionMonitor": "callbacks.lightning",
     "Measurement": "measurement",
     "Observer": "observer",
     "PhaseTracker": "phases",

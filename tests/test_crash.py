@@ -424,7 +424,9 @@ def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path):
     ids=["epoch end", "validation end", "last batch", "within an epoch"],
 )
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, saving, monkeypatch):
-    monkeypatch.setattr("interaction_monitor.panels.PICTURES", {"story": lambda history: Figure(figsize=(1, 1))})
+    monkeypatch.setattr(
+        "interaction_monitor.pictures.panels.PICTURES", {"story": lambda history: Figure(figsize=(1, 1))}
+    )
 
     def logger(folder):
         return TensorBoardLogger(folder, name="logs", version=0)
@@ -478,7 +480,7 @@ def test_a_checkpoint_keeps_the_history_that_a_failed_setup_did_not_take_up(tmp_
         raise RuntimeError("DataLoader worker (pid 7) is killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("interaction_monitor._setup.Probe.from_loader", fail)
+        patch.setattr("interaction_monitor.callbacks._lightning_setup.Probe.from_loader", fail)
         keep = ModelCheckpoint(tmp_path / "saved", filename="second")
         with pytest.warns(UserWarning, match="setting up failed"):
             fit(tmp_path, keep, checkpoint=saved[1], max_epochs=2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interaction_monitor import panels
+from interaction_monitor.pictures import panels
 from interaction_monitor.record import Record
 
 pytest.importorskip("sklearn")

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from interaction_monitor.callbacks.resume import check, restore, state_of
 from interaction_monitor.functional import and_outputs, orders
 from interaction_monitor.measurement import interpret
 from interaction_monitor.observer import Observer, summarise
@@ -30,7 +31,6 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
-from interaction_monitor.resume import check, restore, state_of
 from interaction_monitor.schedule import Budget
 
 INPUTS = int(os.environ.get("INTERACTION_MONITOR_FUZZ", "300"))

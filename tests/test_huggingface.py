@@ -6,8 +6,9 @@ import warnings
 import pytest
 import torch
 
-from interaction_monitor import Probe, figures, panels
+from interaction_monitor import Probe
 from interaction_monitor.language import last_token_logits, most_probable
+from interaction_monitor.pictures import figures, panels
 from interaction_monitor.players import Words
 from interaction_monitor.record import Record
 
@@ -16,7 +17,7 @@ pytest.importorskip("accelerate")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
-from interaction_monitor.huggingface import InteractionTrainerCallback  # noqa: E402
+from interaction_monitor.callbacks.transformers import InteractionTrainerCallback  # noqa: E402
 
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(40)]
 
@@ -262,10 +263,10 @@ def test_arguments_out_of_range_are_named(argument, match):
 
 def test_who_lacks_transformers_is_told_what_to_install():
     code = (
-        "import sys, lightning.pytorch, interaction_monitor.callback\n"
-        "assert 'interaction_monitor.huggingface' not in sys.modules\n"
+        "import sys, lightning.pytorch, interaction_monitor.callbacks.lightning\n"
+        "assert 'interaction_monitor.callbacks.transformers' not in sys.modules\n"
         "sys.modules['transformers'] = None\n"
-        "try:\n    import interaction_monitor.huggingface\n"
+        "try:\n    import interaction_monitor.callbacks.transformers\n"
         "except ImportError as error:\n    print(error)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

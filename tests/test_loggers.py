@@ -113,7 +113,7 @@ def test_pictures_that_fail_cost_the_pictures_only(net, loaders, make_trainer, m
     def fail(history):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("interaction_monitor.panels.PICTURES", {"story": fail})
+    monkeypatch.setattr("interaction_monitor.pictures.panels.PICTURES", {"story": fail})
     trainer = make_trainer(monitor())
     said = caught_warnings(lambda: trainer.fit(net, *loaders))
     assert sum("drawing the pictures failed and training goes on" in text for text in said) == 1
@@ -276,7 +276,7 @@ def test_several_monitors_keep_apart(net, loaders, make_trainer, tmp_path):
 def test_picture_tags_of_mlflow_are_files():
     from matplotlib.figure import Figure
 
-    from interaction_monitor.loggers import shower
+    from interaction_monitor.callbacks.loggers import shower
 
     class MLFlowLogger:
         run_id = "7"

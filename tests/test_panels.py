@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor import charts, figures, moments, panels
+from interaction_monitor import moments
 from interaction_monitor.history import History, Row
+from interaction_monitor.pictures import charts, figures, panels
 
 N = 10
 
@@ -273,7 +274,7 @@ def test_a_users_style_and_pyplot_are_left_alone(history):
 def test_pyplot_is_never_imported():
     code = """
 import sys
-from interaction_monitor import panels
+from interaction_monitor.pictures import panels
 from interaction_monitor.history import History
 try:
     panels.PICTURES["story"](History())

@@ -16,10 +16,10 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from interaction_monitor import charts
 from interaction_monitor.moments import positions, telling_columns
 from interaction_monitor.overlay.fitted import Overlay
 from interaction_monitor.overlay.words import WHY_GREY, level
+from interaction_monitor.pictures import charts
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like

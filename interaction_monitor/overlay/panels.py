@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.figures import to_image
 from interaction_monitor.moments import telling_columns
 from interaction_monitor.overlay import figures, words
 from interaction_monitor.overlay.fitted import Overlay
-from interaction_monitor.panels import write_histogram
+from interaction_monitor.pictures.figures import to_image
+from interaction_monitor.pictures.panels import write_histogram
 
 _EVENTS = "events.out.tfevents."
 # TensorBoard keeps ten pictures of a tag and drops others at random.

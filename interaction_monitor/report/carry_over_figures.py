@@ -8,11 +8,17 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
-from interaction_monitor import charts
-from interaction_monitor.carry_over_charts import APPEARED, PERSISTED, VANISHED, persisted_shares, turnover_shares
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
 from interaction_monitor.moments import onset_index, positions
+from interaction_monitor.pictures import charts
+from interaction_monitor.pictures.carry_over_charts import (
+    APPEARED,
+    PERSISTED,
+    VANISHED,
+    persisted_shares,
+    turnover_shares,
+)
 from interaction_monitor.report.style import legend_above, mark_run, styled
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from interaction_monitor import charts
 from interaction_monitor.history import History
 from interaction_monitor.moments import positions
+from interaction_monitor.pictures import charts
 from interaction_monitor.report.checks import Checks
 from interaction_monitor.report.style import legend_above, mark_level, styled
 

@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from interaction_monitor import charts
 from interaction_monitor.history import History
 from interaction_monitor.moments import onset_index, positions
+from interaction_monitor.pictures import charts
 from interaction_monitor.report.style import legend_above, mark_run, styled
 
 

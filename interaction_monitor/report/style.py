@@ -8,9 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from interaction_monitor import charts
 from interaction_monitor.history import History
 from interaction_monitor.moments import index_of_epoch, onset_index, positions
+from interaction_monitor.pictures import charts
 
 GREY, LIGHT_GREY = "#9A9A9A", "#D5D5D5"
 _AXIS = {

@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interaction_monitor import charts
 from interaction_monitor.moments import positions, telling_columns
 from interaction_monitor.overlay import Overlay
 from interaction_monitor.overlay.words import level
+from interaction_monitor.pictures import charts
 from interaction_monitor.report.style import GREY, LIGHT_GREY, legend_above, shade, styled
 
 

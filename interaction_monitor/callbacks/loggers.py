@@ -9,10 +9,10 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
 
-from interaction_monitor import figures, panels
-from interaction_monitor._rewind import rewind
-from interaction_monitor._trainer import is_a
+from interaction_monitor.callbacks._lightning_trainer import is_a
+from interaction_monitor.callbacks._rewind import rewind
 from interaction_monitor.history import PHASES, History, Row
+from interaction_monitor.pictures import figures, panels
 
 Guard = Callable[[str], AbstractContextManager[None]]
 

@@ -18,7 +18,7 @@ from interaction_monitor.record import Record, RecordError
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
 
-    from interaction_monitor.huggingface import InteractionTrainerCallback
+    from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 
 
 def refuse_split_models(args: TrainingArguments) -> None:

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from interaction_monitor import loggers, resume
-from interaction_monitor._settings import plain
-from interaction_monitor._trainer import counted_batches_of, folder_of, is_trial, loader_of, say, train_loader_of
+from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._lightning_trainer import (
+    counted_batches_of,
+    folder_of,
+    is_trial,
+    loader_of,
+    say,
+    train_loader_of,
+)
+from interaction_monitor.callbacks._settings import plain
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.model import call_model
@@ -22,7 +29,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 
 if TYPE_CHECKING:
-    from interaction_monitor.callback import InteractionMonitor
+    from interaction_monitor.callbacks.lightning import InteractionMonitor
 
 
 def set_up(

@@ -9,10 +9,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
-from interaction_monitor.charts import GAP, TEST, TRAIN, edges_of, marker_of, run_axis
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
 from interaction_monitor.moments import positions
+from interaction_monitor.pictures.charts import GAP, TEST, TRAIN, edges_of, marker_of, run_axis
 
 PERSISTED, APPEARED, VANISHED = "#0072B2", "#E69F00", "#C8C8C8"
 

@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from matplotlib.figure import Figure
 
-from interaction_monitor import figures
 from interaction_monitor.history import History
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
+from interaction_monitor.pictures import figures
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -18,10 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from interaction_monitor import carry_over_charts, charts
-from interaction_monitor.charts import order_bars
 from interaction_monitor.console import verdict
 from interaction_monitor.history import History
+from interaction_monitor.pictures import carry_over_charts, charts
+from interaction_monitor.pictures.charts import order_bars
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 

@@ -15,17 +15,25 @@ try:
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor import console, loggers, panels
-from interaction_monitor._arguments import require_at_least, require_one_of, require_rule, require_share, schedule_of
+from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
-from interaction_monitor._trainer_setup import open_record, refuse_split_models, set_up
+from interaction_monitor.callbacks import loggers
+from interaction_monitor.callbacks._arguments import (
+    require_at_least,
+    require_one_of,
+    require_rule,
+    require_share,
+    schedule_of,
+)
+from interaction_monitor.callbacks._transformers_setup import open_record, refuse_split_models, set_up
+from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
-from interaction_monitor.faults import Faults, OnError
 from interaction_monitor.losses import find_loss
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.pictures import panels
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.schedule import Budget, Schedule

@@ -9,13 +9,20 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from interaction_monitor import console, loggers, resume
-from interaction_monitor._arguments import require_at_least, require_one_of, require_rule, require_share, schedule_of
-from interaction_monitor._setup import set_up, settings_of
+from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
-from interaction_monitor._trainer import batches_of, counted_batches_of, refuse_split_networks, say
+from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._arguments import (
+    require_at_least,
+    require_one_of,
+    require_rule,
+    require_share,
+    schedule_of,
+)
+from interaction_monitor.callbacks._lightning_setup import set_up, settings_of
+from interaction_monitor.callbacks._lightning_trainer import batches_of, counted_batches_of, refuse_split_networks, say
+from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
-from interaction_monitor.faults import Faults, OnError
 from interaction_monitor.history import Row
 from interaction_monitor.losses import Losses
 from interaction_monitor.measurement import Interactions, Thresholds

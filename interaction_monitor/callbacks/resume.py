@@ -11,8 +11,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from interaction_monitor._settings import differences, plain
-from interaction_monitor._trainer import free
+from interaction_monitor.callbacks._lightning_trainer import free
+from interaction_monitor.callbacks._settings import differences, plain
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe
