@@ -320,6 +320,19 @@ class TestBadInput:
         assert "file" in message
         assert (tmp_path / "file").read_text() == "here first"
 
+    def test_nothing_is_left_of_what_is_refused(self, command, planted_run, tmp_path, capsys):
+        out = tmp_path / "new" / "place"
+        refused(capsys, command, planted_run(n=1).folder, "--out", out)
+        assert not out.parent.exists()
+
+    def test_tensorboard_needs_a_folder(self, planted_run, tmp_path, capsys):
+        (tmp_path / "file").write_text("here first")
+        out = tmp_path / "out"
+        message = refused(capsys, "theory", planted_run().folder, "--out", out, "--tensorboard", tmp_path / "file")
+        assert "file is a file" in message
+        assert "choose another folder by --tensorboard" in message
+        assert not out.exists()
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_the_output_may_not_be_written(self, command, planted_run, tmp_path, capsys):
         (tmp_path / "locked").mkdir(mode=0o500)

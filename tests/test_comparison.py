@@ -25,6 +25,7 @@ from interaction_monitor.comparison import (
     figures,
     words,
 )
+from interaction_monitor.comparison.alike import Measured, refuse_different
 from interaction_monitor.comparison.page import page
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.functional import (
@@ -95,6 +96,8 @@ def test_equal_networks_share_all_in_every_table():
         assert words.powers(extraction, ks) == ([1.0] * len(ks), [1.0] * len(ks))
         every, shared = words.shared_by_order(extraction)
         assert every == pytest.approx(shared)
+    notes = [sentence for sentence in words.findings(result) if "the same network" in sentence]
+    assert [note[:8] for note in notes] == ["a (numbe", "a (numbe", "b (numbe"]
     text = words.table(result)
     assert "1.00 / 1.00" in text
     assert "100%" in text
@@ -140,8 +143,10 @@ def test_records_give_their_last_or_the_asked_measurement(record):
     torch.testing.assert_close(compare([first, second], epochs=0).v[0], outputs(1))
     over_time = compare([first, first], epochs=[0, 10])
     torch.testing.assert_close(over_time.v, torch.stack((outputs(1), outputs(2))))
-    with pytest.raises(NotComparableError, match="no measurement at epoch 7; there are 0, 10"):
+    with pytest.raises(NotComparableError, match="no measurement at epoch 7; it was measured at epochs 0, 10"):
         compare([first, second], epochs=[7, 0])
+    with pytest.raises(NotComparableError, match=r"no measurement at epoch 10; it was measured at epoch 0$"):
+        compare([first, second], epochs=10)
     with pytest.raises(NotComparableError, match="3 epochs are given for 2 records"):
         compare([first, second], epochs=[0, 0, 0])
     with pytest.raises(NotComparableError, match="at least two records, but there is 1"):
@@ -254,6 +259,7 @@ def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
     assert "no measurement at epoch 5" in refused(capsys, first.folder, third.folder, "--epoch", 5, *out)
     assert "--sample must lie between 0 and 5" in refused(capsys, first.folder, third.folder, "--sample", 6, *out)
     assert "is no folder" in refused(capsys, first.folder, tmp_path / "nowhere", *out)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_outputs_miss_at_most_the_noise_terms():
@@ -323,6 +329,16 @@ def test_refuses_networks_that_are_measured_differently():
         compare_networks([usual])
 
 
+def test_says_in_which_input_networks_differ():
+    measured = [
+        Measured(name, PlayerMap(torch.arange(N)[None], N, (1,), 0, input_key=key), torch.zeros(1, N), None, "logit")
+        for name, key in (("a", None), ("b", "input_ids"))
+    ]
+    message = "a and b differ in the masked input: the one tensor that is the input and entry 'input_ids'; measure"
+    with pytest.raises(NotComparableError, match=message):
+        refuse_different(measured)
+
+
 FACTORY = """
 import torch
 from interaction_monitor import Probe
@@ -340,6 +356,9 @@ def load_nothing(path):
 
 def fail(path):
     raise KeyError(f"no weights in {path.name}")
+
+def leave(path):
+    raise SystemExit(3)
 
 number = 3
 """
@@ -373,6 +392,10 @@ def test_the_command_takes_checkpoints_and_a_factory(tmp_path: Path, capsys, mon
         (["--factory", "factory_of_this_test:number", *checkpoints], "is no function, but int"),
         (["--factory", "factory_of_this_test:load_nothing", *checkpoints], "returned Linear for a/last.ckpt"),
         (["--factory", "factory_of_this_test:fail", *checkpoints], "failed on a/last.ckpt: KeyError: 'no weights"),
+        (["--factory", "factory_of_this_test:leave", *checkpoints], "failed on a/last.ckpt: SystemExit: 3"),
+        (["--factory", "factory_of_this_test.py:load", *checkpoints], "not a file: factory_of_this_test:load instead"),
+        (["--factory", "./some/where.py:load", *checkpoints], "not a file: some.where:load instead"),
+        ([*factory, *checkpoints, "--skip-damaged"], "leave it out with --factory"),
         (["--factory", "broken_factory_of_this_test:load", *checkpoints], "failed: ZeroDivisionError"),
     ):
         assert complaint in refused(capsys, *argv)
@@ -384,3 +407,9 @@ def test_a_sample_without_outputs_cannot_be_drawn(record, tmp_path: Path, capsys
     first, second = record("a", outputs(1)), record("b", v)
     text = refused(capsys, first.folder, second.folder, "--sample", 1, "--out", tmp_path / "out")
     assert "--sample 1 has no finite outputs in some network; take one of 0, 2, 3, 4, 5" in text
+    halves = [outputs(3), outputs(4)]
+    halves[0][:3], halves[1][3:] = math.nan, math.nan
+    third, fourth = record("c", halves[0]), record("d", halves[1])
+    text = refused(capsys, third.folder, fourth.folder, "--out", tmp_path / "out")
+    assert "no sample has finite outputs in all networks" in text
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -28,6 +29,7 @@ FIGURES = {
     "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
     "precision", "noise-floor",
 }  # fmt: skip
+REPORT = "<!DOCTYPE html>\n<html><head><title>Interactions of version_0</title></head></html>"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -242,6 +244,36 @@ class TestCommand:
     def test_a_folder_is_no_file(self, planted_run, tmp_path, capsys):
         assert cli.main(["report", str(planted_run().folder), "--out", str(tmp_path)]) == 2
         assert "is a folder" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", [b"weights", b"", b"<!DOCTYPE html><title>My page</title>"])
+    def test_replaces_reports_only(self, planted_run, tmp_path, capsys, monkeypatch, content):
+        monkeypatch.setattr("interaction_monitor.report.report_page", lambda record, others: REPORT)
+        folder, out = str(planted_run().folder), tmp_path / "small.ckpt"
+        out.write_bytes(content)
+        assert cli.main(["report", folder, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert "small.ckpt is there already and is no report; give --out another name" in error
+        assert out.read_bytes() == content
+        out.unlink()
+        for _ in range(2):
+            assert cli.main(["report", folder, "--out", str(out)]) == 0
+            assert out.read_text() == REPORT
+
+    def test_what_it_wrote_it_replaces(self, planted_run):
+        folder = planted_run().folder
+        for _ in range(2):
+            assert cli.main(["report", str(folder)]) == 0
+
+    def test_a_report_that_is_refused_leaves_no_folder(self, planted_run, tmp_path, capsys):
+        record = planted_run(n=1)
+        assert cli.main(["report", str(record.folder), "--out", str(tmp_path / "new" / "run.html")]) == 2
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no such folder")
+    def test_a_place_that_takes_no_files(self, planted_run, monkeypatch, capsys):
+        monkeypatch.setattr("interaction_monitor.report.report_page", lambda record, others: REPORT)
+        assert cli.main(["report", str(planted_run().folder), "--out", "/proc/x.html"]) == 2
+        assert "choose another place by --out" in capsys.readouterr().err
 
     def test_says_how_to_get_plotly(self, planted_run, monkeypatch, capsys):
         from interaction_monitor.commands import report

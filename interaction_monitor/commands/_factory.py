@@ -38,7 +38,7 @@ def networks(factory: str, checkpoints: Sequence[Path]) -> list[Network]:
     for path in checkpoints:
         try:
             network = make(path)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # scripts exit where a library would raise
             raise CommandError(f"{factory} failed on {path}: {type(error).__name__}: {error}") from error
         if not isinstance(network, Network):
             raise CommandError(
@@ -56,6 +56,9 @@ def _find(factory: str) -> Callable[[Path], Any]:
     name, _, function = factory.partition(":")
     if not name or not function:
         raise CommandError(f"--factory must be MODULE:FUNCTION, such as my_package.networks:load, but is {factory}")
+    if name.endswith(".py"):
+        module = ".".join(Path(name).with_suffix("").parts).strip("./")
+        raise CommandError(f"--factory takes a module, not a file: {module}:{function} instead of {factory}; drop .py")
     # As for python -m: modules beside which the command is called are found.
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -63,7 +66,7 @@ def _find(factory: str) -> Callable[[Path], Any]:
         found = getattr(import_module(name), function)
     except (ImportError, AttributeError) as error:
         raise CommandError(f"--factory {factory} cannot be found from {Path.cwd()}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CommandError(f"the module of --factory {factory} failed: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise CommandError(f"--factory {factory} is no function, but {type(found).__name__}")

@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,15 +83,39 @@ def open_record(folder: Path, *, skip_damaged: bool) -> Record:
     return record
 
 
-def require_writable(folder: Path) -> None:
-    """Make a folder for results, and check that files can be put there before anything is computed.
+def require_writable(folder: Path, *, option: str = "--out") -> None:
+    """Check before anything is computed that files can be put into a folder, and make nothing yet.
+
+    Args:
+        folder: Where results shall go; it need not exist.
+        option: The argument that chooses another place.
 
     Raises:
         CommandError: If they cannot.
     """
+    above = folder
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise CommandError(f"{above} is a file, so nothing can be put into {folder}; choose another folder by {option}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise CommandError(f"{folder} cannot be written; choose another place by {option}")
+
+
+@contextmanager
+def writing(folder: Path, *, option: str = "--out") -> Iterator[None]:
+    """Make a folder, now that there is something to put into it, and say where else it could go if that fails.
+
+    Args:
+        folder: Where the files that are written inside the block go.
+        option: The argument that chooses another place.
+
+    Raises:
+        CommandError: If the folder cannot be made or a file in it not be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise CommandError(f"{folder} cannot be made: {error.strerror}; choose another place by --out") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CommandError(f"{folder} cannot be written; choose another place by --out")
+        place, why = error.filename or folder, error.strerror or error
+        raise CommandError(f"{place} cannot be written: {why}; choose another place by {option}") from error

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="N",
-        help="the measurements to compare, by completed epochs: one for all runs, one for each, or several of a "
-        "single run; default: the last of each",
+        help="the measurements to compare, by completed epochs: one for all runs; one for each, in their order (of A B "
+        "--epoch 2 3, A's at 2 and B's at 3); or several of a single run; default: the last of each",
     )
     parser.add_argument(
         "--alpha", type=float, default=0.1, help="charge for an interaction in each network, 0 to 1; default: 0.1"
@@ -92,6 +92,8 @@ def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
 
     if arguments.epoch is not None:
         raise CommandError("--epoch chooses measurements of records; with --factory give the checkpoints of the epochs")
+    if arguments.skip_damaged:
+        raise CommandError("--skip-damaged does without measurements of records; leave it out with --factory")
     if len(arguments.runs) < 2:
         raise CommandError("a comparison takes two checkpoints or more")
     networks = _factory.networks(arguments.factory, arguments.runs)
@@ -117,15 +119,16 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     text = "\n".join([*names, "", words.table(comparison), "", *words.findings(comparison)])
     print(text)
     print()
-    (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
     pictures = figures.draw_all(comparison, comparison.samples.index(arguments.sample))
-    for name, picture in pictures.items():
-        (arguments.out / f"{name}.png").write_bytes(picture)
-        print(f"wrote {arguments.out / name}.png")
-    if find_spec("jinja2") is None:
-        print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
-    else:
-        (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
-        print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
-    panels.write(comparison, arguments.out, pictures=pictures)
-    print(f"wrote the TensorBoard run {arguments.out}")
+    with _records.writing(arguments.out):
+        (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+        for name, picture in pictures.items():
+            (arguments.out / f"{name}.png").write_bytes(picture)
+            print(f"wrote {arguments.out / name}.png")
+        if find_spec("jinja2") is None:
+            print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
+        else:
+            (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
+            print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
+        panels.write(comparison, arguments.out, pictures=pictures)
+        print(f"wrote the TensorBoard run {arguments.out}")

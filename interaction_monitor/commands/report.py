@@ -35,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out or record.folder / "report.html"
     if out.is_dir():
         raise CommandError(f"{out} is a folder; give --out the name of a file")
+    if out.exists() and not _is_report(out):
+        raise CommandError(f"{out} is there already and is no report; give --out another name, or remove the file")
     _records.require_writable(out.parent)
 
     from interaction_monitor.comparison import NotComparableError
@@ -45,5 +47,15 @@ def run(arguments: argparse.Namespace) -> None:
         page = report_page(record, others)
     except (NoOverlayError, NotComparableError) as error:
         raise CommandError(str(error)) from error
-    out.write_text(page, encoding="utf-8")
+    with _records.writing(out.parent):
+        out.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in any browser")
+
+
+def _is_report(path: Path) -> bool:
+    """Tell a report, which may be replaced by a newer one, from whatever else a mistyped --out could destroy."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return head.startswith(b"<!DOCTYPE html>") and b"<title>Interactions of " in head

@@ -24,12 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, save the pictures and write to TensorBoard."""
-    record = _records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
-    out = arguments.out or record.folder
-    _records.require_writable(out)
-
     from interaction_monitor.overlay import NoOverlayError, figures, lay_over, panels, words
 
+    record = _records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    out = arguments.out or record.folder
+    board = arguments.tensorboard or panels.run_folder(record.folder)
+    _records.require_writable(out)
+    if board is not None:
+        _records.require_writable(board, option="--tensorboard")
     try:
         overlay = lay_over(record)
     except NoOverlayError as error:
@@ -41,15 +43,16 @@ def run(arguments: argparse.Namespace) -> None:
     for sentence in words.findings(overlay):
         print(sentence)
     print()
-    for name, picture in (("theory_bars.png", figures.bars), ("theory_noise_level.png", figures.noise_level)):
-        picture(overlay).savefig(out / name, dpi=130)
-        print(f"wrote {out / name}")
-    board = arguments.tensorboard or panels.run_folder(record.folder)
+    with _records.writing(out):
+        for name, picture in (("theory_bars.png", figures.bars), ("theory_noise_level.png", figures.noise_level)):
+            picture(overlay).savefig(out / name, dpi=130)
+            print(f"wrote {out / name}")
     if board is None:
         print(
             f"no TensorBoard run lies beside the record, in {record.folder.resolve().parent}; "
             "--tensorboard FOLDER writes to one elsewhere"
         )
         return
-    panels.write(overlay, board, name=record.folder.resolve().name)
+    with _records.writing(board, option="--tensorboard"):
+        panels.write(overlay, board, name=record.folder.resolve().name)
     print(f"wrote to the TensorBoard run {board}")

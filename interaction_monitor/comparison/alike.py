@@ -42,7 +42,7 @@ def _refuse(first: Measured, other: Measured) -> None:
         ("number of probe samples", len(one), len(another)),
         ("output", first.output, other.output),
         ("masked layer", one.layer or "the input", another.layer or "the input"),
-        ("masked input", one.input_key, another.input_key),
+        ("masked input", _input(one), _input(another)),
         ("masked axes", one.axes, another.axes),
     ):
         if here != there:
@@ -60,6 +60,10 @@ def _refuse(first: Measured, other: Measured) -> None:
             raise NotComparableError(
                 f"{first.name} and {other.name} differ in {what}; give both networks the same probe and players"
             )
+
+
+def _input(players: PlayerMap) -> str:
+    return "the one tensor that is the input" if players.input_key is None else f"entry {players.input_key!r}"
 
 
 def _same(one: object, other: object) -> bool:

@@ -205,7 +205,9 @@ def _row(record: Record, epoch: int | None) -> int:
     if epoch is None:
         return len(epochs) - 1
     if epoch not in epochs:
+        measured = ", ".join(map(str, dict.fromkeys(epochs)))
         raise NotComparableError(
-            f"{record.folder} has no measurement at epoch {epoch}; there are {', '.join(map(str, epochs))}"
+            f"{record.folder} has no measurement at epoch {epoch}; it was measured at epoch{'s' * (',' in measured)} "
+            f"{measured}"
         )
     return len(epochs) - 1 - epochs[::-1].index(epoch)

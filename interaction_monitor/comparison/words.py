@@ -106,7 +106,7 @@ def findings(comparison: Comparison) -> list[str]:
     """
     ks = strengths_of_interest(comparison.n_players)
     alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
-    sentences = [
+    sentences = _the_same(comparison) + [
         f"More {name} interactions are shared if extracted together than if alone: {_where(after, before)}."
         for name, before, after in (("AND", alone[0], shared[0]), ("OR", alone[1], shared[1]))
     ]
@@ -134,6 +134,17 @@ def findings(comparison: Comparison) -> list[str]:
         f"{worst:.1%} of the optimum."
     )
     return sentences
+
+
+def _the_same(comparison: Comparison) -> list[str]:
+    """Warn of networks that are one network: what they share is everything, and says nothing."""
+    return [
+        f"{comparison.names[i]} (number {i}) and {comparison.names[j]} (number {j}) have the same outputs on every "
+        "coalition, so they are the same network: that they share everything says nothing."
+        for j in range(len(comparison.names))
+        for i in range(j)
+        if comparison.v[i].equal(comparison.v[j])
+    ]
 
 
 def _where(larger: Sequence[float], smaller: Sequence[float]) -> str:
