@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit status."""
     parser = argparse.ArgumentParser(prog="python -m gallery", description=(gallery.__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="name the runs")
+    listing = commands.add_parser("list", help="name the runs, and say which are stored")
+    listing.add_argument("--results", type=Path, default=RESULTS, help="where the results are")
     training = commands.add_parser("train", help="train what is not there yet")
     training.add_argument("patterns", nargs="*", help="names or patterns such as 'lenet-*'; none means all")
     training.add_argument("--preset", choices=("full", "small"), default="full", help="small takes some minutes")
@@ -40,8 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     )(chosen)
 
 
-def _list(_: argparse.Namespace) -> int:
-    print("\n".join(describe(run) for run in RUNS))
+def _list(chosen: argparse.Namespace) -> int:
+    stored = [path_of(run.name, chosen.results).exists() for run in RUNS]
+    for run, there in zip(RUNS, stored, strict=True):
+        print(f"{'stored' if there else '-':7} {describe(run)}")
+    print(f"\n{sum(stored)} of {len(RUNS)} are stored in {chosen.results}; python -m gallery train makes the others")
     return 0
 
 
@@ -51,8 +55,9 @@ def _train(chosen: argparse.Namespace) -> int:
     try:
         runs = select(chosen.patterns, small=chosen.preset == "small")
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    if chosen.data is not None and not chosen.data.is_dir():
+        return _refuse(f"--data {chosen.data} is no folder; docs/examples.md says what to put into one")
     torch.set_num_threads(chosen.threads)
     for run in runs:
         if path_of(run.name, chosen.results).exists():
@@ -72,11 +77,14 @@ def _train(chosen: argparse.Namespace) -> int:
 def _analyse(chosen: argparse.Namespace) -> int:
     from gallery.tables import PAGE, all_tables, fill
 
+    if not any(chosen.results.glob("*.npz")):
+        return _refuse(f"no results in {chosen.results}; python -m gallery train --results FOLDER makes some")
     tables = all_tables(chosen.results)
     if chosen.print:
         print("\n\n".join(f"{name}\n\n{text}" for name, text in tables.items()))
     else:
         PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+        print(f"wrote {len(tables)} tables into {PAGE}")
     return 0
 
 
@@ -98,6 +106,11 @@ def _from_outputs(chosen: argparse.Namespace) -> int:
         stored = fewer_players.with_players(load(path_of(chosen.run)), chosen.outputs, n_players)
         print(save(stored, fewer_players.FOLDER))
     return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"python -m gallery: error: {message}", file=sys.stderr)
+    return 2
 
 
 def describe(run: Run) -> str:

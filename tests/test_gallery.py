@@ -203,4 +203,36 @@ def test_a_finished_run_is_skipped_and_missing_data_is_named(tmp_path, capsys):
     assert main(["train", "bert-*", "--results", str(tmp_path)]) == 0
     assert "bert-sst2-clean: skipped, this needs --data FOLDER" in capsys.readouterr().out
     assert main(["train", "nothing"]) == 2
+    capsys.readouterr()
+    assert main(["train", "vgg6-*", "--data", str(tmp_path / "nowhere"), "--results", str(tmp_path)]) == 2
+    assert "nowhere is no folder; docs/examples.md" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
     assert not path_of("bert-sst2-clean", tmp_path).exists()
+
+
+def test_the_list_marks_what_is_stored(tmp_path, capsys):
+    from gallery.__main__ import main
+
+    assert main(["list"]) == 0
+    marks = {line.split()[1]: line.split()[0] for line in capsys.readouterr().out.splitlines()[: len(RUNS)]}
+    assert marks == {run.name: "stored" if path_of(run.name).exists() else "-" for run in RUNS}
+    assert main(["list", "--results", str(tmp_path)]) == 0
+    assert f"0 of {len(RUNS)} are stored in {tmp_path}" in capsys.readouterr().out
+
+
+def test_analysing_says_what_it_read_and_wrote(tmp_path, capsys, monkeypatch):
+    from gallery.__main__ import main
+
+    for folder in (tmp_path, tmp_path / "missing"):
+        for command in (["analyse", "--print"], ["analyse"]):
+            assert main([*command, "--results", str(folder)]) == 2
+            printed = capsys.readouterr()
+            assert f"no results in {folder}" in printed.err
+            assert printed.out == ""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: runs -->\n<!-- end -->\n")
+    monkeypatch.setattr(tables, "PAGE", page)
+    monkeypatch.setattr(tables, "all_tables", lambda folder: {"runs": "the table", "stops": "another"})
+    assert main(["analyse"]) == 0
+    assert capsys.readouterr().out == f"wrote 2 tables into {page}\n"
+    assert "the table" in page.read_text()
