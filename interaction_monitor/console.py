@@ -76,16 +76,6 @@ def verdict(history: Iterable[Row]) -> str:
     return text
 
 
-def stopped(reason: str | None, history: Iterable[Row]) -> str:
-    """Say why a run was stopped, and what it had shown by then.
-
-    Args:
-        reason: what the rule gave; None where another process decided.
-        history: all measurements of the run.
-    """
-    return verdict(history) if reason is None else f"{reason}; {verdict(history)}"
-
-
 def table(history: History, *, most: int = 16) -> str:
     """Lay out a history as a table of at most so many rows, the first, the last and the onset among them.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -40,12 +41,21 @@ class Thresholds:
         noise: the outputs may be corrected by this fraction of |v(x) - v(x_∅)| per sample [P1, Appendix C].
         tol: relative duality gap to which the extraction is certified.
         tie_break: what an interaction costs more for each order above one (see `sparsest_and_or`).
+
+    Raises:
+        ValueError: if one is not a number of its range.
     """
 
     saliency: float = 0.03
     noise: float = 0.02
     tol: float = 1e-2
     tie_break: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (name == "tol" and value == 0):
+                raise ValueError(f"Thresholds({name}={value!r}): give {'above' if name == 'tol' else 'at least'} 0")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,13 @@ from interaction_monitor.history import History
 
 
 class StopRule(ABC):
-    """Decides from the rows so far whether a run has gone far enough."""
+    """Decides from the rows so far whether a run has gone far enough.
+
+    Attributes:
+        needs_train_samples: whether the rule can only stop runs that measure training samples too.
+    """
+
+    needs_train_samples: ClassVar[bool] = False
 
     @abstractmethod
     def reason(self, history: History) -> str | None:
@@ -28,7 +35,18 @@ class StopRule(ABC):
 
     def should_stop(self, history: History) -> bool:
         """Tell whether the run should stop now."""
-        return self.reason(history) is not None
+        return self.sentence(history) is not None
+
+    def sentence(self, history: History) -> str | None:
+        """Give the reason as text: a rule that answers by yes or no is named instead.
+
+        Args:
+            history: the measurements so far.
+        """
+        reason: object = self.reason(history)
+        if reason is None or reason is False:
+            return None
+        return reason if isinstance(reason, str) and reason else repr(self)
 
     def first_stop(self, history: History) -> int | None:
         """Replay a history: give the index of the measurement after which the rule would have stopped the run.
@@ -52,7 +70,7 @@ class OnsetPatience(StopRule):
         measurements: how many to go on after that.
 
     Raises:
-        ValueError: if it is negative.
+        ValueError: if it is negative or not a whole number.
 
     Examples:
         >>> OnsetPatience(measurements=10)
@@ -62,8 +80,7 @@ class OnsetPatience(StopRule):
     measurements: int = 0
 
     def __post_init__(self) -> None:
-        if self.measurements < 0:
-            raise ValueError(f"measurements must be at least 0, but is {self.measurements}")
+        _check_count(0, measurements=self.measurements)
 
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
@@ -126,7 +143,8 @@ class HighOrdersAndGap(StopRule):
     patience: int = 2
 
     def __post_init__(self) -> None:
-        _check(measurements=self.measurements, regained=self.regained, gap=self.gap, patience=self.patience)
+        _check(measurements=self.measurements, regained=self.regained, gap=self.gap)
+        _check_count(0, patience=self.patience)
 
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
@@ -158,6 +176,7 @@ class TransferLoss(StopRule):
         ValueError: if a number is out of range.
     """
 
+    needs_train_samples: ClassVar[bool] = True
     share: float = 0.2
     measurements: int = 2
 
@@ -184,7 +203,7 @@ def rule_of(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None)
         The rule; None lets the run go on to its end.
 
     Raises:
-        ValueError: if two rules are asked for.
+        ValueError: if two rules are asked for, or `patience` alone, which does nothing.
 
     Examples:
         >>> rule_of(stop=None, stop_on_onset=True, patience=None)
@@ -195,16 +214,27 @@ def rule_of(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None)
     if stop is not None and (stop_on_onset or patience is not None):
         raise ValueError(f"stop={stop!r} is a rule by itself; give neither stop_on_onset nor patience beside it")
     if not stop_on_onset:
+        if patience is not None:
+            raise ValueError(f"patience={patience} does nothing by itself; give stop_on_onset=True too")
         return stop
     return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
 
 
 def _check(*, measurements: int, **shares: float) -> None:
-    if measurements < 1:
-        raise ValueError(f"measurements must be at least 1, but is {measurements}")
+    _check_count(1, measurements=measurements)
     for name, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name} must be a number, but is {value!r}")
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, but is {value}")
+
+
+def _check_count(least: int, **counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, but is {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, but is {value}")
 
 
 def _above_lowest(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,10 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor, Probe
+from interaction_monitor.measurement import Thresholds
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.record import Record
-from interaction_monitor.stopping import OnsetPatience, StopRule
+from interaction_monitor.schedule import LogSpaced
+from interaction_monitor.stopping import OnsetPatience, StopRule, TransferLoss
 
 
 def monitor(**overrides):
@@ -122,7 +124,7 @@ def test_stop_on_onset_waits_for_patience_and_says_why(net, loaders, make_traine
     trainer = make_trainer(watch, max_epochs=9, logger=False)
     trainer.fit(net, *loaders)
     assert trainer.current_epoch == last_epoch
-    assert "phase two began at epoch 1" in watch.stop_reason
+    assert watch.stop_reason == f"phase two has been known for {patience} measurements"
 
 
 def test_a_stop_rule_ends_the_run_and_says_why(net, loaders, make_trainer):
@@ -135,7 +137,27 @@ def test_a_stop_rule_ends_the_run_and_says_why(net, loaders, make_trainer):
     trainer = make_trainer(watch, max_epochs=9, logger=False)
     trainer.fit(net, *loaders)
     assert trainer.current_epoch == 2
-    assert watch.stop_reason.startswith("three are enough; ")
+    assert watch.stop_reason == "three are enough"
+
+
+@dataclass(frozen=True)
+class Broken(StopRule):
+    def reason(self, history):
+        return history[len(history) + 1]
+
+
+def test_a_stop_rule_that_fails_is_one_warning_and_training_goes_on(net, loaders, make_trainer):
+    watch = monitor(stop=Broken())
+    trainer = make_trainer(watch, max_epochs=3, logger=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(net, *loaders)
+    said = [str(warning.message) for warning in caught if "stop rule Broken failed" in str(warning.message)]
+    assert len(said) == 1
+    assert "IndexError" in said[0]
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2, 3]
+    with pytest.raises(IndexError):
+        make_trainer(monitor(stop=Broken(), on_error="raise"), logger=False).fit(net, *loaders)
 
 
 def test_onset_does_not_stop_the_run_unless_asked(net, loaders, make_trainer):
@@ -257,12 +279,37 @@ def test_failing_measurement_stops_training_if_asked(net, loaders, make_trainer)
         ({"stop": "soon"}, r"stop='soon'\): give a rule of interaction_monitor.stopping"),
         ({"stop": OnsetPatience(1), "patience": 3}, "neither stop_on_onset nor patience"),
         ({"interactions": "or"}, "interactions='or'"),
+        ({"probe": DataLoader(TensorDataset(torch.ones(2)))}, r"probe=.*DataLoader.*Probe.from_loader\(loader\)"),
+        ({"probe": (torch.ones(60, 8), torch.ones(60))}, r"probe=<tuple>\): give Probe\(inputs, targets\)"),
+        ({"tracker": "x"}, r"tracker='x'\): give PhaseTracker\(...\)"),
+        ({"tracker": PhaseTracker}, r"tracker=<class .*give PhaseTracker\(...\)"),
+        ({"thresholds": {"saliency": 0.1}}, r"thresholds=.*give Thresholds\(...\)"),
+        ({"every_n_epochs": LogSpaced}, r"every_n_epochs=.*give a schedule, LogSpaced\(\)"),
+        ({"every_n_epochs": 1, "every_n_train_steps": 5}, "every_n_epochs=1.*either .*not both"),
+        ({"stop_on_onset": "yes"}, r"stop_on_onset='yes'\): give True or False"),
+        ({"n_train_samples": True}, r"n_train_samples=True\): give a whole number"),
+        ({"max_overhead": "5%"}, r"max_overhead='5%'\): give a share"),
+        ({"patience": 3}, r"patience=3\): give stop_on_onset=True"),
+        ({"patience": "3", "stop_on_onset": True}, r"patience='3'\): give a whole number"),
+        ({"stop": TransferLoss()}, "needs n_train_samples="),
+        ({"name": ""}, r"name=''\): give a plain name"),
+        ({"name": "a/b"}, "name='a/b'"),
+        ({"name": "a\\b"}, "name='a"),
+        ({"name": ".."}, "name='..'"),
+        ({"name": 3}, "name=3"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
     ],
 )
 def test_bad_arguments_are_named(overrides, message):
     with pytest.raises(MisconfigurationException, match=message):
         monitor(**overrides)
+
+
+@pytest.mark.parametrize("name", ["saliency", "noise", "tol", "tie_break"])
+@pytest.mark.parametrize("value", [-1, float("nan"), "0.1", True])
+def test_thresholds_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=rf"Thresholds\({name}={value!r}\): give"):
+        Thresholds(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ def test_a_run_that_would_measure_otherwise_is_refused(tmp_path, saved, changed,
 
 
 def test_what_does_not_change_the_meaning_may_change(tmp_path, saved):
-    options = {"every_n_epochs": 2, "max_overhead": 1.0, "patience": 3, "on_error": "raise"}
+    options = {"every_n_epochs": 2, "max_overhead": 1.0, "stop_on_onset": True, "patience": 3, "on_error": "raise"}
     assert fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options=options).observer.history[-1].epoch == 2
 
 

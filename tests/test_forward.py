@@ -478,8 +478,9 @@ def test_sizes_that_do_not_fit_are_refused(model, probe):
     drawn = assign_players(model, ImagePatches(n_players=N), probe)
     with pytest.raises(ValueError, match="drawn for 2 samples, but the probe has 3"):
         masked_outputs(model, probe, drawn.select([0, 1]))
-    with pytest.raises(ValueError, match="chunk_size=0"):
-        masked_outputs(model, probe, drawn, chunk_size=0)
+    for chunk_size in (0, 1.5, True):
+        with pytest.raises(ValueError, match=rf"chunk_size={chunk_size} must be a whole number"):
+            masked_outputs(model, probe, drawn, chunk_size=chunk_size)
     message = r"n_players=4 means 3 x 2\^4 = 48 masked forwards, .* max_forwards=40. Take at most 3 players"
     with pytest.raises(ValueError, match=message):
         masked_outputs(model, probe, drawn, max_forwards=40)

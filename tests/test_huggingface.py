@@ -11,6 +11,7 @@ from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.pictures import figures, panels
 from interaction_monitor.players import Words
 from interaction_monitor.record import Record
+from interaction_monitor.stopping import StopRule
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -217,6 +218,16 @@ def test_it_stops_the_run_and_says_why(tmp_path, capsys):
     assert (trainer.state.global_step, positions(watcher)[-1]) == (6, (2, 6))
     assert watcher.stop_reason
     assert f"stopping the run, because {watcher.stop_reason}" in capsys.readouterr().out
+
+
+def test_a_stop_rule_that_fails_is_one_warning_and_the_training_goes_on(tmp_path):
+    class Broken(StopRule):
+        def reason(self, history):
+            raise IndexError("no such row")
+
+    with pytest.warns(UserWarning, match="stop rule Broken failed.*no such row"):
+        trainer, _ = trained(tmp_path, callback={"stop": Broken()})
+    assert trainer.state.global_step == 9
 
 
 def test_a_failure_is_one_warning_and_the_training_goes_on(tmp_path):

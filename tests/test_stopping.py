@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -129,9 +129,27 @@ def test_nothing_salient_stops_nothing():
     assert HighOrdersAndGap().first_stop(run) is None
 
 
+@dataclass(frozen=True)
+class Answers(StopRule):
+    answer: object
+
+    def reason(self, history):
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"), [(None, None), (False, None), (True, "Answers(answer=True)"), ("enough", "enough")]
+)
+def test_a_rule_that_answers_yes_or_no_is_named(answer, sentence):
+    rule = Answers(answer)
+    assert rule.sentence(history(high_order_share=[0.1])) == sentence
+    assert rule.should_stop(history(high_order_share=[0.1])) == (sentence is not None)
+
+
 def test_arguments_of_a_monitor_become_one_rule():
     assert rule_of(stop=None, stop_on_onset=False, patience=None) is None
-    assert rule_of(stop=None, stop_on_onset=False, patience=3) is None
+    with pytest.raises(ValueError, match=r"patience=3 does nothing.*stop_on_onset=True"):
+        rule_of(stop=None, stop_on_onset=False, patience=3)
     assert rule_of(stop=None, stop_on_onset=True, patience=0) == OnsetPatience(0)
     assert isinstance(rule_of(stop=None, stop_on_onset=True, patience=None), StopRule)
     own = HighOrderGrowth(regained=0.7)
@@ -144,6 +162,9 @@ def test_arguments_of_a_monitor_become_one_rule():
     ("rule", "arguments", "message"),
     [
         (OnsetPatience, {"measurements": -1}, "measurements must be at least 0, but is -1"),
+        (OnsetPatience, {"measurements": "5"}, "measurements must be a whole number, but is '5'"),
+        (HighOrdersAndGap, {"patience": 1.5}, "patience must be a whole number"),
+        (HighOrderGrowth, {"regained": "0.1"}, "regained must be a number"),
         (HighOrderGrowth, {"regained": -0.1}, "regained must be at least 0, but is -0.1"),
         (HighOrdersAndGap, {"gap": float("nan")}, "gap must be at least 0"),
         (HighOrdersAndGap, {"measurements": 0}, "measurements must be at least 1, but is 0"),

@@ -14,13 +14,19 @@ from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
     require_at_least,
+    require_name,
     require_one_of,
+    require_players,
+    require_probe,
     require_rule,
     require_share,
-    schedule_of,
+    require_thresholds,
+    require_tracker,
+    schedules_of,
 )
 from interaction_monitor.callbacks._lightning_setup import set_up, settings_of
 from interaction_monitor.callbacks._lightning_trainer import batches_of, counted_batches_of, refuse_split_networks, say
+from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.history import Row
@@ -55,7 +61,7 @@ class InteractionMonitor(Callback):
             alone, which is faster.
         thresholds: which interactions count; None means the papers' values.
         every_n_epochs: epochs between two measurements, or a function that tells after how many completed epochs
-            to measure, for example `schedule.LogSpaced()`.
+            to measure, for example `schedule.LogSpaced()`; None means each epoch.
         every_n_train_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
         max_overhead: the largest share of the training time that measuring may take, for example 0.05;
             measurements that are due are put off to keep it. None leaves out none. The first and the last
@@ -100,7 +106,7 @@ class InteractionMonitor(Callback):
         forward_func: Callable[..., Any] | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
-        every_n_epochs: int | Schedule = 1,
+        every_n_epochs: int | Schedule | None = None,
         every_n_train_steps: int | Schedule | None = None,
         max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
@@ -113,16 +119,20 @@ class InteractionMonitor(Callback):
         on_error: OnError = "warn",
         seed: int = 0,
     ) -> None:
+        require_players(players)
+        require_probe(probe, optional=True)
         require_at_least(1, n_samples=n_samples)
-        require_at_least(0, patience=0 if patience is None else patience, n_train_samples=n_train_samples)
+        require_at_least(0, n_train_samples=n_train_samples)
         require_share(max_overhead=max_overhead)
         require_one_of(("and-or", "and"), interactions=interactions)
         require_one_of(("warn", "raise"), on_error=on_error)
-        if not isinstance(players, Players):
-            raise MisconfigurationException(
-                f"InteractionMonitor(players={players!r}): give a kind of players, such as "
-                'FeaturePatches(layer="features.1")'
-            )
+        require_thresholds(thresholds)
+        require_tracker(tracker)
+        require_name(name)
+        self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps)
+        self.stop = require_rule(
+            stop=stop, stop_on_onset=stop_on_onset, patience=patience, n_train_samples=n_train_samples
+        )
         self.players = players
         self.probe = probe
         self.n_samples = n_samples
@@ -131,11 +141,8 @@ class InteractionMonitor(Callback):
         self.forward_func = forward_func
         self.interactions: Interactions = interactions
         self.thresholds = thresholds or Thresholds()
-        self.after_epochs = schedule_of(every_n_epochs=every_n_epochs)
-        self.after_steps = None if every_n_train_steps is None else schedule_of(every_n_train_steps=every_n_train_steps)
         self.max_overhead = max_overhead
         self.tracker = tracker or PhaseTracker()
-        self.stop = require_rule(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.losses = Losses(train_loss, test_loss)
         self.name = name
         self.faults = Faults(on_error)
@@ -348,9 +355,9 @@ class InteractionMonitor(Callback):
         return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}
 
     def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:
-        reason = None if self.stop is None else self.stop.reason(observer.history)
+        reason = reason_to_stop(self.stop, observer, self.faults)
         # Every rank decides, and all stop together.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
-            self.stop_reason = console.stopped(reason, observer.history)
+            self.stop_reason = reason or ELSEWHERE
             trainer.should_stop = True
             say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")

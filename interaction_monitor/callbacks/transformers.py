@@ -25,6 +25,7 @@ from interaction_monitor.callbacks._arguments import (
     require_share,
     schedule_of,
 )
+from interaction_monitor.callbacks._stopping import reason_to_stop
 from interaction_monitor.callbacks._transformers_setup import open_record, refuse_split_models, set_up
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
@@ -233,9 +234,9 @@ class InteractionTrainerCallback(TrainerCallback):
         if not self._due or observer is None:
             return
         self._measure(model, state)
-        reason = None if self.stop is None else self.stop.reason(observer.history)
+        reason = reason_to_stop(self.stop, observer, self.faults)
         if reason is not None and self.stop_reason is None:
-            self.stop_reason = console.stopped(reason, observer.history)
+            self.stop_reason = reason
             control.should_training_stop = True
             if observer.ranks.rank == 0:
                 print(f"{self.name}: stopping the run, because {self.stop_reason}")

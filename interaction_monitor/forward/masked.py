@@ -84,8 +84,8 @@ def masked_outputs(
     score = resolve(output)
     if len(players) != len(probe):
         raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size} must be at least 1")
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
+        raise ValueError(f"chunk_size={chunk_size!r} must be a whole number of at least 1, or None")
     check_forwards(len(probe), players.n_players, max_forwards)
     if players.layer is not None:
         find_layer(model, players.layer)
