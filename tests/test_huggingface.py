@@ -17,52 +17,9 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
+from transformers_runs import VOCABULARY, positions, sentences, told, trained  # noqa: E402
 
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback  # noqa: E402
-
-VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(40)]
-
-
-def sentences(n):
-    """Eight words each, labelled by how many of them have even numbers."""
-    words = torch.randint(4, 44, (n, 8), generator=torch.Generator().manual_seed(0))
-    ids = torch.cat([torch.ones(n, 1, dtype=torch.long), words, torch.full((n, 1), 2)], dim=1)
-    labels = ((words % 2 == 0).sum(dim=1) >= 4).long()
-    return [
-        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
-        for row, label in zip(ids, labels, strict=True)
-    ]
-
-
-def trained(folder, *, watch=True, resume=None, callback=None, **arguments):
-    """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16, num_labels=2,
-    )  # fmt: skip
-    settings = {
-        "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3, "eval_strategy": "epoch",
-        "logging_strategy": "epoch", "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True,
-    }  # fmt: skip
-    trainer = transformers.Trainer(
-        transformers.BertForSequenceClassification(config),
-        transformers.TrainingArguments(str(folder), **(settings | arguments)),
-        train_dataset=sentences(64)[:48],
-        eval_dataset=sentences(64)[48:],
-    )
-    watcher = None
-    if watch:
-        probe = Probe.from_loader(trainer.get_eval_dataloader(), 5)
-        given = {"players": Words(VOCABULARY, n_players=4)} | (callback or {})
-        watcher = InteractionTrainerCallback(probe=probe, **given)
-        trainer.add_callback(watcher)
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer, watcher
-
-
-def positions(watcher):
-    return [row.position for row in watcher.observer.history]
 
 
 @pytest.fixture(autouse=True)
@@ -169,20 +126,6 @@ def test_a_causal_model_is_measured_by_steps(tmp_path):
     torch.testing.assert_close(watcher.observer.last.v[:, -1], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_resumed_run_goes_on_with_its_record(tmp_path):
-    _, whole = trained(tmp_path, save_strategy="epoch")
-    trainer, resumed = trained(tmp_path, save_strategy="epoch", resume=str(tmp_path / "checkpoint-6"))
-    assert trainer.state.global_step == 9
-    assert [p.name for p in tmp_path.glob("interactions*")] == ["interactions"]
-    assert positions(resumed) == positions(whole)
-    for before, after in zip(whole.observer.history, resumed.observer.history, strict=True):
-        assert (before.distribution, before.phase, before.test_loss) == (
-            after.distribution, after.phase, after.test_loss,
-        )  # fmt: skip
-    assert resumed.observer.tracker.state_dict() == whole.observer.tracker.state_dict()
-    assert len(Record.open(tmp_path / "interactions").history) == 4
-
-
 def test_another_runs_record_is_left_alone(tmp_path):
     trained(tmp_path, num_train_epochs=1)
     before = (tmp_path / "interactions" / "history.csv").read_bytes()
@@ -244,9 +187,9 @@ def test_a_failure_is_one_warning_and_the_training_goes_on(tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer, watcher = trained(tmp_path, callback={"forward_func": fails_later})
-    told = [str(warning.message) for warning in caught if "InteractionMonitor" in str(warning.message)]
-    assert len(told) == 1
-    assert "no room" in told[0]
+    (message,) = told(caught)
+    assert message.startswith("InteractionTrainerCallback: ")
+    assert "no room" in message
     assert trainer.state.global_step == 9
     assert not any(modes)
     assert positions(watcher) == [(0, 0)]
@@ -280,12 +223,12 @@ def test_who_lacks_transformers_is_told_what_to_install():
         "try:\n    import interaction_monitor.callbacks.transformers\n"
         "except ImportError as error:\n    print(error)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert 'pip install "interaction-monitor[transformers]"' in told
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 'pip install "interaction-monitor[transformers]"' in said
 
 
 def test_the_settings_are_in_the_record(run):
     folder, _, _ = run
     settings = json.loads((folder / "interactions" / "run.json").read_text())["settings"]
     assert settings["output"] == "log_odds"
-    assert "n_players=4" in settings["players"]
+    assert settings["players"]["n_players"] == 4

@@ -18,7 +18,8 @@ from interaction_monitor.callbacks._lightning_trainer import (
     say,
     train_loader_of,
 )
-from interaction_monitor.callbacks._settings import plain
+from interaction_monitor.callbacks._samples import check_number_of_training, samples_of, training_of, with_baseline_of
+from interaction_monitor.callbacks._settings import plain, settings_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.model import call_model
@@ -110,7 +111,8 @@ def _choose(
         )
     probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
     if state is not None:
-        probe = resume.samples_of(state, probe, given=monitor.probe is not None)
+        check_number_of_training(state, monitor.n_train_samples)
+        probe = samples_of(state, probe, given=monitor.probe is not None)
     check_forwards(len(probe) + monitor.n_train_samples, n_players)
 
     def assign(samples: Probe) -> PlayerMap:
@@ -126,17 +128,8 @@ def _choose(
     train = None
     if monitor.n_train_samples:
         samples = Probe.from_loader(train_loader_of(trainer), monitor.n_train_samples, seed=monitor.seed)
-        train = samples, assign(samples)
+        if state is not None:
+            samples = training_of(state, samples)
+        players = assign(samples)
+        train = samples, players if state is None else with_baseline_of(state, players)
     return probe, assign(probe), train
-
-
-def settings_of(monitor: InteractionMonitor) -> dict[str, Any]:
-    """Return what decides what a measurement means, as plain values."""
-    return {
-        "players": plain(monitor.players),
-        "output": plain(monitor.output),
-        "forward_func": plain(monitor.forward_func),
-        "interactions": monitor.interactions,
-        "thresholds": vars(monitor.thresholds),
-        "seed": monitor.seed,
-    }

@@ -69,15 +69,6 @@ def folder_of(trainer: pl.Trainer) -> Path:
     return Path(trainer.strategy.broadcast(folder or trainer.default_root_dir))
 
 
-def free(target: Path, word: str = "") -> Path:
-    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
-    number, path = 0, target
-    while path.exists():
-        number += 1
-        path = target.with_name(f"{target.name}_{word}{number}")
-    return path
-
-
 def is_trial(trainer: pl.Trainer) -> bool:
     """Tell whether the run only tries the code on a batch (`fast_dev_run`), and should leave no files."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector

@@ -6,16 +6,34 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from interaction_monitor.callbacks.lightning import InteractionMonitor
+    from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
+
+_LONG = 100  # a list of more entries, a vocabulary say, is known by a digest
+
+
+def settings_of(callback: InteractionMonitor | InteractionTrainerCallback) -> dict[str, Any]:
+    """Return what decides what a measurement means, as plain values."""
+    return {
+        "players": plain(callback.players),
+        "output": plain(callback.output),
+        "forward_func": plain(callback.forward_func),
+        "interactions": callback.interactions,
+        "thresholds": vars(callback.thresholds),
+        "seed": callback.seed,
+    }
 
 
 def plain(value: Any) -> Any:
     """Describe a value by numbers, strings, lists and dicts that are the same in every process.
 
-    Functions are known by their names and tensors by a digest.
+    Functions are known by their names, tensors and long lists by a digest.
 
     Example:
         >>> from interaction_monitor.players import ImagePatches
@@ -35,7 +53,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
+        parts = [plain(part) for part in value]
+        if len(parts) <= _LONG:
+            return parts
+        return f"list of {len(parts)}, digest {hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
     if isinstance(value, functools.partial):

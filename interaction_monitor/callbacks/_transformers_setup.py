@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._settings import plain, settings_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.observer import Observer
+from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 
 if TYPE_CHECKING:
@@ -35,19 +37,59 @@ def refuse_split_models(args: TrainingArguments) -> None:
         )
 
 
-def set_up(callback: InteractionTrainerCallback, model: nn.Module) -> Observer:
-    """Draw the players and make what measures them.
+class _Noted(dict[str, Any]):
+    """What a callback adds to the trainer's state in this very run; from a checkpoint comes a plain dict."""
+
+
+def claim(callback: InteractionTrainerCallback, state: TrainerState) -> dict[str, Any]:
+    """Take the callback's place in the trainer's state, which goes into each checkpoint.
+
+    Returns:
+        What a callback of the same name had left there when the checkpoint was taken.
 
     Raises:
-        ValueError: if the players do not fit the model or the samples.
+        ValueError: if another callback of this run has the place.
     """
+    key = f"{type(callback).__name__}[{callback.name}]"
+    places: Any = state.stateful_callbacks  # the state has made a dict of it
+    before = places.get(key)
+    if isinstance(before, _Noted):
+        raise ValueError(
+            f"{type(callback).__name__}(name={callback.name!r}): another one in this trainer has this name; give each "
+            "a name= of its own, by which its record and its keys are known"
+        )
+    callback.noted = places[key] = _Noted()
+    return before if isinstance(before, dict) else {}
+
+
+def set_up(
+    callback: InteractionTrainerCallback, model: nn.Module, folder: Path, state: TrainerState
+) -> tuple[Observer, Record | None]:
+    """Draw the players and make what measures them.
+
+    Args:
+        callback: whose arguments count.
+        model: the network, on its device.
+        folder: where the trainer writes.
+        state: the trainer's state; in a resumed run that of the checkpoint.
+
+    Returns:
+        The observer; and on rank zero of a resumed run the record to go on with, if there is one.
+
+    Raises:
+        ValueError: if the players do not fit the model or the samples, or a resumed run would measure otherwise.
+    """
+    before = claim(callback, state)
     ranks = Ranks.of_this_run()
+    earlier = None
     with ranks.together():
+        if ranks.rank == 0 and state.global_step > 0:
+            earlier = _earlier(callback, folder, state, before.get("record"))
         check_forwards(len(callback.probe), callback.players.n_players)
         drawn = assign_players(
             model, callback.players, callback.probe, forward_func=callback.forward_func, seed=callback.seed
         )
-    return Observer(
+    observer = Observer(
         callback.probe,
         ranks.of_first(drawn),
         output=callback.output,
@@ -57,12 +99,24 @@ def set_up(callback: InteractionTrainerCallback, model: nn.Module) -> Observer:
         tracker=copy.deepcopy(callback.tracker),
         ranks=ranks,
     )
+    with ranks.together():
+        if earlier is not None:  # a baseline that is computed from the network is that of the network at the start
+            players = {"labels": earlier.players.labels, "baseline": earlier.players.baseline}
+            observer.load_state_dict(observer.state_dict() | players)
+    return observer, earlier
 
 
 def open_record(
-    callback: InteractionTrainerCallback, observer: Observer, folder: Path, state: TrainerState
+    callback: InteractionTrainerCallback, observer: Observer, folder: Path, state: TrainerState, earlier: Record | None
 ) -> SummaryWriter | None:
     """Open the record on rank zero, and go on with what a resumed run has measured before.
+
+    Args:
+        callback: whose arguments count.
+        observer: from `set_up`, as is `earlier`.
+        folder: where the trainer writes.
+        state: the trainer's state.
+        earlier: the record of the run that wrote the checkpoint.
 
     Returns:
         What writes the panels; None on other ranks.
@@ -71,46 +125,61 @@ def open_record(
     with observer.ranks.together():
         if observer.ranks.rank == 0:
             target = folder / callback.name
-            observer.record = _resumed(callback, target, observer, state) if state.global_step > 0 else None
-            if observer.record is None:
+            if earlier is None:
                 observer.record = Record.create(
-                    _free(target), settings=_settings(callback), players=observer.players, probe=observer.probe
+                    resume.free(target), settings=settings_of(callback), players=observer.players, probe=observer.probe
                 )
-            panels = folder / "runs" / observer.record.folder.name
-            writer = SummaryWriter(str(panels), purge_step=state.global_step + 1)
+            else:
+                observer.record = _resumed(callback, target, observer, state, earlier)
+            callback.noted["record"] = observer.record.folder.name
+            # No other curves lie in this folder, so a new record may drop whatever is left there.
+            panels = str(folder / "runs" / observer.record.folder.name)
+            if len(observer.history):
+                writer = SummaryWriter(panels)
+                step, more = state.global_step + 1, ("train_loss", "test_loss")
+                loggers.take_back_from(writer, observer.history, name=callback.name, step=step, more=more)
+            else:
+                writer = SummaryWriter(panels, purge_step=0)
     observer.load_state_dict(observer.ranks.of_first(observer.state_dict()))
     return writer
 
 
-def _resumed(
-    callback: InteractionTrainerCallback, target: Path, observer: Observer, state: TrainerState
-) -> Record | None:
-    """Read back into the observer what was measured until the checkpoint; None if there is nothing that fits."""
+def _earlier(callback: InteractionTrainerCallback, folder: Path, state: TrainerState, noted: object) -> Record | None:
+    """Find the record of the run that wrote the checkpoint, and refuse to measure otherwise than there."""
+    path = folder / (Path(noted).name if isinstance(noted, str) else callback.name)
     try:
-        if not Record.open(target).players.labels.equal(observer.players.labels.cpu()):
-            raise RecordError(f"{target} has other players")
-        record = Record.resume(target, up_to=(int(state.epoch or 0), state.global_step))
+        if not (path / "run.json").exists():
+            raise RecordError(f"there is no record to go on with in {path}")
+        record = Record.open(path)
+        samples = Probe(record.probe_inputs, record.probe_targets)
+        _ = record.players
     except RecordError as error:
-        callback.faults.warn_once("resume", f"a new record is begun, because {error}")
+        epoch = int((state.epoch or 0) + 1e-6)
+        message = f"{error}, so the record begins at epoch {epoch} (step {state.global_step})"
+        callback.faults.warn_once("resume", message)
         return None
-    for measurement, row in zip(record.measurements, record.history, strict=True):
-        observer.adopt(row, measurement.strength)
+    before = record.settings
+    if "forward_func" not in before:  # earlier versions wrote the others in another form
+        before = {name: before[name] for name in ("interactions", "thresholds", "seed") if name in before}
+    resume.check({"settings": before}, settings_of(callback))
+    if plain(samples) != plain(callback.probe):
+        raise ValueError(
+            f"the checkpoint's history was measured on other samples than probe= holds now: {len(samples)}, and these "
+            f"are {len(callback.probe)}; resume with the same, which are Probe(record.probe_inputs, "
+            f"record.probe_targets) of record = Record.open({str(path)!r}), or give the callback another name= to "
+            "begin a new history and record"
+        )
     return record
 
 
-def _free(target: Path) -> Path:
-    number, path = 0, target
-    while path.exists():
-        number += 1
-        path = target.with_name(f"{target.name}_{number}")
-    return path
-
-
-def _settings(callback: InteractionTrainerCallback) -> dict[str, Any]:
-    return {
-        "players": repr(callback.players),
-        "output": callback.output if isinstance(callback.output, str) else repr(callback.output),
-        "interactions": callback.interactions,
-        "thresholds": vars(callback.thresholds or Thresholds()),
-        "seed": callback.seed,
-    }
+def _resumed(
+    callback: InteractionTrainerCallback, target: Path, observer: Observer, state: TrainerState, earlier: Record
+) -> Record:
+    """Go on in the record or branch off, and read back what was measured until the checkpoint."""
+    # The trainer adds up fractions of epochs, so only the step tells what came before the checkpoint.
+    positions = [row.position for row in earlier.history if row.step <= state.global_step]
+    up_to = positions[-1] if positions else (0, -1)
+    record = resume.go_on(earlier, target, up_to=up_to, step=state.global_step, who=type(callback).__name__)
+    for measurement, row in zip(record.measurements, record.history, strict=True):
+        observer.adopt(row, measurement.strength)
+    return record

@@ -19,6 +19,7 @@ class Faults:
 
     Args:
         on_error: "warn" or "raise".
+        who: the class that the user knows, which begins each warning.
 
     Example:
         >>> import warnings
@@ -32,8 +33,9 @@ class Faults:
         1
     """
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: OnError, *, who: str = "InteractionMonitor") -> None:
         self.on_error = on_error
+        self.who = who
         self._warned: set[str] = set()
 
     @contextmanager
@@ -64,4 +66,4 @@ class Faults:
         """Warn, unless a warning of this kind has been given before."""
         if kind not in self._warned:
             self._warned.add(kind)
-            rank_zero_warn(f"InteractionMonitor: {message}")
+            rank_zero_warn(f"{self.who}: {message}")

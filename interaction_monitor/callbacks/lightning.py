@@ -24,8 +24,9 @@ from interaction_monitor.callbacks._arguments import (
     require_tracker,
     schedules_of,
 )
-from interaction_monitor.callbacks._lightning_setup import set_up, settings_of
+from interaction_monitor.callbacks._lightning_setup import set_up
 from interaction_monitor.callbacks._lightning_trainer import batches_of, counted_batches_of, refuse_split_networks, say
+from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
@@ -345,11 +346,7 @@ class InteractionMonitor(Callback):
 
     def _note(self, progress: Progress) -> None:
         self._saved = None
-        if self.observer is not None and self.observer.record is not None:
-            try:
-                self.observer.record.note(progress)
-            except OSError as error:  # on rank zero only, so it must not be raised
-                self.faults.warn_once("progress", f"noting how far the run has come failed: {error}")
+        resume.note(self.observer, progress, self.faults)
 
     def _scalars(self, row: Row) -> dict[str, float]:
         return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}

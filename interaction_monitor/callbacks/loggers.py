@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
@@ -13,6 +13,9 @@ from interaction_monitor.callbacks._lightning_trainer import is_a
 from interaction_monitor.callbacks._rewind import rewind
 from interaction_monitor.history import PHASES, History, Row
 from interaction_monitor.pictures import figures, panels
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Guard = Callable[[str], AbstractContextManager[None]]
 
@@ -84,14 +87,30 @@ def take_back(loggers: Sequence[Any], history: History, *, name: str, step: int,
         if not is_a(logger, "TensorBoardLogger"):
             continue
         prefix = f"{logger._prefix}{logger.LOGGER_JOIN_CHAR}" if logger._prefix else ""
-        keys = (*_values(history[-1], name), f"{name}/overhead")
-        text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{panels.RIDGES}"
-        tags = {f"{prefix}{key}": "scalars" for key in keys} | {text: "text"}
-        tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
-        tags |= {f"{name}/{picture}": "images" for picture in panels.PICTURES}
-        own_steps = {text: 0, ridges: panels.n_ridges(len(history))}
         with guard(f"setting up {type(logger).__name__}"):
-            rewind(logger.experiment, tags, steps=own_steps, step=step)
+            take_back_from(logger.experiment, history, name=name, step=step, prefix=prefix)
+
+
+def take_back_from(
+    writer: SummaryWriter, history: History, *, name: str, step: int, prefix: str = "", more: Sequence[str] = ()
+) -> None:
+    """Do as `take_back` for what writes to TensorBoard.
+
+    Args:
+        writer: the resumed run's, at its beginning.
+        history: what was measured up to the checkpoint.
+        name: prefix of the keys.
+        step: the first of the writer's steps that comes after it.
+        prefix: stands before the keys of scalars.
+        more: scalars beside those of every monitor, without `name`.
+    """
+    keys = (*_values(history[-1], name), f"{name}/overhead", *(f"{name}/{key}" for key in more))
+    text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{panels.RIDGES}"
+    tags = {f"{prefix}{key}": "scalars" for key in keys} | {text: "text"}
+    tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
+    tags |= {f"{name}/{picture}": "images" for picture in panels.PICTURES}
+    own_steps = {text: 0, ridges: panels.n_ridges(len(history))}
+    rewind(writer, tags, steps=own_steps, step=step)
 
 
 def publish(

@@ -11,11 +11,11 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from interaction_monitor.callbacks._lightning_trainer import free
-from interaction_monitor.callbacks._settings import differences, plain
+from interaction_monitor.callbacks._samples import keep_training, state_of_training
+from interaction_monitor.callbacks._settings import differences
+from interaction_monitor.callbacks.faults import Faults
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
-from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError
 from interaction_monitor.schedule import Budget
 
@@ -46,6 +46,7 @@ def state_of(
         "budget": budget.state_dict(),
         "settings": dict(settings),
         "samples": samples,
+        "train": state_of_training(observer.train),
         "shown": shown,
     }
 
@@ -68,7 +69,13 @@ def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
             "update interaction-monitor, or resume without the callback's state"
         )
     before = state.get("settings", {})
-    for name, kind in (("observer", dict), ("record", str | None), ("shown", int | None), ("settings", dict)):
+    for name, kind in (
+        ("observer", dict),
+        ("record", str | None),
+        ("shown", int | None),
+        ("settings", dict),
+        ("train", dict),
+    ):
         if not isinstance(state.get(name, {} if kind is dict else None), kind):
             raise ValueError(_damaged(f"{name} is {state[name]!r:.40}"))
     changed = differences(before, settings)
@@ -79,47 +86,6 @@ def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
             f"the checkpoint's history was measured with {was}, but this run has {now}, so its numbers would not go "
             f"together; resume with {was}, or give the monitor another name= to begin a new history and record"
         )
-
-
-def samples_of(state: dict[str, Any], probe: Probe, *, given: bool) -> Probe:
-    """Return the samples on which the checkpoint's history was measured.
-
-    Args:
-        state: what `state_of` returned when the checkpoint was taken.
-        probe: the samples that this run would take.
-        given: whether they were given as `probe=`, and not taken from a loader.
-
-    Returns:
-        These, or those in the record of the interrupted run, where a loader does not give the same again.
-
-    Raises:
-        ValueError: if other samples were given.
-    """
-    before, labels = state.get("samples"), state["observer"].get("labels")
-    as_many = isinstance(labels, Tensor) and labels.shape[:1] == (len(probe),)  # else restoring says what is wrong
-    if before is None or not as_many or before == plain(probe):
-        return probe
-    if given:
-        raise ValueError(
-            "the checkpoint's history was measured with other samples than probe= holds now; resume with the same, or "
-            "give the monitor another name= to begin a new history and record"
-        )
-    try:
-        record = Record.open(state["record"])
-        recorded = Probe(record.probe_inputs, record.probe_targets)
-    except (RecordError, TypeError, ValueError):
-        recorded = probe
-    if plain(recorded) == before:
-        rank_zero_warn(
-            "InteractionMonitor: the loader gives other samples than when the run began; it goes on with those of "
-            f"its record, {state['record']}"
-        )
-        return recorded
-    rank_zero_warn(
-        "InteractionMonitor: the loader gives other samples than when the run began, and its record does not hold "
-        "those; what is measured from here on may differ for that alone"
-    )
-    return probe
 
 
 def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:
@@ -172,7 +138,11 @@ def continued(
         return None, []
     reason = _why_not(Path(earlier), observer)
     if reason is not None:
-        rank_zero_warn(f"InteractionMonitor: a new record is begun, because {reason}")
+        last = observer.history[-1]
+        rank_zero_warn(
+            f"InteractionMonitor: a new record is begun, because {reason}. It starts here: what was measured up to "
+            f"epoch {last.epoch}, step {last.step} is in the history of the checkpoint, and not in this record"
+        )
         return None, []
     record = Record.open(earlier)
     position = observer.history[-1].position
@@ -182,18 +152,56 @@ def continued(
         if row.position > position and row.step == step
     ]
     position = adopted[-1][0].position if adopted else position
-    beyond = record.history[-1].step if len(record.history) else 0
+    record = go_on(record, target, up_to=position, step=step)
+    keep_training(record.folder, observer.train)
+    return record, adopted
+
+
+def go_on(
+    record: Record, target: Path, *, up_to: tuple[int, int], step: int, who: str = "InteractionMonitor"
+) -> Record:
+    """Go on in the record of a run that was stopped, or branch off that of one that had come further.
+
+    Args:
+        record: that of the run that wrote the checkpoint.
+        target: where a branch goes; something is put behind it if there is something already.
+        up_to: (epoch, step) of the last measurement that belongs to the checkpoint.
+        step: optimizer steps at the checkpoint.
+        who: begins the warning that tells of a branch.
+
+    Returns:
+        The record, ready for `write`.
+    """
+    earlier, beyond = record.folder, record.history[-1].step if len(record.history) else 0
     if beyond <= step or record.progress.goes_on_from(step):
-        record = Record.resume(earlier, up_to=position)
+        record = Record.resume(earlier, up_to=up_to)
     else:
-        record = Record.branch(earlier, free(target, "branch_"), up_to=position)
+        record = Record.branch(earlier, free(target, "branch_"), up_to=up_to)
         rank_zero_warn(
-            f"InteractionMonitor: this run branches off at step {step} of one that was measured up to step {beyond}. "
+            f"{who}: this run branches off at step {step} of one that was measured up to step {beyond}. "
             f"That one's record stays as it is, in {earlier}; this run's is {record.folder}, which begins with a copy "
             f"of the measurements up to there"
         )
     record.note(Progress(checkpoint=step))
-    return record, adopted
+    return record
+
+
+def free(target: Path, word: str = "") -> Path:
+    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
+    number, path = 0, target
+    while path.exists():
+        number += 1
+        path = target.with_name(f"{target.name}_{word}{number}")
+    return path
+
+
+def note(observer: Observer | None, progress: Progress, faults: Faults) -> None:
+    """Write down how far the run has come, if there is a record; as only rank zero has it, a failure is only told."""
+    if observer is not None and observer.record is not None:
+        try:
+            observer.record.note(progress)
+        except OSError as error:
+            faults.warn_once("progress", f"noting how far the run has come failed: {error}")
 
 
 def begun(target: Path, observer: Observer, settings: dict[str, Any]) -> Callable[[], Record]:
@@ -209,6 +217,7 @@ def begun(target: Path, observer: Observer, settings: dict[str, Any]) -> Callabl
     def begin() -> Record:
         if not chosen:  # what was begun for lack of room must not be begun again elsewhere
             chosen.append(free(target))
+        keep_training(chosen[0], observer.train)  # first, because a record is complete when it is made
         return Record.create(chosen[0], settings=settings, players=observer.players, probe=observer.probe)
 
     return begin

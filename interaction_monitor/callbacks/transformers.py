@@ -17,7 +17,7 @@ except ImportError as error:
 
 from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
-from interaction_monitor.callbacks import loggers
+from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
     require_at_least,
     require_one_of,
@@ -37,6 +37,7 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.pictures import panels
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
+from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Budget, Schedule
 from interaction_monitor.stopping import StopRule
 
@@ -49,7 +50,9 @@ class InteractionTrainerCallback(TrainerCallback):
     in `args.output_dir / name`, the panels in `args.output_dir / "runs" / name`. After an evaluation the numbers are
     among its metrics, so that `metric_for_best_model="eval_interactions/mean_order"` and early stopping find them.
 
-    A run that is resumed goes on with the record that it finds: measurements up to the checkpoint are read from there.
+    A run that is resumed from its newest checkpoint goes on with its record: measurements up to there are read from it.
+    From an earlier checkpoint, or that of a run that had come further, it branches off: its record begins with a copy.
+    It must measure as before: other settings or samples are refused.
 
     Args:
         players: what an input variable is, for example `Words(tokenizer)`.
@@ -72,7 +75,7 @@ class InteractionTrainerCallback(TrainerCallback):
             rule.
         train_loss: name of the training loss in the trainer's logs.
         test_loss: name of the loss in the metrics of an evaluation.
-        name: prefix of the keys, and the folder of the record.
+        name: prefix of the keys, and the folder of the record. Several callbacks in one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
         seed: draws the players.
 
@@ -81,8 +84,8 @@ class InteractionTrainerCallback(TrainerCallback):
         stop_reason: why this callback stopped the run; None if it did not.
 
     Raises:
-        ValueError: if an argument is out of its range; when training starts, if the players do not fit the model or
-            no process holds the whole of it.
+        ValueError: if an argument is out of its range; when training starts, if the players do not fit the model, no
+            process holds the whole of it, or a resumed run would not measure as before.
 
     Example:
         >>> import torch
@@ -131,11 +134,11 @@ class InteractionTrainerCallback(TrainerCallback):
         self.output = output
         self.forward_func = forward_func
         self.interactions: Interactions = interactions
-        self.thresholds = thresholds
+        self.thresholds = thresholds or Thresholds()
         self.tracker = tracker or PhaseTracker()
         self.train_loss, self.test_loss = train_loss, test_loss
         self.name = name
-        self.faults = Faults(on_error)
+        self.faults = Faults(on_error, who=type(self).__name__)
         self.seed = seed
         self.budget = Budget(max_overhead)
         self.observer: Observer | None = None
@@ -143,6 +146,7 @@ class InteractionTrainerCallback(TrainerCallback):
         self._writer: SummaryWriter | None = None
         self._losses: dict[str, float] = {}  # since the last measurement
         self._due = False
+        self.noted: dict[str, Any] = {}  # what checkpoints hold: the name of the record
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -152,12 +156,16 @@ class InteractionTrainerCallback(TrainerCallback):
         self.observer, self._writer, self._losses, self._due = None, None, {}, False
         self.budget = Budget(self.budget.most)
         self.budget.start()
-        with preserved_rng(), self.budget.measuring(), self.faults.guard("setting up", through=MISFITS):
-            self.observer = set_up(self, kwargs["model"])
-            with self.faults.guard("opening the record"):
-                self._writer = open_record(self, self.observer, Path(args.output_dir or "."), state)
-        if self.observer is not None and len(self.observer.history) == 0:
-            self._measure(kwargs["model"], state, through=MISFITS)
+        folder = Path(args.output_dir or ".")
+        try:
+            with preserved_rng(), self.budget.measuring(), self.faults.guard("setting up", through=MISFITS):
+                self.observer, earlier = set_up(self, kwargs["model"], folder, state)
+                with self.faults.guard("opening the record"):
+                    self._writer = open_record(self, self.observer, folder, state, earlier)
+            if self.observer is not None and len(self.observer.history) == 0:
+                self._measure(kwargs["model"], state, through=MISFITS)
+        except MISFITS as error:
+            raise ValueError(f"{type(self).__name__} cannot measure this run: {error}") from error
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -195,6 +203,10 @@ class InteractionTrainerCallback(TrainerCallback):
             latest = loggers.scalars(self.observer.history[-1], self.name)
             kwargs["metrics"].update({f"eval_{key}": value for key, value in latest.items()})
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note that there is a newer checkpoint."""
+        resume.note(self.observer, Progress(checkpoint=state.global_step), self.faults)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -212,6 +224,7 @@ class InteractionTrainerCallback(TrainerCallback):
                 self._writer.close()
             print(f"{self.name}: {console.verdict(observer.history)}")
             if observer.record is not None:
+                resume.note(observer, Progress(checkpoint=state.global_step, finished=True), self.faults)
                 print(f"{self.name}: recorded in {observer.record.folder}")
 
     def _measured(self, observer: Observer, state: TrainerState) -> bool:

@@ -1,0 +1,58 @@
+"""A tiny BERT that a `transformers.Trainer` trains while the callback watches it."""
+
+import torch
+import transformers
+
+from interaction_monitor import Probe
+from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
+from interaction_monitor.players import Words
+
+VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"] + [f"word{i}" for i in range(40)]
+
+
+def sentences(n):
+    """Eight words each, labelled by how many of them have even numbers."""
+    words = torch.randint(4, 44, (n, 8), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([torch.ones(n, 1, dtype=torch.long), words, torch.full((n, 1), 2)], dim=1)
+    labels = ((words % 2 == 0).sum(dim=1) >= 4).long()
+    return [
+        {"input_ids": row, "attention_mask": torch.ones_like(row), "labels": label}
+        for row, label in zip(ids, labels, strict=True)
+    ]
+
+
+def trained(folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, **arguments):
+    """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, num_labels=2,
+    )  # fmt: skip
+    settings = {
+        "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3, "eval_strategy": "epoch",
+        "logging_strategy": "epoch", "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True,
+    }  # fmt: skip
+    trainer = transformers.Trainer(
+        transformers.BertForSequenceClassification(config),
+        transformers.TrainingArguments(str(folder), **(settings | arguments)),
+        train_dataset=sentences(64)[:48],
+        eval_dataset=sentences(64)[48:],
+    )
+    watcher = None
+    if before is not None:
+        trainer.add_callback(before)
+    if watch:
+        probe = Probe.from_loader(trainer.get_eval_dataloader(), n_samples)
+        given = {"players": Words(VOCABULARY, n_players=4)} | (callback or {})
+        watcher = InteractionTrainerCallback(probe=probe, **given)
+        trainer.add_callback(watcher)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, watcher
+
+
+def positions(watcher):
+    return [row.position for row in watcher.observer.history]
+
+
+def told(caught):
+    return [str(warning.message) for warning in caught if "Interaction" in str(warning.message)]
