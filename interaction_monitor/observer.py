@@ -230,10 +230,15 @@ class Observer:
                 f"the checkpoint was measured with n_players={n_before}, but this run has "
                 f"n_players={self.players.n_players}; resume with {n_before}, or without the callback's state"
             )
+        if len(state["labels"]) != len(self.players):
+            raise ValueError(
+                f"the checkpoint was measured on {len(state['labels'])} samples, but this run's probe has "
+                f"{len(self.players)}; resume with the same samples, or without the callback's state"
+            )
         if state["labels"].shape != self.players.labels.shape:
             raise ValueError(
                 f"the checkpoint's players have shape {tuple(state['labels'].shape)}, but the probe and layer of this "
-                f"run need {tuple(self.players.labels.shape)}; resume with the same data, layer and n_samples"
+                f"run need {tuple(self.players.labels.shape)}; resume with the same data and layer"
             )
         # A baseline that is computed from the network is that of the network at the start.
         baseline = state.get("baseline", self.players.baseline)

@@ -198,7 +198,7 @@ def change(path, **entries):
 
 
 def test_a_state_of_the_first_version_is_read(tmp_path, saved):
-    change(saved[1], version=None, budget=None, settings=None, samples=None, shown=None)
+    change(saved[1], version=None, budget=None, settings=None, samples=None, train=None, shown=None)
     (saved[0].observer.record.folder / "progress.json").unlink()
     observer = fit(tmp_path, checkpoint=saved[1], max_epochs=2).observer
     assert observer.history.epochs.tolist() == [0, 1, 2]
@@ -211,8 +211,11 @@ def test_a_state_of_a_newer_version_is_refused_before_training(tmp_path, saved):
 
 
 def test_players_that_do_not_fit_the_checkpoint_are_refused(tmp_path, saved):
-    with pytest.raises(MisconfigurationException, match=r"players have shape.*same data, layer and n_samples"):
+    with pytest.raises(MisconfigurationException, match=r"n_samples=3 samples, but this run has n_samples=4;.* name="):
         fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options={"n_samples": 4})
+    probe = Probe(torch.rand(2, 1, 8, 8), torch.arange(2))
+    with pytest.raises(MisconfigurationException, match=r"n_samples=3 samples, but probe= holds 2;.* name="):
+        fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options={"probe": probe})
 
 
 def first(logits, targets):
@@ -282,11 +285,51 @@ def test_other_samples_that_are_given_are_refused(tmp_path, saved):
         fit(tmp_path, checkpoint=saved[1], max_epochs=2, monitor_options={"probe": probe})
 
 
+TRAINING = {"n_train_samples": 2, "on_error": "raise"}
+COMPUTED = FeaturePatches("features.1", grid=4, margin=0, n_players=3, baseline=lambda maps: maps.mean())
+
+
+def test_training_samples_that_a_loader_does_not_give_again_come_from_the_record(tmp_path):
+    keep = ModelCheckpoint(tmp_path / "saved", filename="end")
+    options = TRAINING | {"players": COMPUTED}
+    first = fit(tmp_path, keep, max_epochs=1, monitor_options=options).observer
+    checkpoint = tmp_path / "saved" / "end.ckpt"
+    probe, players = first.train
+    # Once goes on in the record, once in a branch, and once from the checkpoint of the branch.
+    for epochs in (2, 2, 3):
+        again = ModelCheckpoint(tmp_path / "again", filename="end", enable_version_counter=False)
+        with pytest.warns(UserWarning, match="loader for training gives other samples.*goes on with those of its rec"):
+            observer = fit(
+                tmp_path, again, checkpoint=checkpoint, max_epochs=epochs, seed=1, monitor_options=options
+            ).observer
+        assert torch.equal(observer.train[0].inputs, probe.inputs)
+        assert torch.equal(observer.train[1].labels, players.labels)
+        assert observer.train[1].baseline == players.baseline
+        if observer.record.folder != first.record.folder:
+            checkpoint = tmp_path / "again" / "end.ckpt"
+    (observer.record.folder / "training").rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="does not hold those training samples"):
+        fit(tmp_path, checkpoint=checkpoint, max_epochs=4, seed=1, monitor_options=options)
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 3), (2, 0), (0, 2)])
+def test_another_number_of_training_samples_is_refused(tmp_path, before, now):
+    fit(
+        tmp_path, ModelCheckpoint(tmp_path / "saved", filename="end"), max_epochs=1,
+        monitor_options={"n_train_samples": before},
+    )  # fmt: skip
+    checkpoint = tmp_path / "saved" / "end.ckpt"
+    message = f"n_train_samples={before}, but this run has n_train_samples={now}; resume with .* name="
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(tmp_path, checkpoint=checkpoint, max_epochs=2, monitor_options={"n_train_samples": now})
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         {"observer": {}}, {"observer": 7}, {"observer": {"labels": "x", "history": [], "tracker": {}}}, {"budget": {}},
         {"budget": 3}, {"version": "1"}, {"settings": 5}, {"shown": "x"}, {"record": 5},
+        {"train": 5}, {"train": {"n_samples": "x"}},
     ],
     ids=str,
 )  # fmt: skip
@@ -322,7 +365,7 @@ def test_a_lost_record_is_begun_anew(tmp_path, saved, damage):
         folder.rename(tmp_path / "elsewhere")
     else:
         (folder / "run.json").write_text("{")
-    with pytest.warns(UserWarning, match="a new record is begun"):
+    with pytest.warns(UserWarning, match="a new record is begun.*It starts here: what was measured up to epoch 1"):
         observer = fit(tmp_path, checkpoint=checkpoint, max_epochs=2).observer
     assert observer.history.epochs.tolist() == [0, 1, 2]
     assert Record.open(observer.record.folder).history.epochs.tolist() == [2]
