@@ -208,11 +208,26 @@ def test_players_that_do_not_fit_are_refused_before_the_first_step(tmp_path):
         ({"patience": -1}, r"patience=-1"),
         ({"on_error": "ignore"}, r"on_error='ignore'"),
         ({"max_overhead": 2.0}, r"max_overhead=2\.0"),
+        ({"thresholds": 0.1}, r"thresholds=0\.1"),
+        ({"tracker": 3}, r"tracker=3"),
+        ({"name": "a/b"}, r"name='a/b'"),
     ],
 )
 def test_arguments_out_of_range_are_named(argument, match):
     with pytest.raises(ValueError, match=rf"InteractionTrainerCallback\({match}"):
         InteractionTrainerCallback(Words(VOCABULARY), Probe(torch.ones(1, 3, dtype=torch.long)), **argument)
+
+
+@pytest.mark.parametrize("given", ["swapped", "none", "items"])
+def test_what_is_no_probe_or_no_players_is_refused(given):
+    players, probe = Words(VOCABULARY), Probe(torch.ones(1, 3, dtype=torch.long))
+    arguments, match = {
+        "swapped": ((probe, players), r"players=<?Probe.*give a kind of players"),
+        "none": ((players, None), r"probe=None\): give Probe\(inputs, targets\) or Probe\.from_loader\(loader\)"),
+        "items": ((players, sentences(5)), r"probe=<list>\): give Probe\(inputs, targets\) or Probe\.from_loader"),
+    }[given]
+    with pytest.raises(ValueError, match=rf"InteractionTrainerCallback\({match}"):
+        InteractionTrainerCallback(*arguments)
 
 
 def test_who_lacks_transformers_is_told_what_to_install():

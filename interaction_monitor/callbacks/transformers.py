@@ -19,10 +19,14 @@ from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
-    require_at_least,
+    require_name,
     require_one_of,
+    require_players,
+    require_probe,
     require_rule,
     require_share,
+    require_thresholds,
+    require_tracker,
     schedule_of,
 )
 from interaction_monitor.callbacks._stopping import reason_to_stop
@@ -52,7 +56,6 @@ class InteractionTrainerCallback(TrainerCallback):
 
     A run that is resumed from its newest checkpoint goes on with its record: measurements up to there are read from it.
     From an earlier checkpoint, or that of a run that had come further, it branches off: its record begins with a copy.
-    It must measure as before: other settings or samples are refused.
 
     Args:
         players: what an input variable is, for example `Words(tokenizer)`.
@@ -120,7 +123,11 @@ class InteractionTrainerCallback(TrainerCallback):
         seed: int = 0,
     ) -> None:
         try:
-            require_at_least(0, patience=0 if patience is None else patience)
+            require_players(players)
+            require_probe(probe)
+            require_thresholds(thresholds)
+            require_tracker(tracker)
+            require_name(name)
             self.stop = require_rule(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
             require_share(max_overhead=max_overhead)
             require_one_of(("and-or", "and"), interactions=interactions)
