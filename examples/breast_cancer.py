@@ -15,9 +15,11 @@ SIZE = training.Size(wrong_labels=0.05)
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, {"perceptron": SIZE}, full=SIZE, command=command)
-    data = breast_cancer(n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
-    # Every measure of a cell comes as its mean, its spread and its worst value: one player each.
-    measures = [(measure, measure + 10, measure + 20) for measure in range(10)]
+    with training.refusals():
+        data = breast_cancer(n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
+        # Every measure of a cell comes as its mean, its spread and its worst value: one player each.
+        measures = [(measure, measure + 10, measure + 20) for measure in range(10)]
+        training.enough("--players", options.players, measures, "measures")
     columns = Columns(measures[: options.players], baseline=data.train.tensors[0].mean(dim=0))
     training.watch(Perceptron(30), data, columns, options)
 

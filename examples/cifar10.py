@@ -21,13 +21,16 @@ FULL = training.Size(wrong_labels=0.01)
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command)
-    data = cifar10(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
+    with training.refusals():
+        data = cifar10(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
     width = 64 if options.full else 16
     if options.network == "vgg11":
         network, layer = vgg11(width=width), "network.features.4"
     else:
         network, layer = AlexNet(width=width), "network.features.1"
-    training.watch(network, data, FeaturePatches(layer, grid=8, n_players=options.players), options)
+    with training.refusals():
+        players = FeaturePatches(layer, grid=8, n_players=options.players)
+    training.watch(network, data, players, options)
 
 
 if __name__ == "__main__":

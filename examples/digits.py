@@ -80,6 +80,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=30, help="test images to measure on; the paper takes 50")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     arguments = parser.parse_args()
+    for name, least, most in (("epochs", 1, 10_000), ("train", 1, 4900), ("wrong_labels", 0, 1), ("every", 1, 10_000)):
+        if not least <= getattr(arguments, name) <= most:
+            parser.error(f"argument --{name.replace('_', '-')}: must be {least} to {most}")
+    if not 1 <= arguments.samples <= 5000 - arguments.train:
+        parser.error(f"argument --samples: must be 1 to {5000 - arguments.train}, which is what --train leaves")
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")

@@ -71,7 +71,10 @@ def tokenised(prompts: list[Prompt], tokenizer: Any) -> tuple[Probe, Tensor]:
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command)
-    prompts = squad(options.data)[: options.samples]
+    with training.refusals():
+        prompts = squad(options.data)
+        training.enough("--samples", options.samples, prompts, "prompts")
+    prompts = prompts[: options.samples]
     model, tokenizer = smollm2()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     probe, chosen = tokenised(prompts, tokenizer)

@@ -21,20 +21,23 @@ FULL = training.Size(wrong_labels=0.01)
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command)
-    data = mnist(
-        options.data,
-        size=32,
-        n_train=options.train,
-        n_test=None if options.full else 1000,
-        wrong_labels=options.wrong_labels,
-        seed=options.seed,
-    )
+    with training.refusals():
+        data = mnist(
+            options.data,
+            size=32,
+            n_train=options.train,
+            n_test=None if options.full else 1000,
+            wrong_labels=options.wrong_labels,
+            seed=options.seed,
+        )
     if options.network == "lenet":
         network = LeNet(size=32)
-        players = FeaturePatches("network.features.1", grid=7, n_players=options.players)
+        layer, grid = "network.features.1", 7
     else:
         network = vgg11(channels=1, width=64 if options.full else 8)
-        players = FeaturePatches("network.features.4", grid=8, n_players=options.players)
+        layer, grid = "network.features.4", 8
+    with training.refusals():
+        players = FeaturePatches(layer, grid=grid, n_players=options.players)
     training.watch(network, data, players, options)
 
 

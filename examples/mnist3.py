@@ -24,8 +24,11 @@ FULL = training.Size(epochs=256, players=8, samples=100)
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command)
-    data = mnist3(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
-    images, parts = mnist3_parts(options.data)
+    with training.refusals():
+        data = mnist3(options.data, n_train=options.train, wrong_labels=options.wrong_labels, seed=options.seed)
+        images, parts = mnist3_parts(options.data)
+        training.enough("--samples", options.samples, images, "threes with labelled parts")
+        training.enough("--players", options.players, parts[0], "labelled parts")
     probe = Probe(images[: options.samples], torch.ones(options.samples, dtype=torch.long))
     players = Segments.from_indices(parts[: options.samples, : options.players], (32, 32))
     if options.network == "resnet20":

@@ -17,15 +17,18 @@ FULL = training.Size(epochs=512)
 
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command)
-    data = modelnet10(
-        options.data,
-        n_points=512 if options.full else 128,
-        n_train=options.train,
-        wrong_labels=options.wrong_labels,
-        seed=options.seed,
-    )
+    with training.refusals():
+        data = modelnet10(
+            options.data,
+            n_points=512 if options.full else 128,
+            n_train=options.train,
+            wrong_labels=options.wrong_labels,
+            seed=options.seed,
+        )
     network = DynamicGraph(width=64, n_neighbours=20) if options.full else DynamicGraph(width=16, n_neighbours=8)
-    training.watch(network, data, PointClusters(n_clusters=30, n_players=options.players), options)
+    with training.refusals():
+        clusters = PointClusters(n_clusters=30, n_players=options.players)
+    training.watch(network, data, clusters, options)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from examples import shared_steps
+from examples import shared_steps, training
 from examples.datasets import mnist_5k
 from interaction_monitor import Probe
 from interaction_monitor.comparison import Network, compare_networks
@@ -42,7 +42,9 @@ def strided() -> nn.Module:
 
 def main() -> None:
     options = shared_steps.options(__doc__, "shared_digits", epochs=6, train=3000, samples=20, players=8)
-    data = mnist_5k(n_train=options.train)
+    with training.refusals():
+        data = mnist_5k(n_train=options.train)
+        training.enough("--samples", options.samples, data.test, "test digits")
     images, labels = data.test.tensors
     probe = Probe(images[: options.samples], labels[: options.samples])
     patches = ImagePatches(

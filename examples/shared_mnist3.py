@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import TensorDataset
 
-from examples import shared_steps
+from examples import shared_steps, training
 from examples.datasets import mnist3, mnist3_parts
 from examples.networks import ResNet20, vgg16
 from interaction_monitor import Probe
@@ -22,9 +22,11 @@ from interaction_monitor.players import Segments
 
 def main() -> None:
     options = shared_steps.options(__doc__, "shared_mnist3", epochs=3, train=8000, samples=30, width=8)
-    data = mnist3(options.data, n_train=options.train)
+    with training.refusals():
+        data = mnist3(options.data, n_train=options.train)
+        images, parts = mnist3_parts(options.data)
+        training.enough("--samples", options.samples, images, "threes with labelled parts")
     test = TensorDataset(*(tensor[:1000] for tensor in data.test.tensors))
-    images, parts = mnist3_parts(options.data)
     probe = Probe(images[: options.samples], torch.ones(options.samples, dtype=torch.long))
     players = Segments.from_indices(parts[: options.samples], (32, 32))
     networks = []

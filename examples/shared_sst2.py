@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from examples import shared_steps
+from examples import shared_steps, training
 from examples.datasets import sst2
 from examples.networks import BertTiny, MiniLM
 from interaction_monitor import Probe
@@ -22,10 +22,13 @@ from interaction_monitor.players import Words
 def main() -> None:
     options = shared_steps.options(__doc__, "shared_sst2", scratch=8000, pretrained=1500, samples=12, players=8)
     tokenizer = MiniLM.tokenizer()
-    data = sst2(options.data, tokenizer=tokenizer, longest=32)
+    with training.refusals():
+        data = sst2(options.data, tokenizer=tokenizer, longest=32)
     test = TensorDataset(*(tensor[:400] for tensor in data.test.tensors))
     words = Words(tokenizer, n_players=options.players)
     enough = (words.available(Probe(*data.test.tensors)) >= options.players).nonzero()[:, 0]
+    with training.refusals():
+        training.enough("--samples", options.samples, enough, f"test sentences of {options.players} words")
     probe = Probe.from_loader(DataLoader(Subset(data.test, enough.tolist())), options.samples)
     networks = []
     # name, how to build it, training sentences, epochs, learning rate

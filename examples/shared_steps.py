@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from examples import training
 from interaction_monitor.comparison import Comparison, figures, panels, words
 
 
-def options(description: str | None, out: str, **defaults: int | float) -> argparse.Namespace:
+def options(description: str | None, out: str, **defaults: int) -> argparse.Namespace:
     """Read the command line: `--data`, `--out`, `--alpha` and a number for each default."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public data sets")
     parser.add_argument("--out", type=Path, default=Path("runs") / out)
-    parser.add_argument("--alpha", type=float, default=0.1, help="charge for an interaction in each network")
+    alpha = training.number(float, "0 to 1", lambda x: 0 <= x <= 1)
+    parser.add_argument("--alpha", type=alpha, default=0.1, help="charge for an interaction in each network")
+    count = training.number(int, "1 or more", lambda x: x >= 1)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
+        parser.add_argument(f"--{name}", type=count, default=value)
     return parser.parse_args()
 
 

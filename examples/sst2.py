@@ -25,17 +25,20 @@ SMALL = {
 def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, command=command)
     tokenizer = MiniLM.tokenizer() if options.network == "pretrained" else None
-    data = sst2(
-        options.data,
-        tokenizer=tokenizer,
-        longest=64 if options.full else 32,
-        n_train=options.train,
-        wrong_labels=options.wrong_labels,
-        seed=options.seed,
-    )
+    with training.refusals():
+        data = sst2(
+            options.data,
+            tokenizer=tokenizer,
+            longest=64 if options.full else 32,
+            n_train=options.train,
+            wrong_labels=options.wrong_labels,
+            seed=options.seed,
+        )
     network = BertTiny(len(data.vocabulary)) if tokenizer is None else MiniLM()
     words = Words(tokenizer or data.vocabulary, n_players=options.players)
     enough = (words.available(Probe(*data.test.tensors)) >= options.players).nonzero()[:, 0]
+    with training.refusals():
+        training.enough("--samples", options.samples, enough, f"test sentences of {options.players} words")
     probe = Probe.from_loader(DataLoader(Subset(data.test, enough.tolist())), options.samples, seed=options.seed)
     training.watch(network, data, words, options, probe=probe)
 

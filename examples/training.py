@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -75,7 +77,7 @@ PAPERS = Size()
 def options(
     description: str | None, small: Mapping[str, Size], *, full: Size = PAPERS, command: list[str] | None = None
 ) -> argparse.Namespace:
-    """Read the command line.
+    """Read the command line, and seed what is built next, such as the network.
 
     Args:
         description: the script's docstring, of which the first line is shown.
@@ -85,6 +87,9 @@ def options(
 
     Returns:
         The fields of `Size`, and `network`, `full`, `data`, `out` and `seed`.
+
+    Raises:
+        SystemExit: with code 2 and a line that says why, if a value makes no sense.
     """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public data sets")
@@ -92,19 +97,70 @@ def options(
     parser.add_argument("--full", action="store_true", help="the papers' settings, for a GPU")
     name = Path(sys.argv[0]).stem
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed",
+        type=number(int, "0 or more", lambda value: 0 <= value < 2**32),
+        default=0,
+        help="of weights, batches, wrong labels, samples and players: the same gives the same run; default: 0",
+    )
     sizes = parser.add_argument_group("instead of what the network or --full would take")
-    sizes.add_argument("--epochs", type=int)
-    sizes.add_argument("--train", type=int, help="training samples")
-    sizes.add_argument("--players", type=int)
-    sizes.add_argument("--samples", type=int, help="test samples to measure on")
-    sizes.add_argument("--wrong-labels", type=float, help="share of the training labels that are drawn anew")
-    sizes.add_argument("--learning-rate", type=float)
+    count = number(int, "1 or more", lambda value: value >= 1)
+    share = number(float, "0 to 1", lambda value: 0 <= value <= 1)
+    rate = number(float, "positive", lambda value: 0 < value < float("inf"))
+    sizes.add_argument("--epochs", type=count)
+    sizes.add_argument("--train", type=count, help="training samples")
+    sizes.add_argument("--players", type=count)
+    sizes.add_argument("--samples", type=count, help="test samples to measure on")
+    sizes.add_argument("--wrong-labels", type=share, help="share of the training labels that are drawn anew")
+    sizes.add_argument("--learning-rate", type=rate)
     found = parser.parse_args(command)
     for key, value in vars(full if found.full else small[found.network]).items():
         if getattr(found, key) is None:
             setattr(found, key, value)
+    L.seed_everything(found.seed, verbose=False)
     return found
+
+
+def number(kind: type[Any], allowed: str, is_allowed: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Make what reads a number from the command line and refuses one that makes no sense."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"must be {allowed}, but is {text}")
+        return value
+
+    return read
+
+
+@contextmanager
+def refusals(errors: tuple[type[Exception], ...] = (FileNotFoundError, ValueError)) -> Iterator[None]:
+    """Turn what the data cannot give, known before anything is trained, into one line and exit code 2.
+
+    Args:
+        errors: what the block may raise; by default that files are missing, or that there are too few samples.
+
+    Raises:
+        SystemExit: in the place of these.
+    """
+    try:
+        yield
+    except errors as error:
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def enough(option: str, asked: int, there: Sized, what: str) -> None:
+    """Refuse to take more than there are.
+
+    Raises:
+        ValueError: if more are asked for.
+    """
+    if asked > len(there):
+        raise ValueError(f"{option} {asked}, but there are only {len(there)} {what}")
 
 
 def watch(network: nn.Module, data: Data, players: Players, options: argparse.Namespace, **settings: Any) -> History:
@@ -122,7 +178,8 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    L.seed_everything(options.seed, verbose=False)
+    with refusals():
+        enough("--samples", options.samples, data.test, "test samples")
     settings = {
         "n_samples": options.samples,
         "every_n_epochs": schedule(options.epochs),
@@ -139,7 +196,8 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
         log_every_n_steps=10,
     )
     model = Classifier(network, learning_rate=options.learning_rate)
-    trainer.fit(model, DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500))
+    with refusals((MisconfigurationException,)):  # the monitor's, before the first batch
+        trainer.fit(model, DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500))
     print(f"\n{float(trainer.callback_metrics['val_accuracy']):.1%} of the test samples are classified rightly.")
     assert monitor.observer is not None
     conclude(monitor.observer.history, Path(trainer.log_dir or "."))

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,57 @@ def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch
     assert history[-1].loss_gap is not None
     assert (tmp_path / "run/version_0/story.png").stat().st_size > 10_000
     assert "of the test samples are classified rightly" in capsys.readouterr().out
+
+
+def test_the_seed_decides_all_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(panels, "PICTURES", {})
+    script = importlib.import_module("examples.breast_cancer")
+    rows = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.rand(number + 1)  # whatever was drawn before
+        script.main([*SMALLEST, "--seed", str(seed), "--out", str(tmp_path / str(number))])
+        history = Record.open(tmp_path / str(number) / "version_0/interactions").history
+        rows.append([replace(row, seconds=0.0) for row in history])
+    assert rows[0] == rows[1]
+    assert rows[0] != rows[2]
+    assert "--seed" in refused(script, ["--help"], capsys, code=0).out
+
+
+def refused(script, command, capsys, *, code=2):
+    with pytest.raises(SystemExit) as end:
+        script.main(command)
+    assert end.value.code == code
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--epochs", "0", "argument --epochs: must be 1 or more, but is 0"),
+        ("--epochs", "many", "argument --epochs: must be 1 or more, but is many"),
+        ("--wrong-labels", "1.5", "argument --wrong-labels: must be 0 to 1, but is 1.5"),
+        ("--wrong-labels", "nan", "argument --wrong-labels: must be 0 to 1, but is nan"),
+        ("--learning-rate", "0", "argument --learning-rate: must be positive, but is 0"),
+        ("--learning-rate", "-1", "argument --learning-rate: must be positive, but is -1"),
+        ("--seed", "-1", "argument --seed: must be 0 or more, but is -1"),
+        ("--train", "401", "n_train=401, but there are only 400 training samples"),
+        ("--samples", "170", "--samples 170, but there are only 169 test samples"),
+        ("--players", "11", "--players 11, but there are only 10 measures"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(option, value, complaint, tmp_path, capsys):
+    script = importlib.import_module("examples.breast_cancer")
+    printed = refused(script, [*SMALLEST, "--out", str(tmp_path / "run"), option, value], capsys)
+    assert printed.err.splitlines()[-1].endswith(complaint)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_monitor_refuses_is_a_line(data, tmp_path, capsys):
+    script = importlib.import_module("examples.mnist")
+    command = [*SMALLEST, "--data", str(data), "--out", str(tmp_path / "run"), "--players", "60"]
+    assert "players" in refused(script, command, capsys).err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    assert "docs/examples.md" in refused(script, [*SMALLEST], capsys).err
 
 
 @pytest.mark.parametrize(
