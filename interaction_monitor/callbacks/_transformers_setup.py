@@ -122,25 +122,33 @@ def open_record(
         What writes the panels; None on other ranks.
     """
     writer = None
-    with observer.ranks.together():
-        if observer.ranks.rank == 0:
-            target = folder / callback.name
-            if earlier is None:
-                observer.record = Record.create(
-                    resume.free(target), settings=settings_of(callback), players=observer.players, probe=observer.probe
-                )
-            else:
-                observer.record = _resumed(callback, target, observer, state, earlier)
-            callback.noted["record"] = observer.record.folder.name
-            # No other curves lie in this folder, so a new record may drop whatever is left there.
-            panels = str(folder / "runs" / observer.record.folder.name)
-            if len(observer.history):
-                writer = SummaryWriter(panels)
-                step, more = state.global_step + 1, ("train_loss", "test_loss")
-                loggers.take_back_from(writer, observer.history, name=callback.name, step=step, more=more)
-            else:
-                writer = SummaryWriter(panels, purge_step=0)
-    observer.load_state_dict(observer.ranks.of_first(observer.state_dict()))
+    try:
+        with observer.ranks.together():
+            if observer.ranks.rank == 0:
+                writer = _open(callback, observer, folder, state, earlier)
+    finally:  # all processes must know the same, also where a part of it could not be read
+        observer.load_state_dict(observer.ranks.of_first(observer.state_dict()))
+    return writer
+
+
+def _open(
+    callback: InteractionTrainerCallback, observer: Observer, folder: Path, state: TrainerState, earlier: Record | None
+) -> SummaryWriter:
+    target = folder / callback.name
+    if earlier is None:
+        observer.record = Record.create(
+            resume.free(target), settings=settings_of(callback), players=observer.players, probe=observer.probe
+        )
+    else:
+        observer.record = _resumed(callback, target, observer, state, earlier)
+    callback.noted["record"] = observer.record.folder.name
+    # No other curves lie in this folder, so a new record may drop whatever is left there.
+    panels = str(folder / "runs" / observer.record.folder.name)
+    if len(observer.history) == 0:
+        return SummaryWriter(panels, purge_step=0)
+    writer = SummaryWriter(panels)
+    step, more = state.global_step + 1, ("train_loss", "test_loss")
+    loggers.take_back_from(writer, observer.history, name=callback.name, step=step, more=more)
     return writer
 
 
