@@ -98,6 +98,14 @@ class TestOverlay:
         assert overlay.history.epochs.tolist() == [0, 2, 3, 4, 5]
         assert overlay.turn == 1
 
+    def test_leaves_out_what_has_no_valid_sample_whatever_else_it_holds(self, planted_run):
+        record = planted_run()
+        path = record.folder / "measurements" / "epoch_00001_step_00000010.npz"
+        arrays = dict(np.load(path))
+        arrays["valid"][:] = False
+        np.savez(path, **arrays)
+        assert lay_over(Record.open(record.folder)).left_out == (1,)
+
     @pytest.mark.parametrize(
         ("low", "high", "expected"),
         [

@@ -13,9 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from interaction_monitor.functional import mean_order
 from interaction_monitor.history import History
+from interaction_monitor.measurement import Measurement
 from interaction_monitor.moments import onset_index, positions
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit, fit_sigma2
@@ -119,7 +121,8 @@ def lay_over(record: Record) -> Overlay:
     measurements = record.measurements
     last = measurements[-1]
     epoch = record.history[-1].epoch
-    finite = last.strength.isfinite().all(-1)
+    strength = torch.stack([*(_strength(measurement) for measurement in measurements[:-1]), _strength(last)])
+    finite = strength[-1].isfinite().all(-1)
     if not finite.any():
         raise NoOverlayError(
             f"the last measurement, at epoch {epoch}, has no sample with finite outputs: the run diverged, and there "
@@ -130,7 +133,6 @@ def lay_over(record: Record) -> Overlay:
             f"the last measurement, at epoch {epoch}, has no salient interaction: the network never converged to any, "
             "so there is nothing to predict from; train it on"
         )
-    strength = torch.stack([*(measurement.strength for measurement in measurements[:-1]), last.strength])
     kept = strength.isfinite().all(-1).any(-1).nonzero()[:, 0].tolist()
     history = History(record.history[i] for i in kept)
     or_ = last.or_ if last.or_.nan_to_num().any() else None
@@ -142,6 +144,11 @@ def lay_over(record: Record) -> Overlay:
     onset = onset_index(history)
     turn = int(np.nanargmin(history.column("mean_order"))) if onset is None else onset
     return Overlay(history, fit, turn, onset is not None, left_out)
+
+
+def _strength(measurement: Measurement) -> Tensor:
+    """Return (S, n), with NaN for samples that were left out, whatever a damaged file holds for them."""
+    return measurement.strength.where(measurement.valid[:, None], torch.nan)
 
 
 def require_two(record: Record) -> None:
