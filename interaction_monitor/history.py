@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from interaction_monitor.row import DERIVED, KINDS, PHASES, TUPLE, Row, csv_columns
+from interaction_monitor.row import DERIVED, KINDS, PHASES, PREFIXES, TUPLE, Row, csv_columns, of_order
 
 __all__ = ["PHASES", "History", "Row", "csv_columns"]
 
@@ -134,10 +134,11 @@ class History(Sequence[Row]):
         return np.array(values, dtype=np.float64).reshape(len(values), self.n_players)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return one field, or one of `DERIVED`, over all measurements.
+        """Return one field, one of `DERIVED`, or one order of a field with an entry per order, over all measurements.
 
         Args:
-            name: A field of `Row` that holds one number or the phase.
+            name: A field of `Row` that holds one number or the phase, or a column of the CSV file such as `order_1`,
+                `strength_2` or `train_strength_1`.
 
         Returns:
             (E,) float64 with NaN for None; (E,) strings for `phase`.
@@ -145,10 +146,14 @@ class History(Sequence[Row]):
         Raises:
             ValueError: If there is no such column.
         """
+        field, order = of_order(name)
+        if field is not None and (order <= self.n_players or not self):
+            return self.by_order(field)[:, order - 1] if self else np.zeros(0)
         kind = KINDS.get(name)
         if name not in DERIVED and (kind is None or kind == TUPLE):
             known = [known for known, kind in KINDS.items() if kind != TUPLE]
-            raise ValueError(f"no column {name!r}; there are {', '.join([*known, *DERIVED])}")
+            orders = [f"{prefix}1 to {prefix}{self.n_players or 'n'}" for prefix in PREFIXES.values()]
+            raise ValueError(f"no column {name!r}; there are {', '.join([*known, *DERIVED, *orders])}")
         values = [getattr(row, name) for row in self._rows]
         if kind == "str":
             return np.array(values, dtype=np.str_)

@@ -121,7 +121,7 @@ class Row:
         for name, kind in KINDS.items():
             value = getattr(self, name)
             if kind == TUPLE:
-                cells |= {f"{_PREFIX[name]}{k}": repr(float(x)) for k, x in enumerate(value, start=1)}
+                cells |= {f"{PREFIXES[name]}{k}": repr(float(x)) for k, x in enumerate(value, start=1)}
             elif value is None:
                 cells[name] = ""
             else:
@@ -138,7 +138,7 @@ class Row:
         values: dict[str, Any] = {}
         for name, kind in KINDS.items():
             if kind == TUPLE:
-                values[name] = tuple(_cells_of_orders(cells, _PREFIX[name], optional=name in OPTIONAL))
+                values[name] = tuple(_cells_of_orders(cells, PREFIXES[name], optional=name in OPTIONAL))
             elif name in cells or name not in ADDED:
                 values[name] = _read_cell(cells, name, kind)
         return cls(**values)
@@ -161,13 +161,13 @@ class Row:
             plain: dict[str, Any] = {name: _PLAIN[k](values[name]) for name, k in KINDS.items() if name in values}
         except TypeError as error:
             raise ValueError(f"a row of the history cannot be read: {error}") from error
-        return cls(**plain | {name: tuple(plain[name]) for name in _PREFIX if name in plain})
+        return cls(**plain | {name: tuple(plain[name]) for name in PREFIXES if name in plain})
 
 
 # The annotations of Row decide how its fields are written, so a new field needs no second place.
 TUPLE = "tuple[float, ...]"
 KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
-_PREFIX = {"distribution": "order_", "strength": "strength_"} | {name: f"{name}_" for name in OPTIONAL}
+PREFIXES = {"distribution": "order_", "strength": "strength_"} | {name: f"{name}_" for name in OPTIONAL}
 _READ: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "int": int,
@@ -177,6 +177,20 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "int | None": lambda value: None if value is None else int(value),
     "float | None": lambda value: None if value is None else float(value),
 }
+
+
+def of_order(column: str) -> tuple[str | None, int]:
+    """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
+
+    Example:
+        >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
+        (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
+    """
+    prefix, _, number = column.rpartition("_")
+    fields_of = {prefix: name for name, prefix in PREFIXES.items()}
+    order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
+    name = fields_of.get(f"{prefix}_")
+    return (name, order) if name is not None and str(order) == number and order > 0 else (None, 0)
 
 
 def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
@@ -193,7 +207,7 @@ def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
     columns: list[str] = []
     for name, kind in KINDS.items():
         if optional or name not in (*OPTIONAL, *ADDED):
-            columns += [f"{_PREFIX[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
+            columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
     return columns
 
 

@@ -134,10 +134,24 @@ def test_columns():
     assert history.column("phase").tolist() == ["one", "two"]
     np.testing.assert_array_equal(history.column("onset_epoch"), [np.nan, 0])
     assert History().distribution.shape == (0, 0)
+    for name in ("order_4", "order_0", "order_01", "order_", "strength_1_", "train_order_1"):
+        with pytest.raises(ValueError, match=f"no column '{name}'; .*, order_1 to order_3, strength_1 to strength_3"):
+            history.column(name)
     with pytest.raises(ValueError, match="no column 'meanorder'; there are epoch, "):
         history.column("meanorder")
     with pytest.raises(ValueError, match="no column 'strength'"):
         history.column("strength")
+
+
+def test_every_column_of_the_csv_file_is_a_column():
+    first = make_row(0, 0, distribution=(0.5, 1.0, 1.5), strength=(1.0, 2.0, 3.0))
+    history = History([first, make_row(1, 5, train_strength=(4.0, 5.0, 6.0))])
+    np.testing.assert_array_equal(history.column("order_3"), [1.5, 1.0])
+    np.testing.assert_array_equal(history.column("strength_1"), [1.0, 2.0])
+    np.testing.assert_array_equal(history.column("train_strength_2"), [np.nan, 5.0])
+    for name in csv_columns(3):
+        assert history.column(name).shape == (2,)
+    assert History().column("order_1").shape == (0,)
 
 
 @pytest.mark.parametrize(
