@@ -46,8 +46,10 @@ def test_a_full_disk_costs_the_record_only(net, loaders, make_trainer, monkeypat
 
 def test_a_folder_that_cannot_be_written_costs_the_record_only(net, loaders, make_trainer, tmp_path):
     (tmp_path / "file").write_text("")
-    watch = monitor(name="file/below")  # root may write to read-only folders, but not into a file
-    said = warned(make_trainer(watch, logger=False, enable_checkpointing=False), net, loaders)
+    watch = monitor()
+    # Root may write to read-only folders, but not into a file.
+    trainer = make_trainer(watch, logger=False, enable_checkpointing=False, default_root_dir=tmp_path / "file")
+    said = warned(trainer, net, loaders)
     assert sum("writing the record failed and training goes on" in text for text in said) == 1
     assert watch.observer.record is None
     assert watch.observer.history.epochs.tolist() == [0, 1, 2]
