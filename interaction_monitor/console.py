@@ -25,7 +25,9 @@ def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> st
     """
     parts = [
         f"{name}: epoch {row.epoch:>3}" + (f" step {row.step:>6}" if with_step else ""),
-        f"mean order {row.mean_order:.2f} ({row.mean_order_low:.2f}-{row.mean_order_high:.2f})",
+        f"mean order {row.mean_order:.2f}"
+        # The band comes from the spread over samples, of which one has none.
+        + (f" ({row.mean_order_low:.2f}-{row.mean_order_high:.2f})" if row.n_valid > 1 else ""),
         f"high orders {row.high_order_share:.1%}",
         _PHASES[row.phase],
     ]
@@ -35,18 +37,19 @@ def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> st
     return "  ".join(parts)
 
 
-def verdict(history: Iterable[Row]) -> str:
+def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     """Say in a sentence or two what the run showed: the phases, the onset and the loss gap.
 
     Args:
         history: all measurements of the run.
+        failure: what failed, where there may be none.
 
     Returns:
         The sentences.
     """
     rows = list(history)
     if not rows:
-        return "nothing was measured"
+        return "nothing was measured" + (f", because {failure}" if failure else "")
     first, last = rows[0], rows[-1]
     if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
         return (

@@ -113,7 +113,8 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
     finite = v[valid]
     if len(finite) == 0:
         raise NoValidSamplesError(
-            f"all {len(v)} probe samples have NaN or infinite outputs; the model has probably diverged"
+            f"all {len(v)} probe samples have NaN or infinite outputs; if they have from the start, check output=, the "
+            "inputs and the forward, else the model has probably diverged"
         )
     and_ = torch.full_like(v, torch.nan)
     or_ = torch.full_like(v, torch.nan)

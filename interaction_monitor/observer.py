@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._describe import describe
 from interaction_monitor.carry_over import from_before, from_training
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
@@ -23,7 +24,7 @@ from interaction_monitor.measurement import Interactions, Measurement, Threshold
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseState, PhaseTracker
 from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, require_probe
 from interaction_monitor.record import Record
 
 
@@ -70,6 +71,12 @@ class Observer:
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
     ) -> None:
+        require_probe("Observer", probe)
+        if not isinstance(players, PlayerMap):
+            raise TypeError(
+                f"Observer(players={describe(players)}): give assign_players(model, players, probe), the players as "
+                "they are drawn on the samples"
+            )
         self.probe = probe
         self.players = players
         self.output = output

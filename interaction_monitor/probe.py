@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from interaction_monitor._describe import describe
 from interaction_monitor._draw import draw
@@ -135,6 +135,11 @@ class Probe:
             >>> probe.targets
             tensor([0, 1, 0, 1, 0, 1])
         """
+        if not _gives_batches(loader):
+            raise TypeError(
+                f"Probe.from_loader(loader={describe(loader)}): give a loader, DataLoader(dataset, batch_size=50) say, "
+                "or batches"
+            )
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples} must be at least 1")
         with preserved_rng(seed), _preserved_generators(loader):
@@ -211,9 +216,24 @@ class Probe:
         return Probe(inputs, None if self.targets is None else change(self.targets))
 
 
+def require_probe(who: str, probe: object) -> None:
+    """Raise unless this is a probe.
+
+    Raises:
+        TypeError: that says what to give to `who`.
+    """
+    if not isinstance(probe, Probe):
+        raise TypeError(f"{who}(probe={describe(probe)}): give Probe(inputs, targets) or Probe.from_loader(loader)")
+
+
 def _own(tensor: Tensor) -> Tensor:
     # Datasets may hand out views of memory that they go on writing to.
     return tensor.detach().clone()
+
+
+def _gives_batches(loader: object) -> bool:
+    # A map-style dataset can be iterated, but gives samples.
+    return isinstance(loader, Iterable) and (isinstance(loader, IterableDataset) or not isinstance(loader, Dataset))
 
 
 def _is_map_style(loader: object) -> bool:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, TensorDataset
 
-from interaction_monitor import InteractionMonitor, Probe
+from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.measurement import Thresholds
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches, ImagePatches
@@ -228,14 +228,36 @@ def test_samples_with_nan_are_left_out_and_counted(net, loaders, make_trainer, d
     assert np.isfinite(watch.observer.history.column("mean_order")).all()
 
 
-def test_measurement_without_valid_samples_is_skipped_and_training_goes_on(net, loaders, make_trainer, digits):
+def test_measurement_without_valid_samples_is_skipped_and_training_goes_on(net, loaders, make_trainer, digits, capsys):
     x, y = digits[1][:6]
     watch = monitor(probe=Probe(x, y), forward_func=diverging_on(*x))
     trainer = make_trainer(watch, logger=False)
-    with pytest.warns(UserWarning, match="all 6 probe samples have NaN"):
+    with pytest.warns(UserWarning, match="all 6 probe samples have NaN.*check output=, the inputs and the forward"):
         trainer.fit(net, *loaders)
     assert trainer.current_epoch == 2
     assert len(watch.observer.history) == 0
+    assert "interactions: nothing was measured, because all 6 probe samples have NaN" in capsys.readouterr().out
+
+
+def test_one_sample_has_no_band(net, loaders, make_trainer, capsys):
+    make_trainer(monitor(n_samples=1), max_epochs=1, logger=False).fit(net, *loaders)
+    printed = [line for line in capsys.readouterr().out.splitlines() if "mean order" in line and "epoch" in line]
+    assert len(printed) >= 2
+    assert not any("(" in line for line in printed[:2])
+
+
+def test_observers_need_a_probe_and_players_that_are_drawn(net, digits):
+    probe, patches = Probe(digits[1][:2][0]), ImagePatches(grid=4, margin=0, n_players=3)
+    with pytest.raises(
+        TypeError, match=r"Observer\(players=ImagePatches.*give assign_players\(model, players, probe\)"
+    ):
+        Observer(probe, patches)
+    with pytest.raises(TypeError, match=r"Observer\(probe=.*give Probe\(inputs, targets\)"):
+        Observer(digits[1], assign_players(net, patches, probe))
+    with pytest.raises(TypeError, match=r"assign_players\(model, players, probe\).*players"):
+        assign_players(patches, net, probe)
+    with pytest.raises(TypeError, match=r"assign_players\(probe=.*give Probe\(inputs, targets\)"):
+        assign_players(net, patches, digits[1])
 
 
 class Failing:

@@ -259,6 +259,8 @@ def test_probes_that_are_none_are_refused(arguments, error, message):
     [
         (DataLoader(TensorDataset(torch.rand(0, 2))), 5, ValueError, "the loader is empty"),
         ([], 5, ValueError, "the loader is empty"),
+        (SORTED, 5, TypeError, r"loader=.*TensorDataset.*give a loader, DataLoader\(dataset"),
+        (None, 5, TypeError, r"loader=NoneType.*give a loader, DataLoader\(dataset"),
         (DataLoader(SORTED), 2000, ValueError, "n_samples=2000, but the loader has only 1000 samples; ask for 1000"),
         (DataLoader(Stream(30)), 50, ValueError, "n_samples=50, but the loader has only 30"),
         (DataLoader(SORTED), 0, ValueError, "n_samples=0 must be at least 1"),

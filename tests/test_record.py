@@ -131,6 +131,10 @@ def test_everything_comes_back(tmp_path):
     assert files == {"run.json", "players.npz", "probe.npz", "history.csv", "measurements"}
 
 
+def test_a_record_says_what_it_holds(master):
+    assert repr(Record.open(master)) == f"Record({master}, 3 measurements of {S} samples, {N} players)"
+
+
 def test_plain_probe_without_targets_and_integer_baseline(tmp_path):
     inputs = torch.rand(S, 1, 2, 2)
     make_record(tmp_path / "run", 0, players=make_players(baseline=103), probe=Probe(inputs))

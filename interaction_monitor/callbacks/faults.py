@@ -21,6 +21,9 @@ class Faults:
         on_error: "warn" or "raise".
         who: the class that the user knows, which begins each warning.
 
+    Attributes:
+        last: what failed last, as text; None if nothing has.
+
     Example:
         >>> import warnings
         >>> faults = Faults("warn")
@@ -36,6 +39,7 @@ class Faults:
     def __init__(self, on_error: OnError, *, who: str = "InteractionMonitor") -> None:
         self.on_error = on_error
         self.who = who
+        self.last: str | None = None
         self._warned: set[str] = set()
 
     @contextmanager
@@ -51,10 +55,12 @@ class Faults:
         try:
             yield
         except NoValidSamplesError as error:
+            self.last = str(error)
             self.warn_once("no valid samples", f"{what} is skipped: {error}")
         except Exception as error:
             if self.on_error == "raise" or isinstance(error, through):
                 raise
+            self.last = f"{what} failed: {type(error).__name__}: {error}"
             place = traceback.extract_tb(error.__traceback__)[-1]
             self.warn_once(
                 f"{type(error).__name__} at {place.filename}:{place.lineno}",

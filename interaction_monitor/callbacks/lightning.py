@@ -231,12 +231,15 @@ class InteractionMonitor(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
         if self.observer is None:
+            say(trainer, f"{self.name}: {console.verdict((), failure=self.faults.last)}")
             return
         if not self._measured(trainer, self.observer):
             metrics = dict(trainer.callback_metrics)
             with preserved_rng(), self.budget.measuring():
                 self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, metrics=metrics)
         history, record = self.observer.history, self.observer.record
+        if not len(history):
+            say(trainer, f"{self.name}: {console.verdict(history, failure=self.faults.last)}")
         with preserved_rng(), self.observer.ranks.together():
             if trainer.is_global_zero and len(history):
                 step = max(0, batches_of(trainer) - 1)

@@ -224,6 +224,8 @@ class InteractionTrainerCallback(TrainerCallback):
         # The best model is not the last one.
         if not args.load_best_model_at_end and not self._measured(observer, state):
             self._measure(kwargs["model"], state)
+        if observer.ranks.rank == 0 and not len(observer.history):
+            print(f"{self.name}: {console.verdict((), failure=self.faults.last)}")
         if observer.ranks.rank == 0 and len(observer.history):
             if self._writer is not None:
                 with preserved_rng(), self.faults.guard("drawing the pictures"):

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._describe import describe
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.model import (
     ForwardFunc,
@@ -18,7 +19,7 @@ from interaction_monitor.forward.model import (
 )
 from interaction_monitor.forward.runner import ForwardContext
 from interaction_monitor.players.base import PlayerMap, Players
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, require_probe
 
 
 def assign_players(
@@ -45,6 +46,7 @@ def assign_players(
         The players, on the CPU.
 
     Raises:
+        TypeError: if the arguments are of other kinds, or swapped.
         ValueError: if the layer is not found, is not called exactly once, or does not fit the players.
 
     Example:
@@ -54,6 +56,12 @@ def assign_players(
         >>> assign_players(net, FeaturePatches("1", grid=4, n_players=3), probe).labels.shape
         torch.Size([5, 8, 8])
     """
+    if not isinstance(players, Players):
+        raise TypeError(
+            f"assign_players(model, players, probe): players is {describe(players)}; give a kind of players second, "
+            'such as FeaturePatches(layer="features.1"), and the model first'
+        )
+    require_probe("assign_players", probe)
     if players.layer is None:
         return players.assign(probe, None, seed=seed)
     layer = find_layer(model, players.layer)

@@ -80,6 +80,10 @@ class Record:
         self.ignored = ignored
         self._run = run
 
+    def __repr__(self) -> str:
+        measured = f"{len(self.history)} measurements of {self.n_samples} samples, {self.n_players} players"
+        return f"{type(self).__name__}({self.folder}, {measured})"
+
     @classmethod
     def create(cls, folder: str | Path, *, settings: Mapping[str, Any], players: PlayerMap, probe: Probe) -> Record:
         """Begin the record of a run.
