@@ -191,35 +191,6 @@ class TransferLoss(StopRule):
         return f"high orders add {missing[-1]:.1%} of the output's change on training samples that others lack"
 
 
-def rule_of(*, stop: StopRule | None, stop_on_onset: bool, patience: int | None) -> StopRule | None:
-    """Give the rule that a monitor's arguments ask for.
-
-    Args:
-        stop: a rule, or None.
-        stop_on_onset: whether to stop by the rule that did best, without naming one.
-        patience: with `stop_on_onset`, how many measurements to wait after the onset is known instead.
-
-    Returns:
-        The rule; None lets the run go on to its end.
-
-    Raises:
-        ValueError: if two rules are asked for, or `patience` alone, which does nothing.
-
-    Examples:
-        >>> rule_of(stop=None, stop_on_onset=True, patience=None)
-        HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2, patience=2)
-        >>> rule_of(stop=None, stop_on_onset=True, patience=5)
-        OnsetPatience(measurements=5)
-    """
-    if stop is not None and (stop_on_onset or patience is not None):
-        raise ValueError(f"stop={stop!r} is a rule by itself; give neither stop_on_onset nor patience beside it")
-    if not stop_on_onset:
-        if patience is not None:
-            raise ValueError(f"patience={patience} does nothing by itself; give stop_on_onset=True too")
-        return stop
-    return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
-
-
 def _check(*, measurements: int, **shares: float) -> None:
     _check_count(1, measurements=measurements)
     for name, value in shares.items():

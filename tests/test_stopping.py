@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from interaction_monitor.callbacks._arguments import rule_of
 from interaction_monitor.history import History, Row
 from interaction_monitor.stopping import (
     HighOrderGrowth,
@@ -12,7 +13,6 @@ from interaction_monitor.stopping import (
     OnsetPatience,
     StopRule,
     TransferLoss,
-    rule_of,
 )
 
 PLAIN = Row(
@@ -148,7 +148,7 @@ def test_a_rule_that_answers_yes_or_no_is_named(answer, sentence):
 
 def test_arguments_of_a_monitor_become_one_rule():
     assert rule_of(stop=None, stop_on_onset=False, patience=None) is None
-    with pytest.raises(ValueError, match=r"patience=3 does nothing.*stop_on_onset=True"):
+    with pytest.raises(ValueError, match=r"patience=3.*stop_on_onset=True.*does nothing"):
         rule_of(stop=None, stop_on_onset=False, patience=3)
     assert rule_of(stop=None, stop_on_onset=True, patience=0) == OnsetPatience(0)
     assert isinstance(rule_of(stop=None, stop_on_onset=True, patience=None), StopRule)

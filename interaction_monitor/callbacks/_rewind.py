@@ -29,7 +29,7 @@ def rewind(writer: SummaryWriter, tags: Mapping[str, str], *, steps: Mapping[str
         steps: the first step to drop, for tags with steps of their own.
         step: the first step to drop for all the others.
     """
-    file = writer._get_file_writer()  # type: ignore[no-untyped-call]
+    file = writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     file.add_event(Event(file_version="brain.Event:1"), step=0)
     file.add_event(Event(summary=Summary()), step=_LATE)
     for first in sorted({step, *steps.values()}, reverse=True):  # each lower than the one before it

@@ -11,23 +11,25 @@ from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
-from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks._arguments import (
+    arguments_of,
     require_at_least,
     require_name,
     require_one_of,
     require_players,
     require_probe,
-    require_rule,
     require_share,
     require_thresholds,
     require_tracker,
+    rule_of,
     schedules_of,
 )
 from interaction_monitor.callbacks._lightning_setup import set_up
 from interaction_monitor.callbacks._lightning_trainer import batches_of, counted_batches_of, refuse_split_networks, say
 from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
+from interaction_monitor.callbacks._telling import conclude, scalars, tell
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.history import Row
@@ -120,20 +122,21 @@ class InteractionMonitor(Callback):
         on_error: OnError = "warn",
         seed: int = 0,
     ) -> None:
-        require_players(players)
-        require_probe(probe, optional=True)
-        require_at_least(1, n_samples=n_samples)
-        require_at_least(0, n_train_samples=n_train_samples)
-        require_share(max_overhead=max_overhead)
-        require_one_of(("and-or", "and"), interactions=interactions)
-        require_one_of(("warn", "raise"), on_error=on_error)
-        require_thresholds(thresholds)
-        require_tracker(tracker)
-        require_name(name)
-        self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps)
-        self.stop = require_rule(
-            stop=stop, stop_on_onset=stop_on_onset, patience=patience, n_train_samples=n_train_samples
-        )
+        with arguments_of("InteractionMonitor", MisconfigurationException):
+            require_players(players)
+            require_probe(probe, optional=True)
+            require_at_least(1, n_samples=n_samples)
+            require_at_least(0, n_train_samples=n_train_samples)
+            require_share(max_overhead=max_overhead)
+            require_one_of(("and-or", "and"), interactions=interactions)
+            require_one_of(("warn", "raise"), on_error=on_error)
+            require_thresholds(thresholds)
+            require_tracker(tracker)
+            require_name(name)
+            self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps=every_n_train_steps)
+            self.stop = rule_of(
+                stop=stop, stop_on_onset=stop_on_onset, patience=patience, n_train_samples=n_train_samples
+            )
         self.players = players
         self.probe = probe
         self.n_samples = n_samples
@@ -206,7 +209,8 @@ class InteractionMonitor(Callback):
     ) -> None:
         """Note a checkpoint that has been written by now."""
         if self._saved is not None:
-            self._note(Progress(checkpoint=self._saved))
+            resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
+            self._saved = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -237,17 +241,10 @@ class InteractionMonitor(Callback):
             metrics = dict(trainer.callback_metrics)
             with preserved_rng(), self.budget.measuring():
                 self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, metrics=metrics)
-        history, record = self.observer.history, self.observer.record
-        if not len(history):
-            say(trainer, f"{self.name}: {console.verdict(history, failure=self.faults.last)}")
+        self._saved = None
         with preserved_rng(), self.observer.ranks.together():
-            if trainer.is_global_zero and len(history):
-                step = max(0, batches_of(trainer) - 1)
-                loggers.conclude(trainer.loggers, history, name=self.name, step=step, guard=self.faults.guard)
-                say(trainer, f"{self.name}: {console.verdict(history)}")
-                if record is not None:
-                    self._note(Progress(checkpoint=trainer.global_step, finished=True))
-                    say(trainer, f"{self.name}: recorded in {record.folder}")
+            if trainer.is_global_zero:
+                conclude(self, trainer, self.observer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
@@ -296,7 +293,7 @@ class InteractionMonitor(Callback):
     def _log(self, pl_module: pl.LightningModule, observer: Observer, row: Row, *, on_step: bool) -> None:
         # The loggers have the row already; this is for callbacks that monitor a key.
         pl_module.log_dict(
-            self._scalars(row),
+            scalars(self, row),
             on_step=on_step,
             on_epoch=not on_step,
             logger=False,
@@ -332,27 +329,11 @@ class InteractionMonitor(Callback):
             )
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
-            self.shown = log_step = max(0, batches_of(trainer) - (0 if uncounted else 1))
+            self.shown = max(0, batches_of(trainer) - (0 if uncounted else 1))
             with observer.ranks.together():
                 if trainer.is_global_zero:
-                    self._tell(trainer, observer, row, log_step)
+                    tell(self, trainer, observer, row, step=self.shown)
         return row
-
-    def _tell(self, trainer: pl.Trainer, observer: Observer, row: Row, log_step: int) -> None:
-        with self.faults.guard("writing the record"):
-            observer.keep()
-        say(trainer, console.line(row, name=self.name, with_step=self.after_steps is not None))
-        values = self._scalars(row)
-        loggers.publish(
-            trainer.loggers, observer.history, values, name=self.name, step=log_step, guard=self.faults.guard
-        )
-
-    def _note(self, progress: Progress) -> None:
-        self._saved = None
-        resume.note(self.observer, progress, self.faults)
-
-    def _scalars(self, row: Row) -> dict[str, float]:
-        return loggers.scalars(row, self.name) | {f"{self.name}/overhead": self.budget.share()}
 
     def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:
         reason = reason_to_stop(self.stop, observer, self.faults)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,15 +18,16 @@ from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
+    arguments_of,
     require_name,
     require_one_of,
     require_players,
     require_probe,
-    require_rule,
     require_share,
     require_thresholds,
     require_tracker,
-    schedule_of,
+    rule_of,
+    schedules_of,
 )
 from interaction_monitor.callbacks._stopping import reason_to_stop
 from interaction_monitor.callbacks._transformers_setup import open_record, refuse_split_models, set_up
@@ -68,7 +68,7 @@ class InteractionTrainerCallback(TrainerCallback):
         interactions: "and-or" or "and".
         thresholds: which interactions count; None means the papers' values.
         every_n_epochs: epochs between two measurements, or a function of the number of completed epochs that tells
-            whether to measure, for example `schedule.LogSpaced()`.
+            whether to measure, for example `schedule.LogSpaced()`; None means each, unless steps are counted.
         every_n_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
         max_overhead: the largest share of the training time that measuring may take; None leaves out none.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
@@ -109,7 +109,7 @@ class InteractionTrainerCallback(TrainerCallback):
         forward_func: Callable[..., Any] | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
-        every_n_epochs: int | Schedule = 1,
+        every_n_epochs: int | Schedule | None = None,
         every_n_steps: int | Schedule | None = None,
         max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
@@ -122,20 +122,17 @@ class InteractionTrainerCallback(TrainerCallback):
         on_error: OnError = "warn",
         seed: int = 0,
     ) -> None:
-        try:
+        with arguments_of(type(self).__name__, ValueError):
             require_players(players)
             require_probe(probe)
-            require_thresholds(thresholds)
-            require_tracker(tracker)
-            require_name(name)
-            self.stop = require_rule(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
             require_share(max_overhead=max_overhead)
             require_one_of(("and-or", "and"), interactions=interactions)
             require_one_of(("warn", "raise"), on_error=on_error)
-            self.after_epochs = schedule_of(every_n_epochs=every_n_epochs)
-            self.after_steps = None if every_n_steps is None else schedule_of(every_n_steps=every_n_steps)
-        except MisconfigurationException as error:
-            raise ValueError(str(error).replace("InteractionMonitor(", f"{type(self).__name__}(")) from None
+            require_thresholds(thresholds)
+            require_tracker(tracker)
+            require_name(name)
+            self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_steps=every_n_steps)
+            self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.players = players
         self.probe = probe
         self.output = output
@@ -224,15 +221,13 @@ class InteractionTrainerCallback(TrainerCallback):
         # The best model is not the last one.
         if not args.load_best_model_at_end and not self._measured(observer, state):
             self._measure(kwargs["model"], state)
-        if observer.ranks.rank == 0 and not len(observer.history):
-            print(f"{self.name}: {console.verdict((), failure=self.faults.last)}")
-        if observer.ranks.rank == 0 and len(observer.history):
-            if self._writer is not None:
+        if observer.ranks.rank == 0:
+            if len(observer.history) and self._writer is not None:
                 with preserved_rng(), self.faults.guard("drawing the pictures"):
                     panels.write_figures(self._writer, observer.history, name=self.name, step=state.global_step)
                 self._writer.close()
-            print(f"{self.name}: {console.verdict(observer.history)}")
-            if observer.record is not None:
+            print(f"{self.name}: {console.verdict(observer.history, failure=self.faults.last)}")
+            if len(observer.history) and observer.record is not None:
                 resume.note(observer, Progress(checkpoint=state.global_step, finished=True), self.faults)
                 print(f"{self.name}: recorded in {observer.record.folder}")
 

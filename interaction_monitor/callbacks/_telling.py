@@ -1,0 +1,51 @@
+"""Where a measurement of a Lightning run goes: the record, the terminal and the loggers; on rank zero only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+
+from interaction_monitor import console
+from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._lightning_trainer import batches_of, say
+from interaction_monitor.history import Row
+from interaction_monitor.observer import Observer
+from interaction_monitor.record import Progress
+
+if TYPE_CHECKING:
+    from interaction_monitor.callbacks.lightning import InteractionMonitor
+
+
+def scalars(monitor: InteractionMonitor, row: Row) -> dict[str, float]:
+    """Return what is logged of a measurement, by key."""
+    return loggers.scalars(row, monitor.name) | {f"{monitor.name}/overhead": monitor.budget.share()}
+
+
+def tell(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observer, row: Row, *, step: int) -> None:
+    """Write down and show the measurement that was just taken.
+
+    Args:
+        monitor: whose name, account and faults count.
+        trainer: has the loggers.
+        observer: holds the measurement.
+        row: the same as numbers.
+        step: the loggers' step.
+    """
+    with monitor.faults.guard("writing the record"):
+        observer.keep()
+    say(trainer, console.line(row, name=monitor.name, with_step=monitor.after_steps is not None))
+    values, guard = scalars(monitor, row), monitor.faults.guard
+    loggers.publish(trainer.loggers, observer.history, values, name=monitor.name, step=step, guard=guard)
+
+
+def conclude(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observer) -> None:
+    """Draw the whole run, say what it showed, and note that it has come to its end."""
+    history, record = observer.history, observer.record
+    if len(history):
+        step, guard = max(0, batches_of(trainer) - 1), monitor.faults.guard
+        loggers.conclude(trainer.loggers, history, name=monitor.name, step=step, guard=guard)
+    say(trainer, f"{monitor.name}: {console.verdict(history, failure=monitor.faults.last)}")
+    if len(history) and record is not None:
+        resume.note(observer, Progress(checkpoint=trainer.global_step, finished=True), monitor.faults)
+        say(trainer, f"{monitor.name}: recorded in {record.folder}")
