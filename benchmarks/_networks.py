@@ -30,7 +30,7 @@ class Case:
 def behind(model: nn.Sequential, layer: str) -> nn.Sequential:
     """The layers of a sequence of `features` and more behind one of the features."""
     features, *rest = model
-    return nn.Sequential(*list(features)[int(layer.split(".")[1]) + 1 :], *rest)  # type: ignore[arg-type]
+    return nn.Sequential(*list(features)[int(layer.split(".")[1]) + 1 :], *rest)
 
 
 def images(n_samples: int, channels: int, size: int) -> Probe:
@@ -78,7 +78,7 @@ def bert(n_players: int, n_samples: int) -> Iterator[Case]:
         for layer in net.bert.encoder.layer[2:]:
             given = layer(hidden)
             hidden = given if isinstance(given, Tensor) else given[0]
-        return net.classifier(net.bert.pooler(hidden))  # type: ignore[no-any-return]
+        return net.classifier(net.bert.pooler(hidden))
 
     for layer, baseline in ((None, 103), (embedding, 0.0)):
         words = Words(vocabulary, n_players=n_players, layer=layer, baseline=baseline)

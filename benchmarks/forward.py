@@ -124,7 +124,7 @@ def naive(model: nn.Module, probe: Probe, players: PlayerMap) -> None:
 
             with changed_output(find_layer(model, name), name, mask):
                 z = call_model(model, probe.inputs_of(sample))[0].double()
-            target = int(probe.targets[sample])  # type: ignore[index]
+            target = int(probe.targets[sample])
             float(z[target] - torch.cat((z[:target], z[target + 1 :])).logsumexp(0))
 
 

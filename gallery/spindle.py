@@ -86,5 +86,5 @@ def write(outputs: Path, run: str) -> Path:
     """Compare and keep the result."""
     FILE.parent.mkdir(parents=True, exist_ok=True)
     with FILE.open("wb") as file:
-        np.savez_compressed(file, **compare(outputs, run))  # type: ignore[arg-type]
+        np.savez_compressed(file, **compare(outputs, run))
     return FILE

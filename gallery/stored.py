@@ -92,7 +92,7 @@ def save(stored: Stored, folder: Path = RESULTS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = path_of(stored.run.name, folder)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)
     os.chmod(file.name, 0o644)
     os.replace(file.name, target)
     return target

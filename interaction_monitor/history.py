@@ -65,7 +65,7 @@ class History(Sequence[Row]):
         # Cells, not rows, because NaN is not equal to itself and a history with one should equal its copy.
         return isinstance(other, History) and self.to_csv() == other.to_csv()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # what can grow has no hash
 
     def __repr__(self) -> str:
         last = f", last at epoch {self._rows[-1].epoch}" if self._rows else ""

@@ -144,12 +144,12 @@ class Probe:
             raise ValueError(f"n_samples={n_samples} must be at least 1")
         with preserved_rng(seed), _preserved_generators(loader):
             if _is_map_style(loader):
-                return cls._from_dataset(loader, n_samples, seed)  # type: ignore[arg-type]
+                return cls._from_dataset(loader, n_samples, seed)  # type: ignore[arg-type]  # as was just asked
             return cls._from_batches(iter(loader), n_samples)
 
     @classmethod
     def _from_dataset(cls, loader: DataLoader[Any], n_samples: int, seed: int) -> Probe:
-        size = len(loader.dataset)  # type: ignore[arg-type]
+        size = len(loader.dataset)  # type: ignore[arg-type]  # as was just asked
         _check_enough(size, n_samples)
         collate = loader.collate_fn
         candidates = draw(size, CANDIDATES * n_samples, "probe", seed)
@@ -204,8 +204,8 @@ class Probe:
         first = probes[0]
         targets = None if first.targets is None else join([p.targets for p in probes if p.targets is not None])
         if isinstance(first.inputs, dict):
-            return cls({key: join([p.inputs[key] for p in probes]) for key in first.inputs}, targets)  # type: ignore[index]
-        return cls(join([p.inputs for p in probes]), targets)  # type: ignore[misc]
+            return cls({key: join([p.inputs[key] for p in probes]) for key in first.inputs}, targets)  # type: ignore[index]  # all are of one kind
+        return cls(join([p.inputs for p in probes]), targets)  # type: ignore[misc]  # all are of one kind
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Probe:
         inputs = (
@@ -270,6 +270,6 @@ def _balanced(targets: list[Tensor | None], n_samples: int) -> list[int]:
         return list(range(n_samples))
     places: dict[int, list[int]] = {}
     for place, target in enumerate(targets):
-        places.setdefault(int(target.item()), []).append(place)  # type: ignore[union-attr]
+        places.setdefault(int(target.item()), []).append(place)  # type: ignore[union-attr]  # None was left above
     turns = itertools.zip_longest(*places.values())
     return [place for turn in turns for place in turn if place is not None][:n_samples]

@@ -136,7 +136,7 @@ def order_similarity(
     if n_players(second[0]) != n:
         raise ValueError(f"the groups have {n} and {n_players(second[0])} players; compare samples of the same players")
     if classes is None:
-        classes = tuple(torch.zeros(len(group[0]), dtype=torch.int64) for group in (first, second))  # type: ignore[assignment]
+        classes = tuple(torch.zeros(len(group[0]), dtype=torch.int64) for group in (first, second))  # type: ignore[assignment]  # a tuple of two
     assert classes is not None
     common = sorted(set(classes[0].tolist()) & set(classes[1].tolist()))
     if not common:

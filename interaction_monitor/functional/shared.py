@@ -117,7 +117,7 @@ def shared_and_or(
     own = torch.full_like(change, torch.inf) if math.isinf(share_bound) else share_bound * change.mean(1, keepdim=True)
     problem = SharedProblem(atoms_of(n, float(tie_break), v.device), u, zeta, own / scale, float(alpha))
     samples = torch.arange(u.shape[1], device=v.device)
-    chunks = samples.split(max(1, (_CHUNK >> n) // len(v)))  # type: ignore[no-untyped-call]
+    chunks = samples.split(max(1, (_CHUNK >> n) // len(v)))  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parts = [_solve(problem.select(chunk), tol) for chunk in chunks]
     x = torch.cat([part[0] for part in parts], 1)
     objective, gap = (torch.cat([part[i] for part in parts]) for i in (1, 2))

@@ -138,7 +138,7 @@ def _solve(problem: Problem, tol: float) -> tuple[Tensor, Tensor, Tensor]:
     objective[~problem.u.any(-1)] = 0
     if tol >= _INTERIOR_POINT_BELOW and len(samples):
         samples = improve(samples, Splitting(problem.select(samples)), _SPLITTING_STEPS)
-    for part in samples.split(max(1, _MATRICES >> 2 * problem.atoms.n)):  # type: ignore[no-untyped-call]
+    for part in samples.split(max(1, _MATRICES >> 2 * problem.atoms.n)):  # type: ignore[no-untyped-call]  # torch leaves it untyped
         improve(part, InteriorPoint(problem.select(part)), _INTERIOR_POINT_STEPS)
     return x, objective, _gap(objective, bound)
 

@@ -42,7 +42,7 @@ class _Butterfly(torch.autograd.Function):
 
 
 def _butterfly(x: Tensor, sign: int, transposed: bool = False) -> Tensor:
-    result: Tensor = _Butterfly.apply(x, sign, transposed)  # type: ignore[no-untyped-call]
+    result: Tensor = _Butterfly.apply(x, sign, transposed)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return result
 
 

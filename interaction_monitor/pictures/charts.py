@@ -40,7 +40,7 @@ def order_colours(n_players: int) -> list[tuple[float, float, float]]:
         True
     """
     shades = np.linspace(0.35, 1.0, n_players)
-    return [tuple(float(x) for x in colormaps["YlGnBu"](shade)[:3]) for shade in shades]  # type: ignore[misc]
+    return [tuple(float(x) for x in colormaps["YlGnBu"](shade)[:3]) for shade in shades]  # type: ignore[misc]  # three of three
 
 
 def order_bars(

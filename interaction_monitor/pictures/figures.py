@@ -192,8 +192,8 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
         (height, width, 3) pixels.
     """
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     figure.clear()
     return pixels
 
@@ -211,7 +211,7 @@ def _has_losses(history: History) -> bool:
 def _heat_map(ax: Axes, history: History) -> None:
     mesh = charts.order_heat_map(ax, history)
     # Beside the axes and not taken from them, so that charts below keep the same epochs under each other.
-    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]
+    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
     bar.set_label("share of the strength")
     highest = mesh.get_clim()[1] or 1.0
     ticks = [share for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0) if share <= highest]
@@ -221,7 +221,7 @@ def _heat_map(ax: Axes, history: History) -> None:
 
 def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None:
     mesh = carry_over_charts.order_shares(ax, history, shares)
-    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]
+    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
     bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
 
 

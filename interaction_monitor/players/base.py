@@ -169,7 +169,7 @@ class PlayerMap:
         index = torch.as_tensor(samples, device=self.labels.device)
         baseline = self.baseline
         if self._per_sample_baseline():
-            baseline = baseline[index.to(baseline.device)]  # type: ignore[index, union-attr]
+            baseline = baseline[index.to(baseline.device)]  # type: ignore[index, union-attr]  # a tensor, as was just asked
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
         return replace(self, labels=self.labels[index], baseline=baseline, names=names)
 

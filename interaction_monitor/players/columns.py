@@ -41,7 +41,7 @@ class Columns(Players):
 
     columns: Sequence[int | Sequence[int]] | None = field(default=None, kw_only=False)
     n_players: int = 0
-    baseline: Baseline | str = "mean"  # type: ignore[assignment]
+    baseline: Baseline | str = "mean"  # type: ignore[assignment]  # a name stands for one computed from the samples
     names: Sequence[str] | None = None
     input_key: str | None = None
 

@@ -40,7 +40,7 @@ class PointClusters(Players):
 
     n_clusters: int = 30
     n_players: int = 10
-    baseline: Baseline | None = None  # type: ignore[assignment]
+    baseline: Baseline | None = None  # type: ignore[assignment]  # None stands for the default of the kind
     channels_first: bool | None = None
     input_key: str | None = None
 

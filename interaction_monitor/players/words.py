@@ -60,7 +60,7 @@ class Words(Players):
     vocabulary: Any = field(kw_only=False, repr=False)
     n_players: int = 10
     layer: str | None = None
-    baseline: Baseline | None = None  # type: ignore[assignment]
+    baseline: Baseline | None = None  # type: ignore[assignment]  # None stands for the default of the kind
     stop_words: Collection[str] = field(default=STOP_WORDS, repr=False)
     word_ids: Tensor | None = field(default=None, repr=False)
     input_key: str = "input_ids"
