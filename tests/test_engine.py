@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch._dynamo.testing
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -233,7 +234,6 @@ def test_memory_is_bounded_by_the_chunk(probe, layer, monkeypatch):
 
 def test_a_vocabulary_is_formed_at_one_position_only(monkeypatch):
     monkeypatch.setattr(scoring, "COLLECTED_BYTES", 2**12)
-    transformers = pytest.importorskip("transformers")
     n_words, length, rows = 4000, 24, 8
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -373,7 +373,6 @@ def test_compiled_models_are_compiled_once_and_give_the_same(probe, sizes, playe
 
 @pytest.mark.parametrize("layer", ["bert.encoder.layer.0", "bert.embeddings"])
 def test_padded_sentences_are_masked_inside_without_running_what_comes_before_again(layer):
-    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=40, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, num_labels=3,

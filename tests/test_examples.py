@@ -15,7 +15,6 @@ import torch
 from interaction_monitor.pictures import panels
 from interaction_monitor.record import Record
 
-pytest.importorskip("sklearn")
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
 
 datasets = importlib.import_module("examples.datasets")

@@ -5,21 +5,17 @@ import warnings
 
 import pytest
 import torch
+import transformers
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers_runs import VOCABULARY, positions, sentences, told, trained
 
 from interaction_monitor import Probe
+from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.pictures import figures, panels
 from interaction_monitor.players import Words
 from interaction_monitor.record import Record
 from interaction_monitor.stopping import StopRule
-
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
-from transformers_runs import VOCABULARY, positions, sentences, told, trained  # noqa: E402
-
-from interaction_monitor.callbacks.transformers import InteractionTrainerCallback  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
