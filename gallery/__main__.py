@@ -117,7 +117,7 @@ def describe(run: Run) -> str:
     """Say in a line what a run is."""
     return (
         f"{run.name:28} {run.network:14} {run.dataset:14} {run.n_train:6} samples  {run.wrong_labels:4.0%} wrong  "
-        f"{run.epochs} epochs  {run.expectation}{'  (held out)' if run.held_out else ''}"
+        f"{run.epochs} epochs  {run.expectation}  ({run.part})"
     )
 
 

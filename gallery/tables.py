@@ -34,7 +34,7 @@ def runs(detected: Sequence[Detected]) -> str:
         accuracy = curves["test_accuracy"]
         rows.append(
             [
-                f"`{settings.name}`" + (" \\*" if settings.held_out else ""),
+                _name(run),
                 f"{settings.network}, {settings.n_train} of {settings.dataset}",
                 settings.expectation,
                 f"{orders[0]:.2f} → {np.nanmin(orders):.2f} → {orders[-1]:.2f}",
@@ -64,7 +64,7 @@ def detection(detected: Sequence[Detected]) -> str:
     """Say of each run when the onset was, when it was known, and when the gap opened."""
     rows = [
         [
-            f"`{run.stored.run.name}`" + (" \\*" if run.stored.run.held_out else ""),
+            _name(run),
             _epoch(run, run.onset),
             _epoch(run, run.mattered),
             _epoch(run, run.known),
@@ -86,9 +86,9 @@ def _epoch(run: Detected, index: int | None) -> int | None:
 
 
 def detection_summary(detected: Sequence[Detected]) -> str:
-    """Sum up the detection, on the runs that chose its constants and on the others."""
+    """Sum up the detection, on the runs of each part."""
     rows = []
-    for name, part in _halves(detected):
+    for name, part in _parts(detected):
         true = [run for run in part if run.onset is not None]
         negative = [run for run in part if run.onset is None]
         lags = [run for run in part if run.lag is not None]
@@ -110,23 +110,21 @@ def detection_summary(detected: Sequence[Detected]) -> str:
 
 def stops(detected: Sequence[Detected]) -> str:
     """Say what each rule costs, on the runs that chose between them and on the others."""
+    parts = _parts(learning(list(detected)))[:-1]
     rows = []
-    halves = _halves(learning(list(detected)))[:2]
     for name, rule in RULES.items():
         cells: list[object] = [name]
-        for _, part in halves:
+        for _, part in parts:
             found = [rule(run) for run in part]
+            regrets = [stop.regret for stop in found]
             cells += [
-                f"{np.median([stop.regret for stop in found]):.1f}",
-                f"{np.mean([stop.regret for stop in found]):.1f}",
-                f"{max(stop.regret for stop in found):.1f}",
+                f"{np.median(regrets):.1f} / {np.mean(regrets):.1f} / {max(regrets):.1f}",
                 f"{np.median([stop.used for stop in found]):.0%}",
             ]
         rows.append(cells)
-    counts = [len(part) for _, part in halves]
     header = ["rule"]
-    for half, count in zip(("choosing", "held out"), counts, strict=True):
-        header += [f"{half} ({count}): median", "mean", "worst", "epochs"]
+    for name, part in parts:
+        header += [f"{name} ({len(part)})", "epochs"]
     return table(header, rows)
 
 
@@ -141,7 +139,7 @@ def stops_by_run(detected: Sequence[Detected]) -> str:
 
     rows = [
         [
-            f"`{run.stored.run.name}`" + (" \\*" if run.stored.run.held_out else ""),
+            _name(run),
             int(run.stored.curves["test_accuracy"].argmax()),
             *(cell(RULES[name](run)) for name in SHOWN),
         ]
@@ -242,9 +240,13 @@ def _median(values: Iterable[int | None]) -> str | None:
     return f"{np.median(known):g}" if known else None
 
 
-def _halves(runs: Sequence[Detected]) -> list[tuple[str, list[Detected]]]:
-    return [
-        ("choosing", [run for run in runs if not run.stored.run.held_out]),
-        ("held out", [run for run in runs if run.stored.run.held_out]),
-        ("all", list(runs)),
-    ]
+MARKS = {"choosing": "", "held out": " \\*", "fresh": " †"}
+
+
+def _name(run: Detected) -> str:
+    return f"`{run.stored.run.name}`{MARKS[run.stored.run.part]}"
+
+
+def _parts(runs: Sequence[Detected]) -> list[tuple[str, list[Detected]]]:
+    parts = [(name, [run for run in runs if run.stored.run.part == name]) for name in MARKS]
+    return [*((name, part) for name, part in parts if part), ("all", list(runs))]
