@@ -223,10 +223,10 @@ def _signed(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    z = logits.double()
+    z = logits.to(torch.float64, copy=True)
     index = targets.long()[:, None]
-    others = z.scatter(1, index, -torch.inf)
-    return z.gather(1, index)[:, 0] - others.logsumexp(1)
+    true = z.gather(1, index)[:, 0]
+    return true - z.scatter_(1, index, -torch.inf).logsumexp(1)
 
 
 def _blocks(logits: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:

@@ -41,7 +41,7 @@ class MaskedRows:
         self.players = players
         self._first, self._last = players.axes[0], players.axes[-1]
         self._in_place = writes_in_place(players)
-        self._cells: dict[int, list[Tensor]] = {}
+        self._cells = _cells(players) if self._in_place else []
         self._written: _Written | None = None
 
     def rows(self, x: Tensor, chunk: Chunk) -> Tensor:
@@ -100,7 +100,7 @@ class MaskedRows:
     def _fill(self, rows: Tensor, x: Tensor, sample: int, coalitions: range) -> Tensor:
         """Write all rows of one sample, and return it without any player."""
         absent = self.players.mask(x, sample, torch.zeros(1, dtype=torch.int64))
-        flat, source, cells = self._flat(rows), self._flat(x), self._cells_of(sample)
+        flat, source, cells = self._flat(rows), self._flat(x), self._cells[sample]
         n_low = (len(coalitions) - 1).bit_length()
         rows[:1].copy_(absent)
         for player in range(n_low, self.players.n_players):
@@ -116,7 +116,7 @@ class MaskedRows:
     def _change(self, before: _Written, chunk: Chunk) -> None:
         """Write the players whose high bits have changed since the chunk before."""
         changed = before.chunk.coalitions.start ^ chunk.coalitions.start
-        cells = self._cells_of(chunk.samples.start)
+        cells = self._cells[chunk.samples.start]
         for player in range(self.players.n_players):
             if changed >> player & 1:
                 source = before.x if chunk.coalitions.start >> player & 1 else before.absent
@@ -131,13 +131,13 @@ class MaskedRows:
         chosen = source.index_select(self._first, cells)
         rows.index_copy_(self._first, cells, chosen.expand(len(rows), *chosen.shape[1:]))
 
-    def _cells_of(self, sample: int) -> list[Tensor]:
-        if sample not in self._cells:
-            labels = self.players.labels[sample].flatten()
-            order = labels.argsort(stable=True)
-            sizes = (labels + 1).bincount(minlength=self.players.n_players + 1)
-            self._cells = {sample: list(torch.split(order, sizes.tolist())[1:])}
-        return self._cells[sample]
+
+def _cells(players: PlayerMap) -> list[list[Tensor]]:
+    """Find the positions of each player of each sample, counted along the joined position axes."""
+    labels = players.labels.flatten(1)
+    sizes = torch.stack([(labels == player).sum(1) for player in range(-1, players.n_players)], dim=1)
+    order = labels.argsort(dim=1, stable=True)
+    return [list(row.split(counts)[1:]) for row, counts in zip(order, sizes.tolist(), strict=True)]
 
 
 def writes_in_place(players: PlayerMap) -> bool:

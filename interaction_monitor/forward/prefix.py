@@ -75,8 +75,10 @@ class Prefix:
 
         self.samples = range(0)
         handles: list[Any] = []
+        # After the first time it is known which modules there are; asking all of a large model takes its time.
+        watched = dict.fromkeys(given.module for given in self._given) or self.model.modules()
         try:
-            for module in self.model.modules():
+            for module in watched:
                 # First, so that the user's own hooks change what is given again as they changed it before.
                 handles.append(module.register_forward_pre_hook(begin, prepend=True))
                 handles.append(module.register_forward_hook(end, prepend=True))
