@@ -5,6 +5,7 @@ No model library is imported: anything with Hugging Face's `get_output_embedding
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,7 +22,8 @@ def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:
     """Run a causal language model and form the logits of each sentence's last token only: a `forward_func`.
 
     The hidden states are cut down before the output embedding, so that logits of all positions, times the
-    coalitions, times the vocabulary, never exist.
+    coalitions, times the vocabulary, never exist. Nor are keys and values kept for words to come, unless the inputs
+    ask for it.
 
     Args:
         model: has `get_output_embeddings()`, as Hugging Face's causal models do; it is called with the inputs as
@@ -54,9 +56,10 @@ def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:
         last = (attention.to(hidden.device) * (places + 1)).argmax(1)
         return (hidden[torch.arange(len(hidden), device=hidden.device), last][:, None], *args[1:])
 
+    keeps = "use_cache" in inspect.signature(model.forward).parameters
     handle = head.register_forward_pre_hook(cut)
     try:
-        result = model(**inputs)
+        result = model(**({"use_cache": False} if keeps else {}) | inputs)
     finally:
         handle.remove()
     return logits_of(result, len(next(iter(inputs.values()))))[:, -1]

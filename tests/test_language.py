@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from interaction_monitor import outputs
@@ -7,8 +8,6 @@ from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
 from interaction_monitor.probe import Probe
-
-transformers = pytest.importorskip("transformers")
 
 VOCABULARY = ["<s>", "<unk>"] + [f"▁word{i}" for i in range(30)]
 
@@ -54,6 +53,16 @@ def test_only_the_last_logits_are_formed(llama):
     handle.remove()
     assert sizes == [(2, 1, 32)]
     assert not llama.lm_head._forward_pre_hooks
+
+
+def test_keys_and_values_are_kept_only_where_the_inputs_ask_for_it(llama):
+    kept = []
+    handle = llama.register_forward_hook(lambda module, args, output: kept.append(output.past_key_values is not None))
+    ids = {"input_ids": torch.arange(6).reshape(2, 3)}
+    for inputs in (ids, {**ids, "use_cache": True}):
+        last_token_logits(llama, inputs)
+    handle.remove()
+    assert kept == [False, True]
 
 
 @pytest.mark.parametrize("layer", [None, "model.embed_tokens"])

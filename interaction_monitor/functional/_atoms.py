@@ -47,11 +47,15 @@ class Atoms:
         # the middle orders get steps near one whatever n, so that one dual step suits every n
         steps = _STEP_PER_ORDER ** (order - 0.4 * n)
         self.steps = torch.stack((steps, _OR_STEP * steps)).where(exists, 0.0)
-        covariance = self.covariance(self.steps)
-        identity = torch.eye(2**n, dtype=torch.float64, device=device)
-        self.inverse = torch.linalg.inv(covariance)
-        self.noisy_inverse = torch.linalg.inv(covariance + NOISE_STEP * identity)
-        self.inverse[0, 0] = self.noisy_inverse[0, 0] = 0.0
+        self._inverses: dict[float, Tensor] = {}
+        # Z D Zᵀ and its mirror image, for D of `steps`, are K G Kᵀ and K G' Kᵀ with diagonal G and G'
+        along, across = (2 + _STEP_PER_ORDER / 2) ** -0.5, (_STEP_PER_ORDER / 2) ** -0.5
+        whitener = [[(along + across) / 2, (along - across) / 2], [(along - across) / 2, (along + across) / 2]]
+        self._whitening_halves = [_kronecker_power(whitener, k, device) for k in (n // 2, n - n // 2)]
+        tilt = (_STEP_PER_ORDER / (4 + _STEP_PER_ORDER)) ** 0.5
+        variance = (1 - tilt) ** (n - order) * (1 + tilt) ** order
+        self._variance = variance + _OR_STEP * variance.flip(-1)
+        self._spreads = _STEP_PER_ORDER**order * torch.tensor([[1.0], [-_OR_STEP]], device=device)
 
     def outputs(self, coefficients: Tensor) -> Tensor:
         """Sum the atoms: B x, (..., 2, 2^n) -> (..., 2^n)."""
@@ -73,6 +77,35 @@ class Atoms:
     def dividends(self, outputs: Tensor) -> Tensor:
         """Write outputs as AND atoms alone: Z⁻¹ v, (..., 2^n) -> (..., 2^n)."""
         return _apply(self._inverse_halves, outputs)
+
+    def spread(self, outputs: Tensor) -> Tensor:
+        """Write outputs as a little of every atom: (..., 2^n) -> (..., 2, 2^n), up to rounding.
+
+        Of all x with B x = outputs about the one of least Σ x²/steps: the one among atoms that hold also the two of
+        S = ∅, whose sum is 0, and order one of OR, which becomes AND. With these, everything is a Kronecker power.
+        """
+        whitened = _apply(self._whitening_halves, outputs)
+        dual = _apply(self._whitening_halves, whitened / self._variance)
+        atoms = _apply([half.T for half in self._halves], torch.stack((dual, dual.flip(-1)), -2)) * self._spreads
+        single = self.exists[0] & ~self.exists[1]
+        return torch.stack((atoms.where(single, 0.0).sum(-2), torch.zeros_like(outputs)), -2) + atoms.where(
+            self.exists & ~single, 0.0
+        )
+
+    def inverse(self, noise_step: float) -> Tensor:
+        """(2^n, 2^n) the inverse of B D Bᵀ + noise_step·I for D of `steps`; made at the first call."""
+        if noise_step not in self._inverses:
+            matrix = self.covariance(self.steps)
+            matrix.diagonal().add_(noise_step)
+            inverse = torch.linalg.inv(matrix)
+            inverse[0, 0] = 0.0
+            self._inverses[noise_step] = inverse
+        return self._inverses[noise_step]
+
+    @property
+    def noisy_inverse(self) -> Tensor:
+        """(2^n, 2^n) the inverse for noise terms that move by `NOISE_STEP`."""
+        return self.inverse(NOISE_STEP)
 
     def covariance(self, moves: Tensor) -> Tensor:
         """Write down B D Bᵀ, for D = diag(moves): (..., 2, 2^n) -> (..., 2^n, 2^n).
@@ -97,7 +130,7 @@ class Atoms:
 
 @lru_cache(maxsize=4)
 def atoms_of(n: int, tie_break: float, device: torch.device) -> Atoms:
-    """Give the atoms of n players, made once: the two inverses cost more than an extraction."""
+    """Give the atoms of n players, made once: an inverse costs more than an extraction."""
     return Atoms(n, tie_break, device)
 
 

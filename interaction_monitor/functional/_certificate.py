@@ -21,8 +21,8 @@ def complete(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     atoms = problem.atoms
     missed = _beyond_noise(problem, x)
-    x = x + atoms.steps * atoms.correlations(missed @ atoms.inverse)
-    # the inverse leaves rounding errors, the dividends none
+    x = x + atoms.spread(missed)
+    # spreading leaves rounding errors, the dividends none
     x = x + torch.nn.functional.pad(atoms.dividends(_beyond_noise(problem, x)).unsqueeze(-2), (0, 0, 0, 1))
     return x, cost(problem, x)
 
