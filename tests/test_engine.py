@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -251,6 +252,38 @@ def test_a_vocabulary_is_formed_at_one_position_only(monkeypatch):
         # The logits of one position of each row, in float64.
         assert counted.largest <= rows * n_words * 8 < rows * length * n_words * 4 / 8
         assert counted.peak < rows * length * n_words * 4
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a tensor of each shape is cast to another precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16:
+            self.shapes[tuple(args[0].shape)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_each_weight_once_a_measurement(probe):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 3))
+    drawn = assign_players(model, ImagePatches(n_players=4), probe)
+    with Casts() as casts:
+        masked_outputs(
+            model, probe, drawn, chunk_size=4, forward_context=partial(torch.autocast, "cpu", torch.bfloat16)
+        )
+    assert casts.shapes[7, 64] == casts.shapes[3, 7] == 1 < casts.shapes[4, 64]
+
+
+def test_a_measurement_in_the_midst_of_autocast_leaves_gradients_alone(probe):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    drawn = assign_players(model, ImagePatches(n_players=4), probe)
+    with torch.autocast("cpu", torch.bfloat16):
+        masked_outputs(model, probe, drawn)
+        model(probe.inputs).sum().backward()
+    assert model[1].weight.grad is not None
 
 
 class NoWaiting(TorchDispatchMode):

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
-from interaction_monitor.forward.model import ForwardFunc, call_model, device_of, eager_if_compiled, find_layer
+from interaction_monitor.forward.model import (
+    ForwardFunc,
+    call_model,
+    casts_kept,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+)
 from interaction_monitor.forward.runner import ForwardContext, Runner
 from interaction_monitor.forward.scoring import Outputs
 from interaction_monitor.forward.size import Sizes, most_rows
@@ -99,7 +106,7 @@ def masked_outputs(
         return v
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
     runner = Runner(model, probe, players, forward_func or call_model, forward_context)
-    with undisturbed(model), eager_if_compiled(model) if players.layer else nullcontext():
+    with undisturbed(model), casts_kept(), eager_if_compiled(model) if players.layer else nullcontext():
         logits = try_out(runner, score, chunk_size or most_rows(device))
         # What decides the memory of a row, besides the model.
         key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)

@@ -128,6 +128,18 @@ def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]  # torch leaves it untyped
 
 
+@contextmanager
+def casts_kept() -> Iterator[None]:
+    """Let an autocast that is entered again and again inside the block cast each weight only once."""
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        # Also in the midst of an autocast of the caller's: what was cast without gradients would have none.
+        torch.clear_autocast_cache()
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Tell whether `model` or a part of it was given to `torch.compile` (or by it to Lightning)."""
     return any(
