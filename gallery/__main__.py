@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("figures", help="draw the pictures of docs/gallery.md")
     for name, explained in (("players", "analyse with fewer players"), ("spindle", "compare extractions at the start")):
         command = commands.add_parser(name, help=f"{explained}, from masked outputs")
-        command.add_argument("run", help="a run of ten players")
+        command.add_argument("run", help="a run of eight players or more")
         command.add_argument("--outputs", type=Path, required=True, help="what train --outputs wrote")
     chosen = parser.parse_args(arguments)
     return {"list": _list, "train": _train, "analyse": _analyse, "figures": _figures}.get(
@@ -102,9 +102,9 @@ def _from_outputs(chosen: argparse.Namespace) -> int:
     if chosen.command == "spindle":
         print(spindle.write(chosen.outputs, chosen.run))
         return 0
-    for n_players in (6, 8):
-        stored = fewer_players.with_players(load(path_of(chosen.run)), chosen.outputs, n_players)
-        print(save(stored, fewer_players.FOLDER))
+    whole = load(path_of(chosen.run))
+    for n_players in range(6, whole.run.n_players, 2):
+        print(save(fewer_players.with_players(whole, chosen.outputs, n_players), fewer_players.FOLDER))
     return 0
 
 

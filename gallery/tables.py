@@ -150,14 +150,24 @@ def stops_by_run(detected: Sequence[Detected]) -> str:
 
 def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
     """Say what fewer samples, measurements and players would have told."""
-    rows = [_cost(f"{n} samples", with_samples(stored, n)) for n in (5, 10, 15, 20, 25)]
-    rows += [_cost(f"every {n}. measurement", with_every(stored, n)) for n in (2, 3, 5)]
-    for n in sorted({run.run.n_players for run in players}):
-        same = [run for run in players if run.run.n_players == n]
+    fine = [run for run in stored if run.run.n_samples >= 50]
+    coarse = [run for run in stored if run.run.n_samples == 25]
+    rows = [_cost(f"{n} of 25 samples", with_samples(coarse, n)) for n in (5, 10, 15, 20, 25)]
+    rows += [_cost(f"every {n}. of {_n_measurements(coarse)} measurements", with_every(coarse, n)) for n in (2, 3, 5)]
+    rows += [_cost(f"{n} of 50 samples", with_samples(fine, n)) for n in (5, 10, 15, 20, 25, 30, 40, 50)]
+    rows += [_cost(f"every {n}. of {_n_measurements(fine)} measurements", with_every(fine, n)) for n in (2, 3, 5, 10)]
+    whole = {run.run.name: run.run.n_players for run in stored}
+    fewer = [_renamed(run) for run in players]
+    for most, n in sorted({(whole[run.run.name], run.run.n_players) for run in fewer}):
+        same = [run for run in fewer if (whole[run.run.name], run.run.n_players) == (most, n)]
         # ⟨k⟩ is another with fewer players, so it is not compared.
-        whole = [_renamed(run) for run in same]
-        rows.append([*_cost(f"{n} of 10 players, {len(same)} runs", compare(stored, whole))[:4], None, None])
+        rows.append([*_cost(f"{n} of {most} players", compare(stored, same))[:4], None, None])
     return table(["measured with", "found", "onset moves by", "known after", "⟨k⟩ moves by", "95% interval"], rows)
+
+
+def _n_measurements(stored: Sequence[Stored]) -> str:
+    counts = sorted(len(run.epochs) for run in stored)
+    return f"{counts[0]} to {counts[-1]}" if counts else "no"
 
 
 def _renamed(run: Stored) -> Stored:
