@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor.forward import masked_outputs
+from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import (
     and_interactions,
     mean_order,
@@ -73,6 +74,7 @@ class Measurement:
     mean_order: float
     forward_seconds: float
     extraction_seconds: float
+    rounding: float = math.nan  # standard deviation of an output by the rounding in the network, NaN where not known
 
     @property
     def seconds(self) -> float:
@@ -174,6 +176,9 @@ def measure(
     """
     started = time.perf_counter()
     v = masked_outputs(model, probe, players, output=output, forward_func=forward_func, forward_context=forward_context)
+    sigma = rounding(
+        model, probe, players, v, output=output, forward_func=forward_func, forward_context=forward_context
+    )
     forward_seconds = time.perf_counter() - started
     result = interpret(v, interactions=interactions, thresholds=thresholds)
-    return replace(result, forward_seconds=forward_seconds)
+    return replace(result, forward_seconds=forward_seconds, rounding=sigma)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -18,14 +19,16 @@ from interaction_monitor._describe import describe
 from interaction_monitor.carry_over import from_before, from_training
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.functional import high_order_share, mean_order_interval, order_effects, salient_counts
+from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret
+from interaction_monitor.noise import complaint
 from interaction_monitor.outputs import Output
-from interaction_monitor.phases import PhaseState, PhaseTracker
+from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe, require_probe
 from interaction_monitor.record import Record
+from interaction_monitor.summary import summarise
 
 
 class Observer:
@@ -90,6 +93,7 @@ class Observer:
         self.train = train
         self.history = History()
         self.last: Measurement | None = None
+        self._complained = False
 
     def observe(
         self,
@@ -136,6 +140,7 @@ class Observer:
     ) -> Row:
         """Do as `observe`, but leave writing the record to `keep`."""
         measurement = self._measure(model, self.probe, self.players, forward_context)
+        measurement = self._with_rounding(measurement, model, forward_context)
         train = None if self.train is None else self._measure(model, *self.train, forward_context)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
@@ -149,6 +154,7 @@ class Observer:
         row = self.ranks.of_first(row)
         self.history.append(row)
         self.last = measurement
+        self._complain_of_rounding(row)
         return row
 
     def keep(self) -> None:
@@ -180,6 +186,34 @@ class Observer:
         with self.ranks.together():
             measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
         return replace(measurement, forward_seconds=forward_seconds)
+
+    def _with_rounding(
+        self, measurement: Measurement, model: nn.Module, forward_context: Callable[[], AbstractContextManager[Any]]
+    ) -> Measurement:
+        """Add how large the rounding in the model is; the first process tells the others by its row."""
+        if self.ranks.rank != 0:
+            return measurement
+        started = time.perf_counter()
+        sigma = rounding(
+            model,
+            self.probe,
+            self.players,
+            measurement.v,
+            output=self.output,
+            forward_func=self.forward_func,
+            forward_context=forward_context,
+        )
+        seconds = measurement.forward_seconds + time.perf_counter() - started
+        return replace(measurement, rounding=sigma, forward_seconds=seconds)
+
+    def _complain_of_rounding(self, row: Row) -> None:
+        # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
+        if self._complained or self.ranks.rank != 0 or row.step == 0:
+            return
+        text = complaint(row, interactions=self.interactions, thresholds=self.thresholds)
+        if text is not None:
+            self._complained = True
+            warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
     def adopt(self, row: Row, strength: Tensor) -> None:
         """Take over a measurement that another process made of the same network, samples and players.
@@ -258,57 +292,3 @@ class Observer:
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
         self.players = replace(self.players, labels=state["labels"], baseline=baseline)
-
-
-def summarise(
-    measurement: Measurement,
-    state: PhaseState,
-    *,
-    epoch: int,
-    step: int,
-    train_loss: float | None = None,
-    test_loss: float | None = None,
-) -> Row:
-    """Reduce a measurement to the scalars that panels, console and files share.
-
-    Args:
-        measurement: the measurement.
-        state: the phase after it.
-        epoch: completed epochs.
-        step: training step.
-        train_loss: mean loss on the training samples, where known.
-        test_loss: mean loss on the test samples, where known.
-
-    Returns:
-        One row of the history.
-    """
-    valid = measurement.valid
-    strength = measurement.strength[valid]
-    change = (measurement.v[valid, -1] - measurement.v[valid, 0]).abs().mean()
-    n_salient = salient_counts(measurement.and_[valid], measurement.or_[valid], measurement.tau).sum(dim=-1)
-    low, _, high = mean_order_interval(strength)
-    return Row(
-        epoch=epoch,
-        step=step,
-        distribution=tuple(measurement.distribution.tolist()),
-        strength=tuple(strength.mean(dim=0).tolist()),
-        mean_order=measurement.mean_order,
-        mean_order_low=low,
-        mean_order_high=high,
-        high_order_share=high_order_share(strength),
-        n_salient=float(n_salient.double().mean()),
-        tau=measurement.tau,
-        output_change=float(change),
-        solver_gap=float(measurement.gap[valid].max()),
-        seconds=measurement.seconds,
-        n_valid=int(valid.sum()),
-        phase=state.phase,
-        onset_epoch=state.onset_epoch,
-        detected_epoch=state.detected_epoch,
-        gap_onset_epoch=state.gap_onset_epoch,
-        onset_step=state.onset_step,
-        detected_step=state.detected_step,
-        train_loss=train_loss,
-        test_loss=test_loss,
-        effect=tuple(order_effects(measurement.and_[valid], measurement.or_[valid]).mean(dim=0).tolist()),
-    )

@@ -10,7 +10,7 @@ from interaction_monitor.functional.strengths import first_high_order
 
 PHASES = ("initial", "one", "two")
 OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
-ADDED = ("onset_step", "detected_step")  # single values that earlier versions did not write
+ADDED = ("onset_step", "detected_step", "rounding")  # single values that earlier versions did not write
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -57,6 +57,7 @@ class Row:
     # Where an epoch has many measurements the epoch of the onset says little; None too in what earlier versions wrote.
     onset_step: int | None = None
     detected_step: int | None = None
+    rounding: float | None = None  # standard deviation of an output by the rounding in the network
 
     def __post_init__(self) -> None:
         for name in ("epoch", "step"):

@@ -82,7 +82,11 @@ def precision(checks: Checks, names: Sequence[str]) -> go.Figure:
 
 
 def noise_floor(checks: Checks) -> go.Figure:
-    """Draw the typical size of an interaction of each order, and what rounding alone would make it."""
+    """Draw the typical size of an interaction of each order, and what rounding alone would make it.
+
+    What rounding in the network makes was measured at the end, in runs that know it; the thin lines are what rounding
+    of the outputs alone would make.
+    """
     orders = np.arange(1, len(checks.size) + 1)
     figure = go.Figure()
     figure.add_scatter(
@@ -93,11 +97,16 @@ def noise_floor(checks: Checks) -> go.Figure:
         line={"color": charts.MEAN_ORDER},
         hovertemplate="%{y:.2g}",
     )
-    for (name, floor), dash in zip(checks.floors.items(), ("solid", "dash", "dot"), strict=True):
+    if checks.floor is not None:
         figure.add_scatter(
-            x=orders, y=floor, name=f"floor in {name}", mode="lines", line={"color": charts.TEST, "dash": dash},
-            hovertemplate="%{y:.2g}",
+            x=orders, y=np.maximum(checks.floor, 1e-12), name="floor as measured", mode="lines",
+            line={"color": charts.TEST, "width": 3}, hovertemplate="%{y:.2g}",
         )  # fmt: skip
+    for (name, floor), dash in zip(checks.floors.items(), ("solid", "dash", "dot"), strict=True):
+        line = {"color": charts.TEST, "dash": dash, "width": 2 if checks.floor is None else 1}
+        figure.add_scatter(
+            x=orders, y=floor, name=f"floor in {name}", mode="lines", line=line, hovertemplate="%{y:.2g}"
+        )
     mark_level(figure, checks.tau, "salient from here on up", logarithmic=True)
     figure.update_xaxes(title="order k", dtick=1)
     figure.update_yaxes(title="root mean square of I", type="log", exponentformat="power", dtick=1)

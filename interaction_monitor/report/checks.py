@@ -40,16 +40,31 @@ class Checks:
     precision: NDArray[np.float64]  # (moments, R) of the strongest so many
     size: NDArray[np.float64]  # (n,) root mean square of the last measurement's interactions
     floors: dict[str, NDArray[np.float64]]  # precision -> (n,) what rounding the outputs makes of nothing
+    floor: NDArray[np.float64] | None  # (n,) what rounding in the network makes of nothing, as measured at the end
     tau: float  # of the last measurement
 
+    @property
+    def above_floor(self) -> list[int]:
+        """The orders whose interactions are larger than the floor as measured."""
+        if self.floor is None:
+            return []
+        return [k for k, above in enumerate(self.size > self.floor, start=1) if above]
 
-def check(measurements: Iterable[Measurement], moments: Sequence[int], *, with_or: bool = True) -> Checks:
+
+def check(
+    measurements: Iterable[Measurement],
+    moments: Sequence[int],
+    *,
+    with_or: bool = True,
+    rounding: float | None = None,
+) -> Checks:
     """Compute the checks, with one measurement in memory at a time.
 
     Args:
         measurements: All of a run, each with a finite sample.
         moments: Which of them get curves.
         with_or: Whether OR interactions were measured, and not AND alone.
+        rounding: Standard deviation of an output by the rounding in the last network, where that is known.
 
     Returns:
         The checks.
@@ -86,6 +101,7 @@ def check(measurements: Iterable[Measurement], moments: Sequence[int], *, with_o
         precision=np.array(precision),
         size=_size_per_order(and_, or_).numpy(),
         floors={name: noise_floor(n, unit * output_size).numpy() for name, unit in PRECISIONS.items()},
+        floor=None if rounding is None else noise_floor(n, rounding).numpy(),
         tau=tau,
     )
 

@@ -60,7 +60,9 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     kept = [index for index, row in enumerate(record.history) if row.position in compared]
     moments = _moments(overlay)
     with_or = _has_or(record)
-    checks = check((record.measurements[index] for index in kept), list(moments), with_or=with_or)
+    checks = check(
+        (record.measurements[index] for index in kept), list(moments), with_or=with_or, rounding=history[-1].rounding
+    )
     names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
     drawn = examples(
         record,
@@ -81,7 +83,9 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         "noise-floor": check_figures.noise_floor(checks),
         **carry_over_figures.known(history),
     }
-    return _render(record, overlay, figures, drawn, comparison, with_or=with_or)
+    return _render(
+        record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
+    )
 
 
 def stages(history: History) -> list[Stage]:
@@ -106,6 +110,7 @@ def _render(
     drawn: Sequence[Example],
     comparison: Shown | None,
     *,
+    above_floor: str,
     with_or: bool,
 ) -> str:
     environment = Environment(
@@ -136,6 +141,7 @@ def _render(
         carried="turnover" in figures,
         trained=any(row.train_effect for row in history),
         comparison=comparison,
+        above_floor=above_floor,
     )
 
 
@@ -143,6 +149,26 @@ def _moments(overlay: Overlay) -> dict[int, str]:
     """Name the measurements that stand for the run: its start, its turn and its end."""
     turn = "onset" if overlay.onset_known else "lowest ⟨k⟩"
     return {0: "start", overlay.turn: turn} | {len(overlay.history) - 1: "end"}
+
+
+def _orders(orders: Sequence[int]) -> str:
+    """Name orders in words, neighbours together.
+
+    Example:
+        >>> _orders([1, 2, 3, 5]), _orders([4]), _orders([])
+        ('orders 1 to 3 and 5', 'order 4', 'no order')
+    """
+    spans: list[list[int]] = []
+    for order in orders:
+        if spans and order == spans[-1][-1] + 1:
+            spans[-1].append(order)
+        else:
+            spans.append([order])
+    named = [f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans]
+    if not named:
+        return "no order"
+    listed = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+    return f"order{'s' if len(orders) > 1 else ''} {listed}"
 
 
 def _has_or(record: Record) -> bool:

@@ -1,0 +1,135 @@
+"""How large the rounding inside a network is: its outputs beside those of the same rows in a higher precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from contextlib import nullcontext
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._state import undisturbed
+from interaction_monitor.forward.model import (
+    ForwardFunc,
+    call_model,
+    changed_output,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+    logits_of,
+)
+from interaction_monitor.forward.precision import computing_in
+from interaction_monitor.forward.runner import ForwardContext
+from interaction_monitor.forward.scoring import score_of
+from interaction_monitor.outputs import Output, log_odds, resolve
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+
+log = logging.getLogger(__name__)
+
+_SEED = 0
+
+
+def rounding(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    v: Tensor,
+    *,
+    output: str | Output = log_odds,
+    forward_func: ForwardFunc | None = None,
+    forward_context: ForwardContext = nullcontext,
+    coalitions: int = 16,
+    samples: int = 4,
+) -> float:
+    """Measure the standard deviation that rounding inside the network gives to an output.
+
+    A few rows, always the same, run once more with every operation in a higher precision: float64, or float32 where
+    the model computes in bfloat16. No copy of the model is made: each weight is converted when it is used. What all
+    coalitions of a sample are off by is left out, because it goes into I(∅), which is of no order. What is left is
+    close to independent from coalition to coalition, so that `noise_floor` makes the floor of each order of it (Ren et
+    al. 2024, Lemma 1).
+
+    The model, its hooks and buffers and the random states are left as they were.
+
+    Args:
+        model: the network.
+        probe: the S samples.
+        players: their players.
+        v: (S, 2^n) the outputs in the model's own precision, from `masked_outputs`.
+        output: what they were computed by from the logits.
+        forward_func: how the model was called.
+        forward_context: in what context.
+        coalitions: how many of each sample run again; 16 of 4 samples give σ to about a tenth.
+        samples: how many samples.
+
+    Returns:
+        In units of the outputs. NaN, with an info in the log, where no higher precision is to be had: the model is in
+        float64, its device or its kernels know none, or memory runs out.
+
+    Example:
+        >>> from interaction_monitor.forward import assign_players, masked_outputs
+        >>> from interaction_monitor.players import ImagePatches
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.arange(5))
+        >>> players = assign_players(net, ImagePatches(n_players=6), probe)
+        >>> 1e-9 < rounding(net, probe, players, masked_outputs(net, probe, players)) < 1e-6
+        True
+    """
+    drawn = random.Random(_SEED)
+    finite = v.isfinite().all(dim=1).nonzero()[:, 0].tolist()
+    chosen = sorted(drawn.sample(finite, min(samples, len(finite))))
+    rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))
+    device = device_of(model, probe.inputs)
+    errors = []
+    # A measurement does without this number rather than fail for it, whatever a model makes of another precision.
+    try:
+        with undisturbed(model), eager_if_compiled(model):
+            dtype = _higher_than(model, forward_context, device)
+            for sample in chosen:
+                of_probe = probe.select([sample] * len(rows)).to(device)
+                of_players = players.select([sample] * len(rows)).to(device)
+                with forward_context(), computing_in(dtype):
+                    logits = _logits(model, of_probe, of_players, rows.to(device), forward_func or call_model)
+                exact = score_of(resolve(output), logits, of_probe.targets)
+                errors.append(v[sample, rows.to(v.device)] - exact.to(v))
+            return math.sqrt(float(torch.stack(errors).var(dim=1).mean()))
+    except Exception as error:
+        log.info("the rounding in %s is not known: %s: %s", type(model).__name__, type(error).__name__, error)
+        return math.nan
+
+
+def _higher_than(model: nn.Module, forward_context: ForwardContext, device: torch.device) -> torch.dtype:
+    """Return the precision to compare with.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if torch.float64 in dtypes:
+        raise TypeError("it computes in float64")
+    with forward_context():
+        if torch.is_autocast_enabled(device.type):
+            dtypes = {torch.get_autocast_dtype(device.type)}
+    # Many GPUs are slow in float64, and a float32 that they shorten to TF32 is still fine beside bfloat16 alone.
+    return torch.float32 if torch.bfloat16 in dtypes else torch.float64
+
+
+def _logits(
+    model: nn.Module, probe: Probe, players: PlayerMap, coalitions: Tensor, forward_func: ForwardFunc
+) -> Tensor:
+    """Run the whole model on rows that are each masked for a coalition of their own."""
+    rows = torch.arange(len(probe), device=coalitions.device)
+
+    def mask(x: Tensor) -> Tensor:
+        return players.mask(x, rows, coalitions)
+
+    if players.layer is not None:
+        with changed_output(find_layer(model, players.layer), players.layer, mask):
+            return logits_of(forward_func(model, probe.inputs), len(rows))
+    key, x = probe.entry(players.input_key)
+    inputs = mask(x) if key is None else {**cast(dict[str, Tensor], probe.inputs), key: mask(x)}
+    return logits_of(forward_func(model, inputs), len(rows))
