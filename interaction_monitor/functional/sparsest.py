@@ -125,10 +125,11 @@ def _solve(problem: Problem, tol: float) -> tuple[Tensor, Tensor, Tensor]:
             candidate, cost = complete(solver.problem, solver.x)
             better = cost < objective[samples]
             x[samples] = candidate.where(better[:, None, None], x[samples])
-            objective[samples] = torch.minimum(objective[samples], cost)
-            bound[samples] = torch.maximum(bound[samples], lower_bound(solver.problem, solver.dual))
+            # fmin and fmax leave out NaN, and a gap of NaN is not small: nothing is proven by what overflowed
+            objective[samples] = torch.fmin(objective[samples], cost)
+            bound[samples] = torch.fmax(bound[samples], lower_bound(solver.problem, solver.dual))
             enough = tol * _CLOSER if step < _SETTLING_STEPS else tol
-            going = _gap(objective[samples], bound[samples]) > enough
+            going = ~(_gap(objective[samples], bound[samples]) <= enough)
             if not going.all():
                 samples = samples[going]
                 solver.keep(going)
@@ -171,7 +172,7 @@ def _check(v: Tensor, noise: float, tol: float, tie_break: float) -> int:
 
 
 def _warn_if_missed(gap: Tensor, tol: float) -> None:
-    missed = gap > tol
+    missed = ~(gap <= tol)
     if missed.any():
         warnings.warn(
             f"the interactions of {int(missed.sum())} of {gap.numel()} samples are proven to be only within "
