@@ -1,16 +1,21 @@
-"""What the tracker says of each run while it goes on, beside what is seen when the whole run is known."""
+"""What the tracker says of each run while it goes on, beside what is seen when the whole run is known.
+
+``python -m gallery.detection`` compares its delay with that of an oracle, and counts false alarms on flat histories.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
 
 from gallery.offline import valley
 from gallery.replay import replay
-from gallery.stored import Stored
+from gallery.stored import Stored, load_all
+from interaction_monitor.functional.intervals import mean_order_influence, student_quantile
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 
@@ -88,7 +93,46 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
     )
 
 
-def flat_histories(runs: Sequence[Stored], *, replicates: int, seed: int = 0, length: int = 40) -> tuple[int, int]:
+def oracle(detected: Detected, *, level: float = 0.05) -> int | None:
+    """Find when one could have known of a true onset who knows which measurement is lowest, and the jitter.
+
+    Such a one looks once, with the best number of measurements to average, and needs no persistence: the rise of ⟨k⟩
+    since the lowest must matter, and pass one test against other samples and one against jitter. What the tracker is
+    later than this is the price of looking again and again and of learning the rest; what this is later than the
+    onset lies in the data.
+
+    Args:
+        detected: a run with a true onset.
+        level: of either test.
+
+    Returns:
+        The index of the measurement; None where there is no true onset, or it is never clear.
+    """
+    if detected.onset is None:
+        return None
+    turn, orders = detected.onset, detected.history.column("mean_order")
+    strength = torch.tensor(detected.stored.strength["and-or"])
+    linear = np.stack(
+        [order + mean_order_influence(values).numpy() for order, values in zip(orders, strength, strict=True)]
+    )
+    # The second difference of white noise has six times its variance.
+    jitter = np.sqrt(np.square(np.diff(orders[turn:], 2)).mean() / 6)
+    for end in range(turn + 1, len(orders)):
+        for first in range(turn + 1, end + 1):
+            rise = orders[first : end + 1].mean() - orders[turn]
+            changes = linear[first : end + 1].mean(0) - linear[turn]
+            changes = changes[np.isfinite(changes)]
+            error = changes.std(ddof=1) / np.sqrt(len(changes))
+            beyond = NormalDist().inv_cdf(1 - level) * jitter * np.sqrt(1 + 1 / (end + 1 - first))
+            matters = rise >= 0.1 * (orders[0] - orders[turn])
+            if matters and rise > beyond and changes.mean() > student_quantile(1 - level, len(changes) - 1) * error:
+                return end
+    return None
+
+
+def flat_histories(
+    runs: Sequence[Stored], *, replicates: int, seed: int = 0, length: int = 40, rising: bool = True
+) -> tuple[int, int]:
     """Count false phases two where real runs are made to stay where they were lowest.
 
     After the lowest measurement its neighbours, two on either side, go on in random order: their jitter is real, and
@@ -99,6 +143,8 @@ def flat_histories(runs: Sequence[Stored], *, replicates: int, seed: int = 0, le
         replicates: histories per run.
         seed: of the draws.
         length: measurements after the lowest.
+        rising: whether to repeat also neighbours that already belong to a true rise. With two such of four, one history
+            in four begins just as the run itself went on, and whoever knows the one soon is wrong on the other.
 
     Returns:
         How many false ones, of how many.
@@ -110,6 +156,8 @@ def flat_histories(runs: Sequence[Stored], *, replicates: int, seed: int = 0, le
         if fall < 0.2 or turn < 3:
             continue
         near = np.arange(turn - 1, min(turn + 3, len(stored.epochs)))
+        if not rising and (mattered := detect(stored).mattered) is not None:
+            near = near[near < mattered]
         for _ in range(replicates):
             order = np.concatenate((np.arange(turn + 1), generator.choice(near, length)))
             samples = generator.integers(stored.strength["and-or"].shape[1], size=stored.strength["and-or"].shape[1])
@@ -119,3 +167,24 @@ def flat_histories(runs: Sequence[Stored], *, replicates: int, seed: int = 0, le
             false += state.phase == "two"
             total += 1
     return false, total
+
+
+def _print_figures(replicates: int) -> None:
+    runs = load_all()
+    for part in ("choosing", "held out"):
+        chosen = [stored for stored in runs if stored.run.part == part]
+        true = [run for run in map(detect, chosen) if run.onset is not None]
+        known = [
+            (at - run.onset, run.delay) for run in true if run.onset is not None and (at := oracle(run)) is not None
+        ]
+        delays = [(best, delay) for best, delay in known if delay is not None]
+        print(f"{part}: of {len(true)} onsets an oracle knows {len(known)}, the tracker {len(delays)} of these")
+        print("  median delay of oracle and tracker:", *np.median(delays, axis=0))
+        for rising in (True, False):
+            false, total = flat_histories(chosen, replicates=replicates, rising=rising)
+            print(f"  flat, neighbours {'as they are' if rising else 'before the rise'}: {false} false of {total}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _print_figures(replicates=20)

@@ -19,8 +19,10 @@ from interaction_monitor.functional.intervals import student_quantile
 
 # Measurements averaged at the lowest and at the end: short ones for leaps, long ones for slow rises.
 WINDOWS = ((1, 2), (2, 4), (4, 8))
-# Until it is learnt, jitter is taken to be this share of the fall, as if so many second differences had shown it.
+# Until it is learnt, jitter beside a rise is this share of the fall, as if so many second differences had shown it.
 ASSUMED_JITTER, ASSUMED_COUNT = 0.03, 4
+# How much wider the test of single numbers gets by having few second differences; found by simulation.
+CAUTION = 20
 
 _student_quantile = lru_cache(maxsize=4096)(student_quantile)
 
@@ -44,27 +46,28 @@ class Curve:
 
     def forget(self, persistence: int) -> None:
         """Drop the samples' values of measurements that no later one will be compared with."""
-        end = len(self.values)
-        kept = {0, *range(max(0, end - max(persistence, sum(WINDOWS[-1]))), end)}
+        end, (before, after) = len(self.values), WINDOWS[-1]
+        kept = {*range(before), *range(max(0, end - max(persistence, before + after)), end)}
         for before, after in WINDOWS:
             kept.update(self._lowest_window(before, end - after))
         self.linear = {index: self.linear[index] for index in sorted(kept) if index in self.linear}
 
     def has_fallen(self, *, persistence: int, least: float, alpha: float) -> bool:
-        """Tell whether each of the last measurements lies clearly below the first.
+        """Tell whether the last measurements lie clearly below the first.
 
         Args:
-            persistence: how many of them.
-            least: by how much at least.
+            persistence: how many of them must each show the least fall.
+            least: the least fall.
             alpha: chance of a false yes in the whole run.
         """
-        last = self.values[-persistence:]
-        if len(self.values) <= persistence or any(self.values[0] - value < least for value in last):
+        end = len(self.values)
+        if end <= persistence or any(self.values[0] - value < least for value in self.values[-persistence:]):
             return False
-        backwards = [-value for value in self.values]
-        recent = range(len(self.values) - persistence, len(self.values))
-        return self._beats_samples(recent, range(1), level=self._level(alpha)) and leaves_jitter(
-            backwards, 0, persistence=persistence, alpha=alpha, caution=12
+        bends = _bends(self.values, drop_descents=False)[:-1]
+        return any(
+            self._is_higher(range(before), range(end - after, end), least=least, alpha=alpha, bends=bends)
+            for before, after in WINDOWS
+            if before + after <= end
         )
 
     def has_risen(self, *, persistence: int, min_rise: float, alpha: float) -> bool:
@@ -82,25 +85,63 @@ class Curve:
         fall = values[0] - lowest
         if any(value - lowest < min_rise * fall for value in values[end - persistence :]):
             return False
-        jitter, freedom = _jitter_beside(values, ASSUMED_JITTER * fall)
-        level = self._level(alpha)
-        for before, after in WINDOWS:
-            reference, last = self._lowest_window(before, end - after), range(end - after, end)
-            # What an earlier version forgot is not there to be compared with.
-            if not reference or not {*reference, *last} <= self.linear.keys():
-                continue
-            rise = _mean(values, last) - _mean(values, reference)
-            clear = _student_quantile(1 - level / len(WINDOWS), freedom) * jitter * math.sqrt(1 / before + 1 / after)
-            # The whole fall was found to stand out from the jitter, so half of it does.
-            matters = rise >= min_rise * fall and (rise >= fall / 2 or rise > clear)
-            if matters and self._beats_samples(reference, last, level=level):
-                return True
-        return False
+        # The steps of a fall would only blur the jitter by their curvature.
+        bends = _bends(values, drop_descents=True)[:-1]
+        return any(
+            self._is_higher(
+                range(end - after, end),
+                self._lowest_window(before, end - after),
+                least=min_rise * fall,
+                alpha=alpha,
+                bends=bends,
+                assumed=ASSUMED_JITTER * fall,
+            )
+            for before, after in WINDOWS
+            if before + after <= end
+        )
 
-    def _level(self, alpha: float) -> float:
-        # Looks are compared with one lowest measurement, so what is new comes once for each doubling of their number.
-        doublings = len(self.values).bit_length()
-        return alpha / (doublings**2 * (doublings + 1))
+    def _is_higher(
+        self,
+        high: range,
+        low: range,
+        *,
+        least: float,
+        alpha: float,
+        bends: Sequence[float],
+        assumed: float | None = None,
+    ) -> bool:
+        """Put the change between two windows to two t-tests: against other samples, and against jitter.
+
+        Args:
+            high: measurements that may lie higher.
+            low: than these.
+            least: by how much at least.
+            alpha: chance of a false yes in the whole run.
+            bends: second differences beside the change, from which jitter is learnt.
+            assumed: jitter before that, as if `ASSUMED_COUNT` bends had shown it; None: what the samples' scatter would
+                make, as if one had.
+        """
+        # What an earlier version forgot is not there to be compared with.
+        if not {*high, *low} <= self.linear.keys():
+            return False
+        change = _mean(self.values, high) - _mean(self.values, low)
+        mean, error, freedom = self._paired(high, low)
+        # These levels add up to alpha; the first sixteen looks, where most onsets are, get two thirds of it.
+        level = 9 * alpha / ((len(self.values) + 8) * (len(self.values) + 9))
+        if change < least or not mean > _student_quantile(1 - level, freedom) * error:
+            return False
+        width = math.sqrt(1 / len(high) + 1 / len(low))
+        assumption = (1, error / width) if assumed is None else (ASSUMED_COUNT, assumed)
+        jitter, freedom = _pooled_jitter(bends, *assumption)
+        return change > _student_quantile(1 - level / len(WINDOWS), freedom) * jitter * width
+
+    def _paired(self, high: range, low: range) -> tuple[float, float, int]:
+        """Give the mean of the samples' own changes, linearised, its standard error and degrees of freedom."""
+        changes = self._means_of(high) - self._means_of(low)
+        known = changes[changes.isfinite()]
+        if len(known) < 2:
+            return 0.0, math.inf, 1
+        return float(known.mean()), float(known.std()) / math.sqrt(len(known)), len(known) - 1
 
     def _lowest_window(self, width: int, end: int) -> range:
         """Find the `width` measurements in a row before `end` that are lowest on average, the last of equal ones."""
@@ -109,15 +150,6 @@ class Curve:
             return range(0)
         best = min(starts, key=lambda start: (_mean(self.values, range(start, start + width)), -start))
         return range(best, best + width)
-
-    def _beats_samples(self, before: range, after: range, *, level: float) -> bool:
-        """Put the samples' own changes, linearised and paired, to a one-sided t-test."""
-        changes = self._means_of(after) - self._means_of(before)
-        known = changes[changes.isfinite()]
-        if len(known) < 2:
-            return False
-        error = float(known.std()) / math.sqrt(len(known))
-        return float(known.mean()) > _student_quantile(1 - level, len(known) - 1) * error
 
     def _means_of(self, window: range) -> Tensor:
         return torch.tensor([self.linear[index] for index in window], dtype=torch.float64).mean(0)
@@ -135,32 +167,23 @@ class Curve:
         self.linear = {index: list(values) for index, values in state["linear"]}
 
 
-def leaves_jitter(
-    values: Sequence[float],
-    reference: int,
-    *,
-    persistence: int,
-    alpha: float,
-    caution: float,
-    after_descent: bool = False,
-) -> bool:
-    """Tell whether the last values lie above a reference by more than the jitter from value to value explains.
+def leaves_jitter(values: Sequence[float], reference: int, *, persistence: int, alpha: float) -> bool:
+    """Tell whether the last of some single numbers lie above a reference by more than their jitter explains.
 
-    The jitter is learnt from the median of the second differences, which single leaps leave alone.
+    The jitter is learnt from the median of the second differences, which single leaps leave alone, with or without the
+    bends of a descent.
 
     Args:
         values: all of them.
         reference: the index of the one to compare with.
         persistence: how many of the last are averaged.
         alpha: chance of a false yes, spent as α/(m(m+1)) at look m.
-        caution: how much wider the test gets by having few second differences; found by simulation.
-        after_descent: whether to try also an estimate without the bends of the descent.
     """
     change = sum(values[-persistence:]) / persistence - values[reference]
     looks = len(values) - 1
     quantile = NormalDist().inv_cdf(1 - alpha / (looks * (looks + 1)))
-    estimates = [median_jitter(values, drop_descents=drop) for drop in ((False, True) if after_descent else (False,))]
-    spread = min((jitter * (1 + caution / count) for jitter, count in estimates if count), default=math.inf)
+    estimates = [median_jitter(values, drop_descents=drop) for drop in (False, True)]
+    spread = min((jitter * (1 + CAUTION / count) for jitter, count in estimates if count), default=math.inf)
     return change > quantile * spread * math.sqrt(1 + 1 / persistence)
 
 
@@ -185,16 +208,15 @@ def median_jitter(values: Sequence[float], *, drop_descents: bool) -> tuple[floa
     return bends[(len(bends) - 1) // 2] / (1.9546 if drop_descents else 1.6522), len(bends)
 
 
-def _jitter_beside(values: Sequence[float], assumed: float) -> tuple[float, int]:
-    """Estimate the jitter beside a change: from all bends but the largest, which may be the change itself.
+def _pooled_jitter(bends: Sequence[float], count: int, assumed: float) -> tuple[float, int]:
+    """Estimate jitter from bends, and from what is assumed of it as if `count` more had shown it.
 
     Returns:
         The estimate, and its degrees of freedom.
     """
-    bends = _bends(values, drop_descents=True)[:-1]
-    freedom = ASSUMED_COUNT + len(bends)
+    freedom = count + len(bends)
     # The second difference of white noise has six times its variance.
-    return math.sqrt((ASSUMED_COUNT * assumed**2 + sum(bend**2 for bend in bends) / 6) / freedom), freedom
+    return math.sqrt((count * assumed**2 + sum(bend**2 for bend in bends) / 6) / freedom), freedom
 
 
 def _bends(values: Sequence[float], *, drop_descents: bool) -> list[float]:

@@ -59,7 +59,8 @@ class PhaseTracker:
     - jitter: a t-test against the noise from one measurement to the next, which moves all samples together. It is
       learnt from the second differences of the history and, until it is, taken to be 3% of the fall.
 
-    The level is spent over the looks, α/(d²(d+1)) after d doublings of their number. All of a state is plain numbers.
+    Phase one is known by the same three tests of the fall from the first measurements. The level is spent over the
+    looks, 9α/((m+8)(m+9)) at measurement m, α in all. All of a state is plain numbers.
 
     Args:
         alpha: chance of a false phase two in a whole run in which ⟨k⟩ falls and then stays. Checked by simulation.
@@ -223,7 +224,7 @@ class PhaseTracker:
         turn = lowest(self._gaps[:first])
         least = self.min_gap_rise * abs(self._first_train_loss)
         if all(gap - self._gaps[turn] >= least for gap in self._gaps[first:]) and leaves_jitter(
-            self._gaps, turn, persistence=self.persistence, alpha=self.alpha, caution=20, after_descent=True
+            self._gaps, turn, persistence=self.persistence, alpha=self.alpha
         ):
             self._gap_onset = (self._gap_epochs[turn], self._gap_epochs[-1])
 
