@@ -8,7 +8,7 @@ from interaction_monitor.functional import noise_floor
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.row import Row
 
-ADVICE = "measure in float32 (Precision in docs/forward.md says how), or take fewer players"
+ADVICE = "measure in float32 (Precision in docs/forward.md says how)"
 
 
 def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -> str | None:
@@ -35,7 +35,7 @@ def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -
         if drowned:
             return (
                 f"{known}, and so makes interactions of order {drowned[0]} and above salient that are none (τ = "
-                f"{row.tau:.2g}): {ADVICE}"
+                f"{row.tau:.2g}): {ADVICE}, or take fewer players"
             )
         return None
     correction = thresholds.noise * row.output_change

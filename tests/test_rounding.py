@@ -18,12 +18,16 @@ from interaction_monitor.forward import rounding as module
 from interaction_monitor.forward.precision import computing_in
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import and_interactions, noise_floor, orders
+from interaction_monitor.history import History
 from interaction_monitor.measurement import Thresholds
 from interaction_monitor.noise import complaint, largest_of_all
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
+from interaction_monitor.report import report_page
+from interaction_monitor.report.check_figures import noise_floor as noise_floor_figure
+from interaction_monitor.report.checks import check
 
 
 def bfloat16():
@@ -133,6 +137,19 @@ class TestAgainstATwin:
         dividends, floor = and_interactions(errors), noise_floor(8, sigma)
         for k in range(1, 8):
             assert dividends[:, orders(8) == k].square().mean().sqrt().item() == pytest.approx(floor[k - 1], rel=0.5)
+
+    @pytest.mark.parametrize("outside", [nullcontext, bfloat16])
+    @pytest.mark.parametrize("inside", [nullcontext, bfloat16, lambda: torch.autocast("cpu", enabled=False)])
+    def test_the_model_may_enter_and_leave_an_autocast_itself(self, mlp, probe, outside, inside):
+        def forward_func(model, inputs):
+            with inside():
+                return model(inputs)
+
+        players, options = with_players(mlp, probe), {"forward_func": forward_func, "forward_context": outside}
+        v = masked_outputs(mlp, probe, players, **options)
+        exact = masked_outputs(copy.deepcopy(mlp).double(), Probe(probe.inputs.double(), probe.targets), players)
+        sigma = rounding(mlp, probe, players, v, coalitions=64, samples=6, **options)
+        assert sigma == pytest.approx((v - exact).var(dim=1).mean().sqrt().item(), rel=1e-3)
 
     def test_dict_inputs(self):
         torch.manual_seed(0)
@@ -289,6 +306,16 @@ class TestWhereItGoes:
         assert (found["bf16-true"] > 1e3 * found["32-true"]).all()
         assert np.isnan(found["64-true"]).all()
 
+    def test_transformers_casts_inside_the_model(self, tmp_path, monkeypatch):
+        runs = pytest.importorskip("transformers_runs", exc_type=ImportError)
+        monkeypatch.setattr("interaction_monitor.pictures.panels.write_figures", lambda *_, **__: None)
+        found = {}
+        for bf16 in (False, True):
+            _, watcher = runs.trained(tmp_path / str(bf16), bf16=bf16, max_steps=2, eval_strategy="no")
+            found[bf16] = watcher.observer.history.column("rounding")
+        assert (found[False] > 0).all()
+        assert (found[True] > 1e3 * found[False]).all()
+
     def test_rows_of_before_do_not_know_it(self, planted_run):
         record = planted_run()
         path = record.folder / "history.csv"
@@ -331,6 +358,34 @@ class TestComplaint:
         said = [str(warning.message) for warning in caught if "rounding inside" in str(warning.message)]
         assert len(said) == 1
         assert "epoch 1" in said[0]
+
+
+class TestReport:
+    def test_draws_the_floor_as_measured(self, planted_run):
+        last = planted_run().measurements[5]
+        size = check([last], [0]).size
+        sigma = float(size[2] / 2**1.5 * 0.99)  # just below the interactions of order three
+        checks = check([last], [0], rounding=sigma)
+        np.testing.assert_allclose(checks.floor, sigma * 2 ** (np.arange(1, 6) / 2))
+        assert checks.above_floor == [k for k in range(1, 6) if size[k - 1] > sigma * 2 ** (k / 2)]
+        assert 3 in checks.above_floor
+        assert 5 not in checks.above_floor
+        drawn = {trace.name: trace for trace in noise_floor_figure(checks).data}
+        np.testing.assert_allclose(drawn["floor as measured"].y, checks.floor)
+        assert drawn["floor as measured"].line.width > drawn["floor in float32"].line.width
+        unknown = {trace.name for trace in noise_floor_figure(check([last], [0])).data}
+        assert unknown == set(drawn) - {"floor as measured"}
+
+    @pytest.mark.parametrize(("kind", "said"), [("and", "most cannot be told"), ("and-or", "need not be rounding")])
+    def test_says_which_orders_lie_above_it(self, planted_run, kind, said):
+        record = planted_run(kind=kind)
+        assert "the record does not know which precision" in report_page(record)
+        record.history = History(replace(row, rounding=1e-9) for row in record.history)
+        page = report_page(record)
+        assert "standard deviation of 1e-09" in page
+        assert "The typical interaction lies above it in orders 1 to 5; " in page
+        assert said in page
+        assert "does not know which precision" not in page
 
 
 def test_largest_of_all():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ LOWER = {
 
 
 @contextmanager
-def computing_in(dtype: torch.dtype) -> Iterator[None]:
+def computing_in(dtype: torch.dtype) -> Iterator[set[torch.dtype]]:
     """Run every operation inside the block in a higher precision than its tensors have.
 
     Weights and inputs are converted where they are used, one after the other, so that neither the model changes nor
@@ -29,6 +30,9 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
 
     Args:
         dtype: float32, or float64.
+
+    Yields:
+        The precisions that were raised to it so far.
 
     Example:
         >>> layer, x = nn.Linear(4, 2).bfloat16(), torch.rand(3, 4)
@@ -40,42 +44,66 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
     # An autocast keeps the weights that it has converted: neither may it come with some nor leave some behind.
     torch.clear_autocast_cache()
     try:
-        with _Calls(dtype), _Operations(dtype):
-            yield
+        raising = _Raising(dtype, set())
+        with _Calls(raising), _Operations(raising):
+            yield raising.found
     finally:
         torch.clear_autocast_cache()
+
+
+@dataclass(frozen=True)
+class _Raising:
+    """The conversion of tensors and of the names of precisions to a higher one."""
+
+    to: torch.dtype
+    found: set[torch.dtype]
+
+    def lower(self, dtype: object) -> bool:
+        """Tell whether this is a lower precision, and remember that it was met."""
+        if dtype not in LOWER[self.to]:
+            return False
+        self.found.add(dtype)
+        return True
+
+    def tree(self, tree: Any) -> Any:
+        """Convert the tensors in a tree."""
+        return tree_map(self._tensor, tree)
+
+    def _tensor(self, x: Any) -> Any:
+        # Tensors of other classes, such as quantised ones, know themselves what to do.
+        return x.to(self.to) if type(x) in (Tensor, nn.Parameter) and self.lower(x.dtype) else x
 
 
 class _Calls(TorchFunctionMode):
     """Converts what functions are called with, as some refuse tensors of several precisions before they run."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, raising: _Raising) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.raising = raising
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func == torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]  # a property written in C
             found = func(*args)
-            return self.dtype if found in LOWER[self.dtype] else found
+            return self.raising.to if found in LOWER[self.raising.to] else found
         # Not methods, most of which write to their tensor or only look at it.
         function = isinstance(func, (types.FunctionType, types.BuiltinFunctionType))
         if function and not func.__name__.endswith("_") and "out" not in kwargs:
-            args, kwargs = _raised((args, kwargs), self.dtype)
+            args, kwargs = self.raising.tree((args, kwargs))
         return func(*args, **kwargs)
 
 
 class _Operations(TorchDispatchMode):
     """Converts what operations are run on."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, raising: _Raising) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.dtype = dtype
+        self.raising = raising
 
     def __torch_dispatch__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in LOWER[self.dtype]:
-            kwargs["dtype"] = self.dtype
+        if self.raising.lower(kwargs.get("dtype")):
+            kwargs["dtype"] = self.raising.to
         # Takes rows out as they are, so that a large table need not be converted for a few of them.
         if func is torch.ops.aten.embedding.default:
             return func(*args, **kwargs)
@@ -83,16 +111,7 @@ class _Operations(TorchDispatchMode):
         # What is written to must stay the tensor that it is.
         written = {x.name for x in func._schema.arguments if x.alias_info is not None and x.alias_info.is_write}
         names = [x.name for x in func._schema.arguments]
-        args = [x if name in written else _raised(x, self.dtype) for name, x in zip(names, args, strict=False)]
-        kwargs = {name: x if name in written else _raised(x, self.dtype) for name, x in kwargs.items()}
+        args = [x if name in written else self.raising.tree(x) for name, x in zip(names, args, strict=False)]
+        kwargs = {name: x if name in written else self.raising.tree(x) for name, x in kwargs.items()}
         result = func(*args, **kwargs)
-        return _raised(result, self.dtype) if made else result
-
-
-def _raised(tree: Any, dtype: torch.dtype) -> Any:
-    def raised(x: Any) -> Any:
-        # Tensors of other classes, such as quantised ones, know themselves what to do.
-        plain = type(x) in (Tensor, nn.Parameter)
-        return x.to(dtype) if plain and x.dtype in LOWER[dtype] else x
-
-    return tree_map(raised, tree)
+        return self.raising.tree(result) if made else result

@@ -84,38 +84,28 @@ def rounding(
     chosen = sorted(drawn.sample(finite, min(samples, len(finite))))
     rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))
     device = device_of(model, probe.inputs)
-    errors = []
+
+    def run(sample: int, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, set[torch.dtype]]:
+        of_probe = probe.select([sample] * len(rows)).to(device)
+        of_players = players.select([sample] * len(rows)).to(device)
+        with forward_context(), computing_in(dtype) as raised:
+            logits = _logits(model, of_probe, of_players, rows.to(device), forward_func or call_model)
+        return score_of(resolve(output), logits, of_probe.targets).to(v), raised
+
     # A measurement does without this number rather than fail for it, whatever a model makes of another precision.
     try:
+        if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+            raise TypeError("it computes in float64")
         with undisturbed(model), eager_if_compiled(model):
-            dtype = _higher_than(model, forward_context, device)
-            for sample in chosen:
-                of_probe = probe.select([sample] * len(rows)).to(device)
-                of_players = players.select([sample] * len(rows)).to(device)
-                with forward_context(), computing_in(dtype):
-                    logits = _logits(model, of_probe, of_players, rows.to(device), forward_func or call_model)
-                exact = score_of(resolve(output), logits, of_probe.targets)
-                errors.append(v[sample, rows.to(v.device)] - exact.to(v))
-            return math.sqrt(float(torch.stack(errors).var(dim=1).mean()))
+            # What a model computes in shows only when it runs: its own code may enter or leave an autocast.
+            _, raised = run(chosen[0], rows[:1], torch.float32)
+            # Many GPUs are slow in float64, and even a float32 shortened to TF32 is fine enough beside bfloat16 alone.
+            dtype = torch.float32 if torch.bfloat16 in raised else torch.float64
+            errors = torch.stack([v[sample, rows.to(v.device)] - run(sample, rows, dtype)[0] for sample in chosen])
+            return math.sqrt(float(errors.var(dim=1).mean()))
     except Exception as error:
         log.info("the rounding in %s is not known: %s: %s", type(model).__name__, type(error).__name__, error)
         return math.nan
-
-
-def _higher_than(model: nn.Module, forward_context: ForwardContext, device: torch.device) -> torch.dtype:
-    """Return the precision to compare with.
-
-    Raises:
-        TypeError: if there is none.
-    """
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    if torch.float64 in dtypes:
-        raise TypeError("it computes in float64")
-    with forward_context():
-        if torch.is_autocast_enabled(device.type):
-            dtypes = {torch.get_autocast_dtype(device.type)}
-    # Many GPUs are slow in float64, and a float32 that they shorten to TF32 is still fine beside bfloat16 alone.
-    return torch.float32 if torch.bfloat16 in dtypes else torch.float64
 
 
 def _logits(
