@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     training.add_argument("--results", type=Path, default=RESULTS, help="where the results go")
     training.add_argument("--outputs", type=Path, help="folder for the masked outputs too, some megabytes a run")
     training.add_argument("--threads", type=int, default=1, help="the stored results were made with one")
-    analysing = commands.add_parser("analyse", help="put the tables into docs/gallery.md")
+    analysing = commands.add_parser("analyse", help="put the tables into docs/gallery.md and gallery_runs.md")
     analysing.add_argument("--results", type=Path, default=RESULTS, help="where the results are")
     analysing.add_argument("--print", action="store_true", help="print the tables and leave the page alone")
     commands.add_parser("figures", help="draw the pictures of docs/gallery.md")
@@ -75,7 +75,7 @@ def _train(chosen: argparse.Namespace) -> int:
 
 
 def _analyse(chosen: argparse.Namespace) -> int:
-    from gallery.tables import PAGE, all_tables, fill
+    from gallery.tables import PAGES, all_tables, fill
 
     if not any(chosen.results.glob("*.npz")):
         return _refuse(f"no results in {chosen.results}; python -m gallery train --results FOLDER makes some")
@@ -83,8 +83,9 @@ def _analyse(chosen: argparse.Namespace) -> int:
     if chosen.print:
         print("\n\n".join(f"{name}\n\n{text}" for name, text in tables.items()))
     else:
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
-        print(f"wrote {len(tables)} tables into {PAGE}")
+        for page in PAGES:
+            page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+            print(f"wrote the tables of {page}")
     return 0
 
 

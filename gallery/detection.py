@@ -171,7 +171,7 @@ def flat_histories(
 
 def _print_figures(replicates: int) -> None:
     runs = load_all()
-    for part in ("choosing", "held out"):
+    for part in ("choosing", "held out", "fresh"):
         chosen = [stored for stored in runs if stored.run.part == part]
         true = [run for run in map(detect, chosen) if run.onset is not None]
         known = [

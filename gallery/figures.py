@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gallery.detection import Detected, detect
 from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES
-from gallery.stored import RESULTS, load, path_of
+from gallery.stored import RESULTS, load_all
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.moments import telling_columns
 
 IMAGES = RESULTS.parent.parent / "docs" / "images"
-SHOWN = (
-    "lenet-wrong-10",
-    "lenet-clean",
-    "lenet-decay",
-    "vgg6-wrong-20",
-    "vgg6-decay",
-    "mlp-wrong-20",
-    "vgg11-cifar-clean",
-    "resnet20-digits-wrong-10",
-    "bert-sst2-clean",
-)
 REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"
 
 
@@ -139,17 +130,22 @@ def spindle_figure() -> Figure:
     return figure
 
 
-def write_all() -> list[Path]:
-    """Draw every picture whose run is stored.
+def write_all(folder: Path = IMAGES) -> list[Path]:
+    """Draw every stored run, and the spindle.
+
+    Args:
+        folder: where to.
 
     Returns:
         The files.
     """
-    written = []
-    for name in SHOWN:
-        if path_of(name).exists():
-            written.append(IMAGES / f"gallery_{name}.png")
-            run_figure(detect(load(path_of(name)))).savefig(written[-1], dpi=80)
-    written.append(IMAGES / "gallery_spindle.png")
-    spindle_figure().savefig(written[-1], dpi=80)
-    return written
+    figures = {run.run.name: run_figure(detect(run)) for run in load_all()} | {"spindle": spindle_figure()}
+    return [_save(figure, folder / f"gallery_{name}.png") for name, figure in figures.items()]
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    """Write a picture in few colours, which takes a third of the bytes."""
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=80, format="png")
+    Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
+    return target

@@ -17,7 +17,8 @@ from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all
 
-PAGE = RESULTS.parent.parent / "docs" / "gallery.md"
+DOCS = RESULTS.parent.parent / "docs"
+PAGES = (DOCS / "gallery.md", DOCS / "gallery_runs.md")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -103,9 +104,14 @@ def detection_summary(detected: Sequence[Detected]) -> str:
                 f"{rank_correlation(*zip(*(run.places for run in lags), strict=True)):.2f}",
             ]
         )
-    false, total = flat_histories([run.stored for run in detected], replicates=10)
+    stored = [run.stored for run in detected]
+    flat = " of ".join(map(str, flat_histories(stored, replicates=10)))
+    calm = " of ".join(map(str, flat_histories(stored, replicates=10, rising=False)))
     header = ["runs", "false", "found", "delay", "late", "absolute lag", "rank correlation"]
-    return f"{table(header, rows)}\n\nReal runs made to stay flat: {false} false of {total} histories."
+    return (
+        f"{table(header, rows)}\n\nReal runs made to stay flat: {flat} histories are false, and {calm} where "
+        "measurements that already belong to the true rise are not repeated."
+    )
 
 
 def stops(detected: Sequence[Detected]) -> str:
@@ -185,6 +191,15 @@ def _cost(name: str, cost: Cost) -> list[object]:
     ]
 
 
+def pictures(detected: Sequence[Detected]) -> str:
+    """Show every run, those of one network together."""
+    parts = []
+    for run in sorted(detected, key=lambda run: (run.stored.run.network, run.stored.run.name)):
+        name = run.stored.run.name
+        parts.append(f"## {name}\n\n![{name}: orders, theory, phases and losses](images/gallery_{name}.png)")
+    return "\n\n".join(parts)
+
+
 def spindle() -> str:
     """Compare extractions of one network before training."""
     with np.load(SPINDLE) as file:
@@ -217,6 +232,7 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         "stops by run": stops_by_run(detected),
         "accuracy": accuracy(stored, load_all(FEWER_PLAYERS)),
         "spindle": spindle(),
+        "pictures": pictures(detected),
     }
 
 

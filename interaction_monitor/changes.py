@@ -19,8 +19,10 @@ from interaction_monitor.functional.intervals import student_quantile
 
 # Measurements averaged at the lowest and at the end: short ones for leaps, long ones for slow rises.
 WINDOWS = ((1, 2), (2, 4), (4, 8))
-# Until it is learnt, jitter beside a rise is this share of the fall, as if so many second differences had shown it.
+# Until it is learnt, jitter beside a rise is this share of the fall, as if so many second differences had shown it, and
 ASSUMED_JITTER, ASSUMED_COUNT = 0.03, 4
+# beside a fall this multiple of what the samples' scatter would make. In real runs it is 0.4 to 2 times that.
+SCATTER_JITTER, SCATTER_COUNT = 1.5, 2
 # How much wider the test of single numbers gets by having few second differences; found by simulation.
 CAUTION = 20
 
@@ -119,7 +121,7 @@ class Curve:
             alpha: chance of a false yes in the whole run.
             bends: second differences beside the change, from which jitter is learnt.
             assumed: jitter before that, as if `ASSUMED_COUNT` bends had shown it; None: what the samples' scatter would
-                make, as if one had.
+                make, times `SCATTER_JITTER`, as if `SCATTER_COUNT` had.
         """
         # What an earlier version forgot is not there to be compared with.
         if not {*high, *low} <= self.linear.keys():
@@ -131,8 +133,8 @@ class Curve:
         if change < least or not mean > _student_quantile(1 - level, freedom) * error:
             return False
         width = math.sqrt(1 / len(high) + 1 / len(low))
-        assumption = (1, error / width) if assumed is None else (ASSUMED_COUNT, assumed)
-        jitter, freedom = _pooled_jitter(bends, *assumption)
+        scatter = SCATTER_COUNT, SCATTER_JITTER * error / width
+        jitter, freedom = _pooled_jitter(bends, *(scatter if assumed is None else (ASSUMED_COUNT, assumed)))
         return change > _student_quantile(1 - level / len(WINDOWS), freedom) * jitter * width
 
     def _paired(self, high: range, low: range) -> tuple[float, float, int]:

@@ -72,7 +72,7 @@ NULLS = {
 def test_false_alarms_are_no_more_often_than_alpha(name):
     path, kind, spread, arguments = NULLS[name]
     generator = np.random.default_rng(0)
-    runs = 20
+    runs = 40
     false = sum(
         track(strengths(path + spread * jitter(kind, generator, len(path)), generator, **arguments)).phase == "two"
         for _ in range(runs)
