@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from gallery.stored import load, load_all, path_of, save
 from gallery.train import train
 from interaction_monitor.functional import and_outputs, or_outputs, sparsest_and_or
 
-PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
+PAGE = tables.PAGES[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +59,17 @@ def test_the_page_shows_what_is_stored(detected, name):
 
 def test_the_page_shows_the_spindle_and_every_table_there_is():
     assert shown("spindle") == tables.spindle()
-    asked = re.findall(r"<!-- table: (.+?) -->", PAGE.read_text(encoding="utf-8"))
+    asked = [name for page in tables.PAGES for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))]
     assert sorted(asked) == sorted(
-        ["runs", "detection", "detection summary", "stops", "stops by run", "accuracy", "spindle"]
+        ["runs", "detection", "detection summary", "stops", "stops by run", "accuracy", "spindle", "pictures"]
     )
+
+
+def test_every_stored_run_has_its_picture(detected):
+    page = tables.PAGES[1].read_text(encoding="utf-8")
+    assert tables.pictures(detected) in page
+    for picture in re.findall(r"\((images/.+?)\)", page):
+        assert (tables.DOCS / picture).exists()
 
 
 def test_negatives_raise_no_alarm_and_most_onsets_are_found(detected):
@@ -231,8 +237,8 @@ def test_analysing_says_what_it_read_and_wrote(tmp_path, capsys, monkeypatch):
             assert printed.out == ""
     page = tmp_path / "page.md"
     page.write_text("<!-- table: runs -->\n<!-- end -->\n")
-    monkeypatch.setattr(tables, "PAGE", page)
+    monkeypatch.setattr(tables, "PAGES", (page,))
     monkeypatch.setattr(tables, "all_tables", lambda folder: {"runs": "the table", "stops": "another"})
     assert main(["analyse"]) == 0
-    assert capsys.readouterr().out == f"wrote 2 tables into {page}\n"
+    assert capsys.readouterr().out == f"wrote the tables of {page}\n"
     assert "the table" in page.read_text()
