@@ -93,5 +93,6 @@ RULES: Mapping[str, Way] = {
 
 
 def learning(runs: list[Detected]) -> list[Detected]:
-    """Leave out runs that never learn: no epoch of theirs is better than another."""
-    return [run for run in runs if run.stored.run.expectation != "never learns"]
+    """Leave out runs that never learn or have only wrong labels: no epoch of theirs is better than another."""
+    kept = [run for run in runs if run.stored.run.expectation != "never learns"]
+    return [run for run in kept if run.stored.run.wrong_labels < 1]

@@ -156,24 +156,20 @@ def stops_by_run(detected: Sequence[Detected]) -> str:
 
 def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
     """Say what fewer samples, measurements and players would have told."""
-    fine = [run for run in stored if run.run.n_samples >= 50]
-    coarse = [run for run in stored if run.run.n_samples == 25]
-    rows = [_cost(f"{n} of 25 samples", with_samples(coarse, n)) for n in (5, 10, 15, 20, 25)]
-    rows += [_cost(f"every {n}. of {_n_measurements(coarse)} measurements", with_every(coarse, n)) for n in (2, 3, 5)]
-    rows += [_cost(f"{n} of 50 samples", with_samples(fine, n)) for n in (5, 10, 15, 20, 25, 30, 40, 50)]
-    rows += [_cost(f"every {n}. of {_n_measurements(fine)} measurements", with_every(fine, n)) for n in (2, 3, 5, 10)]
+    costs: dict[str, Cost] = {}
+    for most, samples, every in ((25, (5, 10, 15, 20, 25), (2, 3, 5)), (50, range(10, 51, 10), (2, 3, 5, 10))):
+        same = [run for run in stored if run.run.n_samples == most]
+        counts = sorted(len(run.epochs) for run in same) or [0]
+        costs |= {f"{n} of {most} samples": with_samples(same, n) for n in samples}
+        costs |= {f"every {n}. of {counts[0]} to {counts[-1]} measurements": with_every(same, n) for n in every}
     whole = {run.run.name: run.run.n_players for run in stored}
     fewer = [_renamed(run) for run in players]
     for most, n in sorted({(whole[run.run.name], run.run.n_players) for run in fewer}):
         same = [run for run in fewer if (whole[run.run.name], run.run.n_players) == (most, n)]
         # ⟨k⟩ is another with fewer players, so it is not compared.
-        rows.append([*_cost(f"{n} of {most} players", compare(stored, same))[:4], None, None])
-    return table(["measured with", "found", "onset moves by", "known after", "⟨k⟩ moves by", "95% interval"], rows)
-
-
-def _n_measurements(stored: Sequence[Stored]) -> str:
-    counts = sorted(len(run.epochs) for run in stored)
-    return f"{counts[0]} to {counts[-1]}" if counts else "no"
+        costs[f"{n} of {most} players"] = replace(compare(stored, same), order=np.nan, width=np.nan)
+    header = ["measured with", "found", "onset moves by", "known after", "⟨k⟩ moves by", "95% interval"]
+    return table(header, [_cost(name, cost) for name, cost in costs.items() if cost.runs])
 
 
 def _renamed(run: Stored) -> Stored:
@@ -181,14 +177,9 @@ def _renamed(run: Stored) -> Stored:
 
 
 def _cost(name: str, cost: Cost) -> list[object]:
-    return [
-        name,
-        f"{cost.found} of {cost.runs}",
-        f"{cost.moved:.0%} of the run",
-        f"{cost.delay:.0%} of the run",
-        f"{cost.order:.2f}",
-        f"{cost.width:.2f}",
-    ]
+    found = f"{cost.found} of {cost.runs}"
+    shares = [None if np.isnan(x) else f"{x:.0%} of the run" for x in (cost.moved, cost.delay)]
+    return [name, found, *shares, *(None if np.isnan(x) else f"{x:.2f}" for x in (cost.order, cost.width))]
 
 
 def pictures(detected: Sequence[Detected]) -> str:
