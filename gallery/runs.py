@@ -129,13 +129,14 @@ _FRESH: tuple[Run, ...] = (
     Run("vgg11-cifar-seed-2-wrong-10", "cifar-10", "VGG-11", 1500, wrong_labels=0.1, epochs=40, **_EIGHT, **_AGAIN),
 )
 
-# Measured with as many samples, players and epochs as one can want, to be analysed again with fewer.
-_FINE: dict[str, Any] = {"n_samples": 50, "n_players": 12, "n_train_samples": 0, "every": 1, "seed": 3}
+# Measured with as many samples and epochs as one can want, or players, to be analysed again with fewer.
+_FINE: dict[str, Any] = {"n_samples": 50, "every": 1, "seed": 3}
 _FINELY: tuple[Run, ...] = (
     _lenet("fine-wrong-10", wrong_labels=0.1, **_FINE),
-    _table("fine-wrong-20", wrong_labels=0.2, **{**_FINE, "every": 5}),
-    _digits("fine-wrong-20", **{"wrong_labels": 0.2, "epochs": 60, **_FINE}),
+    _digits("fine-wrong-20", **{"wrong_labels": 0.2, "epochs": 60, "n_train_samples": 0, **_FINE}),
+    _table("fine-wrong-20", wrong_labels=0.2, **{"n_train_samples": 0, **_FINE, "every": 5}),
     _lenet("fine-clean", **{"epochs": 40, **_FINE}),
+    _lenet("twelve-wrong-10", wrong_labels=0.1, n_players=12, n_samples=15, epochs=45, every=3, seed=3),
 )
 
 RUNS: tuple[Run, ...] = _FIRST + _FRESH + _FINELY
