@@ -242,6 +242,14 @@ class TestBadInput:
     def test_no_record(self, command, tmp_path, capsys):
         assert "holds no record" in refused(capsys, command, tmp_path)
 
+    def test_the_training_samples_in_a_record_are_no_second_record(self, command, planted_run, capsys):
+        record = planted_run()
+        shutil.copytree(record.folder, record.folder / "training")
+        assert cli.main([command, str(record.folder.parent)]) == 0, capsys.readouterr().err
+        capsys.readouterr()
+        shutil.copytree(record.folder, record.folder.parent / "another")
+        assert "holds 2 records" in refused(capsys, command, record.folder.parent)
+
     @pytest.mark.parametrize("found", [0, 1])
     def test_too_few_measurements(self, command, planted_run, capsys, found):
         record = planted_run()

@@ -43,11 +43,16 @@ def find_record(folder: Path) -> Path:
         raise CommandError(f"{folder} is no folder; give the folder of a run, as the monitor named it")
     if (folder / "run.json").exists():
         return folder
-    found = sorted(Path(at) for at, _, files in os.walk(folder) if {"run.json", "history.csv"} <= set(files))
+    found = []
+    for at, below, files in os.walk(folder):
+        if {"run.json", "history.csv"} <= set(files):
+            found.append(Path(at))
+            # What lies in a record is a part of it: the training samples are kept as a record of their own.
+            below.clear()
     if not found:
         raise CommandError(f"{folder} holds no record (a folder with run.json); give the folder that the monitor named")
     if len(found) > 1:
-        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, found))}")
+        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, sorted(found)))}")
     return found[0]
 
 
