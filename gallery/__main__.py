@@ -11,7 +11,7 @@ import torch
 
 import gallery
 from gallery.runs import RUNS, Run, select
-from gallery.stored import RESULTS, load, path_of, save
+from gallery.stored import RESULTS, UnusableError, keeping_outputs, load, path_of, save
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,18 +35,36 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=f"{explained}, from masked outputs")
         command.add_argument("run", help="a run of eight players or more")
         command.add_argument("--outputs", type=Path, required=True, help="what train --outputs wrote")
+        command.add_argument("--results", type=Path, default=RESULTS, help="where the results are and go")
     chosen = parser.parse_args(arguments)
-    return {"list": _list, "train": _train, "analyse": _analyse, "figures": _figures}.get(
-        chosen.command, _from_outputs
-    )(chosen)
+    commands_by_name = {"list": _list, "train": _train, "analyse": _analyse, "figures": _figures}
+    try:
+        return commands_by_name.get(chosen.command, _from_outputs)(chosen)
+    except UnusableError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("python -m gallery: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
 
 
 def _list(chosen: argparse.Namespace) -> int:
-    stored = [path_of(run.name, chosen.results).exists() for run in RUNS]
-    for run, there in zip(RUNS, stored, strict=True):
-        print(f"{'stored' if there else '-':7} {describe(run)}")
-    print(f"\n{sum(stored)} of {len(RUNS)} are stored in {chosen.results}; python -m gallery train makes the others")
+    states = [_state(run, chosen.results) for run in RUNS]
+    for run, state in zip(RUNS, states, strict=True):
+        print(f"{state:7} {describe(run)}")
+    count = f"{states.count('stored')} of {len(RUNS)}"
+    print(f"\n{count} are stored in {chosen.results}; python -m gallery train makes the others")
     return 0
+
+
+def _state(run: Run, results: Path) -> str:
+    path = path_of(run.name, results)
+    if not path.exists():
+        return "-"
+    try:
+        load(path)
+    except UnusableError:
+        return "broken"
+    return "stored"
 
 
 def _train(chosen: argparse.Namespace) -> int:
@@ -58,11 +76,18 @@ def _train(chosen: argparse.Namespace) -> int:
         return _refuse(str(error))
     if chosen.data is not None and not chosen.data.is_dir():
         return _refuse(f"--data {chosen.data} is no folder; docs/examples.md says what to put into one")
+    if chosen.threads < 1:
+        return _refuse(f"--threads {chosen.threads} is less than one; give 1 or more")
     torch.set_num_threads(chosen.threads)
     for run in runs:
-        if path_of(run.name, chosen.results).exists():
-            print(f"{run.name}: there already", flush=True)
+        state = _state(run, chosen.results)
+        if state == "stored":
+            lacking = chosen.outputs is not None and not path_of(run.name, chosen.outputs).exists()
+            hint = f"; {keeping_outputs(run.name, chosen.outputs)}" if lacking else ""
+            print(f"{run.name}: there already{hint}", flush=True)
             continue
+        if state == "broken":
+            print(f"{run.name}: the file is broken, so it is trained again", flush=True)
         started = time.perf_counter()
         try:
             stored = train(run, data=chosen.data, outputs=chosen.outputs)
@@ -99,13 +124,19 @@ def _figures(_: argparse.Namespace) -> int:
 def _from_outputs(chosen: argparse.Namespace) -> int:
     from gallery import fewer_players, spindle
 
+    if chosen.run not in {run.name for run in RUNS}:
+        return _refuse(f"no run is called {chosen.run!r}; python -m gallery list names them")
     torch.set_num_threads(1)
     if chosen.command == "spindle":
-        print(spindle.write(chosen.outputs, chosen.run))
+        print(spindle.keep(chosen.outputs, chosen.run, chosen.results))
         return 0
-    whole = load(path_of(chosen.run))
+    path = path_of(chosen.run, chosen.results)
+    if not path.exists():
+        return _refuse(f"no {path}; python -m gallery train {chosen.run} --results {chosen.results} makes it")
+    whole = load(path)
     for n_players in range(6, whole.run.n_players, 2):
-        print(save(fewer_players.with_players(whole, chosen.outputs, n_players), fewer_players.FOLDER))
+        fewer = fewer_players.with_players(whole, chosen.outputs, n_players)
+        print(save(fewer, fewer_players.folder_in(chosen.results)))
     return 0
 
 

@@ -29,7 +29,8 @@ def compare(runs: Sequence[Stored], changed: Sequence[Stored]) -> Cost:
 
     Args:
         runs: in full; only those with a clear onset that was found count.
-        changed: the same, with less; several to one are named one after the other.
+        changed: the same, with less; several to one are named one after the other. Those of no run in full are left
+            out.
 
     Returns:
         The comparison.
@@ -37,8 +38,8 @@ def compare(runs: Sequence[Stored], changed: Sequence[Stored]) -> Cost:
     full = {stored.run.name: detect(stored) for stored in runs}
     moved, delay, order, width, found, total = [], [], [], [], 0, 0
     for stored in changed:
-        whole = full[stored.run.name]
-        if whole.known is None or whole.onset is None:
+        whole = full.get(stored.run.name)
+        if whole is None or whole.known is None or whole.onset is None:
             continue
         total += 1
         history = replay(stored)

@@ -13,11 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gallery.stored import RESULTS, Stored
+from gallery.stored import RESULTS, Stored, UnusableError, load_outputs, path_of
 from interaction_monitor.functional import and_interactions, order_strength
 from interaction_monitor.measurement import interpret
 
-FOLDER = RESULTS / "fewer_players"
+
+def folder_in(results: Path) -> Path:
+    """Give the folder of the runs with fewer players in a folder of results."""
+    return results / "fewer_players"
+
+
+FOLDER = folder_in(RESULTS)
 
 
 def restrict(v: Tensor, n_players: int) -> Tensor:
@@ -47,9 +53,19 @@ def with_players(stored: Stored, outputs: Path, n_players: int) -> Stored:
 
     Returns:
         The run as it would have been measured; the theory is not laid over it.
+
+    Raises:
+        UnusableError: if there are no outputs, or those of a run with other settings.
     """
-    with np.load(outputs / f"{stored.run.name}.npz") as file:
-        looks = [interpret(restrict(torch.tensor(v).double(), n_players)) for v in file["v"]]
+    outputs_of_run = load_outputs(stored.run.name, outputs)
+    expected = (len(stored.epochs), stored.run.n_samples, 1 << stored.run.n_players)
+    if outputs_of_run.shape != expected:
+        path = path_of(stored.run.name, outputs)
+        raise UnusableError(
+            f"{path} holds outputs {outputs_of_run.shape}, and the stored run has {expected}; "
+            "keep run and outputs of one training"
+        )
+    looks = [interpret(restrict(torch.tensor(v).double(), n_players)) for v in outputs_of_run]
     dividends = [order_strength(and_interactions(look.v), None, look.tau) for look in looks]
     return replace(
         stored,

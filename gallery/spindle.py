@@ -1,6 +1,7 @@
 """The spindle at initialisation by three extractions: dividends alone, the papers' procedure, and the sparsest.
 
-`python -m gallery spindle RUN --outputs FOLDER` makes it anew from masked outputs that `train --outputs` kept.
+`python -m gallery spindle lenet-wrong-10 --outputs FOLDER` makes it anew from masked outputs that
+`train --outputs` kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gallery.stored import RESULTS
+from gallery.stored import RESULTS, UnusableError, load_outputs, write
 from interaction_monitor.functional import (
     and_interactions,
     or_interactions,
@@ -21,8 +22,16 @@ from interaction_monitor.functional import (
     sparsest_and_or,
 )
 
-FILE = RESULTS / "spindle" / "spindle.npz"
+SHOWN = "lenet-wrong-10"  # the run whose spindle docs/gallery.md describes
 N_SAMPLES = 8
+
+
+def path_in(results: Path) -> Path:
+    """Give the file of the comparison in a folder of results."""
+    return results / "spindle" / "spindle.npz"
+
+
+FILE = path_in(RESULTS)
 
 
 def published(v: Tensor, *, steps: int = 20_000, rate: float = 1e-4, noise: float = 0.02) -> tuple[Tensor, Tensor]:
@@ -69,8 +78,7 @@ def compare(outputs: Path, run: str) -> dict[str, NDArray[np.float64]]:
     Returns:
         Name of the extraction to mean strength per order, (n,).
     """
-    with np.load(outputs / f"{run}.npz") as file:
-        v = torch.tensor(file["v"][0][:N_SAMPLES]).double()
+    v = torch.tensor(load_outputs(run, outputs)[0][:N_SAMPLES]).double()
     tau = saliency_threshold(v)
     plain, canonical = sparsest_and_or(v, tie_break=0.0), sparsest_and_or(v)
     found = {
@@ -82,9 +90,20 @@ def compare(outputs: Path, run: str) -> dict[str, NDArray[np.float64]]:
     return {name: order_strength(and_, or_, tau).mean(0).numpy() for name, (and_, or_) in found.items()}
 
 
-def write(outputs: Path, run: str) -> Path:
-    """Compare and keep the result."""
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    with FILE.open("wb") as file:
-        np.savez_compressed(file, **compare(outputs, run))
-    return FILE
+def keep(outputs: Path, run: str, results: Path) -> Path:
+    """Compare and keep the result.
+
+    Args:
+        outputs: folder in which `train` kept the outputs.
+        run: its name.
+        results: folder of the results; that of the repository takes the run that the page describes, and no other.
+
+    Returns:
+        The file.
+
+    Raises:
+        UnusableError: if there are no outputs, or the result would replace that of the page's run.
+    """
+    if run != SHOWN and results.resolve() == RESULTS.resolve():
+        raise UnusableError(f"{FILE} is of {SHOWN}, not of {run}; choose another folder with --results")
+    return write(path_in(results), compare(outputs, run))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +19,11 @@ from gallery.runs import Run
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("and-or", "and")
+CURVES = tuple(f"{part}_{what}" for part in ("train", "val", "test") for what in ("loss", "accuracy"))
+
+
+class UnusableError(ValueError):
+    """A file is missing, broken or not to be replaced; the message names it and says what helps."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +98,55 @@ def save(stored: Stored, folder: Path = RESULTS) -> Path:
         arrays[f"effect {name}"] = values.astype(np.float32)
     for name, values in stored.curves.items():
         arrays[f"curve {name}"] = values.astype(np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    target = path_of(stored.run.name, folder)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez_compressed(file, **arrays)
+    return write(path_of(stored.run.name, folder), arrays)
+
+
+def write(target: Path, arrays: Mapping[str, NDArray[np.generic]]) -> Path:
+    """Write arrays into a file that is whole or as it was before.
+
+    Args:
+        target: the file; its folder is made.
+        arrays: name to values.
+
+    Returns:
+        The file.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez_compressed(file, **arrays)
+        except BaseException:  # Ctrl-C too
+            os.unlink(file.name)
+            raise
     os.chmod(file.name, 0o644)
     os.replace(file.name, target)
     return target
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UnusableError(f"{path} is broken ({reason}); delete it and train it again") from error
+
+
+def read(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Read the arrays of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name to values.
+
+    Raises:
+        UnusableError: if the file is broken.
+    """
+    with _naming(path), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def load(path: Path) -> Stored:
@@ -106,9 +157,19 @@ def load(path: Path) -> Stored:
 
     Returns:
         The run.
+
+    Raises:
+        UnusableError: if the file is broken.
     """
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read(path)
+    with _naming(path):
+        return _stored(arrays)
+
+
+def _stored(arrays: Mapping[str, NDArray[np.generic]]) -> Stored:
+    curves = _starting("curve ", arrays)
+    if missing := [name for name in CURVES if name not in curves]:
+        raise KeyError(f"curve {missing[0]}")
     tau = arrays["tau"].astype(np.float64)
     names = Theory.__dataclass_fields__
     return Stored(
@@ -126,7 +187,7 @@ def load(path: Path) -> Stored:
             if f"theory {kind} sigma2" in arrays
         },
         effect=_starting("effect ", arrays),
-        curves=_starting("curve ", arrays),
+        curves=curves,
         seconds=(float(arrays["seconds"][0]), float(arrays["seconds"][1])),
     )
 
@@ -136,7 +197,36 @@ def load_all(folder: Path = RESULTS) -> list[Stored]:
     return [load(path) for path in sorted(folder.glob("*.npz"))]
 
 
-def _starting(prefix: str, arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float64]]:
+def load_outputs(name: str, folder: Path) -> NDArray[np.float32]:
+    """Read the masked outputs that `train --outputs` kept.
+
+    Args:
+        name: of the run.
+        folder: where they are.
+
+    Returns:
+        (E, S, 2^n).
+
+    Raises:
+        UnusableError: if they are not there or broken.
+    """
+    path = path_of(name, folder)
+    if not path.exists():
+        raise UnusableError(f"no {path}; {keeping_outputs(name, folder)}")
+    arrays = read(path)
+    with _naming(path):
+        return arrays["v"].astype(np.float32)
+
+
+def keeping_outputs(name: str, folder: Path) -> str:
+    """Say how to get the masked outputs of a run that is stored without them."""
+    return (
+        "outputs are only kept while training: "
+        f"python -m gallery train {name} --outputs {folder} --results ANOTHER_FOLDER trains it again"
+    )
+
+
+def _starting(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float64]]:
     return {
         name.removeprefix(prefix): values.astype(np.float64)
         for name, values in arrays.items()

@@ -11,11 +11,11 @@ import numpy as np
 
 from gallery.accuracy import Cost, compare, with_every, with_samples
 from gallery.detection import Detected, detect, flat_histories
-from gallery.fewer_players import FOLDER as FEWER_PLAYERS
+from gallery.fewer_players import folder_in
 from gallery.offline import rank_correlation
-from gallery.spindle import FILE as SPINDLE
+from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
-from gallery.stored import RESULTS, Stored, load_all
+from gallery.stored import RESULTS, Stored, load_all, read
 
 DOCS = RESULTS.parent.parent / "docs"
 PAGES = (DOCS / "gallery.md", DOCS / "gallery_runs.md")
@@ -163,7 +163,7 @@ def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
         costs |= {f"{n} of {most} samples": with_samples(same, n) for n in samples}
         costs |= {f"every {n}. of {counts[0]} to {counts[-1]} measurements": with_every(same, n) for n in every}
     whole = {run.run.name: run.run.n_players for run in stored}
-    fewer = [_renamed(run) for run in players]
+    fewer = [run for run in map(_renamed, players) if run.run.name in whole]
     for most, n in sorted({(whole[run.run.name], run.run.n_players) for run in fewer}):
         same = [run for run in fewer if (whole[run.run.name], run.run.n_players) == (most, n)]
         # ⟨k⟩ is another with fewer players, so it is not compared.
@@ -191,10 +191,11 @@ def pictures(detected: Sequence[Detected]) -> str:
     return "\n\n".join(parts)
 
 
-def spindle() -> str:
-    """Compare extractions of one network before training."""
-    with np.load(SPINDLE) as file:
-        strengths = {name: file[name] for name in file.files}
+def spindle(folder: Path = RESULTS) -> str:
+    """Compare extractions of one network before training, where that is stored."""
+    if not path_in(folder).exists():
+        return "None is stored."
+    strengths = {name: values.astype(np.float64) for name, values in read(path_in(folder)).items()}
     orders = np.arange(1, len(next(iter(strengths.values()))) + 1)
     rows = [
         [name, f"{(orders * s).sum() / s.sum():.2f}", f"{s.sum() / strengths['sparsest'].sum():.2f}"]
@@ -221,8 +222,8 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         "detection summary": detection_summary(detected),
         "stops": stops(detected),
         "stops by run": stops_by_run(detected),
-        "accuracy": accuracy(stored, load_all(FEWER_PLAYERS)),
-        "spindle": spindle(),
+        "accuracy": accuracy(stored, load_all(folder_in(folder))),
+        "spindle": spindle(folder),
         "pictures": pictures(detected),
     }
 

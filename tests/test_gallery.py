@@ -14,7 +14,7 @@ from gallery.ingredients import splits, with_wrong_labels
 from gallery.offline import rank_correlation, valley
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
-from gallery.spindle import published
+from gallery.spindle import FILE, path_in, published
 from gallery.stops import RULES, by_validation_loss, learning
 from gallery.stored import load, load_all, path_of, save
 from gallery.train import train
@@ -242,3 +242,35 @@ def test_analysing_says_what_it_read_and_wrote(tmp_path, capsys, monkeypatch):
     assert main(["analyse"]) == 0
     assert capsys.readouterr().out == f"wrote the tables of {page}\n"
     assert "the table" in page.read_text()
+
+
+def keep_outputs(folder, name, *, n_looks=2, n_samples=9, n_players=6):
+    folder.mkdir()
+    v = np.random.default_rng(0).normal(size=(n_looks, n_samples, 1 << n_players)).astype(np.float32)
+    np.savez(folder / f"{name}.npz", v=v)
+
+
+def test_the_spindle_is_written_when_it_is_computed_and_where_it_belongs(tmp_path, capsys, monkeypatch):
+    from gallery import spindle
+    from gallery.__main__ import main
+
+    before = FILE.read_bytes()
+    keep_outputs(tmp_path / "outputs", "vgg6-clean")
+    command = ["spindle", "vgg6-clean", "--outputs", str(tmp_path / "outputs")]
+    assert main(command) == 2
+    assert "is of lenet-wrong-10, not of vgg6-clean; choose another folder" in capsys.readouterr().err
+    assert main(["spindle", "lenet-wrong-10", "--outputs", str(tmp_path / "outputs")]) == 2
+    assert "outputs are only kept while training" in capsys.readouterr().err
+    assert FILE.read_bytes() == before
+    monkeypatch.setattr(spindle, "published", lambda v: published(v, steps=10))
+    assert main([*command, "--results", str(tmp_path / "results")]) == 0
+    assert [file.name for file in (tmp_path / "results" / "spindle").iterdir()] == ["spindle.npz"]
+    assert "| sparsest |" in tables.spindle(tmp_path / "results")
+    whole = path_in(tmp_path / "results").read_bytes()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    assert main([*command, "--results", str(tmp_path / "results")]) == 130
+    assert [file.read_bytes() for file in (tmp_path / "results" / "spindle").iterdir()] == [whole]
