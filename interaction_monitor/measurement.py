@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._describe import describe
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import (
@@ -23,7 +24,7 @@ from interaction_monitor.functional import (
     sparsest_and_or,
 )
 from interaction_monitor.outputs import Output
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 
 Interactions = Literal["and-or", "and"]
@@ -82,6 +83,33 @@ class Measurement:
         return self.forward_seconds + self.extraction_seconds
 
 
+def require_settings(who: str, interactions: object, thresholds: object) -> None:
+    """Raise unless these say which interactions are measured, and which of them count.
+
+    Raises:
+        TypeError: if the thresholds are of another kind.
+        ValueError: if there are no such interactions.
+    """
+    if interactions not in get_args(Interactions):
+        raise ValueError(f'{who}(interactions={interactions!r}): give "and-or" or "and"')
+    if not (thresholds is None or isinstance(thresholds, Thresholds)):
+        raise TypeError(
+            f"{who}(thresholds={describe(thresholds)}): give Thresholds(saliency=0.03) of "
+            "interaction_monitor.measurement, say, or None"
+        )
+
+
+def _require_outputs(v: object) -> None:
+    if not isinstance(v, Tensor):
+        raise TypeError(f"interpret(v={describe(v)}): give a tensor (samples, 2^n); torch.as_tensor makes one")
+    size = v.shape[-1] if v.ndim else 0
+    if v.ndim != 2 or size < 2 or size & (size - 1):
+        raise ValueError(
+            f"interpret(v={describe(v)}): give (samples, 2^n), an output for each coalition of n players"
+            + ("; v[None] is a batch of one sample" if v.ndim == 1 else "")
+        )
+
+
 def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: Thresholds | None = None) -> Measurement:
     """Turn masked outputs into interactions and their distribution over orders.
 
@@ -98,6 +126,8 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
 
     Raises:
         NoValidSamplesError: if no sample has finite outputs.
+        TypeError: if the outputs are no tensor, or the thresholds of another kind.
+        ValueError: if the outputs are not those of all coalitions, or there are no such interactions.
 
     Example:
         >>> import torch
@@ -108,6 +138,8 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
         >>> result.mean_order
         1.6
     """
+    require_settings("interpret", interactions, thresholds)
+    _require_outputs(v)
     thresholds = thresholds or Thresholds()
     started = time.perf_counter()
     v = v.detach().to(torch.float64)
@@ -173,7 +205,11 @@ def measure(
 
     Raises:
         NoValidSamplesError: if no sample has finite outputs.
+        TypeError: if the probe, the players or the thresholds are of another kind.
+        ValueError: if there are no such interactions, or the players are not drawn for these samples.
     """
+    require_drawn("measure", probe, players)
+    require_settings("measure", interactions, thresholds)
     started = time.perf_counter()
     v = masked_outputs(model, probe, players, output=output, forward_func=forward_func, forward_context=forward_context)
     sigma = rounding(

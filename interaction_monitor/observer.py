@@ -15,18 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._describe import describe
 from interaction_monitor.carry_over import from_before, from_training
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.history import History, Row
-from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret
+from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret, require_settings
 from interaction_monitor.noise import complaint
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe, require_probe
+from interaction_monitor.players.base import PlayerMap, require_drawn
+from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.summary import summarise
 
@@ -47,6 +46,10 @@ class Observer:
             `observe`. None means that this process measures alone.
         train: training samples and their players, measured as well to see what carries over from them; this
             takes as long again for each of them. None leaves them out.
+
+    Raises:
+        TypeError: if the probe, the players or the thresholds are of another kind.
+        ValueError: if the interactions are.
 
     Example:
         >>> import torch
@@ -74,12 +77,8 @@ class Observer:
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
     ) -> None:
-        require_probe("Observer", probe)
-        if not isinstance(players, PlayerMap):
-            raise TypeError(
-                f"Observer(players={describe(players)}): give assign_players(model, players, probe), the players as "
-                "they are drawn on the samples"
-            )
+        require_drawn("Observer", probe, players)
+        require_settings("Observer", interactions, thresholds)
         self.probe = probe
         self.players = players
         self.output = output

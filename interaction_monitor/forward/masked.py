@@ -24,7 +24,7 @@ from interaction_monitor.forward.scoring import Outputs
 from interaction_monitor.forward.size import Sizes, most_rows
 from interaction_monitor.forward.trial import try_out
 from interaction_monitor.outputs import Output, log_odds, resolve
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ def masked_outputs(
         >>> masked_outputs(net, probe, players).shape
         torch.Size([5, 16])
     """
+    require_drawn("masked_outputs", probe, players)
     score = resolve(output)
     if len(players) != len(probe):
         raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from interaction_monitor.probe import Probe
+from interaction_monitor._describe import describe
+from interaction_monitor.probe import Probe, require_probe
 
 Baseline = float | Tensor | Callable[[Tensor], "Tensor | float"]
 
@@ -214,6 +215,20 @@ class Players(ABC):
                 baseline is a callable; None if the input is masked.
             seed: decides the draw.
         """
+
+
+def require_drawn(who: str, probe: object, players: object) -> None:
+    """Raise unless these are a probe and players as they are drawn on samples.
+
+    Raises:
+        TypeError: that says what to give to `who`.
+    """
+    require_probe(who, probe)
+    if not isinstance(players, PlayerMap):
+        raise TypeError(
+            f"{who}(players={describe(players)}): give assign_players(model, players, probe), the players as they are "
+            "drawn on the samples"
+        )
 
 
 def require_complete(players: PlayerMap, parts: str) -> PlayerMap:
