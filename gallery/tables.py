@@ -93,6 +93,7 @@ def detection_summary(detected: Sequence[Detected]) -> str:
         true = [run for run in part if run.onset is not None]
         negative = [run for run in part if run.onset is None]
         lags = [run for run in part if run.lag is not None]
+        correlation = rank_correlation([run.places[0] for run in lags], [run.places[1] for run in lags])
         rows.append(
             [
                 name,
@@ -101,7 +102,7 @@ def detection_summary(detected: Sequence[Detected]) -> str:
                 _median(run.delay for run in true),
                 _median(run.late for run in true),
                 _median(abs(run.lag) for run in lags if run.lag is not None),
-                f"{rank_correlation(*zip(*(run.places for run in lags), strict=True)):.2f}",
+                None if np.isnan(correlation) else f"{correlation:.2f}",
             ]
         )
     stored = [run.stored for run in detected]

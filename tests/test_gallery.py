@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
 from gallery.spindle import FILE, path_in, published
 from gallery.stops import RULES, by_validation_loss, learning
-from gallery.stored import load, load_all, path_of, save
+from gallery.stored import UnusableError, load, load_all, path_of, save
 from gallery.train import train
 from interaction_monitor.functional import and_outputs, or_outputs, sparsest_and_or
 
@@ -274,3 +275,122 @@ def test_the_spindle_is_written_when_it_is_computed_and_where_it_belongs(tmp_pat
     monkeypatch.setattr(np, "savez_compressed", interrupted)
     assert main([*command, "--results", str(tmp_path / "results")]) == 130
     assert [file.read_bytes() for file in (tmp_path / "results" / "spindle").iterdir()] == [whole]
+
+
+@pytest.mark.parametrize("name", ["vgg6-clean", "vgg6-no-learning"])
+def test_a_single_run_is_analysed_without_the_others(name, tmp_path, capsys):
+    from gallery.__main__ import main
+
+    shutil.copy(path_of(name), tmp_path)
+    assert main(["analyse", "--print", "--results", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"## {name}" in printed
+    assert "players |" not in printed
+    assert "None is stored." in printed
+
+
+def test_fewer_players_are_those_of_the_chosen_results(tmp_path, capsys):
+    from gallery.__main__ import main
+
+    shutil.copy(path_of("vgg6-wrong-10"), tmp_path)
+    run = load(path_of("vgg6-wrong-10"))
+    outputs = tmp_path / "outputs"
+    sizes = {"n_looks": len(run.epochs), "n_samples": run.run.n_samples}
+    keep_outputs(outputs, "vgg6-wrong-10", n_players=run.run.n_players, **sizes)
+    command = ["players", "vgg6-wrong-10", "--outputs", str(outputs), "--results"]
+    assert main([*command, str(tmp_path)]) == 0
+    fewer = tmp_path / "fewer_players"
+    assert [file.name for file in fewer.iterdir()] == ["vgg6-wrong-10-6.npz"]
+    shutil.copy(path_of("lenet-clean-6", FOLDER), fewer)  # a run that is not here
+    capsys.readouterr()
+    assert main(["analyse", "--print", "--results", str(tmp_path)]) == 0
+    assert re.findall(r"\| (\d+ of \d+) players", capsys.readouterr().out) == ["6 of 8"]
+    shutil.rmtree(outputs)
+    keep_outputs(outputs, "vgg6-wrong-10")
+    assert main([*command, str(tmp_path)]) == 2
+    assert "keep run and outputs of one training" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "elsewhere")]) == 2
+    assert "python -m gallery train vgg6-wrong-10 --results" in capsys.readouterr().err
+
+
+def lacking(path, name):
+    with np.load(path) as file:
+        np.savez(path, **{key: file[key] for key in file.files if key != name})
+
+
+BREAKING = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"),
+    "no losses": lambda path: lacking(path, "curve val_loss"),
+    "no strength": lambda path: lacking(path, "strength and"),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:4000] + b"\0" * 500 + path.read_bytes()[4500:]),
+}
+
+
+@pytest.mark.parametrize("way", BREAKING)
+def test_a_broken_file_is_named_and_trained_again(way, tmp_path, capsys, monkeypatch):
+    import gallery.figures
+    import gallery.train
+    from gallery.__main__ import main
+
+    whole = load(path_of("vgg6-clean"))
+    path = path_of("vgg6-clean", tmp_path)
+    shutil.copy(path_of("vgg6-clean"), path)
+    BREAKING[way](path)
+    with pytest.raises(UnusableError, match=r"vgg6-clean.npz is broken .*; delete it and train it again"):
+        load(path)
+    results = ["--results", str(tmp_path)]
+    monkeypatch.setattr(gallery.figures, "load_all", lambda: load_all(tmp_path))
+    for command in (["analyse", *results], ["figures"]):
+        assert main(command) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith(f"python -m gallery: error: {path} is broken")
+        assert printed.err.count("\n") == 1
+    assert main(["list", *results]) == 0
+    printed = capsys.readouterr().out
+    assert "broken  vgg6-clean " in printed
+    assert f"0 of {len(RUNS)} are stored" in printed
+    monkeypatch.setattr(gallery.train, "train", lambda run, **_: whole)
+    assert main(["train", "vgg6-clean", *results]) == 0
+    assert "vgg6-clean: the file is broken, so it is trained again" in capsys.readouterr().out
+    assert load(path).run == whole.run
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["players", "nosuch", "--outputs", "nowhere"], "no run is called 'nosuch'; python -m gallery list names them"),
+        (["spindle", "nosuch", "--outputs", "nowhere"], "no run is called 'nosuch'; python -m gallery list names them"),
+        (["players", "vgg6-clean", "--outputs", "nowhere"], "no nowhere/vgg6-clean.npz; outputs are only kept while"),
+        (["train", "lenet-clean", "--threads", "0"], "--threads 0 is less than one; give 1 or more"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_line(command, message, capsys):
+    from gallery.__main__ import main
+
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"python -m gallery: error: {message}")
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+def test_training_says_why_outputs_are_missing_and_can_be_interrupted(tmp_path, capsys, monkeypatch):
+    import gallery.train
+    from gallery.__main__ import main
+
+    command = ["train", "vgg6-clean", "--outputs", str(tmp_path / "outputs")]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "vgg6-clean: there already; outputs are only kept while training: python -m gallery train" in printed
+    keep_outputs(tmp_path / "outputs", "vgg6-clean")
+    assert main(command) == 0
+    assert capsys.readouterr().out == "vgg6-clean: there already\n"
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gallery.train, "train", interrupted)
+    assert main([*command, "--results", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "python -m gallery: interrupted; what was finished is kept\n"
