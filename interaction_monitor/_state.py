@@ -52,8 +52,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     buffers = [
         (module, name, buffer, _version(buffer), buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+        for name, buffer in _buffers(module).items()
     ]
     plain = [(vars(module), {k: v for k, v in vars(module).items() if _is_plain(v)}) for module in model.modules()]
     with preserved_rng(), torch.no_grad():
@@ -67,10 +66,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, version, before in buffers:
                 if _version(buffer) != version or version is None:
                     buffer.copy_(before)
-                if module._buffers.get(name) is not buffer:
+                if _buffers(module).get(name) is not buffer:
                     module._buffers[name] = buffer
             for attributes, earlier in plain:
                 attributes.update({k: v for k, v in earlier.items() if attributes.get(k) is not v})
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    # A scripted module's `_buffers` is no dict.
+    return dict(module.named_buffers(recurse=False, remove_duplicate=False))
 
 
 def _is_plain(value: object) -> bool:

@@ -36,13 +36,18 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     """Return the submodule with the dotted `name`.
 
     Raises:
-        ValueError: if there is none; the message names the nearest ones.
+        ValueError: if there is none, the message names the nearest ones; or if it is scripted.
     """
     # torch.compile wraps a module and puts its own name into the path.
     layers = {path.replace("_orig_mod.", ""): layer for path, layer in model.named_modules() if path}
     layers.pop("_orig_mod", None)
     if name in layers:
         layer: nn.Module = layers[name]
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                f"layer={name!r} is part of a scripted or traced module, on which no hooks can be set; give the eager "
+                "model, or players of the input (ImagePatches, for instance)"
+            )
         return layer
     inside = [path for path in layers if path.endswith(f".{name}")]
     near = inside + [path for path in difflib.get_close_matches(name, layers, n=5) if path not in inside]
