@@ -124,20 +124,21 @@ def write(target: Path, arrays: Mapping[str, NDArray[np.generic]]) -> Path:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path, remedy: str = "train it again") -> Iterator[None]:
     """Say which file it is that cannot be read."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise UnusableError(f"{path} is broken ({reason}); delete it and train it again") from error
+        raise UnusableError(f"{path} is broken ({reason}); delete it and {remedy}") from error
 
 
-def read(path: Path) -> dict[str, NDArray[np.generic]]:
+def read(path: Path, *, remedy: str = "train it again") -> dict[str, NDArray[np.generic]]:
     """Read the arrays of a file.
 
     Args:
         path: the file.
+        remedy: what to do about a broken one, once it is deleted.
 
     Returns:
         Name to values.
@@ -145,7 +146,7 @@ def read(path: Path) -> dict[str, NDArray[np.generic]]:
     Raises:
         UnusableError: if the file is broken.
     """
-    with _naming(path), np.load(path, allow_pickle=False) as file:
+    with _naming(path, remedy), np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 

@@ -196,7 +196,8 @@ def spindle(folder: Path = RESULTS) -> str:
     """Compare extractions of one network before training, where that is stored."""
     if not path_in(folder).exists():
         return "None is stored."
-    strengths = {name: values.astype(np.float64) for name, values in read(path_in(folder)).items()}
+    arrays = read(path_in(folder), remedy="make it again with python -m gallery spindle")
+    strengths = {name: values.astype(np.float64) for name, values in arrays.items()}
     orders = np.arange(1, len(next(iter(strengths.values()))) + 1)
     rows = [
         [name, f"{(orders * s).sum() / s.sum():.2f}", f"{s.sum() / strengths['sparsest'].sum():.2f}"]

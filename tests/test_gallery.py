@@ -275,6 +275,9 @@ def test_the_spindle_is_written_when_it_is_computed_and_where_it_belongs(tmp_pat
     monkeypatch.setattr(np, "savez_compressed", interrupted)
     assert main([*command, "--results", str(tmp_path / "results")]) == 130
     assert [file.read_bytes() for file in (tmp_path / "results" / "spindle").iterdir()] == [whole]
+    path_in(tmp_path / "results").write_bytes(whole[:200])
+    with pytest.raises(UnusableError, match=r"spindle.npz is broken .* make it again with python -m gallery spindle"):
+        tables.spindle(tmp_path / "results")
 
 
 @pytest.mark.parametrize("name", ["vgg6-clean", "vgg6-no-learning"])
