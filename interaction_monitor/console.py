@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from interaction_monitor.history import History, Row
 
-# From four measurements a steep and even fall can be known, from six most falls (docs/phases.md).
+# Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
+LEAST_FOR_PHASE_ONE = 3
 ENOUGH_FOR_PHASE_ONE = 6
 
 _PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
@@ -52,9 +53,11 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
         return "nothing was measured" + (f", because {failure}" if failure else "")
     first, last = rows[0], rows[-1]
     if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
+        found = "1 measurement" if len(rows) == 1 else f"{len(rows)} measurements"
+        are = "may be" if len(rows) >= LEAST_FOR_PHASE_ONE else "is" if len(rows) == 1 else "are"
         return (
-            f"{len(rows)} measurement{' is' if len(rows) == 1 else 's are'} too few to tell the phase: a fall of the "
-            f"mean order can be known from 4, and most are from {ENOUGH_FOR_PHASE_ONE}"
+            f"{found} {are} too few to tell the phase: a fall of the mean order can be known from "
+            f"{LEAST_FOR_PHASE_ONE} at the very least, and most are from five or six"
         )
     if last.phase == "initial":
         return (

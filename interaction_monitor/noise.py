@@ -39,6 +39,13 @@ def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -
             )
         return None
     correction = thresholds.noise * row.output_change
+    if correction == 0 and sigma > 0:
+        why = "Thresholds(noise=0) allows none" if thresholds.noise == 0 else "masking changes none of them"
+        return (
+            f"{known}, of which the extraction leaves out nothing without correcting outputs, and {why}, so that "
+            f"interactions of high order may be rounding: {'give Thresholds(noise=0.02), or ' * (thresholds.noise == 0)}"
+            f"{ADVICE}"
+        )
     if largest_of_all(sigma, n) > correction:
         return (
             f"{known}, which is more than the extraction can leave out (it corrects outputs by {correction:.2g}), so "

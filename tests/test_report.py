@@ -15,9 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from interaction_monitor import cli
 from interaction_monitor.comparison import figures
+from interaction_monitor.console import verdict
 from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
 from interaction_monitor.overlay import lay_over
+from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
@@ -435,3 +437,15 @@ def test_clicked_through_in_a_browser(record, tmp_path):
             assert complaints == []
         finally:
             browser.close()
+
+
+def test_verdict_of_few_measurements_tells_from_how_many_a_fall_is_known(record):
+    row = replace(record.history[0], phase="initial")
+    assert verdict([row]).startswith("1 measurement is too few to tell the phase")
+    assert verdict([row] * 2).startswith("2 measurements are too few")
+    assert verdict([row] * 5).startswith("5 measurements may be too few")
+    assert "known from 3 at the very least, and most are from five or six" in verdict([row])
+    tracker, scatter = PhaseTracker(), torch.linspace(0, 0.01, 20, dtype=torch.float64)[:, None]
+    steep = [torch.tensor([[low, 0, 0, 0, high]]) + scatter for low, high in ((0.1, 0.9), (0.8, 0.2), (0.8, 0.2))]
+    phases = [tracker.update(epoch=epoch, strength=strength).phase for epoch, strength in enumerate(steep)]
+    assert phases == ["initial", "initial", "one"]

@@ -348,6 +348,18 @@ class TestComplaint:
         assert complaint(replace(row, rounding=0.99 * limit), **settings) is None
         assert "measure in float32" in complaint(replace(row, rounding=1.01 * limit), **settings)
 
+    def test_says_why_there_is_no_correction(self, planted_run):
+        row = self.row(planted_run, 1e-7)
+        none = complaint(row, interactions="and-or", thresholds=Thresholds(noise=0))
+        assert "Thresholds(noise=0) allows none" in none
+        assert "give Thresholds(noise=0.02)" in none
+        flat = complaint(replace(row, output_change=0.0), interactions="and-or", thresholds=Thresholds())
+        assert "masking changes none of them" in flat
+        assert "give Thresholds" not in flat
+        tiny = complaint(replace(row, output_change=1.234e-9), interactions="and-or", thresholds=Thresholds())
+        assert "it corrects outputs by 2.5e-11" in tiny
+        assert complaint(replace(row, rounding=0.0), interactions="and-or", thresholds=Thresholds(noise=0)) is None
+
     def test_once_and_not_before_training(self, mlp, probe):
         players = with_players(mlp, probe, n=8)
         observer = Observer(probe, players, interactions="and")
@@ -364,10 +376,10 @@ class TestReport:
     def test_draws_the_floor_as_measured(self, planted_run):
         last = planted_run().measurements[5]
         size = check([last], [0]).size
-        sigma = float(size[2] / 2**1.5 * 0.99)  # just below the interactions of order three
+        sigma = float(size[2] / 2 / 2**1.5 * 0.99)  # twice the floor is just below the interactions of order three
         checks = check([last], [0], rounding=sigma)
         np.testing.assert_allclose(checks.floor, sigma * 2 ** (np.arange(1, 6) / 2))
-        assert checks.above_floor == [k for k in range(1, 6) if size[k - 1] > sigma * 2 ** (k / 2)]
+        assert checks.above_floor == [k for k in range(1, 6) if size[k - 1] > 2 * sigma * 2 ** (k / 2)]
         assert 3 in checks.above_floor
         assert 5 not in checks.above_floor
         drawn = {trace.name: trace for trace in noise_floor_figure(checks).data}
@@ -376,16 +388,23 @@ class TestReport:
         unknown = {trace.name for trace in noise_floor_figure(check([last], [0])).data}
         assert unknown == set(drawn) - {"floor as measured"}
 
-    @pytest.mark.parametrize(("kind", "said"), [("and", "most cannot be told"), ("and-or", "need not be rounding")])
+    def test_pure_rounding_is_above_it_in_no_order(self, planted_run):
+        last = planted_run().measurements[5]
+        for seed in range(20):
+            v = torch.randn(last.v.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            noise = replace(last, v=v, and_=and_interactions(v))
+            assert check([noise], [0], with_or=False, rounding=1.0).above_floor == []
+
+    @pytest.mark.parametrize(("kind", "said"), [("and", "most cannot be told"), ("and-or", "need not be, since")])
     def test_says_which_orders_lie_above_it(self, planted_run, kind, said):
         record = planted_run(kind=kind)
-        assert "the record does not know which precision" in report_page(record)
+        assert "there is nothing higher to compare with" in report_page(record)
         record.history = History(replace(row, rounding=1e-9) for row in record.history)
         page = report_page(record)
         assert "standard deviation of 1e-09" in page
-        assert "The typical interaction lies above it in orders 1 to 5; " in page
+        assert "has at least twice the size of the floor in orders 1 to 5. That says nothing of single" in page
         assert said in page
-        assert "does not know which precision" not in page
+        assert "nothing higher to compare with" not in page
 
 
 def test_largest_of_all():
