@@ -13,7 +13,7 @@ from PIL import Image
 from gallery.detection import Detected, detect
 from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES
-from gallery.stored import RESULTS, load_all
+from gallery.stored import RESULTS, load_all, read
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.moments import telling_columns
 
@@ -117,8 +117,7 @@ def _mark(ax: Axes, run: Detected) -> None:
 
 def spindle_figure() -> Figure:
     """Draw the spindle of one network before training by four extractions."""
-    with np.load(SPINDLE) as file:
-        strengths = {name: file[name] for name in file.files}
+    strengths = read(SPINDLE, remedy="make it again with python -m gallery spindle")
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     for ax, (name, strength) in zip(figure.subplots(1, len(strengths), sharey=True), strengths.items(), strict=True):
         orders = np.arange(1, len(strength) + 1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gallery.ingredients import network, splits
 from gallery.runs import Run
-from gallery.stored import KINDS, Stored, Theory
+from gallery.stored import KINDS, Stored, Theory, path_of, write
 from interaction_monitor import Observer, Probe, assign_players
 from interaction_monitor.functional import and_interactions, order_effects, order_strength
 from interaction_monitor.measurement import Measurement, measure
@@ -63,8 +63,7 @@ def train(run: Run, *, data: Path | None = None, outputs: Path | None = None) ->
             if beside is not None:
                 looks[-1]["train"] = _effects(measure(model, *beside))
     if outputs is not None:
-        outputs.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(outputs / f"{run.name}.npz", v=torch.stack([x["v"] for x in looks]).float().numpy())
+        write(path_of(run.name, outputs), {"v": torch.stack([x["v"] for x in looks]).float().numpy()})
     return _stored(run, observer, looks, curves, (seconds["training"], seconds["measuring"]))
 
 
