@@ -1,5 +1,7 @@
 import contextlib
 import random
+import re
+import warnings
 from functools import partial
 
 import numpy as np
@@ -556,6 +558,68 @@ def test_a_model_without_parameters_runs_where_the_probe_is(probe):
     assert masked_outputs(net, probe, drawn).isfinite().all()
 
 
+class Unsteady(nn.Module):
+    """Outputs that depend on more than the input."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6, track_running_stats=kind != "no running statistics")
+        self.head = nn.Linear(6 * 64, CLASSES)
+
+    def forward(self, x):
+        h = self.norm(self.conv(x)).relu().flatten(1)
+        return self.head(nn.functional.dropout(h) if self.kind == "dropout" else h)
+
+
+def warned_of(model, probe, players, **options):
+    drawn = assign_players(model, players, probe)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        masked_outputs(model, probe, drawn, **options)
+    assert all(warning.filename == __file__ for warning in caught)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize("players", [ImagePatches(n_players=N), FeaturePatches("conv", n_players=N)])
+@pytest.mark.parametrize("options", [{}, {"chunk_size": 2}, {"n": 1}], ids=str)
+def test_outputs_that_depend_on_chance_or_on_the_batch_are_warned_of(probe, players, options):
+    options = dict(options)
+    probe = probe.select(range(options.pop("n", 3)))
+    torch.manual_seed(0)
+    (message,) = warned_of(Unsteady("dropout"), probe, players, **options)
+    assert re.search(r"different outputs for the same input.*torch.nn.functional.dropout", message)
+    (message,) = warned_of(Unsteady("no running statistics"), probe, players, **options)
+    assert re.search("depend on the other inputs in its batch.*chunk_size", message)
+    bfloat16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    for fine in (Unsteady("neither"), Unsteady("neither").double()):
+        for context in (contextlib.nullcontext, bfloat16):
+            given = Probe(probe.inputs.to(next(fine.parameters()).dtype), probe.targets)
+            assert not warned_of(fine, given, players, forward_context=context, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("convert", [torch.jit.script, lambda net: torch.jit.trace(net, torch.randn(2, 1, 8, 8))])
+def test_scripted_models_are_masked_at_the_input(probe, convert):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3)
+    ).eval()
+    drawn = assign_players(net, ImagePatches(n_players=N), probe)
+    scripted = convert(net)
+    before = state_of(scripted)
+    assert_close(masked_outputs(scripted, probe, drawn), masked_outputs(net, probe, drawn))
+    assert_same_state(before, state_of(scripted))
+    inside = assign_players(net, FeaturePatches("1", n_players=N), probe)
+    for call in (
+        lambda: masked_outputs(scripted, probe, inside),
+        lambda: assign_players(scripted, FeaturePatches("1", n_players=N), probe),
+    ):
+        with pytest.raises(ValueError, match=r"layer='1' is part of a scripted.*no hooks.*eager model, or players of"):
+            call()
+
+
 @needs_stance
 def test_compiled_models_are_masked_inside_too(model, probe):
     compiled = torch.compile(model, backend="eager")
@@ -589,7 +653,7 @@ def test_compiled_models_are_not_compiled_again_for_each_measurement(model, prob
         return net(x)
 
     masked_outputs(compiled, probe, drawn, chunk_size=32, forward_func=watched)
-    assert sizes == [1, 32, 32]  # 48 rows, the last chunk filled up
+    assert sizes == [1, 1, 4, 32, 32]  # after the trial 48 rows, the last chunk filled up
     assert len(graphs) == count
     inside = assign_players(compiled, FeaturePatches("act", n_players=N), probe)
     masked_outputs(compiled, probe, inside)

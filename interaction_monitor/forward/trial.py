@@ -1,6 +1,7 @@
 """Finding out how a model may be run: whether one forward can be spread over the coalitions at the masked layer.
 
-A few rows are computed both ways and compared, before the first chunk.
+A few rows are computed both ways and compared, before the first chunk. A model whose outputs depend on chance, or on
+which rows run together, is told of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.model import WrongBatchError, find_layer
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.forward.scoring import score_of
+from interaction_monitor.forward.steadiness import warn_if_unsteady
 from interaction_monitor.outputs import OUTPUTS, Output, warn_of_probabilities
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,11 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     """
     logits = _check_output(runner, score)
     if runner.players.layer is None:
+        warn_if_unsteady(runner, logits, None)
         return logits
     samples = range(min(len(runner.probe), 2 if 2 * runner.n_coalitions <= size else 1))
     reference = runner.full_logits(_ends(runner, samples))
+    warn_if_unsteady(runner, logits, reference)
     if isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding):
         # Nothing comes before it, so there is nothing to save.
         return logits
