@@ -40,11 +40,11 @@ def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -
         return None
     correction = thresholds.noise * row.output_change
     if correction == 0 and sigma > 0:
-        why = "Thresholds(noise=0) allows none" if thresholds.noise == 0 else "masking changes none of them"
+        forbidden = thresholds.noise == 0
+        why = "Thresholds(noise=0) allows none" if forbidden else "masking changes none of them"
         return (
             f"{known}, of which the extraction leaves out nothing without correcting outputs, and {why}, so that "
-            f"interactions of high order may be rounding: {'give Thresholds(noise=0.02), or ' * (thresholds.noise == 0)}"
-            f"{ADVICE}"
+            f"interactions of high order may be rounding: {'give Thresholds(noise=0.02), or ' * forbidden}{ADVICE}"
         )
     if largest_of_all(sigma, n) > correction:
         return (

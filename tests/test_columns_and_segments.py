@@ -206,3 +206,27 @@ def test_index_sets_become_labels():
 def test_segments_that_do_not_fit_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("columns", [3, "ab", ["a", "b"], [0.5, 1], [True, False], [(0, "a")], [[[0]]], [None]])
+def test_columns_that_are_no_numbers_are_refused(columns):
+    with pytest.raises(TypeError, match=r"Columns\(columns=.*\): give numbers of columns, or groups .* n_players="):
+        Columns(columns)
+
+
+def test_players_of_a_table_or_segments_are_counted_in_whole_numbers():
+    for make in (Columns, lambda **given: Segments(torch.zeros(1, 4).long(), **given)):
+        for value in (2.0, "2", True):
+            with pytest.raises(TypeError, match=rf"n_players={value!r}\): give a whole number"):
+                make(n_players=value)
+
+
+def test_the_default_number_of_columns_says_how_many_there_can_be():
+    with pytest.raises(ValueError, match=r"10 is the default\): give n_players=7 at most"):
+        Columns().assign(Probe(torch.rand(3, 7)), seed=0)
+    assert Columns(torch.tensor([0, 2])).n_players == 2
+
+
+def test_labels_of_segments_are_a_tensor():
+    with pytest.raises(TypeError, match=r"Segments\(labels=list of 1.*torch.as_tensor"):
+        Segments([[0, 1]])

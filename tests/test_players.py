@@ -1,9 +1,12 @@
+import re
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap
+from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, PointClusters
 from interaction_monitor.players._grid import cell_index
 from interaction_monitor.players.base import resolve_baseline
 from interaction_monitor.probe import Probe
@@ -247,6 +250,18 @@ def test_grids_that_do_not_fit_are_refused(settings, message):
     for make in (ImagePatches, lambda **kwargs: FeaturePatches("a", **kwargs)):
         with pytest.raises(ValueError, match=message):
             make(**settings)
+
+
+@pytest.mark.parametrize("name", ["grid", "margin", "n_players"])
+@pytest.mark.parametrize("value", [6.0, "6", True, None, (4, 4)])
+def test_numbers_that_are_not_whole_are_refused(name, value):
+    with pytest.raises(TypeError, match=re.escape(f"ImagePatches({name}={value!r}): give a whole number")):
+        ImagePatches(**{name: value})
+    with pytest.raises(TypeError, match=re.escape(f"FeaturePatches({name}={value!r}): give a whole number")):
+        FeaturePatches("a", **{name: value})
+    with pytest.raises(TypeError, match=re.escape(f"PointClusters(n_clusters={value!r}): give")):
+        PointClusters(n_clusters=value)
+    assert ImagePatches(**{name: np.int64(2)}).n_players
 
 
 def test_data_that_do_not_fit_are_refused():

@@ -247,3 +247,28 @@ def test_a_real_tokenizer_and_its_batches_work():
     assert drawn.names[1] == ("not", "actors")
     assert set(drawn.names[0]) < {"film", "charmingly", "bad"}
     assert drawn.baseline == MASK
+
+
+@pytest.mark.parametrize("vocabulary", [None, "hello", 3, {"a": 0, "b": 1}, [1, 2], {"a", "b"}, torch.zeros(3)])
+def test_what_is_no_vocabulary_is_refused(vocabulary):
+    with pytest.raises(TypeError, match=r"Words\(vocabulary=.*give a Hugging Face tokenizer, or its tokens"):
+        Words(vocabulary)
+
+
+def test_the_dict_of_a_tokenizer_can_be_put_in_order():
+    with pytest.raises(TypeError, match=r"sorted\(vocabulary, key=vocabulary.get\)"):
+        Words({token: index for index, token in enumerate(VOCABULARY)})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stop_words": "the"}, r"stop_words='the'\): give several words"),
+        ({"stop_words": None}, r"stop_words=None\): give several words"),
+        ({"word_ids": [[0, 1]]}, r"word_ids=list of 1.*\): give an integer tensor"),
+        ({"n_players": 2.0}, r"n_players=2.0\): give a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(given, message):
+    with pytest.raises(TypeError, match=message):
+        Words(VOCABULARY, **given)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._draw import draw
-from interaction_monitor.players.base import Baseline, resolve_baseline
+from interaction_monitor.players.base import Baseline, require_whole, resolve_baseline
 
 
 class Patches(Protocol):
@@ -28,8 +28,10 @@ def check_grid(patches: Patches) -> None:
 
     Raises:
         ValueError: that says how many cells there are.
+        TypeError: if one of the numbers is not whole.
     """
     grid, margin, n_players = patches.grid, patches.margin, patches.n_players
+    require_whole(patches, grid=grid, margin=margin, n_players=n_players)
     if grid < 1 or margin < 0 or n_players < 1:
         raise ValueError(f"grid={grid} and n_players={n_players} must be at least 1 and margin={margin} at least 0")
     inner = max(0, grid - 2 * margin)

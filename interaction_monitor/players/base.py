@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -229,6 +230,17 @@ def require_drawn(who: str, probe: object, players: object) -> None:
             f"{who}(players={describe(players)}): give assign_players(model, players, probe), the players as they are "
             "drawn on the samples"
         )
+
+
+def require_whole(who: object, **numbers: object) -> None:
+    """Raise unless each argument is a whole number.
+
+    Raises:
+        TypeError: that names the kind of players, the argument and its value.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise TypeError(f"{type(who).__name__}({name}={number!r}): give a whole number")
 
 
 def require_complete(players: PlayerMap, parts: str) -> PlayerMap:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interaction_monitor._describe import describe
 from interaction_monitor._draw import draw
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, resolve_baseline
+from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_whole, resolve_baseline
 from interaction_monitor.probe import Probe
 
 
@@ -31,6 +33,7 @@ class Columns(Players):
     Raises:
         ValueError: if columns are named twice or below zero, there are more players than columns named, or the
             baseline has another name.
+        TypeError: if columns are no numbers or groups of them, or `n_players` is not whole.
 
     Example:
         >>> table = Probe(torch.tensor([[1.0, 2.0, 3.0], [3.0, 4.0, 9.0]]))
@@ -46,6 +49,9 @@ class Columns(Players):
     input_key: str | None = None
 
     def __post_init__(self) -> None:
+        require_whole(self, n_players=self.n_players)
+        if self.columns is not None:
+            _require_columns(self.columns)
         if self.n_players == 0:
             # Others read how many players there are before they are drawn.
             object.__setattr__(self, "n_players", 10 if self.columns is None else len(self.columns))
@@ -83,7 +89,10 @@ class Columns(Players):
         width = table.shape[1]
         groups = _groups(range(width) if self.columns is None else self.columns)
         if self.n_players > len(groups):
-            raise ValueError(f"n_players={self.n_players} is more than the {width} columns of the table; take fewer")
+            raise ValueError(
+                f"n_players={self.n_players} is more than the {width} columns of the table (10 is the default): give "
+                f"n_players={width} at most"
+            )
         if max(max(group) for group in groups) >= width:
             raise ValueError(f"columns={self.columns} go beyond the {width} columns of the table (0 to {width - 1})")
         if self.names is not None and len(self.names) != width:
@@ -111,5 +120,21 @@ class Columns(Players):
         return statistic.to(table.dtype) if table.is_floating_point() else statistic.round().to(table.dtype)
 
 
+def _require_columns(columns: Any) -> None:
+    try:
+        _groups(columns)
+    except TypeError:
+        raise TypeError(
+            f"Columns(columns={columns!r}): give numbers of columns, or groups of them, such as [0, 1, (2, 3)]; a "
+            "number of players is n_players="
+        ) from None
+
+
 def _groups(columns: Sequence[int | Sequence[int]]) -> list[tuple[int, ...]]:
-    return [tuple(column) if isinstance(column, Sequence) else (int(column),) for column in columns]
+    return [tuple(map(_number, column)) if isinstance(column, Sequence) else (_number(column),) for column in columns]
+
+
+def _number(column: Any) -> int:
+    if isinstance(column, bool):
+        raise TypeError("a truth value is no column")
+    return operator.index(column)

@@ -32,6 +32,7 @@ class FeaturePatches(Players):
 
     Raises:
         ValueError: if there are more players than cells.
+        TypeError: if a number is not whole.
 
     Example:
         >>> import torch

@@ -31,6 +31,7 @@ class ImagePatches(Players):
 
     Raises:
         ValueError: if there are more players than cells.
+        TypeError: if a number is not whole.
 
     Example:
         >>> import torch

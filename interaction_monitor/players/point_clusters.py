@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interaction_monitor._describe import describe
 from interaction_monitor._draw import draw, uniform
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, resolve_baseline
+from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_whole, resolve_baseline
 from interaction_monitor.probe import Probe
 
 MAX_ITERATIONS = 100  # of k-means; a few hundred points settle in about ten
@@ -30,6 +30,7 @@ class PointClusters(Players):
 
     Raises:
         ValueError: if there are more players than clusters.
+        TypeError: if a number is not whole.
 
     Example:
         >>> clouds = torch.rand(2, 64, 3)
@@ -45,6 +46,7 @@ class PointClusters(Players):
     input_key: str | None = None
 
     def __post_init__(self) -> None:
+        require_whole(self, n_clusters=self.n_clusters, n_players=self.n_players)
         if not 1 <= self.n_players <= self.n_clusters:
             raise ValueError(f"n_players={self.n_players} must be from 1 to n_clusters={self.n_clusters}")
 

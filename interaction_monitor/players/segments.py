@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interaction_monitor._describe import describe
 from interaction_monitor._draw import draw
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_complete, resolve_baseline
+from interaction_monitor.players.base import (
+    Baseline,
+    PlayerMap,
+    Players,
+    require_complete,
+    require_whole,
+    resolve_baseline,
+)
 from interaction_monitor.probe import Probe
 
 
@@ -33,6 +41,7 @@ class Segments(Players):
 
     Raises:
         ValueError: if there are no integer labels, or no segments.
+        TypeError: if the labels are no tensor, or `n_players` is not whole.
 
     Example:
         >>> halves = Segments(torch.tensor([[[0, 0, 1, 1]]]))
@@ -48,6 +57,12 @@ class Segments(Players):
     input_key: str | None = None
 
     def __post_init__(self) -> None:
+        require_whole(self, n_players=self.n_players)
+        if not isinstance(self.labels, Tensor):
+            raise TypeError(
+                f"Segments(labels={describe(self.labels)}): give a tensor (samples, *positions) of integers; "
+                "torch.as_tensor makes one"
+            )
         if self.labels.is_floating_point() or self.labels.ndim < 2 or self.labels.numel() == 0 or self.labels.max() < 0:
             raise ValueError(
                 f"labels must be integers of shape (samples, *positions) with some segment from 0 on, got "

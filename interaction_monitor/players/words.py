@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,14 @@ from interaction_monitor.players._tokens import (
     text_of,
     tokens_of,
 )
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_complete, resolve_baseline
+from interaction_monitor.players.base import (
+    Baseline,
+    PlayerMap,
+    Players,
+    require_complete,
+    require_whole,
+    resolve_baseline,
+)
 from interaction_monitor.probe import Probe
 
 
@@ -49,6 +56,7 @@ class Words(Players):
 
     Raises:
         ValueError: if `n_players` is less than 1.
+        TypeError: if the vocabulary, the stop words, `word_ids` or `n_players` is of another kind.
 
     Example:
         >>> words = Words(["[PAD]", "[MASK]", "a", "film", "charm", "##ing", "."], n_players=2)
@@ -66,6 +74,14 @@ class Words(Players):
     input_key: str = "input_ids"
 
     def __post_init__(self) -> None:
+        require_whole(self, n_players=self.n_players)
+        _require_vocabulary(self.vocabulary)
+        if isinstance(self.stop_words, str) or not isinstance(self.stop_words, Collection):
+            raise TypeError(f'Words(stop_words={self.stop_words!r}): give several words, such as {{"the", "a"}}')
+        if not (self.word_ids is None or isinstance(self.word_ids, Tensor)):
+            raise TypeError(
+                f"Words(word_ids={describe(self.word_ids)}): give an integer tensor (samples, tokens), -1 for none"
+            )
         if self.n_players < 1:
             raise ValueError(f"n_players={self.n_players} must be at least 1")
 
@@ -178,3 +194,14 @@ class Words(Players):
             )
         baseline = 0.0 if self.baseline is None else self.baseline
         return resolve_baseline(baseline, activation, n_samples=len(ids))
+
+
+def _require_vocabulary(vocabulary: Any) -> None:
+    if hasattr(vocabulary, "convert_ids_to_tokens"):
+        return
+    tokens = not isinstance(vocabulary, (str, bytes, Mapping)) and hasattr(vocabulary, "__getitem__")
+    if not tokens or not all(isinstance(token, str) for token in vocabulary):
+        raise TypeError(
+            f"Words(vocabulary={describe(vocabulary)}): give a Hugging Face tokenizer, or its tokens as strings in the "
+            "order of their ids" + (", sorted(vocabulary, key=vocabulary.get)" * isinstance(vocabulary, Mapping))
+        )
