@@ -320,6 +320,11 @@ def test_failing_measurement_stops_training_if_asked(net, loaders, make_trainer)
         ({"name": ".."}, "name='..'"),
         ({"name": 3}, "name=3"),
         ({"on_error": "ignore"}, "on_error='ignore'"),
+        ({"seed": "a"}, r"seed='a'\): give a whole number"),
+        ({"seed": True}, r"seed=True\): give a whole number"),
+        ({"train_loss": 3}, r"train_loss=3\): give the name of a logged metric"),
+        ({"test_loss": 3}, r"test_loss=3\): give the name"),
+        ({"test_loss": ""}, r"test_loss=''\): give the name"),
     ],
 )
 def test_bad_arguments_are_named(overrides, message):

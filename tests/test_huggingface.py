@@ -207,6 +207,9 @@ def test_players_that_do_not_fit_are_refused_before_the_first_step(tmp_path):
         ({"thresholds": 0.1}, r"thresholds=0\.1"),
         ({"tracker": 3}, r"tracker=3"),
         ({"name": "a/b"}, r"name='a/b'"),
+        ({"seed": "a"}, r"seed='a'\): give a whole number"),
+        ({"train_loss": 3}, r"train_loss=3\): give the name of a logged metric"),
+        ({"test_loss": 3}, r"test_loss=3\)"),
     ],
 )
 def test_arguments_out_of_range_are_named(argument, match):

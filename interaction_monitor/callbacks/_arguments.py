@@ -105,6 +105,19 @@ def require_tracker(tracker: PhaseTracker | None) -> None:
         raise RefusedError("tracker", tracker, "PhaseTracker(...) of interaction_monitor.phases, or None")
 
 
+def require_seed(seed: int) -> None:
+    """Raise unless this is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise RefusedError("seed", seed, "a whole number")
+
+
+def require_metrics(**names: str | None) -> None:
+    """Raise unless each argument is the name of a logged metric, or None."""
+    for name, value in names.items():
+        if not (value is None or (isinstance(value, str) and value)):
+            raise RefusedError(name, value, "the name of a logged metric, such as 'loss', or None")
+
+
 def require_name(name: str) -> None:
     """Raise unless the name is that of one folder, which lies within another."""
     if not isinstance(name, str) or not name.strip() or name == "." or any(part in name for part in ("/", "\\", "..")):

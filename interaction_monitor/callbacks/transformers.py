@@ -19,10 +19,12 @@ from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
+    require_metrics,
     require_name,
     require_one_of,
     require_players,
     require_probe,
+    require_seed,
     require_share,
     require_thresholds,
     require_tracker,
@@ -130,7 +132,9 @@ class InteractionTrainerCallback(TrainerCallback):
             require_one_of(("warn", "raise"), on_error=on_error)
             require_thresholds(thresholds)
             require_tracker(tracker)
+            require_metrics(train_loss=train_loss, test_loss=test_loss)
             require_name(name)
+            require_seed(seed)
             self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_steps=every_n_steps)
             self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.players = players
