@@ -346,6 +346,7 @@ def test_thresholds_out_of_range_are_named(name, value):
         ({"players": FeaturePatches(layer="head.2")}, "maps"),
         ({"players": FeaturePatches(layer="features.2", grid=9)}, "8x8"),
         ({"n_samples": 101}, "100"),
+        ({"n_train_samples": 1000}, r"n_train_samples=1000, but the loader for training has only \d+ samples"),
         ({"output": "no-such-output"}, "log_odds"),
     ],
 )

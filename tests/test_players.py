@@ -261,7 +261,11 @@ def test_numbers_that_are_not_whole_are_refused(name, value):
         FeaturePatches("a", **{name: value})
     with pytest.raises(TypeError, match=re.escape(f"PointClusters(n_clusters={value!r}): give")):
         PointClusters(n_clusters=value)
-    assert ImagePatches(**{name: np.int64(2)}).n_players
+
+
+def test_numpy_numbers_are_whole():
+    players = ImagePatches(grid=np.int64(4), margin=np.int64(0), n_players=np.int64(3))
+    assert players.assign(IMAGES, seed=0).n_players == 3
 
 
 def test_data_that_do_not_fit_are_refused():

@@ -28,7 +28,14 @@ from interaction_monitor.callbacks._arguments import (
     schedules_of,
 )
 from interaction_monitor.callbacks._lightning_setup import set_up
-from interaction_monitor.callbacks._lightning_trainer import batches_of, counted_batches_of, refuse_split_networks, say
+from interaction_monitor.callbacks._lightning_trainer import (
+    batches_of,
+    counted_batches_of,
+    refuse_split_networks,
+    say,
+    train_loader_of,
+)
+from interaction_monitor.callbacks._samples import check_enough_for_training
 from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks._telling import conclude, scalars, tell
@@ -187,6 +194,7 @@ class InteractionMonitor(Callback):
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
+                    check_enough_for_training(train_loader_of(trainer), self.n_train_samples)
                     self.observer = set_up(self, trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)

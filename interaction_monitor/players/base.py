@@ -226,10 +226,8 @@ def require_drawn(who: str, probe: object, players: object) -> None:
     """
     require_probe(who, probe)
     if not isinstance(players, PlayerMap):
-        raise TypeError(
-            f"{who}(players={describe(players)}): give assign_players(model, players, probe), the players as they are "
-            "drawn on the samples"
-        )
+        given = describe(players)
+        raise TypeError(f"{who}(players={given}): give assign_players(model, players, probe), drawn on the samples")
 
 
 def require_whole(who: object, **numbers: object) -> None:
