@@ -197,7 +197,8 @@ def _check(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:
     if targets.shape != logits.shape[:1]:
         raise ValueError(
             f"output {name!r} needs one class per sample, (B,): got targets of shape {tuple(targets.shape)} "
-            f"for logits of shape {tuple(logits.shape)}; of one-hot targets give Probe(inputs, targets.argmax(1))"
+            f"for logits of shape {tuple(logits.shape)}; of one-hot targets give Probe(inputs, targets.argmax(1)); "
+            "for several labels per sample give output=outputs.label_log_odds(label)"
         )
     n_classes = max(logits.shape[1:].numel(), 2)
     binary = logits.ndim == 1 or logits.shape[1] == 1

@@ -2,6 +2,7 @@ import contextlib
 import random
 import re
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -597,6 +598,19 @@ def test_outputs_that_depend_on_chance_or_on_the_batch_are_warned_of(probe, play
         for context in (contextlib.nullcontext, bfloat16):
             given = Probe(probe.inputs.to(next(fine.parameters()).dtype), probe.targets)
             assert not warned_of(fine, given, players, forward_context=context, **options)
+
+
+@pytest.mark.parametrize("players", [ImagePatches(n_players=N), FeaturePatches("conv", n_players=N)])
+def test_masking_in_vain_is_warned_of(probe, players):
+    model = Unsteady("neither")
+    assert not warned_of(model, probe, players)
+    nn.init.zeros_(model.head.weight)
+    (message,) = warned_of(model, probe, players)
+    assert re.search("masking changes no output of any sample.*layer=, baseline= and output=", message)
+    with torch.no_grad():
+        model.head.weight[0, 9] = 1e-3  # a little is not nothing
+        model.conv.weight.mul_(10)
+    assert not warned_of(model, probe, replace(players, margin=0, grid=2))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

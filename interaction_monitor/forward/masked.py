@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import nullcontext
 
 import torch
@@ -117,7 +118,22 @@ def masked_outputs(
         if left < size and not chunk_size:
             SIZES.halve(model, key, left)
     v[kept.to(v.device)] = found.view(len(probe), -1)
+    _warn_if_unchanged(found.view(len(probe), -1), logits.dtype)
     return v
+
+
+def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
+    """Warn if the outputs (S, 2^n), of logits of that type, are the same on all coalitions of each sample."""
+    # Rows that are equal may still be rounded differently, by where they are in a batch.
+    rounding = 4 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    low, high = v.aminmax(dim=1)
+    # An infinity less itself is NaN.
+    if bool(((high == low) | (high - low <= rounding * torch.maximum(high.abs(), low.abs()))).all()):
+        warnings.warn(
+            "masking changes no output of any sample: there are no interactions to measure; check layer=, baseline= "
+            "and output= (only a network whose last layer begins at zero is expected to do so, before training)",
+            stacklevel=3,
+        )
 
 
 def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
