@@ -25,6 +25,14 @@ TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 CANDIDATES = 10
 
 
+class TooFewSamplesError(ValueError):
+    """A loader has fewer samples than were asked for; the message says so of whichever argument asked."""
+
+    def __init__(self, found: int, wanted: int, *, argument: str = "n_samples", loader: str = "the loader") -> None:
+        super().__init__(f"{argument}={wanted}, but {loader} has only {found} samples; ask for {found} or fewer")
+        self.found = found
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """The samples on which a network is measured, drawn once and fixed for the whole run.
@@ -261,7 +269,7 @@ def _check_enough(found: int, n_samples: int) -> None:
     if found == 0:
         raise ValueError("the loader is empty: there is no sample to measure on")
     if found < n_samples:
-        raise ValueError(f"n_samples={n_samples}, but the loader has only {found} samples; ask for {found} or fewer")
+        raise TooFewSamplesError(found, n_samples)
 
 
 def _balanced(targets: list[Tensor | None], n_samples: int) -> list[int]:

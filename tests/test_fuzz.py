@@ -401,7 +401,6 @@ def test_the_theory_over_damaged_records(tmp_path):
 
 
 def test_reports_of_damaged_records(tmp_path):
-    pytest.importorskip("plotly")
     from interaction_monitor.report import report_page
 
     fuzz(tmp_path, INPUTS // 50, deeper=lambda record: report_page(record).encode(), seed=SEED + 2)

@@ -39,7 +39,7 @@ def test_csv_has_a_row_for_each_measurement(net, loaders, make_trainer, tmp_path
 
 
 def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_trainer, tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+    import wandb
     from lightning.pytorch.loggers import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -59,7 +59,6 @@ def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_
 
 
 def test_mlflow_local_store_gets_scalars_and_pictures(net, loaders, make_trainer, tmp_path, monkeypatch):
-    pytest.importorskip("mlflow")
     from lightning.pytorch.loggers import MLFlowLogger
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -121,7 +120,7 @@ def test_pictures_that_fail_cost_the_pictures_only(net, loaders, make_trainer, m
 
 
 def test_the_other_lightning(digits, tmp_path):
-    other = pytest.importorskip("pytorch_lightning")
+    import pytorch_lightning as other
 
     class Net(other.LightningModule):
         def __init__(self):
@@ -178,7 +177,6 @@ print("MEASURED", [c for c in cli.trainer.callbacks if hasattr(c, "observer")][0
 
 
 def test_the_command_line_makes_a_monitor_from_yaml(tmp_path):
-    pytest.importorskip("jsonargparse")
     players = {"class_path": "interaction_monitor.players.FeaturePatches",
                "init_args": {"layer": "features.2", "grid": 4, "margin": 0, "n_players": 3}}  # fmt: skip
     arguments = {"players": players, "n_samples": 3, "interactions": "and", "stop_on_onset": True, "every_n_epochs": 2}

@@ -399,7 +399,8 @@ def eventually(tab, condition, seconds=60):
 @pytest.mark.browser
 def test_clicked_through_in_a_browser(record, tmp_path):
     """The page draws every figure, asks nobody for anything, and its slider moves the bars."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    from playwright import sync_api as playwright
+
     if CHROMIUM is None:
         pytest.skip("no Chromium on the path")
     out = tmp_path / "report.html"

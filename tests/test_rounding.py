@@ -307,7 +307,8 @@ class TestWhereItGoes:
         assert np.isnan(found["64-true"]).all()
 
     def test_transformers_casts_inside_the_model(self, tmp_path, monkeypatch):
-        runs = pytest.importorskip("transformers_runs", exc_type=ImportError)
+        import transformers_runs as runs
+
         monkeypatch.setattr("interaction_monitor.pictures.panels.write_figures", lambda *_, **__: None)
         found = {}
         for bf16 in (False, True):

@@ -134,7 +134,8 @@ def test_word_ids_replace_the_marks(probe):
 
 @pytest.mark.parametrize("layer", [None, "bert.embeddings.word_embeddings", "bert.embeddings", "bert.encoder.layer.0"])
 def test_bert_is_masked_as_by_hand(probe, layer):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(0)
     config = transformers.BertConfig(
         vocab_size=len(VOCABULARY), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
@@ -231,8 +232,9 @@ def test_an_embedding_layer_that_is_not_there_is_named(probe):
 
 
 def test_a_real_tokenizer_and_its_batches_work():
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers
+    import transformers
+
     pieces = tokenizers.models.WordPiece(dict(IDS), unk_token="[PAD]")
     backend = tokenizers.Tokenizer(pieces)
     backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

@@ -124,6 +124,31 @@ def require_name(name: str) -> None:
         raise RefusedError("name", name, "a plain name without '/', '\\' and '..', such as 'interactions'")
 
 
+def require_shared(
+    *,
+    players: Players,
+    max_overhead: float | None,
+    interactions: str,
+    on_error: str,
+    thresholds: Thresholds | None,
+    tracker: PhaseTracker | None,
+    train_loss: str | None,
+    test_loss: str | None,
+    name: str,
+    seed: int,
+) -> None:
+    """Raise unless the arguments that all callbacks take, under the same names, are of use."""
+    require_players(players)
+    require_share(max_overhead=max_overhead)
+    require_one_of(("and-or", "and"), interactions=interactions)
+    require_one_of(("warn", "raise"), on_error=on_error)
+    require_thresholds(thresholds)
+    require_tracker(tracker)
+    require_metrics(train_loss=train_loss, test_loss=test_loss)
+    require_name(name)
+    require_seed(seed)
+
+
 def rule_of(
     *, stop: StopRule | None, stop_on_onset: bool, patience: int | None, n_train_samples: int | None = None
 ) -> StopRule | None:

@@ -27,7 +27,7 @@ from interaction_monitor.functional.sparsest import MAX_PLAYERS
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, TooFewSamplesError
 
 if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
@@ -127,7 +127,12 @@ def _choose(
 
     train = None
     if monitor.n_train_samples:
-        samples = Probe.from_loader(train_loader_of(trainer), monitor.n_train_samples, seed=monitor.seed)
+        wanted = monitor.n_train_samples
+        try:
+            samples = Probe.from_loader(train_loader_of(trainer), wanted, seed=monitor.seed)
+        except TooFewSamplesError as error:
+            argument, loader = "n_train_samples", "the loader for training"
+            raise TooFewSamplesError(error.found, wanted, argument=argument, loader=loader) from None
         if state is not None:
             samples = training_of(state, samples)
         players = assign(samples)

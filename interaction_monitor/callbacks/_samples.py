@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from interaction_monitor.callbacks._settings import plain
 from interaction_monitor.players.base import PlayerMap
@@ -59,20 +58,6 @@ def training_of(state: Mapping[str, Any], probe: Probe) -> Probe:
     before, record = (state.get("train") or {}).get("samples"), state.get("record")
     folder = None if record is None else str(Path(record) / TRAINING)
     return _those_of_the_start(before, probe, folder, "the loader for training", "training samples")
-
-
-def check_enough_for_training(loader: object, n_samples: int) -> None:
-    """Refuse more training samples than the loader has, where its dataset can be counted.
-
-    Raises:
-        ValueError: that names both numbers and what to do.
-    """
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) < n_samples:
-        raise ValueError(
-            f"n_train_samples={n_samples}, but the loader for training has only {len(dataset)} samples; ask for "
-            f"{len(dataset)} or fewer"
-        )
 
 
 def check_number_of_training(state: Mapping[str, Any], n_samples: int) -> None:

@@ -15,15 +15,8 @@ from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
     require_at_least,
-    require_metrics,
-    require_name,
-    require_one_of,
-    require_players,
     require_probe,
-    require_seed,
-    require_share,
-    require_thresholds,
-    require_tracker,
+    require_shared,
     rule_of,
     schedules_of,
 )
@@ -33,9 +26,7 @@ from interaction_monitor.callbacks._lightning_trainer import (
     counted_batches_of,
     refuse_split_networks,
     say,
-    train_loader_of,
 )
-from interaction_monitor.callbacks._samples import check_enough_for_training
 from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks._telling import conclude, scalars, tell
@@ -132,18 +123,21 @@ class InteractionMonitor(Callback):
         seed: int = 0,
     ) -> None:
         with arguments_of("InteractionMonitor", MisconfigurationException):
-            require_players(players)
-            require_probe(probe, optional=True)
             require_at_least(1, n_samples=n_samples)
             require_at_least(0, n_train_samples=n_train_samples)
-            require_share(max_overhead=max_overhead)
-            require_one_of(("and-or", "and"), interactions=interactions)
-            require_one_of(("warn", "raise"), on_error=on_error)
-            require_thresholds(thresholds)
-            require_tracker(tracker)
-            require_metrics(train_loss=train_loss, test_loss=test_loss)
-            require_name(name)
-            require_seed(seed)
+            require_shared(
+                players=players,
+                max_overhead=max_overhead,
+                interactions=interactions,
+                on_error=on_error,
+                thresholds=thresholds,
+                tracker=tracker,
+                train_loss=train_loss,
+                test_loss=test_loss,
+                name=name,
+                seed=seed,
+            )
+            require_probe(probe, optional=True)
             self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps=every_n_train_steps)
             self.stop = rule_of(
                 stop=stop, stop_on_onset=stop_on_onset, patience=patience, n_train_samples=n_train_samples
@@ -194,7 +188,6 @@ class InteractionMonitor(Callback):
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
-                    check_enough_for_training(train_loader_of(trainer), self.n_train_samples)
                     self.observer = set_up(self, trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)

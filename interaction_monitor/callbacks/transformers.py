@@ -19,15 +19,8 @@ from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
-    require_metrics,
-    require_name,
-    require_one_of,
-    require_players,
     require_probe,
-    require_seed,
-    require_share,
-    require_thresholds,
-    require_tracker,
+    require_shared,
     rule_of,
     schedules_of,
 )
@@ -125,16 +118,19 @@ class InteractionTrainerCallback(TrainerCallback):
         seed: int = 0,
     ) -> None:
         with arguments_of(type(self).__name__, ValueError):
-            require_players(players)
+            require_shared(
+                players=players,
+                max_overhead=max_overhead,
+                interactions=interactions,
+                on_error=on_error,
+                thresholds=thresholds,
+                tracker=tracker,
+                train_loss=train_loss,
+                test_loss=test_loss,
+                name=name,
+                seed=seed,
+            )
             require_probe(probe)
-            require_share(max_overhead=max_overhead)
-            require_one_of(("and-or", "and"), interactions=interactions)
-            require_one_of(("warn", "raise"), on_error=on_error)
-            require_thresholds(thresholds)
-            require_tracker(tracker)
-            require_metrics(train_loss=train_loss, test_loss=test_loss)
-            require_name(name)
-            require_seed(seed)
             self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_steps=every_n_steps)
             self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.players = players
