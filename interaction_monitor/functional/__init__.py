@@ -18,8 +18,15 @@ from interaction_monitor.functional.generalization import (
     salient,
     strongest,
 )
+from interaction_monitor.functional.generalizing import (
+    GeneralizingParts,
+    generalizing_parts,
+    generalizing_share,
+    generalizing_strength,
+)
 from interaction_monitor.functional.intervals import (
     MeanOrderInterval,
+    ShareInterval,
     mean_order_influence,
     mean_order_interval,
 )
@@ -43,8 +50,10 @@ from interaction_monitor.functional.transforms import (
 )
 
 __all__ = [
+    "GeneralizingParts",
     "MeanOrderInterval",
     "OrderSharing",
+    "ShareInterval",
     "SharedAndOr",
     "SparsestAndOr",
     "ToleranceNotMetWarning",
@@ -55,6 +64,9 @@ __all__ = [
     "first_high_order",
     "generalization_curve",
     "generalization_power",
+    "generalizing_parts",
+    "generalizing_share",
+    "generalizing_strength",
     "high_order_share",
     "matching_error",
     "matching_precision",

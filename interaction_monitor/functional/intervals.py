@@ -1,6 +1,6 @@
-"""How far the choice of probe samples can have moved the mean order.
+"""How far the choice of probe samples can have moved the mean order, or a share of the strength.
 
-⟨k⟩ is a ratio of two means over samples, so its spread follows from one number per sample, the
+Both are a ratio of two means over samples, so the spread follows from one number per sample, the
 influence function, by the delta method.
 """
 
@@ -21,6 +21,14 @@ class MeanOrderInterval(NamedTuple):
     low: float  # lower bound, at least 1
     mean: float  # the mean order itself, in 1..n
     high: float  # upper bound, at most n
+
+
+class ShareInterval(NamedTuple):
+    """A share with its confidence interval over the probe samples."""
+
+    low: float  # lower bound, at least 0
+    share: float  # the share itself, in 0..1
+    high: float  # upper bound, at most 1
 
 
 def mean_order_influence(strength: Tensor) -> Tensor:
@@ -86,6 +94,70 @@ def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInter
         return MeanOrderInterval(1.0, mean, float(n))
     reach = student_quantile(0.5 + level / 2, count - 1) * float(influence.std()) / count**0.5
     return MeanOrderInterval(max(1.0, mean - reach), mean, min(float(n), mean + reach))
+
+
+def share_influence(part: Tensor, whole: Tensor) -> Tensor:
+    """Give how much each sample moves a share, linearised.
+
+    The share r = Σ part / Σ whole is a ratio of two means over samples, as ⟨k⟩ is: to first order a sample contributes
+    ψ_s = (part_s - r whole_s) / mean(whole).
+
+    Args:
+        part: (S,) what of each sample belongs to the part.
+        whole: (S,) all of each sample; samples with NaN in either are left out.
+
+    Returns:
+        (S,) float64, with mean 0 over the valid samples; NaN for samples with NaN, and throughout if the whole is 0.
+
+    Raises:
+        ValueError: if the shapes are not (S,) or differ.
+
+    Examples:
+        >>> share_influence(torch.tensor([1.0, 3.0]), torch.tensor([4.0, 4.0])).tolist()
+        [-0.25, 0.25]
+    """
+    if part.ndim != 1 or part.shape != whole.shape:
+        raise ValueError(f"part and whole must be (samples,), but are {tuple(part.shape)} and {tuple(whole.shape)}")
+    part, whole = part.double(), whole.double()
+    valid = part.isfinite() & whole.isfinite()
+    total = whole[valid].mean()
+    centred = part - part[valid].mean() / total * whole
+    return (centred / total).where(valid, torch.nan)
+
+
+def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> ShareInterval:
+    """Give a share of the strength with a confidence interval over the choice of probe samples.
+
+    Delta method, as in `mean_order_interval`.
+
+    Args:
+        part: (S,) what of each sample belongs to the part.
+        whole: (S,) all of each sample; samples with NaN in either are left out.
+        level: coverage, 0.95 by default, between 0 and 1.
+
+    Returns:
+        (low, share, high) within 0..1. With a single valid sample the bounds are 0 and 1; all NaN if the whole is 0.
+
+    Raises:
+        ValueError: if `level` is not between 0 and 1, or the shapes are not (S,) or differ.
+
+    Examples:
+        >>> low, share, high = share_interval(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 4.0, 4.0]))
+        >>> round(low, 2), share, round(high, 2)
+        (0.0, 0.5, 1.0)
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
+    influence = share_influence(part, whole)
+    valid = influence.isfinite()
+    count = int(valid.sum())
+    if not count:
+        return ShareInterval(math.nan, math.nan, math.nan)
+    share = float(part[valid].double().sum() / whole[valid].double().sum())
+    if count < 2:
+        return ShareInterval(0.0, share, 1.0)
+    reach = student_quantile(0.5 + level / 2, count - 1) * float(influence[valid].std()) / count**0.5
+    return ShareInterval(max(0.0, share - reach), share, min(1.0, share + reach))
 
 
 def student_quantile(p: float, freedom: int) -> float:

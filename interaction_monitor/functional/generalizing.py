@@ -1,0 +1,247 @@
+"""Which part of what a network encodes will hold on new samples: the part that other networks encode too.
+
+Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") watch one network over time, Chen et
+al. 2024 ("Defining and extracting generalizable interaction primitives from DNNs") compare finished ones. Joined: a
+salient interaction of the watched network is *generalizing* if some reference, a network trained for the same task on
+other samples, has it too on the same sample: the same kind (AND or OR), the same players, the same sign, and salient by
+the reference's own threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional.coalitions import n_players, orders
+from interaction_monitor.functional.intervals import ShareInterval, share_interval
+from interaction_monitor.functional.strengths import order_strength
+
+Reference = tuple[Tensor, Tensor | None, float | Tensor]  # AND and OR interactions (..., 2^n), and their threshold
+
+
+@dataclass(frozen=True)
+class GeneralizingParts:
+    """The salient interactions of each order, those that some reference has and the others; float64, entry k-1 for k.
+
+    Strengths never cancel, effects do. All patterns are active on the whole sample, so an effect is what the part adds
+    to the output there.
+    """
+
+    strength: Tensor  # (..., n) Σ|I| of those that some reference has
+    effect: Tensor  # (..., n) Σ I of them
+    other_strength: Tensor  # (..., n) Σ|I| of those that no reference has
+    other_effect: Tensor  # (..., n) Σ I of them
+
+    @property
+    def cancelled(self) -> Tensor:
+        """(..., n) share of the generalizing strength that cancels within its order, 0..1; NaN where there is none."""
+        return 1 - self.effect.abs() / self.strength
+
+    @property
+    def other_cancelled(self) -> Tensor:
+        """(..., n) share of the other strength that cancels within its order, 0..1; NaN where there is none."""
+        return 1 - self.other_effect.abs() / self.other_strength
+
+
+def generalizing_strength(
+    and_: Tensor, or_: Tensor | None, references: Sequence[Reference], *, tau: float | Tensor
+) -> Tensor:
+    """Sum the salient interactions of every order that some reference has too.
+
+    The generalizing part of `order_strength`. An interaction counts if at least one reference has it with the same sign
+    and salient by its own threshold. So a further reference can only add to it, and references that know less than the
+    network (trained on fewer samples, or for a shorter time) make true progress look as if it did not generalize.
+
+    Args:
+        and_: (..., 2^n) AND interactions of the network.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        references: (and_, or_, tau) of each reference, of the same samples and players, in the same order.
+        tau: the network's threshold, in units of the interactions; a number, or (...,) one per sample.
+
+    Returns:
+        (..., n) float64, entry k-1 for order k; NaN throughout for a sample on which the network or a reference has an
+        interaction that is not finite.
+
+    Raises:
+        ValueError: if there is no reference, the last axis is no power of two, the shapes differ, or OR interactions
+            are given on one side only.
+
+    Examples:
+        >>> zero = torch.zeros(4)
+        >>> network = torch.tensor([9.0, 2.0, -1.0, 3.0])  # player 0, player 1, and both together
+        >>> reference = torch.tensor([5.0, 1.5, 1.0, 0.2])  # player 1 has the other sign, both together are weak
+        >>> generalizing_strength(network, zero, [(reference, zero, 0.5)], tau=0.5).tolist()
+        [2.0, 0.0]
+        >>> generalizing_strength(network, zero, [(network, zero, 0.5)], tau=0.5).tolist()
+        [3.0, 3.0]
+    """
+    held = held_interactions(and_, or_, references)
+    return order_strength(*held, tau)
+
+
+def generalizing_parts(
+    and_: Tensor, or_: Tensor | None, references: Sequence[Reference], *, tau: float | Tensor
+) -> GeneralizingParts:
+    """Split the salient interactions of every order into those that some reference has and the others.
+
+    Beside the strength of either part it gives what the part adds to the output, signs counted: what is learnt by heart
+    speaks for and against the output alike on new samples, and mostly cancels.
+
+    Args:
+        and_: (..., 2^n) AND interactions of the network.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        references: as in `generalizing_strength`.
+        tau: the network's threshold; a number, or (...,) one per sample.
+
+    Returns:
+        Strengths and effects. Both strengths sum to `order_strength`, and both effects to `order_effects` less what is
+        not salient. NaN throughout for a sample on which the network or a reference is not finite.
+
+    Raises:
+        ValueError: as `generalizing_strength`.
+
+    Examples:
+        >>> zero = torch.zeros(8)
+        >>> network = torch.tensor([0.0, 2.0, 0.0, 1.5, 0.0, -1.0, 0.5, 0.0])  # three pairs
+        >>> reference = torch.tensor([0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0])
+        >>> parts = generalizing_parts(network, zero, [(reference, zero, 0.1)], tau=0.1)
+        >>> parts.effect.tolist(), parts.other_effect.tolist()
+        ([2.0, 0.5, 0.0], [0.0, 0.5, 0.0])
+        >>> parts.other_strength.tolist(), parts.other_cancelled[1].item()
+        ([0.0, 2.5, 0.0], 0.8)
+    """
+    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device)[..., None]
+    kinds = [kind.double() for kind in (and_, or_) if kind is not None]
+    salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
+    held = [kind for kind in held_interactions(and_, or_, references) if kind is not None]
+    held = [torch.where(kind.abs() < threshold, 0, kind) for kind in held]
+    n = n_players(and_)
+    of_order = (orders(n, device=and_.device)[:, None] == torch.arange(1, n + 1, device=and_.device)).double()
+
+    def total(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).sum(0)[..., 1:] @ of_order[1:]
+
+    others = [every - kept for every, kept in zip(salient, held, strict=True)]
+    return GeneralizingParts(
+        strength=total([kind.abs() for kind in held]),
+        effect=total(held),
+        other_strength=total([kind.abs() for kind in others]),
+        other_effect=total(others),
+    )
+
+
+def generalizing_share(generalizing: Tensor, strength: Tensor, *, level: float = 0.95) -> ShareInterval:
+    """Give the generalizing share of the strength, with a confidence interval over the choice of probe samples.
+
+    Σ generalizing / Σ strength over all samples and orders, so a sample weighs by its strength. For the share of one
+    order k pass its column alone, `generalizing[:, [k - 1]]` and `strength[:, [k - 1]]`. The interval says how far
+    another draw of probe samples would move the share of this network beside these references; it knows nothing of
+    other references.
+
+    Args:
+        generalizing: (S, n) from `generalizing_strength`.
+        strength: (S, n) from `order_strength`, of the same samples; samples with NaN in either are left out.
+        level: coverage, 0.95 by default, between 0 and 1.
+
+    Returns:
+        (low, share, high) within 0..1. With a single sample the bounds are 0 and 1; all NaN if nothing is salient.
+
+    Raises:
+        ValueError: if the shapes are not (S, n) or differ, or `level` is not between 0 and 1.
+
+    Examples:
+        >>> strength = torch.tensor([[2.0, 2.0], [3.0, 1.0], [2.0, 0.0]])
+        >>> generalizing = torch.tensor([[2.0, 0.0], [3.0, 0.0], [2.0, 0.0]])
+        >>> low, share, high = generalizing_share(generalizing, strength)
+        >>> share
+        0.7
+        >>> generalizing_share(generalizing[:, [1]], strength[:, [1]]).share  # of order two
+        0.0
+    """
+    if strength.ndim != 2 or generalizing.shape != strength.shape:
+        raise ValueError(
+            "generalizing and strength must both be (samples, orders), of the same samples, but have shapes "
+            f"{tuple(generalizing.shape)} and {tuple(strength.shape)}"
+        )
+    return share_interval(generalizing.sum(-1), strength.sum(-1), level=level)
+
+
+def held_interactions(
+    and_: Tensor, or_: Tensor | None, references: Sequence[Reference]
+) -> tuple[Tensor, Tensor | None]:
+    """Keep the interactions that some reference has, salient and with the same sign; the others become 0.
+
+    Which are held does not depend on the network's own threshold, so that `order_strength` of what is kept is
+    `generalizing_strength` for any.
+
+    Args:
+        and_: (..., 2^n) AND interactions of the network.
+        or_: (..., 2^n) OR interactions, or None.
+        references: as in `generalizing_strength`.
+
+    Returns:
+        AND and OR interactions, float64; NaN throughout for a sample on which a reference is not finite. None for OR
+        where `or_` is None.
+
+    Raises:
+        ValueError: as `generalizing_strength`.
+
+    Examples:
+        >>> network, reference = torch.tensor([9.0, 2.0, -1.0, 3.0]), torch.tensor([5.0, 1.5, 1.0, 0.2])
+        >>> held_interactions(network, None, [(reference, None, 0.5)])[0].tolist()
+        [0.0, 2.0, 0.0, 0.0]
+    """
+    _check(and_, or_, references)
+    taus = [torch.as_tensor(tau, dtype=torch.float64, device=and_.device)[..., None] for _, _, tau in references]
+    kept: list[Tensor | None] = []
+    for kind, others in ((and_, [r[0] for r in references]), (or_, [r[1] for r in references])):
+        if kind is None:
+            kept.append(None)
+            continue
+        has = torch.zeros_like(kind, dtype=torch.bool)
+        for other, tau in zip(others, taus, strict=True):
+            assert other is not None
+            size = other.double().abs()
+            has |= (size >= tau) & (size > 0) & (other.sign() == kind.sign())
+        has[..., 0] = False
+        # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
+        kept.append(torch.where(has, kind.double(), 0.0))
+    known = _finite(and_, or_)
+    for reference in references:
+        known &= _finite(reference[0], reference[1])
+    first, second = (None if kind is None else kind.where(known[..., None], torch.nan) for kind in kept)
+    assert first is not None
+    return first, second
+
+
+def _finite(and_: Tensor, or_: Tensor | None) -> Tensor:
+    known = and_[..., 1:].isfinite().all(-1)
+    return known if or_ is None else known & or_[..., 1:].isfinite().all(-1)
+
+
+def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference]) -> None:
+    n_players(and_)
+    if not len(references):
+        raise ValueError("references must hold (and_, or_, tau) of at least one network, but is empty")
+    if or_ is not None and or_.shape != and_.shape:
+        raise ValueError(
+            f"and_ and or_ must have one shape, but and_ is {tuple(and_.shape)} and or_ is {tuple(or_.shape)}"
+        )
+    for index, reference in enumerate(references):
+        if not isinstance(reference, (tuple, list)) or len(reference) != 3:
+            raise ValueError(f"references[{index}] must be (and_, or_, tau); give a list of such, one for each network")
+        for name, kind, given in (("and_", and_, reference[0]), ("or_", or_, reference[1])):
+            if (kind is None) != (given is None):
+                missing, there = ("the network", "the reference") if kind is None else ("the reference", "the network")
+                raise ValueError(
+                    f"references[{index}]: {missing} has no OR interactions and {there} has; measure both with the "
+                    "same interactions="
+                )
+            if kind is not None and given is not None and given.shape != kind.shape:
+                raise ValueError(
+                    f"references[{index}]: {name} is {tuple(given.shape)}, but the network's is {tuple(kind.shape)}; "
+                    "measure both on the same samples with the same players"
+                )

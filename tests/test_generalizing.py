@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interaction_monitor.functional import (
+    generalizing_parts,
+    generalizing_share,
+    generalizing_strength,
+    order_effects,
+    order_strength,
+)
+from interaction_monitor.functional.generalizing import held_interactions
+from interaction_monitor.functional.intervals import share_influence, share_interval
+from interaction_monitor.metrics import GeneralizingStrength
+
+
+def network(seed, *, samples=4, n=3, sparse=0.5):
+    generator = torch.Generator().manual_seed(seed)
+    and_, or_ = torch.randn(2, samples, 2**n, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, samples, 2**n, generator=generator) < sparse
+    return and_ * mask[0], or_ * mask[1], 0.4
+
+
+def brute_force(and_, or_, references, tau):
+    """Every interaction by itself: its strength and effect, with and without a reference that has it."""
+    samples, size = and_.shape
+    n = size.bit_length() - 1
+    result = np.zeros((4, samples, n))
+    for s in range(samples):
+        for kind, effects in ((0, and_), (1, or_)):
+            for coalition in range(1, size):
+                value = float(effects[s, coalition])
+                if abs(value) < tau or value == 0:
+                    continue
+                others = [(float(r[kind][s, coalition]), float(r[2])) for r in references]
+                held = any(abs(other) >= t and other * value > 0 for other, t in others)
+                order = bin(coalition).count("1") - 1
+                result[0 if held else 2, s, order] += abs(value)
+                result[1 if held else 3, s, order] += value
+    return result
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_interaction_is_counted_where_some_reference_has_it(count):
+    and_, or_, tau = network(0)
+    references = [network(seed) for seed in range(1, 1 + count)]
+    expected = brute_force(and_, or_, references, tau)
+    assert expected[0].sum() > 0
+    assert expected[2].sum() > 0
+    parts = generalizing_parts(and_, or_, references, tau=tau)
+    names = ("strength", "effect", "other_strength", "other_effect")
+    for name, values in zip(names, expected, strict=True):
+        np.testing.assert_allclose(getattr(parts, name), values, atol=1e-12)
+    np.testing.assert_allclose(generalizing_strength(and_, or_, references, tau=tau), expected[0], atol=1e-12)
+    cancelled = 1 - abs(expected[3]) / np.where(expected[2] > 0, expected[2], np.nan)
+    np.testing.assert_allclose(parts.other_cancelled, cancelled, atol=1e-12)
+
+
+def test_kinds_are_not_mixed_and_the_empty_coalition_never_counts():
+    one = torch.tensor([[5.0, 0.0, 0.0, 2.0]])
+    zero = torch.zeros(1, 4)
+    assert generalizing_strength(one, zero, [(zero, one, 0.1)], tau=0.1).tolist() == [[0.0, 0.0]]
+    assert generalizing_strength(one, zero, [(one, zero, 0.1)], tau=0.1).tolist() == [[0.0, 2.0]]
+    assert generalizing_strength(one, None, [(one, None, 0.1)], tau=0.1).tolist() == [[0.0, 2.0]]
+
+
+def test_an_interaction_at_the_threshold_counts_as_it_does_for_order_strength():
+    one = torch.tensor([[0.0, 0.5, 0.0, 0.25]], dtype=torch.float64)
+    zero = torch.zeros_like(one)
+    assert generalizing_strength(one, zero, [(one, zero, 0.5)], tau=0.25).tolist() == [[0.5, 0.0]]
+    assert generalizing_strength(one, zero, [(one, zero, 0.25)], tau=0.5).tolist() == [[0.5, 0.0]]
+    # nothing is salient with no sign, whatever the threshold
+    assert generalizing_strength(zero, zero, [(zero, zero, 0.0)], tau=0.0).sum() == 0
+
+
+def test_thresholds_may_differ_by_sample():
+    one = torch.ones(2, 4, dtype=torch.float64)
+    taus = torch.tensor([0.5, 2.0])
+    assert generalizing_strength(one, None, [(one, None, 0.5)], tau=taus).sum(-1).tolist() == [3.0, 0.0]
+    assert generalizing_strength(one, None, [(one, None, taus)], tau=0.5).sum(-1).tolist() == [3.0, 0.0]
+
+
+interactions = st.integers(0, 2**31).map(network)
+
+
+@settings(max_examples=30, deadline=None)
+@given(interactions, interactions, interactions, st.floats(0.0, 1.5), st.floats(0.1, 10.0))
+def test_what_holds_for_any_networks(watched, first, second, tau, scale):
+    and_, or_, _ = watched
+    strength = order_strength(and_, or_, tau)
+    itself = generalizing_strength(and_, or_, [(and_, or_, tau)], tau=tau)
+    torch.testing.assert_close(itself, strength)
+    opposite = generalizing_strength(and_, or_, [(-and_, -or_, tau)], tau=tau)
+    assert opposite.sum() == 0
+    one = generalizing_strength(and_, or_, [first], tau=tau)
+    both = generalizing_strength(and_, or_, [first, second], tau=tau)
+    assert (one <= both + 1e-12).all()
+    assert (both <= strength + 1e-12).all()
+    torch.testing.assert_close(generalizing_strength(and_, or_, [second, first], tau=tau), both)
+    # a reference counts by its own threshold alone, so its scale does not matter
+    scaled = [(first[0] * scale, first[1] * scale, first[2] * scale), second]
+    torch.testing.assert_close(generalizing_strength(and_, or_, scaled, tau=tau), both)
+    parts = generalizing_parts(and_, or_, [first, second], tau=tau)
+    torch.testing.assert_close(parts.strength + parts.other_strength, strength)
+    salient = [kind.where(kind.abs() >= tau, 0) for kind in (and_, or_)]
+    torch.testing.assert_close(parts.effect + parts.other_effect, order_effects(*salient))
+    for cancelled in (parts.cancelled, parts.other_cancelled):
+        known = cancelled[cancelled.isfinite()]
+        assert ((known >= -1e-12) & (known <= 1)).all()
+
+
+def test_a_sample_that_some_network_does_not_know_is_left_out_for_all():
+    and_, or_, tau = network(0)
+    reference = [kind.clone() if torch.is_tensor(kind) else kind for kind in network(1)]
+    and_[0, 3], reference[1][1, 5] = math.inf, math.nan
+    parts = generalizing_parts(and_, or_, [tuple(reference), network(2)], tau=tau)
+    for values in (parts.strength, parts.effect, parts.other_strength, parts.other_effect):
+        assert values.isnan().all(-1).tolist() == [True, True, False, False]
+    generalizing = generalizing_strength(and_, or_, [tuple(reference), network(2)], tau=tau)
+    assert generalizing.isnan().all(-1).tolist() == [True, True, False, False]
+    strength = order_strength(and_, or_, tau)
+    left = slice(2, None)
+    assert generalizing_share(generalizing, strength) == generalizing_share(generalizing[left], strength[left])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda a, o: (a, o, []), "references must hold .* at least one network, but is empty"),
+        (lambda a, o: (a, o, (a, o, 0.1)), r"references\[0\] must be \(and_, or_, tau\)"),
+        (lambda a, o: (a, o[:2], [(a, o, 0.1)]), "and_ and or_ must have one shape"),
+        (lambda a, o: (a, o, [(a, o, 0.1), (a[:2], o, 0.1)]), r"references\[1\]: and_ is \(2, 8\), but the network's"),
+        (lambda a, o: (a, o, [(a, None, 0.1)]), "the reference has no OR interactions and the network has"),
+        (lambda a, o: (a, None, [(a, o, 0.1)]), "the network has no OR interactions and the reference has"),
+        (lambda a, o: (a[:, :7], o[:, :7], [(a, o, 0.1)]), "all 2.* coalitions"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, message):
+    and_, or_, _ = network(0)
+    for function in (generalizing_strength, generalizing_parts):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments(and_, or_), tau=0.1)
+
+
+def test_the_share_weighs_samples_by_their_strength():
+    strength = torch.tensor([[3.0, 1.0], [10.0, 0.0], [0.0, 6.0]])
+    generalizing = torch.tensor([[3.0, 0.0], [5.0, 0.0], [0.0, 0.0]])
+    low, share, high = generalizing_share(generalizing, strength)
+    assert share == pytest.approx(8 / 20)
+    assert 0 <= low < share < high <= 1
+    assert generalizing_share(generalizing[:, [0]], strength[:, [0]]).share == pytest.approx(8 / 13)
+    assert all(math.isnan(x) for x in generalizing_share(torch.zeros(3, 2), torch.zeros(3, 2)))
+    assert generalizing_share(generalizing[:1], strength[:1]) == (0.0, 0.75, 1.0)
+    with pytest.raises(ValueError, match=r"must both be \(samples, orders\)"):
+        generalizing_share(generalizing[:2], strength)
+    with pytest.raises(ValueError, match="level must lie between 0 and 1"):
+        generalizing_share(generalizing, strength, level=95)
+
+
+def test_the_interval_of_a_share_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    whole = generator.lognormal(0, 0.5, (2000, 25))
+    part = whole * generator.beta(6, 4, whole.shape)
+    covered = [
+        low <= 0.6 <= high
+        for low, _, high in (share_interval(torch.tensor(p), torch.tensor(w)) for p, w in zip(part, whole, strict=True))
+    ]
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_influence_is_the_derivative_by_a_samples_weight():
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.rand(6, generator=generator, dtype=torch.float64) + 0.5
+    part = whole * torch.rand(6, generator=generator, dtype=torch.float64)
+    step = 1e-6
+    for index, influence in enumerate(share_influence(part, whole).tolist()):
+        weight = torch.ones(6, dtype=torch.float64)
+        weight[index] += step
+        moved = (weight * part).sum() / (weight * whole).sum() - part.sum() / whole.sum()
+        assert float(moved) / step * 6 == pytest.approx(influence, abs=1e-5)
+
+
+def test_the_metric_does_not_depend_on_batches():
+    v = torch.randn(6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    and_, or_, _ = network(0, samples=6)
+    references = [network(seed, samples=6) for seed in (1, 2)]
+    whole, parts = GeneralizingStrength(n_players=3), GeneralizingStrength(n_players=3)
+    whole.update(v, and_, or_, references)
+    for rows in (slice(0, 1), slice(1, 1), slice(1, 6)):
+        parts.update(v[rows], and_[rows], or_[rows], [(a[rows], o[rows], tau) for a, o, tau in references])
+    tau = 0.03 * (v[:, -1] - v[:, 0]).abs().mean()
+    generalizing = generalizing_strength(and_, or_, references, tau=tau)
+    strength = order_strength(and_, or_, tau)
+    low, share, high = generalizing_share(generalizing, strength)
+    for result in (whole.compute(), parts.compute()):
+        interval = [result[name].item() for name in ("share_low", "share", "share_high")]
+        assert interval == pytest.approx([low, share, high])
+        torch.testing.assert_close(result["generalizing"], generalizing.mean(0))
+        torch.testing.assert_close(result["strength"], strength.mean(0))
+        torch.testing.assert_close(result["share_by_order"], generalizing.sum(0) / strength.sum(0))
+
+
+def test_the_metric_leaves_out_samples_that_are_not_finite_and_draws():
+    v = torch.randn(4, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    and_, or_, _ = network(0)
+    reference = network(1)
+    whole, some = GeneralizingStrength(n_players=3), GeneralizingStrength(n_players=3)
+    some.update(v[1:], and_[1:], or_[1:], [(reference[0][1:], reference[1][1:], reference[2])])
+    reference[0][0, 2] = math.nan
+    whole.update(v, and_, or_, [reference])
+    assert whole.compute()["share"] == some.compute()["share"]
+    alone = GeneralizingStrength(n_players=3)
+    alone.update(v, and_, None, [(reference[0], None, 0.4)])
+    assert 0 <= alone.compute()["share"] <= 1
+    for drawn in (some.plot()[1], some.plot([some.compute(), whole.compute()])[1]):
+        assert drawn.get_ylabel()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_players": 0}, "n_players must be at least 1"),
+        ({"n_players": 2, "fraction": -1}, "fraction must be at least 0"),
+        ({"n_players": 2, "level": 1}, "level must lie between 0 and 1"),
+    ],
+)
+def test_bad_arguments_of_the_metric_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GeneralizingStrength(**arguments)
+
+
+def test_the_metric_names_what_does_not_fit():
+    metric = GeneralizingStrength(n_players=3)
+    and_, or_, _ = network(0, n=2)
+    with pytest.raises(ValueError, match=r"must be \(samples, 8\), as n_players is 3"):
+        metric.update(and_, and_, or_, [(and_, or_, 0.1)])
+
+
+def test_held_interactions_do_not_depend_on_the_networks_threshold():
+    and_, or_, _ = network(0)
+    references = [network(1)]
+    held = held_interactions(and_, or_, references)
+    for tau in (0.0, 0.5, 1.0):
+        torch.testing.assert_close(order_strength(*held, tau), generalizing_strength(and_, or_, references, tau=tau))
