@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from interaction_monitor import InteractionMonitor, console
-from interaction_monitor.pictures import figures
+from interaction_monitor import InteractionMonitor
 from interaction_monitor.players import FeaturePatches
+from interaction_monitor.plots import run_figures, run_text
 
 
 class LeNet(L.LightningModule):
@@ -109,8 +109,8 @@ def main() -> None:
     assert monitor.observer is not None
     history = monitor.observer.history
     picture = Path(trainer.log_dir or ".") / "story.png"
-    figures.story(history).savefig(picture, dpi=110)
-    print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
+    run_figures.story(history).savefig(picture, dpi=110)
+    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n")
     print(f"The whole story in one picture: {picture}")
     print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {arguments.out}")
 

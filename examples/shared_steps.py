@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples import training
-from interaction_monitor.comparison import Comparison, figures, panels, words
+from interaction_monitor.comparison import Comparison
+from interaction_monitor.plots import comparison_figures, comparison_tensorboard, comparison_text
 
 
 def options(description: str | None, out: str, **defaults: int) -> argparse.Namespace:
@@ -46,11 +47,11 @@ def accuracy(network: nn.Module, data: TensorDataset) -> float:
 
 def conclude(comparison: Comparison, out: Path) -> None:
     """Print the tables, save the pictures and write a TensorBoard run."""
-    print(f"\n{words.table(comparison)}\n")
-    print("\n".join([words.verdict(comparison), *words.findings(comparison)]))
+    print(f"\n{comparison_text.table(comparison)}\n")
+    print("\n".join([comparison_text.verdict(comparison), *comparison_text.findings(comparison)]))
     out.mkdir(parents=True, exist_ok=True)
-    pictures = figures.draw_all(comparison)
+    pictures = comparison_figures.draw_all(comparison)
     for name, picture in pictures.items():
         (out / f"{name}.png").write_bytes(picture)
-    panels.write(comparison, out, pictures=pictures)
+    comparison_tensorboard.write(comparison, out, pictures=pictures)
     print(f"\nPictures and a TensorBoard run: {out}")

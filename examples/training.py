@@ -21,10 +21,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from examples.datasets import Data
-from interaction_monitor import InteractionMonitor, console
+from interaction_monitor import InteractionMonitor
 from interaction_monitor.history import History
-from interaction_monitor.pictures import figures
 from interaction_monitor.players import Players
+from interaction_monitor.plots import run_figures, run_text
 from interaction_monitor.schedule import LogSpaced, Schedule
 
 
@@ -213,7 +213,7 @@ def schedule(epochs: int) -> Schedule:
 def conclude(history: History, folder: Path) -> None:
     """Print the run as a table and a sentence, and draw it."""
     picture = folder / "story.png"
-    figures.story(history).savefig(picture, dpi=110)
-    print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
+    run_figures.story(history).savefig(picture, dpi=110)
+    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n")
     print(f"The whole story in one picture: {picture}")
     print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {folder}")

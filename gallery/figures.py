@@ -15,7 +15,7 @@ from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES
 from gallery.stored import RESULTS, load_all, read
 from interaction_monitor.functional import first_high_order
-from interaction_monitor.moments import telling_columns
+from interaction_monitor.history.landmarks import telling_columns
 
 IMAGES = RESULTS.parent.parent / "docs" / "images"
 REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.carry_over import from_before, from_training
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.history import History, Row
+from interaction_monitor.history.persistence import from_before, from_training
+from interaction_monitor.history.summary import summarise
 from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret, require_settings
-from interaction_monitor.noise import complaint
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
-from interaction_monitor.summary import summarise
+from interaction_monitor.rounding_check import complaint
 
 
 class Observer:

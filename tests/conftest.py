@@ -82,12 +82,12 @@ def make_planted_run():
         order_strength,
         orders,
     )
+    from interaction_monitor.history.summary import summarise
     from interaction_monitor.measurement import Measurement
     from interaction_monitor.phases import PhaseState
     from interaction_monitor.players.base import PlayerMap
     from interaction_monitor.probe import Probe
     from interaction_monitor.record import Record
-    from interaction_monitor.summary import summarise
     from interaction_monitor.theory import predict_and_or
 
     def make(folder, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or", **more):

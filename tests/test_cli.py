@@ -17,10 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor import cli
 from interaction_monitor.history import History, Row
-from interaction_monitor.overlay import Overlay, Trend, lay_over, panels, words
-from interaction_monitor.overlay.figures import bars, noise_level
+from interaction_monitor.plots import theory_tensorboard, theory_text
+from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit
+from interaction_monitor.theory.overlay import Overlay, Trend, lay_over
 
 PICTURES = ("theory_bars.png", "theory_noise_level.png")
 
@@ -129,7 +130,7 @@ class TestOverlay:
         assert overlay.places == ["epoch 0", "epoch 1", "epoch 2"]
         often = replace(overlay, history=History(replace(row, epoch=row.step // 2) for row in overlay.history))
         assert often.places == ["step 0", "step 1", "step 2"]
-        assert [line.split()[0] for line in words.table(often).splitlines()] == ["step", "0", "1", "2"]
+        assert [line.split()[0] for line in theory_text.table(often).splitlines()] == ["step", "0", "1", "2"]
 
     def test_the_worst_match_is_one_of_phase_two(self):
         overlay = overlay_of([0.9, 0.1, 0.4, 0.2], [1.0, 1.0, 1.0, 1.0], turn=1)
@@ -209,9 +210,9 @@ class TestTheory:
         with SummaryWriter(str(run)) as writer:
             writer.add_scalar("interactions/mean_order", 3.0, 0)
         assert cli.main(["theory", str(record.folder)]) == 0
-        monkeypatch.setattr(panels, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
+        monkeypatch.setattr(theory_tensorboard, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
         for name in ("interactions", "attention"):  # again, and that of a second monitor
-            panels.write(lay_over(record), run, name=name)
+            theory_tensorboard.write(lay_over(record), run, name=name)
         assert len(list(run.glob("events.out.tfevents.*"))) == 3
         board = EventAccumulator(str(run), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
         overlay = lay_over(record)
@@ -376,7 +377,13 @@ class TestProgram:
 
     def test_a_terminal_without_unicode(self, planted_run):
         done = subprocess.run(
-            [sys.executable, "-m", "interaction_monitor.cli", "theory", str(planted_run().folder)],
+            [
+                sys.executable,
+                "-c",
+                "from interaction_monitor.cli import main; main()",
+                "theory",
+                str(planted_run().folder),
+            ],
             capture_output=True,
             env=os.environ | {"PYTHONIOENCODING": "ascii"},
             timeout=120,

@@ -22,11 +22,8 @@ from interaction_monitor.comparison import (
     compare,
     compare_networks,
     compare_outputs,
-    figures,
-    words,
 )
-from interaction_monitor.comparison.alike import Measured, refuse_different
-from interaction_monitor.comparison.page import page
+from interaction_monitor.comparison.comparable import Measured, refuse_different
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.functional import (
     and_outputs,
@@ -38,7 +35,9 @@ from interaction_monitor.functional import (
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.plots import comparison_figures, comparison_text
 from interaction_monitor.record import Record
+from interaction_monitor.report.comparison_page import page
 
 N, SAMPLES = 5, 6
 NAMES = tuple(tuple(f"word{player}" for player in range(N)) for _ in range(SAMPLES))
@@ -91,26 +90,26 @@ def test_shared_extraction_shares_more_and_the_control_less():
 
 def test_equal_networks_share_all_in_every_table():
     result = compare_outputs(outputs(1).repeat(3, 1, 1), names=["a", "b", "c"])
-    ks = words.strengths_of_interest(N)
+    ks = comparison_text.strengths_of_interest(N)
     for extraction in result.extractions[:3]:
-        assert words.powers(extraction, ks) == ([1.0] * len(ks), [1.0] * len(ks))
-        every, shared = words.shared_by_order(extraction)
+        assert comparison_text.powers(extraction, ks) == ([1.0] * len(ks), [1.0] * len(ks))
+        every, shared = comparison_text.shared_by_order(extraction)
         assert every == pytest.approx(shared)
-    notes = [sentence for sentence in words.findings(result) if "the same network" in sentence]
+    notes = [sentence for sentence in comparison_text.findings(result) if "the same network" in sentence]
     assert [note[:8] for note in notes] == ["a (numbe", "a (numbe", "b (numbe"]
-    text = words.table(result)
+    text = comparison_text.table(result)
     assert "1.00 / 1.00" in text
     assert "100%" in text
-    assert all("nan" not in line for line in [*text.splitlines()[:6], *words.findings(result)])
+    assert all("nan" not in line for line in [*text.splitlines()[:6], *comparison_text.findings(result)])
 
 
 def test_sign_agreement_counts_what_is_shared():
     effects = torch.tensor([[[9.0, 3.0, -2.0, 1.0]], [[9.0, 3.0, 2.0, 0.0]]])
     extraction = Extraction("", effects, torch.zeros_like(effects))
-    assert words.sign_agreement(extraction, 2) == 0.5
-    assert words.sign_agreement(extraction, 1) == 1.0
+    assert comparison_text.sign_agreement(extraction, 2) == 0.5
+    assert comparison_text.sign_agreement(extraction, 1) == 1.0
     nothing = Extraction("", torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
-    assert math.isnan(words.sign_agreement(nothing, 2))
+    assert math.isnan(comparison_text.sign_agreement(nothing, 2))
 
 
 def test_leaves_out_samples_that_one_network_has_no_outputs_for():
@@ -131,7 +130,7 @@ def test_leaves_out_samples_that_one_network_has_no_outputs_for():
 def test_one_sample_has_no_control():
     result = compare_outputs(torch.stack((outputs(1), outputs(2)))[:, :1])
     assert result.control is None
-    assert not any("unrelated" in sentence for sentence in words.findings(result))
+    assert not any("unrelated" in sentence for sentence in comparison_text.findings(result))
 
 
 def test_records_give_their_last_or_the_asked_measurement(record):
@@ -187,17 +186,19 @@ def test_refuses_records_of_other_samples_or_players_and_says_what_differs(recor
 
 def test_pictures_show_what_the_tables_say():
     result = compare_outputs(torch.stack((outputs(1), outputs(2))), names=["small", "large"], player_names=NAMES)
-    ks = words.strengths_of_interest(N)
-    and_axes, or_axes = figures.generalization(result).axes
+    ks = comparison_text.strengths_of_interest(N)
+    and_axes, or_axes = comparison_figures.generalization(result).axes
     for kind, ax in enumerate((and_axes, or_axes)):
         drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-        assert drawn == {extraction.name: words.powers(extraction, ks)[kind] for extraction in result.extractions}
-    assert [ax.get_title(loc="left") for ax in figures.sparsity(result).axes] == ["small", "large"]
-    heights = [patch.get_height() for patch in figures.orders(result).axes[2].patches]
+        assert drawn == {
+            extraction.name: comparison_text.powers(extraction, ks)[kind] for extraction in result.extractions
+        }
+    assert [ax.get_title(loc="left") for ax in comparison_figures.sparsity(result).axes] == ["small", "large"]
+    heights = [patch.get_height() for patch in comparison_figures.orders(result).axes[2].patches]
     shared = [sum(abs(h) for h in heights[2 * N :])]
     assert len(heights) == 4 * N
     assert shared[0] <= sum(abs(h) for h in heights[: 2 * N])
-    labels = [label.get_text() for label in figures.patterns(result, 2).axes[1].get_yticklabels()]
+    labels = [label.get_text() for label in comparison_figures.patterns(result, 2).axes[1].get_yticklabels()]
     assert labels
     assert all("word" in label for label in labels)
     assert any(" ∧ " in label or " ∨ " in label for label in labels)
@@ -208,10 +209,10 @@ def test_pictures_stand_networks_that_share_nothing_or_do_nothing():
     apart[0, 1:, 1::2] = 1.0  # player 0 against player 1; the first sample is constant
     apart[1, 1:, 2::4] = apart[1, 1:, 3::4] = 1.0
     result = compare_outputs(apart)
-    for picture in figures.PICTURES.values():
+    for picture in comparison_figures.PICTURES.values():
         picture(result).canvas.draw()
-    words.table(result)
-    words.findings(result)
+    comparison_text.table(result)
+    comparison_text.findings(result)
 
 
 def stand_ins() -> dict[str, bytes]:
@@ -219,7 +220,7 @@ def stand_ins() -> dict[str, bytes]:
     figure = Figure(figsize=(0.1, 0.1))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return dict.fromkeys(figures.PICTURES, buffer.getvalue())
+    return dict.fromkeys(comparison_figures.PICTURES, buffer.getvalue())
 
 
 def refused(capsys, *argv) -> str:
@@ -233,20 +234,20 @@ def test_the_command_writes_tables_pictures_and_tensorboard(record, tmp_path: Pa
     first, second = record("a", outputs(1), outputs(2)), record("b", outputs(3))
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(figures, "draw_all", lambda comparison, sample: stand_ins())
+        patched.setattr(comparison_figures, "draw_all", lambda comparison, sample: stand_ins())
         assert cli.main(["compare", str(first.folder), "--epoch", "0", "10", "--out", str(out)]) == 0
     assert "epoch 0" in capsys.readouterr().out
     # replaces what the first wrote
     assert cli.main(["compare", str(first.folder), str(second.folder), "--out", str(out), "--sample", "1"]) == 0
     printed = capsys.readouterr().out
-    assert words.table(compare([first, second])) in printed
+    assert comparison_text.table(compare([first, second])) in printed
     assert (out / "comparison.txt").read_text(encoding="utf-8").strip() in printed
-    assert {path.stem for path in out.glob("*.png")} == set(figures.PICTURES)
+    assert {path.stem for path in out.glob("*.png")} == set(comparison_figures.PICTURES)
     events = EventAccumulator(str(out)).Reload()
-    assert len(events.Scalars("comparison/s_and/shared")) == len(words.strengths_of_interest(N))
-    assert set(events.Tags()["images"]) == {f"comparison/{name}" for name in figures.PICTURES}
+    assert len(events.Scalars("comparison/s_and/shared")) == len(comparison_text.strengths_of_interest(N))
+    assert set(events.Tags()["images"]) == {f"comparison/{name}" for name in comparison_figures.PICTURES}
     html = (out / "comparison.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == len(figures.PICTURES)
+    assert html.count("data:image/png;base64,") == len(comparison_figures.PICTURES)
 
 
 def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
@@ -264,7 +265,7 @@ def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
 
 def test_the_outputs_miss_at_most_the_noise_terms():
     result = compare_outputs(torch.stack((outputs(1), outputs(2))), names=["small", "large"])
-    axes = figures.matching(result, 3).axes
+    axes = comparison_figures.matching(result, 3).axes
     v = result.v[0, 3]
     drawn = axes[0].lines[-1].get_ydata()
     assert list(drawn) == sorted(v.tolist(), reverse=True)
@@ -286,10 +287,10 @@ def test_a_page_needs_nothing_else_and_shows_names_as_text():
     assert "&lt;script&gt;alert(1)" in html
     assert "large &amp; wide" in html
     assert "http" not in html.replace("http-equiv", "")
-    assert html.count("data:image/png;base64,") == len(figures.PICTURES)
+    assert html.count("data:image/png;base64,") == len(comparison_figures.PICTURES)
     result = compare_outputs(v)
-    assert f"{words.powers(result.shared, [5])[0][0]:.2f} / " in html
-    assert words.shared_percentages(result.shared)[-1] in html
+    assert f"{comparison_text.powers(result.shared, [5])[0][0]:.2f} / " in html
+    assert comparison_text.shared_percentages(result.shared)[-1] in html
 
 
 def network(seed: int, **changed) -> Network:
@@ -369,7 +370,7 @@ def test_the_command_takes_checkpoints_and_a_factory(tmp_path: Path, capsys, mon
     (tmp_path / "broken_factory_of_this_test.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in sys.path if path])
-    monkeypatch.setattr(figures, "draw_all", lambda comparison, sample: stand_ins())
+    monkeypatch.setattr(comparison_figures, "draw_all", lambda comparison, sample: stand_ins())
     for folder in ("a", "b"):
         torch.manual_seed(ord(folder))
         (tmp_path / folder).mkdir()

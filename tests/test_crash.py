@@ -468,7 +468,7 @@ def test_a_run_that_was_stopped_goes_on_in_its_record(tmp_path):
 )
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, saving, monkeypatch):
     monkeypatch.setattr(
-        "interaction_monitor.pictures.panels.PICTURES", {"story": lambda history: Figure(figsize=(1, 1))}
+        "interaction_monitor.plots.tensorboard.PICTURES", {"story": lambda history: Figure(figsize=(1, 1))}
     )
 
     def logger(folder):

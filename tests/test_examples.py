@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from interaction_monitor.pictures import panels
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.record import Record
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
@@ -68,7 +68,7 @@ def data(tmp_path_factory):
     ],
 )
 def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(panels, "PICTURES", {})  # they take seconds
+    monkeypatch.setattr(tensorboard, "PICTURES", {})  # they take seconds
     script = importlib.import_module(f"examples.{name}")
     script.main([*SMALLEST, "--network", network, "--data", str(data), "--out", str(tmp_path / "run")])
     history = Record.open(tmp_path / "run/version_0/interactions").history
@@ -81,7 +81,7 @@ def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch
 
 
 def test_the_seed_decides_all_of_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(panels, "PICTURES", {})
+    monkeypatch.setattr(tensorboard, "PICTURES", {})
     script = importlib.import_module("examples.breast_cancer")
     rows = []
     for number, seed in enumerate((3, 3, 4)):

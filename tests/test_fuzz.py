@@ -24,15 +24,15 @@ import torch
 
 from interaction_monitor.callbacks.resume import check, restore, state_of
 from interaction_monitor.functional import and_outputs, orders
+from interaction_monitor.history.summary import summarise
 from interaction_monitor.measurement import interpret
 from interaction_monitor.observer import Observer
-from interaction_monitor.overlay import NoOverlayError, lay_over
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.schedule import Budget
-from interaction_monitor.summary import summarise
+from interaction_monitor.theory.overlay import NoOverlayError, lay_over
 
 INPUTS = int(os.environ.get("INTERACTION_MONITOR_FUZZ", "300"))
 SEED = int(os.environ.get("INTERACTION_MONITOR_FUZZ_SEED", "0"))

@@ -12,8 +12,8 @@ from transformers_runs import VOCABULARY, positions, sentences, told, trained
 from interaction_monitor import Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.language import last_token_logits, most_probable
-from interaction_monitor.pictures import figures, panels
 from interaction_monitor.players import Words
+from interaction_monitor.plots import run_figures, tensorboard
 from interaction_monitor.record import Record
 from interaction_monitor.stopping import StopRule
 
@@ -21,7 +21,7 @@ from interaction_monitor.stopping import StopRule
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds; the run that all share has them."""
-    monkeypatch.setattr(panels, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,10 @@ def test_the_record_and_the_panels_hold_the_run(run):
     assert [event.step for event in orders] == [0, 3, 6, 9]
     assert [event.value for event in orders] == pytest.approx([row.mean_order for row in record.history])
     assert [event.step for event in events.Scalars("interactions/test_loss")] == [3, 6, 9]
-    assert events.Images("interactions/story")[-1].width == figures.to_image(figures.story(record.history)).shape[1]
+    assert (
+        events.Images("interactions/story")[-1].width
+        == run_figures.to_image(run_figures.story(record.history)).shape[1]
+    )
 
 
 def test_evaluations_carry_the_latest_numbers(tmp_path):

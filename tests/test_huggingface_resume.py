@@ -13,15 +13,15 @@ from transformers_runs import VOCABULARY, positions, sentences, told, trained
 from interaction_monitor import Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.measurement import Thresholds
-from interaction_monitor.pictures import panels
 from interaction_monitor.players import Words
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.record import Record
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(panels, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
 
 
 class CrashError(Exception):

@@ -112,7 +112,7 @@ def test_pictures_that_fail_cost_the_pictures_only(net, loaders, make_trainer, m
     def fail(history):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr("interaction_monitor.pictures.panels.PICTURES", {"story": fail})
+    monkeypatch.setattr("interaction_monitor.plots.tensorboard.PICTURES", {"story": fail})
     trainer = make_trainer(monitor())
     said = caught_warnings(lambda: trainer.fit(net, *loaders))
     assert sum("drawing the pictures failed and training goes on" in text for text in said) == 1

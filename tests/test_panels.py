@@ -17,9 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor import moments
-from interaction_monitor.history import History, Row
-from interaction_monitor.pictures import charts, figures, panels
+from interaction_monitor.history import History, Row, landmarks
+from interaction_monitor.plots import charts, run_figures, tensorboard
 
 N = 10
 
@@ -77,7 +76,7 @@ def history():
 
 
 def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
-    columns = moments.telling_columns(history)
+    columns = landmarks.telling_columns(history)
     assert columns[0] == 0
     assert columns[-1] == 60
     assert columns[2] == 10
@@ -87,7 +86,7 @@ def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
 
 @pytest.mark.parametrize("last", range(12))
 def test_few_measurements(last):
-    columns = moments.telling_columns(make_history(last))
+    columns = landmarks.telling_columns(make_history(last))
     assert len(columns) == min(last + 1, 6)
     assert columns == sorted(set(columns))
     assert columns[0] == 0
@@ -96,14 +95,14 @@ def test_few_measurements(last):
 
 @pytest.mark.parametrize("onset", [1, 2, 30, 55, 56])
 def test_the_onset_has_a_column_wherever_it_is(onset):
-    columns = moments.telling_columns(make_history(onset=onset))
+    columns = landmarks.telling_columns(make_history(onset=onset))
     assert {0, onset, 60} <= set(columns)
     assert len(columns) == 6
 
 
 def test_columns_without_salient_interactions():
     rows = [row.to_primitives() | {"mean_order": float("nan")} for row in make_history(30)]
-    columns = moments.telling_columns(History.from_primitives(rows))
+    columns = landmarks.telling_columns(History.from_primitives(rows))
     assert len(columns) == 6
     assert columns[-1] == 30
 
@@ -180,10 +179,10 @@ def test_phases_while_nothing_is_known():
 
 def test_steps_are_the_axis_where_an_epoch_is_measured_several_times():
     history = make_history(same_epoch=True)
-    values, unit = moments.positions(history)
+    values, unit = landmarks.positions(history)
     assert unit == "optimizer step"
     assert values[-1] == 600
-    assert moments.onset_index(history) == int(np.argmin(history.column("mean_order")))
+    assert landmarks.onset_index(history) == int(np.argmin(history.column("mean_order")))
 
 
 def test_losses_that_are_logged_now_and_then_are_joined():
@@ -200,7 +199,7 @@ def test_losses_that_are_logged_now_and_then_are_joined():
 # Whole figures
 
 
-@pytest.mark.parametrize("make", [*panels.PICTURES.values()], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [*tensorboard.PICTURES.values()], ids=lambda make: make.__name__)
 def test_figures_of_every_kind_of_run(make):
     runs = [
         make_history(),
@@ -215,7 +214,7 @@ def test_figures_of_every_kind_of_run(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for run in runs:
-            image = figures.to_image(make(run))
+            image = run_figures.to_image(make(run))
             assert image.dtype == np.uint8
             assert image.shape[2] == 3
             assert image.std() > 5, "an empty page"
@@ -226,7 +225,7 @@ def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
         replace(row, persisted=tuple(0.5 * x for x in row.strength), vanished=tuple(0.25 * x for x in row.strength))
         for row in history
     ]
-    axes = figures.carry_over(History([history[0], *rows[1:]])).axes
+    axes = run_figures.carry_over(History([history[0], *rows[1:]])).axes
     tops = [part.get_paths()[0].vertices[:, 1].max() for part in axes[0].collections]
     np.testing.assert_allclose(tops, [0.4, 0.8, 1.0])
     shown = axes[1].collections[0].get_array()
@@ -238,7 +237,7 @@ def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
 
     effect = (1.0, 0.5, 0.25, 0.1, *(0.0,) * 6)
     more = {"effect": effect, "train_effect": effect[::-1], "similarity": (0.5,) * N}
-    axes = figures.carry_over(History([replace(row, **more) for row in rows])).axes
+    axes = run_figures.carry_over(History([replace(row, **more) for row in rows])).axes
     lines = {line.get_label(): line for line in axes[2].lines}
     assert {"orders 1 to 3, probe samples", "orders 4 and above, training samples"} <= set(lines)
     heights = [line.get_ydata()[0] for line in axes[2].lines if len(line.get_xdata()) == len(rows)]
@@ -247,13 +246,13 @@ def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
 
 
 def test_a_figure_of_nothing_says_so():
-    for make in panels.PICTURES.values():
+    for make in tensorboard.PICTURES.values():
         with pytest.raises(ValueError, match="history is empty"):
             make(History())
 
 
 def test_the_story_says_what_happened(history):
-    figure = figures.story(history)
+    figure = run_figures.story(history)
     title = figure.get_suptitle().replace("\n", " ")
     assert "epoch 10" in title
     assert title.endswith("epoch 30.")
@@ -266,9 +265,9 @@ def test_the_story_says_what_happened(history):
 
 def test_a_users_style_and_pyplot_are_left_alone(history):
     with matplotlib.rc_context({"font.size": 31, "axes.titlesize": 40, "axes.facecolor": "black"}):
-        dressed = figures.to_image(figures.heat_map(history))
+        dressed = run_figures.to_image(run_figures.heat_map(history))
         assert matplotlib.rcParams["font.size"] == 31
-    np.testing.assert_array_equal(dressed, figures.to_image(figures.heat_map(history)))
+    np.testing.assert_array_equal(dressed, run_figures.to_image(run_figures.heat_map(history)))
 
 
 def test_pyplot_is_never_imported():
@@ -293,8 +292,8 @@ def written(tmp_path_factory, history):
     folder = tmp_path_factory.mktemp("events")
     writer = SummaryWriter(folder)
     for i, row in enumerate(history):
-        panels.write_measurement(writer, history[: i + 1], step=row.step)
-    panels.write_figures(writer, history, step=600, pictures=("heat_map", "order_rows"))
+        tensorboard.write_measurement(writer, history[: i + 1], step=row.step)
+    tensorboard.write_figures(writer, history, step=600, pictures=("heat_map", "order_rows"))
     writer.close()
     events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "images": 0, "tensors": 0})
     events.Reload()
@@ -375,7 +374,7 @@ def test_two_monitors_share_one_writers_layout(tmp_path, history):
     writer = SummaryWriter(tmp_path)
     for i in range(3):
         for name in ("inputs", "features"):
-            panels.write_measurement(writer, history[: i + 1], name=name, step=i, losses=["my.loss"])
+            tensorboard.write_measurement(writer, history[: i + 1], name=name, step=i, losses=["my.loss"])
     writer.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -388,8 +387,8 @@ def test_two_monitors_share_one_writers_layout(tmp_path, history):
 @pytest.mark.parametrize("nothing", [[0.0] * 3, [float("nan")] * 3])
 def test_a_distribution_of_nothing_is_not_written(tmp_path, nothing):
     writer = SummaryWriter(tmp_path)
-    panels.write_histogram(writer, nothing, tag="orders", step=0)
-    panels.write_histogram(writer, [0.0, 3.0, 0.0], tag="orders", step=1)
+    tensorboard.write_histogram(writer, nothing, tag="orders", step=0)
+    tensorboard.write_histogram(writer, [0.0, 3.0, 0.0], tag="orders", step=1)
     writer.close()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -397,8 +396,8 @@ def test_a_distribution_of_nothing_is_not_written(tmp_path, nothing):
 
 
 def test_pictures_are_due_ever_more_rarely():
-    due = [n for n in range(1, 1001) if panels.ridge_due(n)]
+    due = [n for n in range(1, 1001) if tensorboard.ridge_due(n)]
     assert due[:4] == [1, 2, 3, 4]
     assert len(due) < 30
     assert all(b <= max(a + 1, 1.35 * a) for a, b in itertools.pairwise(due))
-    assert not panels.ridge_due(0)
+    assert not tensorboard.ridge_due(0)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interaction_monitor import changes
-from interaction_monitor.changes import Curve, median_jitter
 from interaction_monitor.functional import mean_order
-from interaction_monitor.phases import PhaseState, PhaseTracker
+from interaction_monitor.phases import PhaseState, PhaseTracker, change_tests
+from interaction_monitor.phases.change_tests import Curve, median_jitter
 
 RECORDED = Path(__file__).parent / "data" / "digits_histories.npz"
 
@@ -86,7 +85,7 @@ def test_false_alarms_are_no_more_often_than_alpha(name):
 )
 def test_without_either_test_the_same_nulls_give_false_alarms(test, name, monkeypatch):
     if test == "jitter":
-        monkeypatch.setattr(changes, "_pooled_jitter", lambda *_: (0.0, 5))
+        monkeypatch.setattr(change_tests, "_pooled_jitter", lambda *_: (0.0, 5))
     else:
         monkeypatch.setattr(Curve, "_paired", lambda *_: (math.inf, 1.0, 5))
     path, kind, spread, arguments = NULLS[name]

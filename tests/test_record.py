@@ -19,7 +19,7 @@ from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Progress, Record, RecordError, layout, storage
+from interaction_monitor.record import Progress, Record, RecordError, encoding, storage
 
 S, N = 3, 4
 
@@ -248,7 +248,7 @@ def test_what_was_measured_after_the_checkpoint_waits_until_it_is_measured_again
     record = Record.resume(copy, up_to=(0, 0))
     assert {row.position for row in record.waiting} == late == {(1, 10), (2, 20)}
     assert_same(
-        layout.read_measurement(copy / "set_aside" / "epoch_00002_step_00000020.npz", S, N), make_measurement(2)
+        encoding.read_measurement(copy / "set_aside" / "epoch_00002_step_00000020.npz", S, N), make_measurement(2)
     )
     record.write(make_measurement(7), make_row(1))
     assert [row.position for row in record.waiting] == [(2, 20)]
@@ -257,7 +257,7 @@ def test_what_was_measured_after_the_checkpoint_waits_until_it_is_measured_again
     again = Record.resume(copy, up_to=(0, 0))
     assert [row.position for row in again.waiting] == [(1, 10), (2, 20)]
     assert_same(
-        layout.read_measurement(copy / "set_aside" / "epoch_00001_step_00000010.npz", S, N), make_measurement(7)
+        encoding.read_measurement(copy / "set_aside" / "epoch_00001_step_00000010.npz", S, N), make_measurement(7)
     )
     again.write(make_measurement(8), make_row(2))
     assert not (copy / "set_aside").exists()

@@ -14,18 +14,18 @@ import torch
 from plotly.offline import get_plotlyjs
 
 from interaction_monitor import cli
-from interaction_monitor.comparison import figures
-from interaction_monitor.console import verdict
 from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
-from interaction_monitor.overlay import lay_over
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.plots import comparison_figures
+from interaction_monitor.plots.run_text import verdict
+from interaction_monitor.plots.sample_figures import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
-from interaction_monitor.report.checks import check
 from interaction_monitor.report.page import as_json
-from interaction_monitor.report.samples import choose, image_of, outline, strongest
+from interaction_monitor.report.reliability import check
+from interaction_monitor.theory.overlay import lay_over
 
 FIGURES = {
     "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
@@ -211,7 +211,9 @@ class TestWhatCarriesOver:
 
 class TestOtherNetworks:
     def test_what_they_share_is_told(self, planted_run, make_planted_run, tmp_path, monkeypatch):
-        monkeypatch.setattr(figures, "draw_all", lambda comparison: dict.fromkeys(figures.PICTURES, b""))
+        monkeypatch.setattr(
+            comparison_figures, "draw_all", lambda comparison: dict.fromkeys(comparison_figures.PICTURES, b"")
+        )
         record = planted_run()
         other = make_planted_run(tmp_path / "other" / "interactions", levels=(0.3, 0.1))
         page = Page(report_page(record, [other]))
@@ -278,9 +280,9 @@ class TestCommand:
         assert "choose another place by --out" in capsys.readouterr().err
 
     def test_says_how_to_get_plotly(self, planted_run, monkeypatch, capsys):
-        from interaction_monitor.commands import report
+        from interaction_monitor.cli import report_command
 
-        monkeypatch.setattr(report, "find_spec", lambda name: None)
+        monkeypatch.setattr(report_command, "find_spec", lambda name: None)
         assert cli.main(["report", str(planted_run().folder)]) == 2
         assert "pip install 'interaction-monitor[report]'" in capsys.readouterr().err
 

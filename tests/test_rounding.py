@@ -20,14 +20,14 @@ from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import and_interactions, noise_floor, orders
 from interaction_monitor.history import History
 from interaction_monitor.measurement import Thresholds
-from interaction_monitor.noise import complaint, largest_of_all
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
-from interaction_monitor.report.check_figures import noise_floor as noise_floor_figure
-from interaction_monitor.report.checks import check
+from interaction_monitor.report.reliability import check
+from interaction_monitor.report.reliability_charts import noise_floor as noise_floor_figure
+from interaction_monitor.rounding_check import complaint, largest_of_all
 
 
 def bfloat16():
@@ -309,7 +309,7 @@ class TestWhereItGoes:
     def test_transformers_casts_inside_the_model(self, tmp_path, monkeypatch):
         import transformers_runs as runs
 
-        monkeypatch.setattr("interaction_monitor.pictures.panels.write_figures", lambda *_, **__: None)
+        monkeypatch.setattr("interaction_monitor.plots.tensorboard.write_figures", lambda *_, **__: None)
         found = {}
         for bf16 in (False, True):
             _, watcher = runs.trained(tmp_path / str(bf16), bf16=bf16, max_steps=2, eval_strategy="no")

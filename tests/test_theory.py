@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from interaction_monitor.functional import and_outputs, or_interactions, or_outputs, order_strength, orders
+from interaction_monitor.plots.norm_ratio import norm_ratio_figure
 from interaction_monitor.theory import (
     fit_sigma2,
     jensen_shannon,
@@ -21,7 +22,6 @@ from interaction_monitor.theory import (
     predicted_strength,
     row_norms,
 )
-from interaction_monitor.theory.figures import norm_ratio_figure
 
 LEVELS = (1e-9, 1e-6, 1e-3, 0.1, 1.0, 10.0, 1e3)
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 
-from interaction_monitor import console
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._lightning_trainer import batches_of, say
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
+from interaction_monitor.plots import run_text
 from interaction_monitor.record import Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def tell(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observer, r
     """
     with monitor.faults.guard("writing the record"):
         observer.keep()
-    say(trainer, console.line(row, name=monitor.name, with_step=monitor.after_steps is not None))
+    say(trainer, run_text.line(row, name=monitor.name, with_step=monitor.after_steps is not None))
     values, guard = scalars(monitor, row), monitor.faults.guard
     loggers.publish(trainer.loggers, observer.history, values, name=monitor.name, step=step, guard=guard)
 
@@ -45,7 +45,7 @@ def conclude(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observe
     if len(history):
         step, guard = max(0, batches_of(trainer) - 1), monitor.faults.guard
         loggers.conclude(trainer.loggers, history, name=monitor.name, step=step, guard=guard)
-    say(trainer, f"{monitor.name}: {console.verdict(history, failure=monitor.faults.last)}")
+    say(trainer, f"{monitor.name}: {run_text.verdict(history, failure=monitor.faults.last)}")
     if len(history) and record is not None:
         resume.note(observer, Progress(checkpoint=trainer.global_step, finished=True), monitor.faults)
         say(trainer, f"{monitor.name}: recorded in {record.folder}")

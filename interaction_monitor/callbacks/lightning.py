@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks._arguments import (
@@ -39,6 +38,7 @@ from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
+from interaction_monitor.plots import run_text
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Budget, Schedule
@@ -240,7 +240,7 @@ class InteractionMonitor(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
         if self.observer is None:
-            say(trainer, f"{self.name}: {console.verdict((), failure=self.faults.last)}")
+            say(trainer, f"{self.name}: {run_text.verdict((), failure=self.faults.last)}")
             return
         if not self._measured(trainer, self.observer):
             metrics = dict(trainer.callback_metrics)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from interaction_monitor.callbacks._lightning_trainer import is_a
 from interaction_monitor.callbacks._rewind import rewind
 from interaction_monitor.history import PHASES, History, Row
-from interaction_monitor.pictures import figures, panels
+from interaction_monitor.plots import run_figures, tensorboard
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -105,11 +105,11 @@ def take_back_from(
         more: scalars beside those of every monitor, without `name`.
     """
     keys = (*_values(history[-1], name), f"{name}/overhead", *(f"{name}/{key}" for key in more))
-    text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{panels.RIDGES}"
+    text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{tensorboard.RIDGES}"
     tags = {f"{prefix}{key}": "scalars" for key in keys} | {text: "text"}
     tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
-    tags |= {f"{name}/{picture}": "images" for picture in panels.PICTURES}
-    own_steps = {text: 0, ridges: panels.n_ridges(len(history))}
+    tags |= {f"{name}/{picture}": "images" for picture in tensorboard.PICTURES}
+    own_steps = {text: 0, ridges: tensorboard.n_ridges(len(history))}
     rewind(writer, tags, steps=own_steps, step=step)
 
 
@@ -130,8 +130,8 @@ def publish(
         with guard(f"writing to {type(logger).__name__}"):
             logger.log_metrics(dict(values), step=step)
             if is_a(logger, "TensorBoardLogger"):
-                panels.write_measurement(logger.experiment, history, name=name, step=step)
-    if panels.picture_due(len(history)):
+                tensorboard.write_measurement(logger.experiment, history, name=name, step=step)
+    if tensorboard.picture_due(len(history)):
         draw(loggers, history, ("story",), name=name, step=step, guard=guard)
 
 
@@ -145,7 +145,7 @@ def conclude(loggers: Sequence[Any], history: History, *, name: str, step: int, 
         step: the loggers' step.
         guard: as in `introduce`.
     """
-    draw(loggers, history, tuple(panels.PICTURES), name=name, step=step, guard=guard)
+    draw(loggers, history, tuple(tensorboard.PICTURES), name=name, step=step, guard=guard)
     for logger in loggers:
         if is_a(logger, "TensorBoardLogger"):
             with guard(f"writing to {type(logger).__name__}"):
@@ -159,7 +159,7 @@ def draw(
     showing = [(logger, show) for logger in loggers if (show := shower(logger)) is not None]
     for picture in pictures if showing else ():
         with guard("drawing the pictures"):
-            figure = panels.PICTURES[picture](history)
+            figure = tensorboard.PICTURES[picture](history)
             for logger, show in showing:
                 with guard(f"giving a picture to {type(logger).__name__}"):
                     show(f"{name}/{picture}", figure, step)
@@ -169,10 +169,10 @@ def shower(logger: Any) -> Callable[[str, Figure, int], None] | None:
     """Return what shows a figure, given its tag and step, in this logger; None where it shows no pictures."""
     if is_a(logger, "TensorBoardLogger"):
         return lambda tag, figure, step: logger.experiment.add_image(
-            tag, figures.to_image(figure), step, dataformats="HWC"
+            tag, run_figures.to_image(figure), step, dataformats="HWC"
         )
     if is_a(logger, "WandbLogger"):
-        return lambda tag, figure, step: logger.log_image(tag, [figures.to_image(figure)], step=step)
+        return lambda tag, figure, step: logger.log_image(tag, [run_figures.to_image(figure)], step=step)
     if is_a(logger, "MLFlowLogger"):
         return lambda tag, figure, step: logger.experiment.log_figure(
             logger.run_id, figure, f"{tag}_step_{step:08d}.png"

@@ -14,7 +14,6 @@ try:
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor import console
 from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._arguments import (
@@ -33,8 +32,8 @@ from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.pictures import panels
 from interaction_monitor.players import Players
+from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Budget, Schedule
@@ -224,9 +223,9 @@ class InteractionTrainerCallback(TrainerCallback):
         if observer.ranks.rank == 0:
             if len(observer.history) and self._writer is not None:
                 with preserved_rng(), self.faults.guard("drawing the pictures"):
-                    panels.write_figures(self._writer, observer.history, name=self.name, step=state.global_step)
+                    tensorboard.write_figures(self._writer, observer.history, name=self.name, step=state.global_step)
                 self._writer.close()
-            print(f"{self.name}: {console.verdict(observer.history, failure=self.faults.last)}")
+            print(f"{self.name}: {run_text.verdict(observer.history, failure=self.faults.last)}")
             if len(observer.history) and observer.record is not None:
                 resume.note(observer, Progress(checkpoint=state.global_step, finished=True), self.faults)
                 print(f"{self.name}: recorded in {observer.record.folder}")
@@ -276,7 +275,7 @@ class InteractionTrainerCallback(TrainerCallback):
             if row is not None and self.observer.ranks.rank == 0:
                 with self.faults.guard("writing the record"):
                     self.observer.keep()
-                print(console.line(row, name=self.name, with_step=self.after_steps is not None))
+                print(run_text.line(row, name=self.name, with_step=self.after_steps is not None))
                 with self.faults.guard("writing the panels"):
                     self._write(self.observer, state.global_step)
 
@@ -292,6 +291,6 @@ class InteractionTrainerCallback(TrainerCallback):
         for key, value in values.items():
             if value is not None:
                 self._writer.add_scalar(key, value, step)
-        panels.write_measurement(self._writer, observer.history, name=self.name, step=step, losses=losses)
-        if panels.picture_due(len(observer.history)):
-            panels.write_figures(self._writer, observer.history, name=self.name, step=step, pictures=("story",))
+        tensorboard.write_measurement(self._writer, observer.history, name=self.name, step=step, losses=losses)
+        if tensorboard.picture_due(len(observer.history)):
+            tensorboard.write_figures(self._writer, observer.history, name=self.name, step=step, pictures=("story",))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from interaction_monitor.comparison.alike import Measured, NotComparableError, refuse_different
-from interaction_monitor.comparison.compared import Comparison, compare_outputs
+from interaction_monitor.comparison.comparable import Measured, NotComparableError, refuse_different
+from interaction_monitor.comparison.extraction import Comparison, compare_outputs
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, Players

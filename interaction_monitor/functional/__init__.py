@@ -1,6 +1,5 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
-from interaction_monitor.functional.carry_over import Turnover, order_effects, order_similarity, order_turnover
 from interaction_monitor.functional.coalitions import coalition, members, n_players, orders
 from interaction_monitor.functional.faithfulness import (
     matching_error,
@@ -30,9 +29,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_influence,
     mean_order_interval,
 )
-from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
-from interaction_monitor.functional.sparsest import SparsestAndOr, ToleranceNotMetWarning, sparsest_and_or
-from interaction_monitor.functional.strengths import (
+from interaction_monitor.functional.salient_orders import (
     first_high_order,
     high_order_share,
     mean_order,
@@ -42,12 +39,15 @@ from interaction_monitor.functional.strengths import (
     saliency_threshold,
     salient_counts,
 )
+from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
+from interaction_monitor.functional.sparsest import SparsestAndOr, ToleranceNotMetWarning, sparsest_and_or
 from interaction_monitor.functional.transforms import (
     and_interactions,
     and_outputs,
     or_interactions,
     or_outputs,
 )
+from interaction_monitor.functional.turnover import Turnover, order_effects, order_similarity, order_turnover
 
 __all__ = [
     "GeneralizingParts",

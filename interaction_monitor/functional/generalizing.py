@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interaction_monitor.functional.coalitions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
-from interaction_monitor.functional.strengths import order_strength
+from interaction_monitor.functional.salient_orders import order_strength
 
 Reference = tuple[Tensor, Tensor | None, float | Tensor]  # AND and OR interactions (..., 2^n), and their threshold
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional.strengths import mean_order, valid_rows
+from interaction_monitor.functional.salient_orders import mean_order, valid_rows
 
 
 class MeanOrderInterval(NamedTuple):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from interaction_monitor.history import History
-from interaction_monitor.record.layout import measurement_name
-from interaction_monitor.record.rows import NAME as ROWS
-from interaction_monitor.record.rows import read_rows, write_rows
+from interaction_monitor.record.encoding import measurement_name
 from interaction_monitor.record.storage import RecordError, copy_file, remove_leftovers
+from interaction_monitor.record.tables import NAME as ROWS
+from interaction_monitor.record.tables import read_rows, write_rows
 
 NAME = "set_aside"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import overload
 
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.record import layout
+from interaction_monitor.record import encoding
 
 
 def measurement_path(folder: Path, position: tuple[int, int]) -> Path:
     """Return the file of the measurement at (epoch, step)."""
     # Built from two numbers, never from text that a record holds: no name can lead out of the folder.
-    return folder / "measurements" / layout.measurement_name(*position)
+    return folder / "measurements" / encoding.measurement_name(*position)
 
 
 class Measurements(Sequence[Measurement]):
@@ -40,4 +40,4 @@ class Measurements(Sequence[Measurement]):
         if isinstance(index, slice):
             n_samples, n_players = self._sizes
             return Measurements(self._paths[index], n_samples=n_samples, n_players=n_players)
-        return layout.read_measurement(self._paths[index], *self._sizes)
+        return encoding.read_measurement(self._paths[index], *self._sizes)

@@ -25,7 +25,7 @@ from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import layout, manifest, rows
+from interaction_monitor.record import encoding, manifest, tables
 from interaction_monitor.record.aside import drop_measured, read_aside, set_aside
 from interaction_monitor.record.measurements import Measurements, measurement_path
 from interaction_monitor.record.progress import Progress, read_progress, write_progress
@@ -104,8 +104,8 @@ class Record:
         """
         folder = Path(folder)
         _require_free(folder)
-        player_facts, player_arrays = layout.describe_players(players)
-        probe_facts, probe_arrays = layout.describe_probe(probe)
+        player_facts, player_arrays = encoding.describe_players(players)
+        probe_facts, probe_arrays = encoding.describe_probe(probe)
         run = manifest.make(
             settings=dict(settings),
             n_samples=len(players.labels),
@@ -117,7 +117,7 @@ class Record:
         _remove_leftovers(folder)
         write_arrays(folder / "players.npz", player_arrays)
         write_arrays(folder / "probe.npz", probe_arrays)
-        rows.write_rows(folder / rows.NAME, History(), players.n_players)
+        tables.write_rows(folder / tables.NAME, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
         return cls(folder, run, History())
@@ -140,8 +140,8 @@ class Record:
         """
         folder = Path(folder)
         run = manifest.read(folder)
-        found = rows.read_rows(folder / rows.NAME, run["n_players"])
-        arrays = layout.measurement_arrays(run["n_samples"], run["n_players"])
+        found = tables.read_rows(folder / tables.NAME, run["n_players"])
+        arrays = encoding.measurement_arrays(run["n_samples"], run["n_players"])
         whole = History()
         left_out = []
         for row in found:
@@ -180,7 +180,7 @@ class Record:
         _remove_leftovers(record.folder)
         # A run that is killed in here has its measurements twice, never not at all.
         set_aside(record.folder, record.history[len(history) :], record.n_players)
-        rows.write_rows(record.folder / rows.NAME, history, record.n_players)
+        tables.write_rows(record.folder / tables.NAME, history, record.n_players)
         kept = {measurement_path(record.folder, row.position) for row in history}
         for path in record.folder.glob("measurements/*.npz"):
             if path not in kept:
@@ -212,7 +212,7 @@ class Record:
             copy_file(record.folder / name, target / name)
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
-        rows.write_rows(target / rows.NAME, history, record.n_players)
+        tables.write_rows(target / tables.NAME, history, record.n_players)
         manifest.write(target, dict(record._run))
         return cls(target, record._run, history)
 
@@ -230,9 +230,9 @@ class Record:
         if row.n_players != self.n_players:
             raise ValueError(f"the record has {self.n_players} players, the row {row.n_players}")
         history = History([*self.history, row])
-        arrays = layout.pack_measurement(measurement, self.n_samples, self.n_players)
+        arrays = encoding.pack_measurement(measurement, self.n_samples, self.n_players)
         write_arrays(measurement_path(self.folder, row.position), arrays)
-        rows.write_rows(self.folder / rows.NAME, history, self.n_players)
+        tables.write_rows(self.folder / tables.NAME, history, self.n_players)
         self.history = history
         with suppress(OSError):  # it is tried again at the next measurement
             drop_measured(self.folder, row.position, self.n_players)
@@ -288,7 +288,7 @@ class Record:
         Raises:
             RecordError: If `players.npz` is missing or damaged.
         """
-        return layout.read_players(self.folder / "players.npz", self._run)
+        return encoding.read_players(self.folder / "players.npz", self._run)
 
     @property
     def probe_inputs(self) -> Tensor | dict[str, Tensor]:
@@ -310,7 +310,7 @@ class Record:
 
     @cached_property
     def _probe(self) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
-        return layout.read_probe(self.folder / "probe.npz", self._run)
+        return encoding.read_probe(self.folder / "probe.npz", self._run)
 
 
 def _require_free(folder: Path) -> None:
@@ -320,7 +320,7 @@ def _require_free(folder: Path) -> None:
 
 def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
     try:
-        check_arrays(path, arrays, optional=layout.OPTIONAL)
+        check_arrays(path, arrays, optional=encoding.OPTIONAL)
     except RecordError as error:
         return error
     return None

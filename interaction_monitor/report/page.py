@@ -14,15 +14,16 @@ from plotly.offline import get_plotlyjs
 
 from interaction_monitor import __version__
 from interaction_monitor.comparison import compare
-from interaction_monitor.comparison.page import Shown, shown
-from interaction_monitor.console import verdict
 from interaction_monitor.history import History, Row
-from interaction_monitor.moments import onset_index
-from interaction_monitor.overlay import Overlay, lay_over, words
+from interaction_monitor.history.landmarks import onset_index
+from interaction_monitor.plots import theory_text
+from interaction_monitor.plots.run_text import verdict
+from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
-from interaction_monitor.report import carry_over_figures, check_figures, run_figures, theory_figures
-from interaction_monitor.report.checks import check
-from interaction_monitor.report.samples import Example, examples
+from interaction_monitor.report import persistence_charts, reliability_charts, run_charts, theory_charts
+from interaction_monitor.report.comparison_page import Shown, shown
+from interaction_monitor.report.reliability import check
+from interaction_monitor.theory.overlay import Overlay, lay_over
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,17 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     limits = record.settings.get("thresholds")
     limits = limits if isinstance(limits, dict) and with_or else {}
     figures = {
-        "curves": run_figures.curves(history),
-        "heat-map": run_figures.heat_map(history),
-        "orders": run_figures.order_slider(history),
-        "theory-bars": theory_figures.overlay_bars(overlay),
-        "noise-level": theory_figures.noise_level(overlay),
-        "matching-error": check_figures.matching_error(history, checks, bound=_number(limits.get("noise"))),
-        "solver-gap": check_figures.solver_gap(history, checks, tolerance=_number(limits.get("tol"))),
-        "sparsity": check_figures.sparsity(checks, names),
-        "precision": check_figures.precision(checks, names),
-        "noise-floor": check_figures.noise_floor(checks),
-        **carry_over_figures.known(history),
+        "curves": run_charts.curves(history),
+        "heat-map": run_charts.heat_map(history),
+        "orders": run_charts.order_slider(history),
+        "theory-bars": theory_charts.overlay_bars(overlay),
+        "noise-level": theory_charts.noise_level(overlay),
+        "matching-error": reliability_charts.matching_error(history, checks, bound=_number(limits.get("noise"))),
+        "solver-gap": reliability_charts.solver_gap(history, checks, tolerance=_number(limits.get("tol"))),
+        "sparsity": reliability_charts.sparsity(checks, names),
+        "precision": reliability_charts.precision(checks, names),
+        "noise-floor": reliability_charts.noise_floor(checks),
+        **persistence_charts.known(history),
     }
     return _render(
         record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
@@ -132,10 +133,10 @@ def _render(
         last=history[-1],
         stages=stages(history),
         overlay=overlay,
-        findings=words.findings(overlay),
+        findings=theory_text.findings(overlay),
         unit=overlay.places[0].split()[0],
-        theory_rows=words.rows(overlay),
-        why_grey=words.WHY_GREY,
+        theory_rows=theory_text.rows(overlay),
+        why_grey=theory_text.WHY_GREY,
         examples=drawn,
         with_or=with_or,
         carried="turnover" in figures,

@@ -1,0 +1,128 @@
+"""Finding and opening the record that a command is about."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from interaction_monitor.record import Record
+
+
+class CommandError(Exception):
+    """The command cannot do what it was asked; the message says why, and what to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command about one record takes."""
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it"
+    )
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="do without measurements whose files are missing or damaged"
+    )
+
+
+def find_record(folder: Path) -> Path:
+    """Find the record that a folder is or holds.
+
+    Args:
+        folder: A record's folder, or one with exactly one record somewhere below it.
+
+    Returns:
+        The record's folder.
+
+    Raises:
+        CommandError: If there is none, or several.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is no folder; give the folder of a run, as the monitor named it")
+    if (folder / "run.json").exists():
+        return folder
+    found = []
+    for at, below, files in os.walk(folder):
+        if {"run.json", "history.csv"} <= set(files):
+            found.append(Path(at))
+            # What lies in a record is a part of it: the training samples are kept as a record of their own.
+            below.clear()
+    if not found:
+        raise CommandError(f"{folder} holds no record (a folder with run.json); give the folder that the monitor named")
+    if len(found) > 1:
+        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, sorted(found)))}")
+    return found[0]
+
+
+def open_record(folder: Path, *, skip_damaged: bool) -> Record:
+    """Open the record that a folder is or holds, and say what is wrong with it.
+
+    A run that was killed leaves at most its last measurement without a row; that is no damage.
+
+    Args:
+        folder: As `find_record`.
+        skip_damaged: Whether to do without damaged measurements.
+
+    Returns:
+        The record.
+
+    Raises:
+        CommandError: If there is not exactly one, or a measurement is damaged and must not be skipped.
+        RecordError: If the record cannot be opened.
+    """
+    from interaction_monitor.record import Record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the problems are told below
+        record = Record.open(find_record(folder))
+    lost = record.left_out + (record.ignored if len(record.ignored) > 1 else ())
+    if lost and not skip_damaged:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise CommandError(
+            f"{record.folder} is damaged: {lost[0]}{more}; restore it from a copy, or do without by --skip-damaged"
+        )
+    for problem in record.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    return record
+
+
+def require_writable(folder: Path, *, option: str = "--out") -> None:
+    """Check before anything is computed that files can be put into a folder, and make nothing yet.
+
+    Args:
+        folder: Where results shall go; it need not exist.
+        option: The argument that chooses another place.
+
+    Raises:
+        CommandError: If they cannot.
+    """
+    above = folder
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise CommandError(f"{above} is a file, so nothing can be put into {folder}; choose another folder by {option}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise CommandError(f"{folder} cannot be written; choose another place by {option}")
+
+
+@contextmanager
+def writing(folder: Path, *, option: str = "--out") -> Iterator[None]:
+    """Make a folder, now that there is something to put into it, and say where else it could go if that fails.
+
+    Args:
+        folder: Where the files that are written inside the block go.
+        option: The argument that chooses another place.
+
+    Raises:
+        CommandError: If the folder cannot be made or a file in it not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        place, why = error.filename or folder, error.strerror or error
+        raise CommandError(f"{place} cannot be written: {why}; choose another place by {option}") from error

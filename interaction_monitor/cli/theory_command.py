@@ -1,0 +1,63 @@
+"""`interaction-monitor theory RUN`: what the closed form predicts, beside what was measured."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from interaction_monitor.cli import records
+from interaction_monitor.cli.records import CommandError
+
+SUMMARY = "lay the theory's prediction over a recorded run: table, pictures and TensorBoard"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    records.add_arguments(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go; default: into the record")
+    parser.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="FOLDER",
+        help="the TensorBoard run to write to; default: the folder above the record, if it is one",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table, save the pictures and write to TensorBoard."""
+    from interaction_monitor.plots import theory_figures, theory_tensorboard, theory_text
+    from interaction_monitor.theory.overlay import NoOverlayError, lay_over
+
+    record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    out = arguments.out or record.folder
+    board = arguments.tensorboard or theory_tensorboard.run_folder(record.folder)
+    records.require_writable(out)
+    if board is not None:
+        records.require_writable(board, option="--tensorboard")
+    try:
+        overlay = lay_over(record)
+    except NoOverlayError as error:
+        raise CommandError(str(error)) from error
+    print(theory_text.table(overlay))
+    if not overlay.in_phase_two.all():
+        print(f"\n(one): {theory_text.WHY_GREY}")
+    print()
+    for sentence in theory_text.findings(overlay):
+        print(sentence)
+    print()
+    with records.writing(out):
+        for name, picture in (
+            ("theory_bars.png", theory_figures.bars),
+            ("theory_noise_level.png", theory_figures.noise_level),
+        ):
+            picture(overlay).savefig(out / name, dpi=130)
+            print(f"wrote {out / name}")
+    if board is None:
+        print(
+            f"no TensorBoard run lies beside the record, in {record.folder.resolve().parent}; "
+            "--tensorboard FOLDER writes to one elsewhere"
+        )
+        return
+    with records.writing(board, option="--tensorboard"):
+        theory_tensorboard.write(overlay, board, name=record.folder.resolve().name)
+    print(f"wrote to the TensorBoard run {board}")

@@ -1,0 +1,231 @@
+"""One measurement as plain numbers, and how they are written: no tensors, no files, no Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from interaction_monitor.functional.salient_orders import first_high_order
+
+PHASES = ("initial", "one", "two")
+OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
+ADDED = ("onset_step", "detected_step", "rounding")  # single values that earlier versions did not write
+DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
+_LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement as scalars.
+
+    Epochs are completed epochs: 0 is before training. An epoch that is not known (yet) is None, and so is
+    a loss that nobody logged; NaN is a value that was computed and came out undefined, such as the
+    mean order where no interaction is salient.
+
+    Raises:
+        ValueError: If an epoch or step is negative, the phase is unknown, or the tuples differ in length.
+    """
+
+    epoch: int
+    step: int  # optimizer steps taken so far
+    distribution: tuple[float, ...]  # (n,) I_real^(k) for k = 1..n, sums to n
+    strength: tuple[float, ...]  # (n,) the same before it is normalised, mean over samples
+    mean_order: float
+    mean_order_low: float  # 95% band over probe samples
+    mean_order_high: float
+    high_order_share: float
+    n_salient: float  # salient interactions per sample
+    tau: float  # the threshold of salience
+    output_change: float  # mean |v(x) - v(x_∅)| over samples
+    solver_gap: float
+    seconds: float
+    n_valid: int  # samples whose outputs were all finite
+    phase: str
+    onset_epoch: int | None
+    detected_epoch: int | None
+    gap_onset_epoch: int | None
+    train_loss: float | None
+    test_loss: float | None
+    # What follows is empty where it is not known: (n,) each, entry k-1 for order k, means over samples.
+    persisted: tuple[float, ...] = ()  # strength that was there at the measurement before, with the same sign
+    vanished: tuple[float, ...] = ()  # strength at the measurement before of what is no longer there
+    effect: tuple[float, ...] = ()  # what the interactions of the order add to the output, signs counted
+    train_strength: tuple[float, ...] = ()  # as `strength`, on training samples, with the same threshold
+    train_effect: tuple[float, ...] = ()  # as `effect`, on training samples
+    similarity: tuple[float, ...] = ()  # of training and probe samples' interactions, where players mean the same
+    # Where an epoch has many measurements the epoch of the onset says little; None too in what earlier versions wrote.
+    onset_step: int | None = None
+    detected_step: int | None = None
+    rounding: float | None = None  # standard deviation of an output by the rounding in the network
+
+    def __post_init__(self) -> None:
+        for name in ("epoch", "step"):
+            value = getattr(self, name)
+            if not 0 <= value < _LARGEST:
+                raise ValueError(f"{name} must lie between 0 and 2^53, got {value}")
+        if not self.distribution or len(self.distribution) != len(self.strength):
+            raise ValueError(
+                "distribution and strength need one entry per order each, "
+                f"got {len(self.distribution)} and {len(self.strength)}"
+            )
+        for name in OPTIONAL:
+            if len(getattr(self, name)) not in (0, len(self.strength)):
+                raise ValueError(f"{name} needs one entry per order or none, got {len(getattr(self, name))}")
+        if self.phase not in PHASES:
+            raise ValueError(f"phase must be one of {', '.join(PHASES)}, got {self.phase!r}")
+
+    @property
+    def n_players(self) -> int:
+        """Number of players, which is also the highest order."""
+        return len(self.distribution)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where in the run the measurement was taken: (epoch, step)."""
+        return self.epoch, self.step
+
+    @property
+    def loss_gap(self) -> float | None:
+        """Test loss minus train loss; None unless both are known."""
+        if self.train_loss is None or self.test_loss is None:
+            return None
+        return self.test_loss - self.train_loss
+
+    @property
+    def persisted_share(self) -> float | None:
+        """Share of the strength that was there at the measurement before; None where that is not known."""
+        total = sum(self.strength)
+        return sum(self.persisted) / total if self.persisted and total > 0 else None
+
+    @property
+    def high_order_effect(self) -> float | None:
+        """What the high orders add to the output, signs counted: little where they cancel; None where not known."""
+        return sum(self.effect[first_high_order(self.n_players) - 1 :]) if self.effect else None
+
+    @property
+    def high_order_gap(self) -> float | None:
+        """How much more the high orders add to the output on training samples; None unless these are measured."""
+        if not self.effect or not self.train_effect:
+            return None
+        return sum(self.train_effect[first_high_order(self.n_players) - 1 :]) - sum(
+            self.effect[first_high_order(self.n_players) - 1 :]
+        )
+
+    def to_csv(self) -> dict[str, str]:
+        """Write the row as one cell per number: `order_k` and `strength_k` hold the two tuples.
+
+        Returns:
+            Column name to text. None is the empty cell; floats keep every digit.
+        """
+        cells: dict[str, str] = {}
+        for name, kind in KINDS.items():
+            value = getattr(self, name)
+            if kind == TUPLE:
+                cells |= {f"{PREFIXES[name]}{k}": repr(float(x)) for k, x in enumerate(value, start=1)}
+            elif value is None:
+                cells[name] = ""
+            else:
+                cells[name] = repr(float(value)) if kind.startswith("float") else str(value)
+        return cells
+
+    @classmethod
+    def from_csv(cls, cells: Mapping[str, str]) -> Row:
+        """Read what `to_csv` wrote; columns it does not know are left alone.
+
+        Raises:
+            ValueError: If a column is missing or its cell cannot be read; the message names the column.
+        """
+        values: dict[str, Any] = {}
+        for name, kind in KINDS.items():
+            if kind == TUPLE:
+                values[name] = tuple(_cells_of_orders(cells, PREFIXES[name], optional=name in OPTIONAL))
+            elif name in cells or name not in ADDED:
+                values[name] = _read_cell(cells, name, kind)
+        return cls(**values)
+
+    def to_primitives(self) -> dict[str, Any]:
+        """Turn the row into a dict of plain numbers, strings, lists and None, as a checkpoint may hold."""
+        return {name: _PLAIN[kind](getattr(self, name)) for name, kind in KINDS.items()}
+
+    @classmethod
+    def from_primitives(cls, values: Mapping[str, Any]) -> Row:
+        """Read what `to_primitives` wrote.
+
+        Raises:
+            ValueError: If a field is missing or holds something else than it should.
+        """
+        missing = [name for name in KINDS if name not in values and name not in (*OPTIONAL, *ADDED)]
+        if missing:
+            raise ValueError(f"a row of the history lacks {', '.join(missing)}")
+        try:
+            plain: dict[str, Any] = {name: _PLAIN[k](values[name]) for name, k in KINDS.items() if name in values}
+        except TypeError as error:
+            raise ValueError(f"a row of the history cannot be read: {error}") from error
+        return cls(**plain | {name: tuple(plain[name]) for name in PREFIXES if name in plain})
+
+
+# The annotations of Row decide how its fields are written, so a new field needs no second place.
+TUPLE = "tuple[float, ...]"
+KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
+PREFIXES = {"distribution": "order_", "strength": "strength_"} | {name: f"{name}_" for name in OPTIONAL}
+_READ: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    TUPLE: lambda value: [float(x) for x in value],
+    "int | None": lambda value: None if value is None else int(value),
+    "float | None": lambda value: None if value is None else float(value),
+}
+
+
+def of_order(column: str) -> tuple[str | None, int]:
+    """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
+
+    Example:
+        >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
+        (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
+    """
+    prefix, _, number = column.rpartition("_")
+    fields_of = {prefix: name for name, prefix in PREFIXES.items()}
+    order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
+    name = fields_of.get(f"{prefix}_")
+    return (name, order) if name is not None and str(order) == number and order > 0 else (None, 0)
+
+
+def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
+    """Return the column names of a history over n players, in the order in which they are written.
+
+    Args:
+        n_players: Number of players.
+        optional: Whether to name those too that a history of an earlier version lacks.
+
+    Example:
+        >>> csv_columns(2)[:6]
+        ['epoch', 'step', 'order_1', 'order_2', 'strength_1', 'strength_2']
+    """
+    columns: list[str] = []
+    for name, kind in KINDS.items():
+        if optional or name not in (*OPTIONAL, *ADDED):
+            columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
+    return columns
+
+
+def _read_cell(cells: Mapping[str, str], name: str, kind: str) -> Any:
+    text = cells.get(name)
+    if text is None:
+        raise ValueError(f"column {name!r} is missing")
+    if text == "" and kind.endswith("None"):
+        return None
+    try:
+        return _READ[kind.removesuffix(" | None")](text)
+    except ValueError:
+        raise ValueError(f"column {name!r} holds {text[:40]!r}, which is no {kind}") from None
+
+
+def _cells_of_orders(cells: Mapping[str, str], prefix: str, *, optional: bool) -> Iterator[float]:
+    order = 1
+    while f"{prefix}{order}" in cells and not (optional and cells[f"{prefix}{order}"] == ""):
+        yield _read_cell(cells, f"{prefix}{order}", "float")
+        order += 1

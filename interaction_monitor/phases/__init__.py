@@ -1,0 +1,7 @@
+"""The two phases of learning interactions: which one a network is in, and where the second began."""
+
+from interaction_monitor.functional.intervals import mean_order_interval
+from interaction_monitor.functional.salient_orders import high_order_share
+from interaction_monitor.phases.tracker import PhaseState, PhaseTracker
+
+__all__ = ["PhaseState", "PhaseTracker", "high_order_share", "mean_order_interval"]

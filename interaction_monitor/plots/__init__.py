@@ -1,0 +1,1 @@
+"""What a run looks like: charts on axes, figures of charts, sentences and tables, and what TensorBoard shows."""

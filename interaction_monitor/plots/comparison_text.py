@@ -1,0 +1,161 @@
+"""A comparison in words and numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from interaction_monitor.comparison.extraction import Comparison, Extraction
+from interaction_monitor.functional import generalization_curve, order_sharing, salient, strongest
+
+# what is fainter than this share of the largest is what the extraction's tolerance leaves
+FLOOR = 1e-3
+
+
+def strengths_of_interest(n_players: int) -> list[int]:
+    """Choose the numbers k of strongest interactions to show: 5 to 100, as far as there are so many.
+
+    Example:
+        >>> strengths_of_interest(4)
+        [5, 10]
+    """
+    return [k for k in (5, 10, 20, 30, 40, 50, 75, 100) if k < 2**n_players - 1] or [1]
+
+
+def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Give s_and and s_or for each k, means over networks and samples."""
+    means = [
+        generalization_curve(i, ks, floor=FLOOR).nanmean((0, 1)).tolist() for i in (extraction.and_, extraction.or_)
+    ]
+    return means[0], means[1]
+
+
+def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
+    """Give, for each order, the mean strength of the salient interactions and that of the shared ones among them."""
+    sharing = order_sharing(extraction.and_, extraction.or_, *salient(extraction.and_, extraction.or_))
+    every = (sharing.all_positive - sharing.all_negative).mean((0, 1))
+    shared = (sharing.shared_positive - sharing.shared_negative).mean((0, 1))
+    return every.tolist(), shared.tolist()
+
+
+def sign_agreement(extraction: Extraction, k: int) -> float:
+    """Give the share of the shared interactions, AND and OR, that have one sign in all networks; NaN without any.
+
+    The definition of generalization power leaves the sign out.
+    """
+    shared = agreed = 0.0
+    for effects in (extraction.and_, extraction.or_):
+        in_all = strongest(effects, k, floor=FLOOR).all(0)
+        shared += float(in_all.sum())
+        agreed += float((in_all & (effects.sign() == effects[0].sign()).all(0)).sum())
+    return agreed / shared if shared else math.nan
+
+
+def table(comparison: Comparison) -> str:
+    """Lay out the generalization power, and which share of each order's strength is shared.
+
+    Args:
+        comparison: The networks.
+
+    Returns:
+        Two tables, a line per extraction.
+    """
+    ks = strengths_of_interest(comparison.n_players)
+    lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
+    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks))
+    for extraction in comparison.extractions:
+        pairs = zip(*powers(extraction, ks), strict=True)
+        lines.append(f"{extraction.name:12}" + "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs))
+    lines += ["", "salient strength by order (above 5% of the sample's largest), and the share of it that is shared"]
+    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in range(1, comparison.n_players + 1)) + f"{'all':>14}")
+    for extraction in comparison.extractions:
+        every, shared = shared_by_order(extraction)
+        cells = [*zip(every, shared, strict=True), (sum(every), sum(shared))]
+        shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
+        lines.append(f"{extraction.name:12}" + "".join(shown))
+    return "\n".join(lines)
+
+
+def shared_percentages(extraction: Extraction) -> list[str]:
+    """Give the share of each order's strength that is shared, and of the whole; a dash where an order has none."""
+    every, shared = shared_by_order(extraction)
+    return [_percent(part, whole) for part, whole in (*zip(shared, every, strict=True), (sum(shared), sum(every)))]
+
+
+def verdict(comparison: Comparison) -> str:
+    """Say in one sentence what the networks share, beside what unrelated outputs would."""
+    k = strengths_of_interest(comparison.n_players)[0]
+    and_, or_ = (powers(comparison.shared, [k])[kind][0] for kind in (0, 1))
+    sentence = (
+        f"Of their {k} strongest AND interactions the networks share {and_:.0%}, of the OR interactions {or_:.0%}"
+    )
+    if comparison.control is None:
+        return f"{sentence}."
+    chance = powers(comparison.control, [k])
+    return f"{sentence}; of unrelated outputs it would be {chance[0][0]:.0%} and {chance[1][0]:.0%}."
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """Say in sentences what the tables show.
+
+    Args:
+        comparison: The networks.
+
+    Returns:
+        The sentences.
+    """
+    ks = strengths_of_interest(comparison.n_players)
+    alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
+    sentences = _the_same(comparison) + [
+        f"More {name} interactions are shared if extracted together than if alone: {_where(after, before)}."
+        for name, before, after in (("AND", alone[0], shared[0]), ("OR", alone[1], shared[1]))
+    ]
+    if comparison.control is not None:
+        chance = powers(comparison.control, ks)
+        sentences.append(
+            f"Together, unrelated outputs share {chance[0][0]:.0%} (AND) and {chance[1][0]:.0%} (OR) of the strongest "
+            f"{ks[0]}, these networks {shared[0][0]:.0%} and {shared[1][0]:.0%}; of the strongest {ks[-1]}, "
+            f"{chance[0][-1]:.0%} and {chance[1][-1]:.0%} against {shared[0][-1]:.0%} and {shared[1][-1]:.0%}."
+        )
+    k = ks[min(2, len(ks) - 1)]
+    agreed = [f"{_agreement(comparison.alone, k)} extracted alone", f"{_agreement(comparison.shared, k)} together"]
+    if comparison.control is not None:
+        agreed.append(f"{_agreement(comparison.control, k)} for unrelated outputs")
+    sentences.append(f"Of what is shared among the strongest {k}, this much has one sign: {', '.join(agreed)}.")
+    every, common = shared_by_order(comparison.shared)
+    if every[0] and sum(every[1:]):
+        sentences.append(
+            f"Of the strength of order 1, {common[0] / every[0]:.0%} is shared; of that of higher orders, "
+            f"{sum(common[1:]) / sum(every[1:]):.0%}."
+        )
+    worst = float(comparison.gap.max())
+    sentences.append(
+        f"{len(comparison.samples)} probe samples are compared; the shared extraction is proven to be within "
+        f"{worst:.1%} of the optimum."
+    )
+    return sentences
+
+
+def _the_same(comparison: Comparison) -> list[str]:
+    """Warn of networks that are one network: what they share is everything, and says nothing."""
+    return [
+        f"{comparison.names[i]} (number {i}) and {comparison.names[j]} (number {j}) have the same outputs on every "
+        "coalition, so they are the same network: that they share everything says nothing."
+        for j in range(len(comparison.names))
+        for i in range(j)
+        if comparison.v[i].equal(comparison.v[j])
+    ]
+
+
+def _where(larger: Sequence[float], smaller: Sequence[float]) -> str:
+    count = sum(a > b for a, b in zip(larger, smaller, strict=True))
+    return "at every k shown" if count == len(larger) else f"at {count} of the {len(larger)} k shown"
+
+
+def _agreement(extraction: Extraction, k: int) -> str:
+    share = sign_agreement(extraction, k)
+    return "none" if math.isnan(share) else f"{share:.0%}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{part / whole:.0%}" if whole else "-"

@@ -1,0 +1,122 @@
+"""The charts of what carries over: from one measurement to the next, and from training samples to others."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import ListedColormap
+from numpy.typing import NDArray
+
+from interaction_monitor.functional import first_high_order
+from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import positions
+from interaction_monitor.plots.charts import GAP, TEST, TRAIN, edges_of, marker_of, run_axis
+
+PERSISTED, APPEARED, VANISHED = "#0072B2", "#E69F00", "#C8C8C8"
+
+
+def turnover_shares(history: History) -> NDArray[np.float64]:
+    """Divide what was salient at a measurement or the one before it.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        (E, 3) shares of the strength that persisted, appeared and vanished, which sum to 1; NaN where not known.
+    """
+    persisted, vanished = (history.by_order(name).sum(1) for name in ("persisted", "vanished"))
+    parts = np.stack([persisted, history.strength.sum(1) - persisted, vanished], axis=1).clip(0)
+    total = parts.sum(1, keepdims=True)
+    shares: NDArray[np.float64] = np.divide(parts, total, out=np.full_like(parts, np.nan), where=total > 0)
+    return shares
+
+
+def persisted_shares(history: History) -> NDArray[np.float64]:
+    """Return (E, n) which share of each order's strength was there at the measurement before; NaN where not known."""
+    strength = history.strength
+    # A millionth of the whole is rounding, and its shares would be as loud as any.
+    known = strength > 1e-6 * strength.sum(1, keepdims=True)
+    shares: NDArray[np.float64] = np.divide(
+        history.by_order("persisted"), strength, out=np.full_like(strength, np.nan), where=known
+    )
+    return shares
+
+
+def turnover(ax: Axes, history: History) -> None:
+    """Draw what persisted, appeared and vanished as parts of the whole, over the run.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
+    values, unit = positions(history)
+    shares = turnover_shares(history)
+    known = ~np.isnan(shares).any(1)
+    ax.stackplot(
+        values[known],
+        shares[known].T,
+        colors=(PERSISTED, APPEARED, VANISHED),
+        labels=("persisted", "appeared", "vanished"),
+        alpha=0.9,
+    )
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_ylabel("share of the\nstrength")
+    if not known.any():
+        _nothing(ax, "one measurement has nothing to be compared with")
+    run_axis(ax, history, unit)
+
+
+def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> QuadMesh:
+    """Draw shares of each order over the run; white is none, grey not known.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+        shares: (E, n) in 0..1, NaN where there is none.
+
+    Returns:
+        The mesh, for a colour bar.
+    """
+    values, unit = positions(history)
+    ax.set_facecolor("#EFEFEF")
+    shades = ListedColormap(colormaps["Blues"](np.linspace(0.0, 1.0, 256)))
+    edges = np.arange(history.n_players + 1) + 0.5
+    mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, vmin=0.0, vmax=1.0)
+    ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
+    ax.set_ylabel("order k")
+    run_axis(ax, history, unit)
+    return mesh
+
+
+def order_effects(ax: Axes, history: History) -> None:
+    """Draw what low and high orders add to the output, on training samples too where these are measured.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
+    values, unit = positions(history)
+    high = first_high_order(history.n_players) - 1
+    for name, samples, dash in (("effect", "probe samples", "--"), ("train_effect", "training samples", "-")):
+        effects = history.by_order(name)
+        for part, orders, colour in (
+            (effects[:, :high], f"orders 1 to {high}" if high > 1 else "order 1", TRAIN),
+            (effects[:, high:], f"orders {high + 1} and above", TEST),
+        ):
+            y = part.sum(1)
+            known = ~np.isnan(y)
+            if known.any() and part.shape[1]:
+                ax.plot(values[known], y[known], dash, color=colour, marker=marker_of(history), ms=3)
+                ax.plot([], [], dash, color=colour, label=f"{orders}, {samples}")
+    ax.axhline(0, color=GAP, lw=0.8, alpha=0.5)
+    ax.set_ylabel("effect on\nthe output")
+    if not ax.get_legend_handles_labels()[0]:
+        _nothing(ax, "not measured")
+    run_axis(ax, history, unit)
+
+
+def _nothing(ax: Axes, text: str) -> None:
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")

@@ -1,0 +1,256 @@
+"""Pictures of a run, made from its history alone: the same in TensorBoard, in a report and in a file.
+
+Each function returns a matplotlib `Figure` that belongs to the caller: `figure.savefig("run.png")` writes it.
+They use matplotlib's object interface, so a program's own pyplot figures, backend and style stay as they are.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from interaction_monitor.history import History
+from interaction_monitor.plots import charts, persistence
+from interaction_monitor.plots.charts import order_bars
+from interaction_monitor.plots.run_text import verdict
+
+__all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
+
+_STYLE: list[Any] = [
+    "default",  # a user's own style, TeX for instance, must not change what the labels look like
+    {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.axisbelow": True},
+]
+
+
+def _drawn(make: Callable[[History], Figure]) -> Callable[[History], Figure]:
+    @wraps(make)
+    def checked(history: History) -> Figure:
+        if not len(history):
+            raise ValueError("history is empty: measure at least once before drawing")
+        with style.context(_STYLE):
+            return make(history)
+
+    return checked
+
+
+@_drawn
+def order_rows(history: History) -> Figure:
+    """Draw the distribution over orders at up to six moments of the run [Ren et al. 2024, Figure 2].
+
+    The moments are the start, one within phase one, the onset of phase two, and later ones.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    figure = _figure(13, 3.1)
+    axes = figure.subplots(1, 6, sharey=True)
+    charts.bar_row(list(axes), history)
+    figure.suptitle("Which orders carry the interactions, from the start of the run to its end")
+    return figure
+
+
+@_drawn
+def heat_map(history: History) -> Figure:
+    """Draw the share of every order at every measurement.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    figure = _figure(12, 4.5)
+    ax = figure.subplots()
+    _heat_map(ax, history)
+    ax.set_title("How the interaction strength spreads over the orders")
+    return figure
+
+
+@_drawn
+def curves(history: History) -> Figure:
+    """Draw the mean order and the loss gap on one axis, and the two losses below it on the same epochs.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure. Without losses in the history it has the mean order alone.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    losses = _has_losses(history)
+    figure = _figure(12, 7 if losses else 4.5)
+    axes = figure.subplots(2 if losses else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + losses])
+    _curves(list(axes[:, 0]), history)
+    axes[0, 0].set_title("How many inputs an interaction joins on average, beside the gap between test and train loss")
+    return figure
+
+
+@_drawn
+def story(history: History) -> Figure:
+    """Draw the whole run on one page: bars at six moments, every order over time, mean order and losses.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the history is empty.
+
+    Example:
+        >>> from interaction_monitor.history import History
+        >>> story(History())
+        Traceback (most recent call last):
+        ...
+        ValueError: history is empty: measure at least once before drawing
+    """
+    losses = _has_losses(history)
+    figure = _figure(13, 14 if losses else 11)
+    heights = [2.6, 3.0, 3.2, 2.2][: 3 + losses]
+    parts: Any = figure.subfigures(2, 1, height_ratios=[heights[0], sum(heights[1:])], hspace=0.02)
+    charts.bar_row(list(parts[0].subplots(1, 6, sharey=True)), history)
+    title = "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once"
+    parts[0].suptitle(title, x=0.042, ha="left", fontsize=12)
+    axes = parts[1].subplots(len(heights) - 1, 1, sharex=True, height_ratios=heights[1:])
+    _heat_map(axes[0], history)
+    axes[0].set_title("2  The same over the whole run, one column per measurement", fontsize=12)
+    axes[0].set_xlabel("")
+    _curves(list(axes[1:]), history)
+    title = "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap"
+    axes[1].set_title(title, fontsize=12)
+    sentence = verdict(history)
+    lines = textwrap.wrap(f"{sentence[:1].upper()}{sentence[1:]}.", 115)
+    figure.suptitle("\n".join(lines), fontsize=13, fontweight="bold")
+    return figure
+
+
+@_drawn
+def carry_over(history: History) -> Figure:
+    """Draw which interactions persist from one measurement to the next, and what the orders do for the output.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure. Where training samples are measured too, it has their effects, and if players mean the same in all
+        samples, how alike the interactions of training and probe samples are.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
+    alike = history.by_order("similarity")
+    with_alike = not np.isnan(alike).all()
+    figure = _figure(12, 11.5 if with_alike else 9)
+    axes = figure.subplots(3 + with_alike, 1, sharex=True)
+    persistence.turnover(axes[0], history)
+    axes[0].set_title("1  What was salient at a measurement or at the one before it")
+    _shares_map(axes[1], history, persistence.persisted_shares(history))
+    axes[1].set_title("2  Share of each order's strength that was there at the measurement before")
+    persistence.order_effects(axes[2], history)
+    axes[2].set_title("3  What low and high orders add to the output; where they cancel it is little")
+    if with_alike:
+        _shares_map(axes[3], history, alike)
+        axes[3].set_title("4  How alike the interactions of training and of probe samples are")
+    for ax in axes:
+        charts.mark_onsets(ax, history)
+    for ax, count in ((axes[0], 3), (axes[2], 4)):
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[:count], labels[:count], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+    return figure
+
+
+def to_image(figure: Figure) -> NDArray[np.uint8]:
+    """Render a figure and free it.
+
+    Args:
+        figure: A figure of this module, of no use afterwards.
+
+    Returns:
+        (height, width, 3) pixels.
+    """
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
+    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
+    figure.clear()
+    return pixels
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _has_losses(history: History) -> bool:
+    return any(row.train_loss is not None or row.test_loss is not None for row in history)
+
+
+def _heat_map(ax: Axes, history: History) -> None:
+    mesh = charts.order_heat_map(ax, history)
+    # Beside the axes and not taken from them, so that charts below keep the same epochs under each other.
+    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
+    bar.set_label("share of the strength")
+    highest = mesh.get_clim()[1] or 1.0
+    ticks = [share for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0) if share <= highest]
+    bar.set_ticks(ticks, labels=[f"{share:.0%}" for share in ticks])
+    charts.mark_onsets(ax, history)
+
+
+def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None:
+    mesh = persistence.order_shares(ax, history, shares)
+    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
+    bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
+
+
+def _curves(axes: list[Axes], history: History) -> None:
+    top = axes[0]
+    charts.mean_order_curve(top, history)
+    _leave_room(top, 0.3)
+    charts.mark_phases(top, history, names_at=0.86)
+    charts.mark_onsets(top, history, height=0.89)
+    handles, labels = top.get_legend_handles_labels()
+    if not np.isnan(history.column("loss_gap")).all():
+        right = top.twinx()
+        charts.loss_gap_curve(right, history)
+        _leave_room(right, 0.3)
+        more, names = right.get_legend_handles_labels()
+        handles, labels = handles + more, labels + names
+    top.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, columnspacing=1.2)
+    for ax in axes[1:]:
+        charts.loss_curves(ax, history)
+        charts.mark_phases(ax, history)
+        charts.mark_onsets(ax, history, height=0.86)
+        _leave_room(ax, 0.2)
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[:2], labels[:2], loc="upper center", ncols=2, frameon=False)
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+
+
+def _leave_room(ax: Axes, share: float) -> None:
+    """Stretch the axes upwards, so that a legend lies above the curves and not on them."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top + share * (top - bottom))

@@ -1,0 +1,162 @@
+"""Pictures of the overlay: the paper's Figure 4 for a run of one's own, and its noise level over the epochs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from interaction_monitor.history.landmarks import positions, telling_columns
+from interaction_monitor.plots import charts
+from interaction_monitor.plots.theory_text import WHY_GREY, level
+from interaction_monitor.theory.overlay import Overlay
+
+_STYLE: list[Any] = [
+    "default",  # a user's own style, TeX for instance, must not change what the labels look like
+    {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.axisbelow": True},
+]
+_GREY = "#9A9A9A"
+_LIGHT_GREY = "#D5D5D5"
+
+
+def _styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
+    @wraps(make)
+    def styled(*arguments: Any) -> Figure:
+        with style.context(_STYLE):
+            return make(*arguments)
+
+    return styled
+
+
+@_styled
+def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
+    """Draw the measured distribution over orders beside the predicted one [Ren et al. 2024, Figure 4].
+
+    Args:
+        overlay: The run.
+        columns: Which measurements, by their index; None takes up to six that tell the story.
+
+    Returns:
+        The figure; what lies in phase one is grey.
+    """
+    chosen = list(columns) if columns is not None else telling_columns(overlay.history)
+    greys = not overlay.in_phase_two[chosen].all()
+    figure = Figure(figsize=(max(2.3 * len(chosen), 6.5), 3.9), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    for ax, index in zip(axes, chosen, strict=True):
+        _column(ax, overlay, index)
+        if ax is not axes[0]:
+            ax.tick_params(labelleft=False)
+    axes[0].set_ylabel("share of the\ninteraction strength")
+    pairs: list[Any] = [Patch(color=charts.TRAIN), Patch(facecolor="white", edgecolor=charts.TEST, hatch="////")]
+    if greys:
+        grey = [Patch(color=_LIGHT_GREY), Patch(facecolor="white", edgecolor=_GREY, hatch="////")]
+        pairs = [(pairs[0], grey[0]), (pairs[1], grey[1])]
+    figure.legend(
+        pairs,
+        ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"],
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
+        handlelength=3.2,
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+    )
+    if greys:
+        width = 24 * len(chosen)
+        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", max(width, 70)), fontsize=9, color="#555555")
+    return figure
+
+
+@_styled
+def noise_level(overlay: Overlay) -> Figure:
+    """Draw σ̂² with its interval over the run, and the mean orders measured and predicted below it.
+
+    Args:
+        overlay: The run.
+
+    Returns:
+        The figure; what lies in phase one is grey.
+    """
+    figure = Figure(figsize=(11, 6.4), dpi=100, layout="constrained", facecolor="white")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    values, unit = positions(overlay.history)
+    two = overlay.in_phase_two
+    _levels(top, overlay, values)
+    top.set_title("The noise level at which the theory matches each measurement, with its 95% interval over samples")
+    for part, shade in ((~two, _GREY), (two, charts.MEAN_ORDER)):
+        bottom.plot(values[part], overlay.measured_order[part], ".", color=shade, markersize=7)
+    bottom.plot([], [], ".", color=charts.MEAN_ORDER, label="measured")
+    bottom.plot(values[two], overlay.predicted_order[two], "-", color=charts.TEST, label="predicted")
+    bottom.set_ylabel("mean order ⟨k⟩")
+    bottom.set_xlabel(unit)
+    bottom.set_title("The mean order at that noise level")
+    bottom.legend(frameon=False, loc="best")
+    left, right = values[0] - 0.02 * np.ptp(values), values[-1] + 0.02 * np.ptp(values)
+    turn = values[overlay.turn]
+    for ax in (top, bottom):
+        ax.set_xlim(left, right)
+        ax.axvspan(left, turn, color=charts.PHASE_ONE, linewidth=0, zorder=0)
+        ax.axvspan(turn, right, color=charts.PHASE_TWO, linewidth=0, zorder=0)
+        ax.axvline(turn, color=charts.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
+        ax.spines[["top", "right"]].set_visible(False)
+    name = "onset of phase two" if overlay.onset_known else "lowest ⟨k⟩; no onset was found"
+    top.plot([], [], color=charts.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
+    top.legend(frameon=False, loc="best")
+    if not two.all():
+        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color="#555555")
+    return figure
+
+
+def _column(ax: Axes, overlay: Overlay, index: int) -> None:
+    fit, two = overlay.fit, bool(overlay.in_phase_two[index])
+    charts.order_bars(ax, fit.real[index], fit.theory[index].nan_to_num(0))
+    if not two:
+        for i, patch in enumerate(ax.patches):
+            filled = i < overlay.history.n_players
+            patch.set(facecolor=_LIGHT_GREY if filled else "white", edgecolor=_LIGHT_GREY if filled else _GREY)
+    # One height for every picture of a run, so that they can be leafed through; the rest is for the notes.
+    both = torch.stack([fit.real, fit.theory.nan_to_num(0)])
+    highest = float((both / both.sum(-1, keepdim=True)).nan_to_num(0).max())
+    ax.set_ylim(0, min(1.28 * highest, 1.2))
+    known = "onset" if index == overlay.turn else "phase two"
+    stage = "phase one" if not two else known if overlay.onset_known else "phase two?"
+    ax.set_title(f"{overlay.places[index]}\n{stage}", fontsize=10, color="black" if two else _GREY)
+    note = f"σ² = {level(float(fit.sigma2[index]))}\ncosine {float(fit.cosine[index]):.3f}"
+    ax.text(0.97, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="black" if two else _GREY, fontsize=9)
+    ax.set_xlabel("order k")
+
+
+def _levels(ax: Axes, overlay: Overlay, values: Any) -> None:
+    fit = overlay.fit
+    sigma2, low, high = (x.numpy() for x in (fit.sigma2, fit.low, fit.high))
+    # A logarithmic axis has no zero: it gets a place of its own, a decade below the least level that was tried.
+    zero = float(fit.grid[1]) / 10
+
+    def placed(level: Any) -> Any:
+        return np.maximum(level, zero)
+
+    for part, shade in ((~overlay.in_phase_two, _GREY), (overlay.in_phase_two, charts.TRAIN)):
+        ax.vlines(values[part], placed(low[part]), placed(high[part]), color=shade, alpha=0.45, linewidth=3)
+        ax.plot(values[part], placed(sigma2[part]), "o", color=shade, markersize=5)
+    two = overlay.in_phase_two
+    ax.plot(values[two], placed(sigma2[two]), "-", color=charts.TRAIN, linewidth=1, alpha=0.6)
+    ax.set_yscale("log")
+    ceiling = np.nanmax(high[two]) if np.isfinite(high[two]).any() else 1.0
+    ax.set_ylim(zero / 3, max(3 * float(np.nanmax(np.append(high, ceiling))), zero * 10))
+    exponents = range(int(np.ceil(np.log10(zero * 9))), int(np.floor(np.log10(ax.get_ylim()[1]))) + 1)
+    step = max(1, len(exponents) // 6)
+    ax.yaxis.set_major_locator(FixedLocator([zero, *(10.0**x for x in exponents[::-step])]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    names = {zero: "none"} | {10.0**x: f"$10^{{{x}}}$" for x in exponents}
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: names.get(y, "")))
+    ax.set_ylabel("noise level σ²")

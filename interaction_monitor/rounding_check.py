@@ -1,0 +1,64 @@
+"""Whether the rounding inside a network reaches its interactions."""
+
+from __future__ import annotations
+
+import math
+
+from interaction_monitor.functional import noise_floor
+from interaction_monitor.history.row import Row
+from interaction_monitor.measurement import Interactions, Thresholds
+
+ADVICE = "measure in float32 (Precision in docs/forward.md says how)"
+
+
+def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -> str | None:
+    """Say what is wrong where interactions are rounding rather than the network's.
+
+    AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
+    AND and OR interactions leaves out of the outputs what its correction can reach, so that rounding does nothing to
+    them as long as the largest of 2^n errors, about σ √(2 n ln 2), stays below the correction (docs/forward.md).
+
+    Args:
+        row: the measurement.
+        interactions: which kind was measured.
+        thresholds: with which thresholds.
+
+    Returns:
+        A sentence with the fix; None where all is well or σ is not known.
+    """
+    sigma, n = row.rounding, row.n_players
+    if sigma is None:
+        return None
+    known = f"rounding inside the network gives its outputs a standard deviation of {sigma:.2g}"
+    if interactions == "and":
+        drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > row.tau]
+        if drowned:
+            return (
+                f"{known}, and so makes interactions of order {drowned[0]} and above salient that are none (τ = "
+                f"{row.tau:.2g}): {ADVICE}, or take fewer players"
+            )
+        return None
+    correction = thresholds.noise * row.output_change
+    if correction == 0 and sigma > 0:
+        forbidden = thresholds.noise == 0
+        why = "Thresholds(noise=0) allows none" if forbidden else "masking changes none of them"
+        return (
+            f"{known}, of which the extraction leaves out nothing without correcting outputs, and {why}, so that "
+            f"interactions of high order may be rounding: {'give Thresholds(noise=0.02), or ' * forbidden}{ADVICE}"
+        )
+    if largest_of_all(sigma, n) > correction:
+        return (
+            f"{known}, which is more than the extraction can leave out (it corrects outputs by {correction:.2g}), so "
+            f"that interactions of high order may be rounding: {ADVICE}"
+        )
+    return None
+
+
+def largest_of_all(sigma: float, n: int) -> float:
+    """Return about how large the largest of 2^n normally distributed errors is.
+
+    Example:
+        >>> round(largest_of_all(1.0, 10), 1)
+        3.7
+    """
+    return sigma * math.sqrt(2 * n * math.log(2))
