@@ -12,7 +12,7 @@ from interaction_monitor.functional import mean_order
 from interaction_monitor.phases import PhaseState, PhaseTracker, change_tests
 from interaction_monitor.phases.change_tests import Curve, median_jitter
 
-RECORDED = Path(__file__).parent / "data" / "digits_histories.npz"
+RECORDED = Path(__file__).parents[1] / "data" / "digits_histories.npz"
 
 # 2.6 orders are lost over 12 measurements, and a plateau is left
 FALL = 1.3 + 2.6 * np.exp(-np.arange(12) / 3)
