@@ -6,11 +6,12 @@ can be given in place of a name.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from interaction_monitor._target_checks import classes_of
 
 Output = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -24,7 +25,7 @@ def log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     Args:
         logits: (B, C) logits of C ≥ 2 classes; or (B, 1) or (B,), the one logit z of a binary head, whose
             log-odds are z for class 1 and -z for class 0. Any float dtype.
-        targets: (B,) true classes.
+        targets: (B,) or (B, 1) true classes.
 
     Returns:
         (B,) float64.
@@ -36,7 +37,7 @@ def log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
         >>> log_odds(torch.tensor([[1e4, 0.0, -1e4]]), torch.tensor([0]))
         tensor([10000.], dtype=torch.float64)
     """
-    targets = _check(logits, targets, "log_odds")
+    targets = classes_of(logits, targets, "log_odds")
     if logits.ndim == 1 or logits.shape[1] == 1:
         return _signed(logits, targets)
     return torch.cat([_log_odds(*rows) for rows in _blocks(logits, targets)])
@@ -47,7 +48,7 @@ def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
 
     Args:
         logits: (B, C); or (B, 1) or (B,), the one logit z of a binary head: z for class 1, -z for class 0.
-        targets: (B,) true classes.
+        targets: (B,) or (B, 1) true classes.
 
     Returns:
         (B,) float64.
@@ -59,7 +60,7 @@ def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
         >>> logit(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
         tensor([2.], dtype=torch.float64)
     """
-    targets = _check(logits, targets, "logit")
+    targets = classes_of(logits, targets, "logit")
     if logits.ndim == 1 or logits.shape[1] == 1:
         return _signed(logits, targets)
     return logits.gather(1, targets.long()[:, None])[:, 0].double()
@@ -70,7 +71,7 @@ def loss(logits: Tensor, targets: Tensor | None = None) -> Tensor:
 
     Args:
         logits: (B, C); or (B, 1) or (B,), the one logit of a binary head.
-        targets: (B,) true classes.
+        targets: (B,) or (B, 1) true classes.
 
     Returns:
         (B,) float64.
@@ -106,7 +107,32 @@ def next_token_log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor
         >>> next_token_log_odds(torch.tensor([[[9.0, 9.0, 9.0], [3.0, 1.0, -torch.inf]]]), torch.tensor([0]))
         tensor([2.], dtype=torch.float64)
     """
-    return log_odds(logits[:, -1] if logits.ndim == 3 else logits, targets)
+    last = logits[:, -1] if logits.ndim == 3 else logits
+    return log_odds(last, classes_of(last, targets, "next_token_log_odds"))
+
+
+def prediction(logits: Tensor, _targets: Tensor | None = None) -> Tensor:
+    """Take the network's own value: what a regression predicts, or any one number per sample.
+
+    Args:
+        logits: (B,) or (B, 1); targets are not used.
+
+    Returns:
+        (B,) float64, in the units of the network's output.
+
+    Raises:
+        ValueError: if there are several values per sample.
+
+    Example:
+        >>> prediction(torch.tensor([[21.5], [19.0]]))
+        tensor([21.5000, 19.0000], dtype=torch.float64)
+    """
+    if logits.ndim not in (1, 2) or logits[0].numel() != 1 or logits.is_complex():
+        raise ValueError(
+            f"output 'prediction' needs one number per sample, (B,) or (B, 1), got {tuple(logits.shape)} of "
+            f"{logits.dtype}; of several name one, such as output=lambda values, targets: values[:, 0].double()"
+        )
+    return logits.reshape(-1).double()
 
 
 def label_log_odds(label: int) -> Output:
@@ -140,6 +166,7 @@ OUTPUTS: dict[str, Output] = {
     "logit": logit,
     "loss": loss,
     "next_token_log_odds": next_token_log_odds,
+    "prediction": prediction,
 }
 
 
@@ -147,8 +174,8 @@ def resolve(output: str | Output) -> Output:
     """Return the output of that name, or the callable itself.
 
     Args:
-        output: one of "log_odds", "logit", "loss", "next_token_log_odds", or a callable (logits (B, C), targets (B,)
-            or None) -> (B,).
+        output: one of "log_odds", "logit", "loss", "next_token_log_odds", "prediction", or a callable (logits (B, C),
+            targets (B,) or None) -> (B,).
 
     Raises:
         ValueError: if there is no output of that name.
@@ -165,57 +192,6 @@ def resolve(output: str | Output) -> Output:
     if not callable(output):
         raise TypeError(f"output must be a name or a callable (logits, targets) -> (B,), got {type(output).__name__}")
     return output
-
-
-def warn_of_probabilities(logits: Tensor) -> None:
-    """Warn if what a model returned are probabilities: their log-odds would be computed a second time.
-
-    Args:
-        logits: (B, C) of a few samples.
-    """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        return
-    z = logits.double()
-    if bool((z >= 0).all()) and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
-        warnings.warn(
-            "the model seems to return probabilities (each row is positive and sums to one), but the output needs "
-            "logits; give forward_func=lambda model, inputs: model(inputs).log()",
-            stacklevel=2,
-        )
-
-
-def _check(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:
-    if logits.ndim not in (1, 2) or not logits.is_floating_point():
-        raise ValueError(
-            f"output {name!r} needs logits of shape (batch, classes), got {tuple(logits.shape)} of "
-            f"{logits.dtype}; give forward_func= that returns such logits, or another output="
-        )
-    if targets is None:
-        raise ValueError(
-            f"output {name!r} needs the true classes, and the probe has no targets: Probe(inputs, targets)"
-        )
-    if targets.shape != logits.shape[:1]:
-        raise ValueError(
-            f"output {name!r} needs one class per sample, (B,): got targets of shape {tuple(targets.shape)} "
-            f"for logits of shape {tuple(logits.shape)}; of one-hot targets give Probe(inputs, targets.argmax(1)); "
-            "for several labels per sample give output=outputs.label_log_odds(label)"
-        )
-    n_classes = max(logits.shape[1:].numel(), 2)
-    binary = logits.ndim == 1 or logits.shape[1] == 1
-    if targets.is_floating_point() and not binary:
-        raise ValueError(
-            f"output {name!r} needs integer classes, got targets of {targets.dtype}; give Probe(inputs, "
-            "targets.long()) if they are classes, or another output="
-        )
-    # On an accelerator the comparison would wait for the device at every chunk; the dry run checks on the
-    # CPU.
-    if targets.device.type == "cpu" and len(targets) and not (targets.min() >= 0 and targets.max() < n_classes):
-        raise ValueError(
-            f"labels out of range: targets go from {targets.min().item()} to {targets.max().item()}, but the "
-            f"model returns {'one logit, of a binary head,' if binary else 'logits'} for {n_classes} classes "
-            f"(0 to {n_classes - 1})"
-        )
-    return targets
 
 
 def _signed(logits: Tensor, targets: Tensor) -> Tensor:

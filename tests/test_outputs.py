@@ -6,8 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from interaction_monitor import outputs
+from interaction_monitor import _target_checks, outputs
+from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.players import Columns, ImagePatches
+from interaction_monitor.probe import Probe
 
 LOGITS = torch.tensor([[1.5, -0.3, 4.0], [0.0, 20.0, 1.0], [-2.0, -2.0, 7.5]])
 TARGETS = torch.tensor([2, 0, 1])
@@ -101,11 +105,11 @@ def test_a_vocabulary_is_worked_through_in_blocks(monkeypatch):
 def test_probabilities_in_place_of_logits_are_warned_of(scale):
     logits = scale * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match=r"probabilities.*forward_func="):
-        outputs.warn_of_probabilities(logits.softmax(1))
+        _target_checks.warn_of_probabilities(logits.softmax(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for fine in (logits, logits.log_softmax(1), logits.sigmoid(), torch.ones(3, 1)):
-            outputs.warn_of_probabilities(fine)
+            _target_checks.warn_of_probabilities(fine)
 
 
 def test_names_and_callables_are_resolved():
@@ -133,3 +137,119 @@ def test_names_and_callables_are_resolved():
 def test_bad_logits_and_targets_are_named(logits, targets, message):
     with pytest.raises(ValueError, match=message):
         outputs.log_odds(logits, targets)
+
+
+ROWS = torch.rand(6, 4, generator=torch.Generator().manual_seed(1))
+
+
+def outputs_of(model, targets, **options):
+    probe = Probe(ROWS, targets)
+    return masked_outputs(model, probe, assign_players(model, Columns(n_players=2), probe), **options)
+
+
+def test_a_column_of_classes_is_what_its_entries_are():
+    assert torch.equal(outputs.log_odds(LOGITS, TARGETS[:, None]), outputs.log_odds(LOGITS, TARGETS))
+    one = LOGITS[:, :1]
+    column, flat = torch.tensor([[1.0], [0.0], [1.0]]), torch.tensor([1, 0, 1])
+    assert torch.equal(outputs.log_odds(one, column), outputs.log_odds(one, flat))
+    head = nn.Linear(4, 1)
+    found = outputs_of(head, torch.tensor([[0.0], [1.0]]).repeat(3, 1))
+    with torch.no_grad():
+        z = head(ROWS)[:, 0].double()
+    torch.testing.assert_close(found[:, -1], z * torch.tensor([-1.0, 1.0]).repeat(3))
+
+
+def test_the_prediction_of_a_regression_is_its_own_value():
+    house = nn.Linear(4, 1)
+    with torch.no_grad():
+        expected = house(ROWS)[:, 0].double()
+    torch.testing.assert_close(outputs_of(house, torch.rand(6, 1), output="prediction")[:, -1], expected)
+    torch.testing.assert_close(outputs_of(house, None, output="prediction")[:, -1], expected)
+    with pytest.raises(ValueError, match=r"one number per sample.*\(6, 3\).*values\[:, 0\]"):
+        outputs.prediction(torch.rand(6, 3))
+
+
+FRACTIONS = torch.tensor([0.2, 3.7, 1.0])
+TWO_OF_THREE = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "message"),
+    [
+        (LOGITS[:, :1], FRACTIONS, r"fractions such as 0.2; .*regression, give output=\"prediction\"$"),
+        (LOGITS[:, :1], FRACTIONS[:, None], r'output="prediction"'),
+        (LOGITS[:, :1], torch.tensor([3, 12, 7]), r'binary head.*output="prediction"'),
+        (LOGITS[:, :1], FRACTIONS / 4, r"targets > 0\.5"),
+        (LOGITS[:, :1], torch.tensor([1, -1, 1]), r"of signs give Probe\(inputs, \(targets > 0\)\.long\(\)\)$"),
+        (LOGITS, FRACTIONS, r"fractions.*square"),
+        (LOGITS, LOGITS, r"autoencoder.*square"),
+        (LOGITS, torch.rand(3, 1, 28, 28), r"autoencoder.*square"),
+        (torch.rand(3, 1, 28, 28), torch.rand(3, 1, 28, 28), r"autoencoder.*square"),
+        (LOGITS, LOGITS.softmax(1), r"sum to one give Probe\(inputs, targets.argmax\(1\)\)$"),
+        (LOGITS, TWO_OF_THREE.float(), r"several labels.*label_log_odds\(label\)"),
+        (LOGITS, torch.randint(3, (3, 7)), r"each token.*next_token_log_odds.*most_probable"),
+        (LOGITS[:, None].repeat(1, 7, 1), torch.randint(3, (3, 7)), r"next_token_log_odds.*most_probable"),
+        (LOGITS[:, :0], TARGETS, r"at least one class, got the shape \(3, 0\)"),
+        (LOGITS, torch.zeros(3, dtype=torch.complex64), "complex targets"),
+    ],
+)
+def test_what_the_targets_are_otherwise_is_said_with_what_to_do(logits, targets, message):
+    with pytest.raises(ValueError, match=message):
+        outputs.log_odds(logits, targets)
+
+
+def test_targets_for_each_token_are_named_by_the_output_that_was_asked_for():
+    with pytest.raises(ValueError, match="output 'next_token_log_odds' needs one class per sample"):
+        outputs.next_token_log_odds(torch.rand(2, 5, 9), torch.randint(9, (2, 5)))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        nn.Sigmoid(),
+        nn.Sequential(nn.Sigmoid(), nn.Flatten(0)),
+        nn.Sequential(nn.Sigmoid(), nn.Hardtanh(1e-6, 1 - 1e-6)),
+    ],
+)
+def test_a_sigmoid_head_is_warned_of(end):
+    with pytest.warns(UserWarning, match=r"last step is a sigmoid.*before the sigmoid.*torch.logit\(model"):
+        outputs_of(nn.Sequential(nn.Linear(4, 1), end), torch.tensor([0, 1] * 3))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.value = nn.Linear(4, 1), nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.gate(x).sigmoid() * self.value(x).abs() / 100
+
+
+def test_logits_that_lie_between_zero_and_one_are_no_probabilities():
+    """An untrained head gives such numbers, and so does a gate."""
+    head = nn.Linear(4, 1)
+    nn.init.constant_(head.bias, 0.5)
+    nn.init.uniform_(head.weight, 0.0, 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outputs_of(head, torch.tensor([0, 1] * 3))
+        outputs_of(Gated(), torch.tensor([0, 1] * 3))
+        # Of a probability that is asked for as such there is nothing to say.
+        outputs_of(nn.Sequential(head, nn.Sigmoid()), None, output="prediction")
+
+
+def test_an_autoencoder_is_no_classifier_of_as_many_classes_as_pixels():
+    probe = Probe(torch.rand(6, 1, 8, 8), torch.arange(6))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Linear(3, 64))
+    drawn = assign_players(net, ImagePatches(grid=4, margin=0, n_players=2), probe)
+    with pytest.raises(ValueError, match="seems to be an autoencoder"):
+        masked_outputs(net, probe, drawn)
+    # 64 columns in 64 classes are nothing strange.
+    table = Probe(torch.rand(6, 64), torch.tensor([0, 60, 3, 12, 50, 1]))
+    masked_outputs(nn.Linear(64, 64), table, assign_players(net, Columns(n_players=2), table))
+    # The squared error that the message proposes is a function of one number per sample.
+    same = Probe(probe.inputs, probe.inputs.flatten(1))
+    error = masked_outputs(net, same, drawn, output=lambda a, b: -(a - b).double().square().flatten(1).mean(1))
+    with torch.no_grad():
+        expected = -(net(probe.inputs) - probe.inputs.flatten(1)).square().mean(1)
+    torch.testing.assert_close(error[:, -1], expected.double(), rtol=1e-5, atol=1e-8)

@@ -57,8 +57,8 @@ class InteractionMonitor(Callback):
         n_samples: how many samples to take; the papers use 50.
         n_train_samples: how many training samples to measure too, to see by order what carries over from them to
             the others; each takes as long as one of the others.
-        output: the scalar output: "log_odds" of the true class, "logit", "loss", or a function of
-            (logits, targets).
+        output: the scalar output: "log_odds" of the true class, "logit", "loss", "prediction", or a function
+            of (logits, targets).
         forward_func: how the model is called, (module, inputs) -> logits; None calls `pl_module(inputs)`.
         interactions: "and-or" extracts the sparsest AND and OR interactions; "and" takes the Harsanyi dividends
             alone, which is faster.

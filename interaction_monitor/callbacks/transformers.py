@@ -55,8 +55,8 @@ class InteractionTrainerCallback(TrainerCallback):
         players: what an input variable is, for example `Words(tokenizer)`.
         probe: the samples to measure on, for example
             `Probe.from_loader(trainer.get_eval_dataloader(), n_samples=50)`.
-        output: the scalar output: "log_odds" of the true class, "next_token_log_odds", "logit", "loss", or a function
-            of (logits, targets).
+        output: the scalar output: "log_odds" of the true class, "next_token_log_odds", "logit", "loss",
+            "prediction", or a function of (logits, targets).
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(**inputs)`.
             `language.last_token_logits` is for causal language models.
         interactions: "and-or" or "and".

@@ -61,8 +61,8 @@ def masked_outputs(
         model: the network.
         probe: the samples; moved to the model's device.
         players: their players, from `assign_players`.
-        output: what is computed from the logits: "log_odds", "logit", "loss", "next_token_log_odds" or a callable,
-            see `outputs`.
+        output: what is computed from the logits: "log_odds", "logit", "loss", "next_token_log_odds", "prediction" or
+            a callable, see `outputs`.
         forward_func: (model, inputs) -> what the model returns; default `model(inputs)`, or `model(**inputs)`
             where the inputs are a dict.
         chunk_size: how many rows run at once at most; what is not a power of two is rounded down. None counts the

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from interaction_monitor._target_checks import refuse_reconstructions, warn_of_probabilities
 from interaction_monitor.forward.chunk import Chunk
-from interaction_monitor.forward.model import WrongBatchError, find_layer
+from interaction_monitor.forward.heads import ends_in_sigmoid
+from interaction_monitor.forward.limits import is_out_of_memory
+from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.forward.scoring import score_of
 from interaction_monitor.forward.steadiness import warn_if_unsteady
-from interaction_monitor.outputs import OUTPUTS, Output, warn_of_probabilities
+from interaction_monitor.outputs import OUTPUTS, Output, prediction
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,9 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     if runner.players.layer is None:
         warn_if_unsteady(runner, logits, None)
         return logits
-    samples = range(min(len(runner.probe), 2 if 2 * runner.n_coalitions <= size else 1))
-    reference = runner.full_logits(_ends(runner, samples))
+    samples, reference = _reference(runner, min(len(runner.probe), 2 if 2 * runner.n_coalitions <= size else 1))
+    if reference is None:
+        return logits
     warn_if_unsteady(runner, logits, reference)
     if isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding):
         # Nothing comes before it, so there is nothing to save.
@@ -60,6 +64,22 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     return logits
 
 
+def _reference(runner: Runner, most: int) -> tuple[range, Tensor | None]:
+    """Run the empty and the full coalition of as many samples as memory allows, by full forwards."""
+    for n_samples in range(most, 0, -1):
+        try:
+            return range(n_samples), runner.full_logits(_ends(runner, range(n_samples)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
+        runner.forget()
+        log.warning("out of memory: the layers before %r are tried on fewer rows", runner.players.layer)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return range(1), None
+
+
 def _ends(runner: Runner, samples: range) -> Chunk:
     """Return a chunk that holds the empty and the full coalition of each sample."""
     last = runner.n_coalitions - 1
@@ -74,9 +94,21 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
         # On the CPU these check the labels of all samples.
         targets = None if probe.targets is None else probe.targets.cpu()
         score(logits.cpu().expand(len(probe), *logits.shape[1:]), targets)
-        warn_of_probabilities(logits)
+        if score is not prediction:
+            if targets is not None:
+                inputs = probe.inputs.values() if isinstance(probe.inputs, dict) else [probe.inputs]
+                refuse_reconstructions(logits, targets, inputs)
+            warn_of_probabilities(logits, from_sigmoid=_ends_in_sigmoid(runner, logits))
     score_of(score, logits, probe.target_of(0))
     return logits
+
+
+def _ends_in_sigmoid(runner: Runner, logits: Tensor) -> bool:
+    """Tell whether logits that may be probabilities come from a sigmoid."""
+    if not bool(((logits >= 0) & (logits <= 1)).all()):
+        return False
+    with eager_if_compiled(runner.model):
+        return ends_in_sigmoid(lambda: runner.call(runner.probe.inputs_of(0), 1))
 
 
 def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool:
