@@ -61,9 +61,22 @@ def test_the_median_of_two_is_between_them():
     assert Columns([0], baseline="median").assign(table, seed=0).baseline.tolist() == [[2.0]]
 
 
+def test_codes_are_replaced_by_the_most_frequent_one():
+    """The mean of the codes 0 and 7 is the code of something else."""
+    table = Probe(torch.tensor([[0, 5], [7, 2], [7, 2], [0, 9], [0, 5]]))
+    found = Columns(n_players=2).assign(table, seed=0).baseline
+    assert (found.tolist(), found.dtype) == ([[0, 2]], torch.int64)  # of two that are as frequent, the smaller
+    marks = Probe(torch.tensor([[True, False], [True, False], [False, False]]))
+    assert Columns(n_players=2).assign(marks, seed=0).baseline.tolist() == [[True, False]]
+    # A table of floats may hold codes too, but does not say so.
+    of_floats = Probe(table.inputs.float())
+    assert Columns(n_players=2).assign(of_floats, seed=0).baseline.tolist()[0] == pytest.approx([2.8, 4.6])
+    assert Columns(n_players=2, baseline="most frequent").assign(of_floats, seed=0).baseline.tolist() == [[0, 2]]
+
+
 def test_codes_are_replaced_by_codes():
     table = Probe(torch.tensor([[0, 1], [3, 1], [1, 2]]))
-    assert Columns([0, 1]).assign(table, seed=0).baseline.tolist() == [[1, 1]]
+    assert Columns([0, 1], baseline="mean").assign(table, seed=0).baseline.tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,75 @@ class Tokenizer:
         return " ".join(tokens).replace(" ##", "").replace("Ġ", " ").replace("▁", " ")
 
 
+BYTES = [
+    "<s>",
+    "<mask>",
+    "na",
+    "Ã¯",
+    "ve",
+    "Ġfa",
+    "Ã§",
+    "ade",
+    "Ġ",
+    "Ã",
+    "¼",
+    "ber",
+    "Ġgood",
+    "Ġ..",
+    ".",
+    "å",
+    "¥",
+    "½",
+]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["na", "Ã¯", "ve", "Ġfa", "Ã§", "ade", "Ġ.."], ("naïve", "façade")),
+        (["na", "Ã¯", "ve"], ("naïve",)),  # no mark in the sentence: the vocabulary has them
+        (["Ġgood", "Ġ", "Ã", "¼", "ber", "."], ("good", "über")),  # a character in two tokens
+        (["Ġgood", ".", "å", "¥", "½"], ("good", "好")),  # in three, beside punctuation
+        (["Ġgood", "½", "å", "Ġgood"], ("good", "good")),  # bytes of no character
+    ],
+)
+def test_words_of_byte_level_tokens_are_put_together_from_their_bytes(tokens, words):
+    ids = torch.tensor([[BYTES.index(token) for token in tokens]])
+    drawn = Words(BYTES, n_players=len(words)).assign(Probe(ids))
+    assert drawn.names == (words,)
+
+
+def test_bytes_that_sentencepiece_falls_back_to_are_a_word():
+    vocabulary = ["<s>", "<mask>", "▁na", "ï", "ve", "▁", "<0xE5>", "<0xA5>", "<0xBD>", "<0xF0>", "<0x9F>", "<0x98>"]
+    words = Words([*vocabulary, "<0x80>", "▁film"], n_players=2)
+    assert words.assign(Probe(torch.tensor([[0, 2, 3, 4, 5, 6, 7, 8]]))).names == (("naïve", "好"),)
+    # A smiling face is no word.
+    assert words.available(Probe(torch.tensor([[0, 2, 3, 4, 5, 9, 10, 11, 12, 13]]))).tolist() == [2]
+
+
+@pytest.mark.parametrize("sentence", ["naïve façade", "Übermut tut selten gut", "ein Café, señor", "straße 好的 ok"])
+def test_words_of_a_byte_level_tokenizer_are_those_of_the_sentence(sentence):
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=290, initial_alphabet=alphabet, special_tokens=["<mask>"])
+    made.train_from_iterator(["the facade of a cafe is good, and so on"], trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, mask_token="<mask>")
+    expected = tuple(word.strip(",") for word in sentence.split())
+    drawn = Words(fast, n_players=len(expected), stop_words=()).assign(
+        Probe(torch.tensor([fast(sentence)["input_ids"]]))
+    )
+    assert drawn.names == (expected,)
+
+
+def test_a_letter_that_looks_like_a_mark_marks_nothing():
+    """BERT's vocabularies hold such letters by themselves."""
+    assert Words([*VOCABULARY, "Ġ", "Ċ"], n_players=2).available(Probe(encode(SENTENCES[0]))).tolist() == [3]
+
+
 def encode(*sentences):
     rows = [[IDS[token] for token in sentence.split()] for sentence in sentences]
     width = max(map(len, rows))

@@ -77,4 +77,10 @@ def assign_players(
             inputs = probe.select([sample]).to(device).inputs
             with changed_output(layer, players.layer, keep), forward_context():
                 (forward_func or call_model)(model, inputs)
+            if seen[-1].ndim == 0 or len(seen[-1]) != 1:
+                raise ValueError(
+                    f"layer={players.layer!r} gives {describe(seen[-1])} for one sample, so its first axis is not the "
+                    "batch (windows of an image? a sequence that comes first, for want of batch_first=True?); name a "
+                    "layer whose first axis is the batch"
+                )
     return players.assign(probe, torch.cat(seen), seed=seed).to("cpu")

@@ -6,6 +6,8 @@ from interaction_monitor.players.feature_patches import FeaturePatches
 from interaction_monitor.players.image_patches import ImagePatches
 from interaction_monitor.players.point_clusters import PointClusters
 from interaction_monitor.players.segments import Segments
+from interaction_monitor.players.spans import Spans
+from interaction_monitor.players.token_patches import TokenPatches
 from interaction_monitor.players.words import Words
 
 __all__ = [
@@ -17,5 +19,7 @@ __all__ = [
     "Players",
     "PointClusters",
     "Segments",
+    "Spans",
+    "TokenPatches",
     "Words",
 ]

@@ -84,9 +84,11 @@ def draw_cells(patches: Patches, n_samples: int, size: Sequence[int], *, seed: i
     return labels[:, cell_index(height, grid)][:, :, cell_index(width, grid)]
 
 
-def channel_baseline(baseline: Baseline, maps: Tensor, *, n_samples: int) -> float | Tensor:
-    """Resolve a baseline of maps (S or 1, C, H, W), where a vector means one value per channel."""
+def channel_baseline(
+    baseline: Baseline, maps: Tensor, *, n_samples: int, channels_last: bool = False
+) -> float | Tensor:
+    """Resolve a baseline of maps (S or 1, C, H, W) or (S or 1, H, W, C), where a vector has a value per channel."""
     value = baseline(maps) if callable(baseline) else baseline
-    if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1:
+    if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1 and not channels_last:
         value = value[:, None, None]
     return resolve_baseline(value, maps, n_samples=n_samples)

@@ -25,8 +25,10 @@ class Columns(Players):
             column by itself. Columns in no player are always present.
         n_players: how many of them are drawn, for all samples alike; 2**n_players masked forwards follow for each
             sample. 0 takes all that `columns` names, or 10 if it is None.
-        baseline: what absent columns are replaced by: "mean" or "median" of the probe's samples; a number; a vector
-            (F,) such as the training data's mean; or a callable (table (S, F)) -> number or vector.
+        baseline: what absent columns are replaced by: "mean", "median" or "most frequent" value of the probe's samples;
+            a number; a vector (F,) such as the training data's mean; or a callable (table (S, F)) -> number or vector.
+            None takes the mean, and the most frequent value of a table of integers: those may be codes, whose mean
+            says nothing.
         names: what all columns are called, in the order of the table.
         input_key: which entry of a dict of inputs holds the table; needed if there are several.
 
@@ -44,7 +46,7 @@ class Columns(Players):
 
     columns: Sequence[int | Sequence[int]] | None = field(default=None, kw_only=False)
     n_players: int = 0
-    baseline: Baseline | str = "mean"  # type: ignore[assignment]  # a name stands for one computed from the samples
+    baseline: Baseline | str | None = None  # type: ignore[assignment]  # a name stands for one computed from the samples
     names: Sequence[str] | None = None
     input_key: str | None = None
 
@@ -55,8 +57,11 @@ class Columns(Players):
         if self.n_players == 0:
             # Others read how many players there are before they are drawn.
             object.__setattr__(self, "n_players", 10 if self.columns is None else len(self.columns))
-        if isinstance(self.baseline, str) and self.baseline not in ("mean", "median"):
-            raise ValueError(f'baseline={self.baseline!r} must be "mean", "median", a number, a tensor or a callable')
+        if isinstance(self.baseline, str) and self.baseline not in ("mean", "median", "most frequent"):
+            raise ValueError(
+                f'baseline={self.baseline!r} must be "mean", "median", "most frequent", a number, a tensor or a '
+                "callable"
+            )
         if self.columns is not None:
             named = [column for group in _groups(self.columns) for column in group]
             if len(named) != len(set(named)) or min(named, default=0) < 0 or not all(_groups(self.columns)):
@@ -112,12 +117,23 @@ class Columns(Players):
         )
 
     def _statistic(self, table: Tensor) -> Baseline:
-        if not isinstance(self.baseline, str):
-            return self.baseline
+        name = self.baseline
+        if name is None:
+            name = "mean" if table.is_floating_point() else "most frequent"
+        if not isinstance(name, str):
+            return name
+        if name == "most frequent":
+            return _most_frequent(table)
         values = table.double()
-        statistic = values.mean(0) if self.baseline == "mean" else values.quantile(0.5, dim=0)
+        statistic = values.mean(0) if name == "mean" else values.quantile(0.5, dim=0)
         # Codes and counts are replaced by a value that the table can hold.
         return statistic.to(table.dtype) if table.is_floating_point() else statistic.round().to(table.dtype)
+
+
+def _most_frequent(table: Tensor) -> Tensor:
+    """Return the most frequent value of each column, (F,); of several, the smallest."""
+    found = [column.unique(return_counts=True) for column in table.unbind(1)]
+    return torch.stack([values[counts.argmax()] for values, counts in found])
 
 
 def _require_columns(columns: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from interaction_monitor._describe import describe
 from interaction_monitor.players._grid import channel_baseline, check_grid, draw_cells
+from interaction_monitor.players._layout import image_is_channels_last
 from interaction_monitor.players.base import Baseline, PlayerMap, Players
 from interaction_monitor.probe import Probe
 
@@ -28,6 +29,8 @@ class ImagePatches(Players):
             or (C, 1, 1), or a whole image; or a callable (images (S, C, H, W)) -> number or tensor, for
             instance the mean color. Zero is the mean of normalised images.
         input_key: which entry of a dict of inputs holds the images; needed if there are several.
+        channels_last: whether the images are (B, H, W, C). None takes the axis that is 1, 3 or 4 long for the channels,
+            the second where both are.
 
     Raises:
         ValueError: if there are more players than cells.
@@ -46,6 +49,7 @@ class ImagePatches(Players):
     n_players: int = 10
     baseline: Baseline = 0.0
     input_key: str | None = None
+    channels_last: bool | None = None
 
     def __post_init__(self) -> None:
         check_grid(self)
@@ -54,7 +58,7 @@ class ImagePatches(Players):
         """Draw the patches of each sample.
 
         Args:
-            probe: samples with images (S, C, H, W).
+            probe: samples with images (S, C, H, W) or (S, H, W, C).
             activation: not used.
             seed: decides the draw.
 
@@ -66,11 +70,16 @@ class ImagePatches(Players):
         """
         key, images = probe.entry(self.input_key)
         if images.ndim != 4:
-            raise ValueError(f"ImagePatches needs images (samples, channels, height, width), got {describe(images)}")
+            hint = "; for parts of a sequence take Spans, for columns of a table Columns" * (images.ndim in (2, 3))
+            raise ValueError(
+                f"ImagePatches needs images (samples, channels, height, width), got {describe(images)}{hint}"
+            )
+        last = image_is_channels_last(images) if self.channels_last is None else self.channels_last
+        axes = (1, 2) if last else (2, 3)
         return PlayerMap(
-            labels=draw_cells(self, len(probe), images.shape[2:], seed=seed),
+            labels=draw_cells(self, len(probe), [images.shape[axis] for axis in axes], seed=seed),
             n_players=self.n_players,
-            axes=(2, 3),
-            baseline=channel_baseline(self.baseline, images, n_samples=len(probe)),
+            axes=axes,
+            baseline=channel_baseline(self.baseline, images, n_samples=len(probe), channels_last=last),
             input_key=key,
         )

@@ -15,6 +15,7 @@ from interaction_monitor.players._stop_words import STOP_WORDS
 from interaction_monitor.players._tokens import (
     group_words,
     has_letters,
+    marks_of,
     mask_token_id,
     special_ids,
     text_of,
@@ -157,22 +158,26 @@ class Words(Players):
         """Give the text and the places of the words of each sentence that may be players."""
         _, ids = self._ids(probe)
         attention = probe.inputs.get("attention_mask") if isinstance(probe.inputs, dict) else None
-        special = special_ids(self.vocabulary)
+        special, marks = special_ids(self.vocabulary), marks_of(self.vocabulary)
         for sample, sentence in enumerate(ids.tolist()):
             attended = [True] * len(sentence) if attention is None else attention[sample].bool().tolist()
             usable = [seen and token not in special for token, seen in zip(sentence, attended, strict=True)]
-            yield self._words(sentence, usable, None if self.word_ids is None else self.word_ids[sample].tolist())
+            word_ids = None if self.word_ids is None else self.word_ids[sample].tolist()
+            yield self._words(sentence, usable, word_ids, marks)
 
     def _words(
-        self, sentence: Sequence[int], usable: Sequence[bool], word_ids: Sequence[int] | None
+        self, sentence: Sequence[int], usable: Sequence[bool], word_ids: Sequence[int] | None, marks: str | None
     ) -> list[tuple[str, list[int]]]:
         """Return the text and the places of each word that may be a player."""
         tokens = tokens_of(self.vocabulary, sentence)
         groups: dict[int, list[int]] = {}
-        for place, word in enumerate(word_ids or group_words(tokens, [not usual for usual in usable])):
+        for place, word in enumerate(word_ids or group_words(tokens, [not usual for usual in usable], marks=marks)):
             if usable[place] and word >= 0:
                 groups.setdefault(word, []).append(place)
-        found = [(text_of(self.vocabulary, [tokens[place] for place in places]), places) for places in groups.values()]
+        found = [
+            (text_of(self.vocabulary, [tokens[place] for place in places], marks=marks), places)
+            for places in groups.values()
+        ]
         return [(text, places) for text, places in found if self._means_something(text)]
 
     def _means_something(self, word: str) -> bool:
