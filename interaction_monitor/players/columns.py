@@ -132,7 +132,7 @@ class Columns(Players):
 
 def _most_frequent(table: Tensor) -> Tensor:
     """Return the most frequent value of each column, (F,); of several, the smallest."""
-    found = [column.unique(return_counts=True) for column in table.unbind(1)]
+    found = [torch.unique(column, return_counts=True) for column in table.unbind(1)]
     return torch.stack([values[counts.argmax()] for values, counts in found])
 
 
