@@ -12,12 +12,13 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
-from gallery.offline import valley
 from gallery.replay import replay
 from gallery.stored import Stored, load_all
 from interaction_monitor.functional.intervals import mean_order_influence, student_quantile
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.phases.loss_gap import GapOpening, gap_opening
+from interaction_monitor.phases.monotone import valley
 
 # A rise counts as true from this part of the fall on: twice what the tracker asks for, so that it can be seen.
 CLEAR_RISE = 0.2
@@ -34,7 +35,8 @@ class Detected:
     onset: int | None  # index of the lowest measurement of the exact fit, if its rise is clear; known afterwards
     known: int | None  # index of the measurement at which the tracker knew
     mattered: int | None  # index from which on the rise stays above what the tracker asks for at least
-    gap_onset: int | None  # index where the loss gap was lowest by the exact fit, if it opens clearly
+    gap: GapOpening | None  # in epochs, where the loss gap opens clearly
+    gap_lowest: int | None  # the epoch at which it was lowest by the exact fit, likewise
 
     @property
     def delay(self) -> int | None:
@@ -49,15 +51,14 @@ class Detected:
     @property
     def lag(self) -> int | None:
         """Epochs from the onset of phase two to the opening of the loss gap, both known afterwards."""
-        if self.onset is None or self.gap_onset is None:
+        if self.onset is None or self.gap is None:
             return None
-        return int(self.stored.epochs[self.gap_onset] - self.stored.epochs[self.onset])
+        return int(self.gap.epoch - self.stored.epochs[self.onset])
 
     @property
-    def places(self) -> tuple[float, float]:
-        """Where phase two begins and where the loss gap opens, as parts of the run; both must be known."""
-        epochs = self.stored.epochs[[self.onset, self.gap_onset]] / self.stored.n_epochs
-        return float(epochs[0]), float(epochs[1])
+    def onset_epoch(self) -> int | None:
+        """The epoch of the true onset."""
+        return None if self.onset is None else int(self.stored.epochs[self.onset])
 
 
 def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
@@ -72,7 +73,8 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
     """
     history = replay(stored, kind=kind)
     orders = history.column("mean_order")
-    turn, fall, rise = valley(orders)
+    fitted = valley(orders)
+    turn, fall, rise = fitted.turn, fitted.fall, fitted.rise
     learns = stored.run.expectation != "never learns"
     # A rise in the last two measurements alone may be a spike.
     lasts = turn <= len(orders) - 4
@@ -80,8 +82,9 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
     above = orders - orders[turn] >= 0.1 * fall
     lasting = [i for i in range(turn + 1, len(orders)) if above[i:].mean() > 0.9 and above[i]]
     gap = history.column("loss_gap")
-    opens, _, opening = valley(gap)
-    opened = learns and opening >= CLEAR_GAP * float(stored.curves["train_loss"][0])
+    shape = valley(gap)
+    opened = learns and shape.rise >= CLEAR_GAP * float(stored.curves["train_loss"][0])
+    losses = (stored.epochs.tolist(), history.column("train_loss").tolist(), history.column("test_loss").tolist())
     known = next((i for i, row in enumerate(history) if row.phase == "two"), None)
     return Detected(
         stored=stored,
@@ -89,7 +92,8 @@ def detect(stored: Stored, *, kind: str = "and-or") -> Detected:
         onset=turn if true else None,
         known=known,
         mattered=lasting[0] if true and lasting else None,
-        gap_onset=opens if opened else None,
+        gap_lowest=int(stored.epochs[shape.turn]) if opened else None,
+        gap=gap_opening(list(zip(*losses, strict=True))) if opened else None,
     )
 
 
@@ -152,7 +156,8 @@ def flat_histories(
     generator = np.random.default_rng(seed)
     false = total = 0
     for stored in runs:
-        turn, fall, _ = valley(replay(stored).column("mean_order"))
+        fitted = valley(replay(stored).column("mean_order"))
+        turn, fall = fitted.turn, fitted.fall
         if fall < 0.2 or turn < 3:
             continue
         near = np.arange(turn - 1, min(turn + 3, len(stored.epochs)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gallery.detection import Detected, detect
+from gallery.gaps import READINGS, correlation
 from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES
 from gallery.stored import RESULTS, load_all, read
@@ -129,8 +132,30 @@ def spindle_figure() -> Figure:
     return figure
 
 
+def gap_figure(detected: Sequence[Detected]) -> Figure:
+    """Lay the opening of the loss gap over the onset of phase two, by each way to read it; on the line both are one."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    groups = {"LeNet": REAL, "VGG-6": THEORY, "MLP": GAP, "VGG-11": "0.5"}
+    for ax, (name, reading) in zip(figure.subplots(1, len(READINGS), sharey=True), READINGS.items(), strict=True):
+        for network, colour in groups.items():
+            for labels, marker in (("clean", "^"), ("wrong labels", "o")):
+                runs = [run for run in detected if run.stored.run.network == network]
+                chosen = [run for run in runs if (run.stored.run.wrong_labels > 0) == (labels != "clean")]
+                places = correlation(chosen, reading).places
+                if places:
+                    ax.plot(*zip(*places, strict=True), marker, color=colour, ms=5, label=f"{network}, {labels}")
+        ax.axline((0, 0), slope=1, color="0.7", lw=0.8)
+        ax.set_title(
+            f"{textwrap.fill(name, 45)}:\nrank correlation {correlation(detected, reading).value:.2f}", fontsize=8
+        )
+        ax.set_xlabel("onset of phase two, part of the run", fontsize=8)
+    figure.axes[0].set_ylabel("opening of the loss gap, part of the run", fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    return figure
+
+
 def write_all(folder: Path = IMAGES) -> list[Path]:
-    """Draw every stored run, and the spindle.
+    """Draw every stored run, the spindle, and the readings of the loss gap.
 
     Args:
         folder: where to.
@@ -138,7 +163,9 @@ def write_all(folder: Path = IMAGES) -> list[Path]:
     Returns:
         The files.
     """
-    figures = {run.run.name: run_figure(detect(run)) for run in load_all()} | {"spindle": spindle_figure()}
+    detected = [detect(run) for run in load_all()]
+    figures = {run.stored.run.name: run_figure(run) for run in detected}
+    figures |= {"spindle": spindle_figure(), "gaps": gap_figure(detected)}
     return [_save(figure, folder / f"gallery_{name}.png") for name, figure in figures.items()]
 
 

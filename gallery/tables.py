@@ -12,10 +12,11 @@ import numpy as np
 from gallery.accuracy import Cost, compare, with_every, with_samples
 from gallery.detection import Detected, detect, flat_histories
 from gallery.fewer_players import folder_in
-from gallery.offline import rank_correlation
+from gallery.gaps import READINGS, correlation
 from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read
+from interaction_monitor.phases.loss_gap import GapOpening
 
 DOCS = RESULTS.parent.parent / "docs"
 PAGES = (DOCS / "gallery.md", DOCS / "gallery_runs.md")
@@ -71,15 +72,19 @@ def detection(detected: Sequence[Detected]) -> str:
             _epoch(run, run.known),
             run.delay,
             run.late,
-            _epoch(run, run.gap_onset),
+            _interval(run.gap),
             run.lag,
             run.history[-1].phase,
         ]
         for run in detected
-        if run.onset is not None or run.known is not None or run.gap_onset is not None
+        if run.onset is not None or run.known is not None or run.gap is not None
     ]
     header = ["run", "onset", "rise matters", "known", "delay", "late", "gap opens", "lag", "phase at the end"]
     return table(header, rows)
+
+
+def _interval(gap: GapOpening | None) -> str | None:
+    return None if gap is None else f"{gap.epoch} ({gap.low}-{gap.high})"
 
 
 def _epoch(run: Detected, index: int | None) -> int | None:
@@ -93,7 +98,6 @@ def detection_summary(detected: Sequence[Detected]) -> str:
         true = [run for run in part if run.onset is not None]
         negative = [run for run in part if run.onset is None]
         lags = [run for run in part if run.lag is not None]
-        correlation = rank_correlation([run.places[0] for run in lags], [run.places[1] for run in lags])
         rows.append(
             [
                 name,
@@ -102,17 +106,29 @@ def detection_summary(detected: Sequence[Detected]) -> str:
                 _median(run.delay for run in true),
                 _median(run.late for run in true),
                 _median(abs(run.lag) for run in lags if run.lag is not None),
-                None if np.isnan(correlation) else f"{correlation:.2f}",
             ]
         )
     stored = [run.stored for run in detected]
     flat = " of ".join(map(str, flat_histories(stored, replicates=10)))
     calm = " of ".join(map(str, flat_histories(stored, replicates=10, rising=False)))
-    header = ["runs", "false", "found", "delay", "late", "absolute lag", "rank correlation"]
+    header = ["runs", "false", "found", "delay", "late", "absolute lag"]
     return (
         f"{table(header, rows)}\n\nReal runs made to stay flat: {flat} histories are false, and {calm} where "
         "measurements that already belong to the true rise are not repeated."
     )
+
+
+def gap_readings(detected: Sequence[Detected]) -> str:
+    """Say how closely the opening of the loss gap follows the onset, by each way to read it."""
+    networks = [name for name in ("LeNet", "VGG-6", "MLP") if any(run.stored.run.network == name for run in detected)]
+    rows = []
+    for name, reading in READINGS.items():
+        cells: list[object] = [name]
+        for network in (None, *networks):
+            found = correlation([run for run in detected if network in (None, run.stored.run.network)], reading)
+            cells.append(None if np.isnan(found.value) else f"{found.value:.2f} ({len(found.lags)})")
+        rows.append([*cells, _median(correlation(detected, reading).lags)])
+    return table(["reading", "all", *networks, "median lag"], rows)
 
 
 def stops(detected: Sequence[Detected]) -> str:
@@ -222,6 +238,7 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         "runs": runs(detected),
         "detection": detection(detected),
         "detection summary": detection_summary(detected),
+        "gap readings": gap_readings(detected),
         "stops": stops(detected),
         "stops by run": stops_by_run(detected),
         "accuracy": accuracy(stored, load_all(folder_in(folder))),

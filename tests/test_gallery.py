@@ -11,8 +11,9 @@ import torch
 from gallery import tables
 from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
+from gallery.gaps import READINGS, correlation, leaves_its_lowest
 from gallery.ingredients import splits, with_wrong_labels
-from gallery.offline import rank_correlation, valley
+from gallery.offline import rank_correlation
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
 from gallery.spindle import FILE, path_in, published
@@ -53,7 +54,7 @@ def shown(name):
     return match[1]
 
 
-@pytest.mark.parametrize("name", ["runs", "detection", "stops", "stops by run"])
+@pytest.mark.parametrize("name", ["runs", "detection", "gap readings", "stops", "stops by run"])
 def test_the_page_shows_what_is_stored(detected, name):
     assert shown(name) == getattr(tables, name.replace(" ", "_"))(detected)
 
@@ -62,7 +63,17 @@ def test_the_page_shows_the_spindle_and_every_table_there_is():
     assert shown("spindle") == tables.spindle()
     asked = [name for page in tables.PAGES for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))]
     assert sorted(asked) == sorted(
-        ["runs", "detection", "detection summary", "stops", "stops by run", "accuracy", "spindle", "pictures"]
+        [
+            "runs",
+            "detection",
+            "detection summary",
+            "gap readings",
+            "stops",
+            "stops by run",
+            "accuracy",
+            "spindle",
+            "pictures",
+        ]
     )
 
 
@@ -147,21 +158,16 @@ def test_runs_are_chosen_by_name_and_preset():
     assert 0.3 < np.mean([part == "held out" for part in parts]) < 0.7
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_valley_is_the_best_of_all_splits(seed):
-    from sklearn.isotonic import isotonic_regression
-
-    generator = np.random.default_rng(seed)
-    curve = np.concatenate((np.linspace(3, 1, 8), np.linspace(1.1, 2, 9))) + 0.3 * generator.standard_normal(17)
-    errors = [
-        np.square(curve[: i + 1] - isotonic_regression(curve[: i + 1], increasing=False)).sum()
-        + (np.square(curve[i + 1 :] - isotonic_regression(curve[i + 1 :])).sum() if i + 1 < len(curve) else 0.0)
-        for i in range(len(curve))
-    ]
-    turn, fall, rise = valley(curve)
-    assert errors[turn] == pytest.approx(min(errors))
-    assert fall > 0.5
-    assert rise > 0.3
+def test_three_readings_of_the_gap_are_laid_beside_the_onset(detected):
+    found = {name: correlation(detected, reading) for name, reading in READINGS.items()}
+    lowest, leaves, change = (result.value for result in found.values())
+    # a gap that is flat at first has its lowest point anywhere, and so says nothing of the onset
+    assert lowest < 0.2 < min(leaves, change)
+    for result in found.values():
+        assert all(0 <= onset <= 1 and 0 <= opening <= 1 for onset, opening in result.places)
+    opened = [run for run in detected if run.gap is not None]
+    assert all(run.gap.low <= run.gap.epoch <= run.gap.high <= run.stored.n_epochs for run in opened)
+    assert leaves_its_lowest(replace(opened[0], gap=None)) is None
 
 
 def test_rank_correlation_is_scipys():

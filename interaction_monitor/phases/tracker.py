@@ -19,6 +19,7 @@ from torch import Tensor
 from interaction_monitor.functional.intervals import mean_order_influence
 from interaction_monitor.functional.salient_orders import first_high_order, high_order_share, mean_order, valid_rows
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
+from interaction_monitor.phases.loss_gap import EARLY, change_point
 
 Phase = Literal["initial", "one", "two"]
 
@@ -30,7 +31,7 @@ class PhaseState:
     phase: Phase  # "initial" until ⟨k⟩ has clearly fallen, "one" until orders have clearly risen again, then "two"
     onset_epoch: int | None  # where ⟨k⟩ was lowest, once phase two is known
     detected_epoch: int | None  # the measurement at which that became known
-    gap_onset_epoch: int | None  # where test loss minus train loss was lowest, once it is known to open
+    gap_onset_epoch: int | None  # the last before test loss minus train loss rises, once it is known to open
     gap_detected_epoch: int | None  # the measurement at which that became known
     fall: float  # first ⟨k⟩ minus the lowest so far, in orders; 0 before the first measurement
     rise: float  # ⟨k⟩ now minus the lowest so far, in orders; 0 before the first measurement
@@ -224,7 +225,9 @@ class PhaseTracker:
         if all(gap - self._gaps[turn] >= least for gap in self._gaps[first:]) and leaves_jitter(
             self._gaps, turn, persistence=self.persistence, alpha=self.alpha
         ):
-            self._gap_onset = (self._gap_epochs[turn], self._gap_epochs[-1])
+            early = EARLY * abs(self._first_train_loss)
+            _, opening, _ = change_point(self._gap_epochs, self._gaps, early=early) or (None, turn, None)
+            self._gap_onset = (self._gap_epochs[opening], self._gap_epochs[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""
