@@ -10,13 +10,12 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._lightning_samples import training_samples, validation_samples
 from interaction_monitor.callbacks._lightning_trainer import (
     counted_batches_of,
     folder_of,
     is_trial,
-    loader_of,
     say,
-    train_loader_of,
 )
 from interaction_monitor.callbacks._samples import check_number_of_training, samples_of, training_of, with_baseline_of
 from interaction_monitor.callbacks._settings import plain, settings_of
@@ -27,7 +26,7 @@ from interaction_monitor.functional.sparsest import MAX_PLAYERS
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe, TooFewSamplesError
+from interaction_monitor.probe import Probe
 
 if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
@@ -109,7 +108,7 @@ def _choose(
             f"n_players={n_players} is more than the {MAX_PLAYERS} that interactions='and-or' takes; "
             "take fewer players, or interactions='and'"
         )
-    probe = monitor.probe or Probe.from_loader(loader_of(trainer), monitor.n_samples, seed=monitor.seed)
+    probe = monitor.probe or validation_samples(trainer, pl_module, monitor.n_samples, seed=monitor.seed)
     if state is not None:
         check_number_of_training(state, monitor.n_train_samples)
         probe = samples_of(state, probe, given=monitor.probe is not None)
@@ -127,12 +126,7 @@ def _choose(
 
     train = None
     if monitor.n_train_samples:
-        wanted = monitor.n_train_samples
-        try:
-            samples = Probe.from_loader(train_loader_of(trainer), wanted, seed=monitor.seed)
-        except TooFewSamplesError as error:
-            argument, loader = "n_train_samples", "the loader for training"
-            raise TooFewSamplesError(error.found, wanted, argument=argument, loader=loader) from None
+        samples = training_samples(trainer, pl_module, monitor.n_train_samples, seed=monitor.seed)
         if state is not None:
             samples = training_of(state, samples)
         players = assign(samples)

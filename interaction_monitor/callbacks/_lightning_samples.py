@@ -1,0 +1,106 @@
+"""Drawing samples from a trainer's loaders, as validation would hand them to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._state import preserved_rng, undisturbed
+from interaction_monitor.callbacks._lightning_trainer import loader_of, train_loader_of
+from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
+from interaction_monitor.loading.batches import join, rows_of, size_of
+from interaction_monitor.probe import Probe
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+def validation_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, *, seed: int) -> Probe:
+    """Draw samples from the first loader for validation, or from the one for training.
+
+    Raises:
+        UnreadableLoaderError: if they cannot be had without disturbing the run; it says what to give instead.
+        TooFewSamplesError: if the loader has fewer.
+    """
+    try:
+        return _draw(trainer, pl_module, loader_of(trainer), n_samples, seed=seed)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead="give probe=Probe(inputs, targets)") from error
+
+
+def training_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, *, seed: int) -> Probe:
+    """Draw samples from the first loader for training.
+
+    Raises:
+        UnreadableLoaderError: if they cannot be had without disturbing the run; it says what to give instead.
+        TooFewSamplesError: if the loader has fewer.
+    """
+    try:
+        return _draw(trainer, pl_module, train_loader_of(trainer), n_samples, seed=seed)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
+    except TooFewSamplesError as error:
+        argument, loader = "n_train_samples", "the loader for training"
+        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
+
+
+def _draw(trainer: pl.Trainer, pl_module: pl.LightningModule, loader: Any, n_samples: int, *, seed: int) -> Probe:
+    if not any(_is_overridden(hook, owner) for hook in HOOKS for owner in (pl_module, _datamodule_of(trainer))):
+        return Probe.from_loader(loader, n_samples, seed=seed)
+
+    def targets_of(batch: Any) -> Tensor | None:
+        with suppress(TypeError, ValueError):  # the hooks may make a batch of what is none yet
+            return Probe.from_batch(batch).targets
+        return None
+
+    batch = read_samples(loader, n_samples, seed=seed, targets_of=targets_of)
+    size = getattr(loader, "batch_size", None) or size_of(batch) or 1
+    parts = [rows_of(batch, range(n_samples)[start : start + size]) for start in range(0, n_samples, size)]
+    with preserved_rng(seed), _validating(trainer, pl_module):
+        probe = Probe.from_batch(join([_handed_over(trainer, pl_module, part) for part in parts]))
+    return probe.map(_stored)
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """Return a tensor as a record and other processes can hold it: on no device, and in no precision of the run's."""
+    tensor = tensor.cpu()
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.half) else tensor
+
+
+def _handed_over(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
+    """Do with a batch what the loop for validation does before `validation_step`."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Let hooks see the trainer and the module as they are in validation, and leave no trace of it."""
+    datamodule = _datamodule_of(trainer)
+    attributes = {} if datamodule is None else vars(datamodule)
+    holder = nn.Module()
+    object.__setattr__(holder, "datamodule", datamodule)  # its hooks may count and draw, too
+    before, stage = dict(attributes), trainer.state.stage
+    with undisturbed(pl_module), undisturbed(holder):
+        trainer.validating = True
+        try:
+            yield
+        finally:
+            trainer.state.stage = stage
+            attributes.clear()
+            attributes.update(before)
+
+
+def _datamodule_of(trainer: pl.Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
+
+
+def _is_overridden(hook: str, owner: Any) -> bool:
+    """Tell whether a hook is the user's; `lightning` and `pytorch_lightning` have the others."""
+    function = getattr(owner, hook, None)
+    return function is not None and function.__module__.split(".")[0] not in ("lightning", "pytorch_lightning")
