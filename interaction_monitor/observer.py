@@ -19,8 +19,7 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.persistence import from_before, from_training
-from interaction_monitor.history.summary import summarise
+from interaction_monitor.history.summary import from_before, from_training, summarise
 from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret, require_settings
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker

@@ -26,7 +26,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
 from interaction_monitor.report.reliability import check
-from interaction_monitor.report.reliability_charts import noise_floor as noise_floor_figure
+from interaction_monitor.report.reliability import noise_floor as noise_floor_figure
 from interaction_monitor.rounding_check import complaint, largest_of_all
 
 

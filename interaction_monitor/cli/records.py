@@ -41,18 +41,20 @@ def find_record(folder: Path) -> Path:
     Raises:
         CommandError: If there is none, or several.
     """
+    from interaction_monitor.record.layout import HISTORY, RUN, is_record
+
     if not folder.is_dir():
         raise CommandError(f"{folder} is no folder; give the folder of a run, as the monitor named it")
-    if (folder / "run.json").exists():
+    if is_record(folder):
         return folder
     found = []
     for at, below, files in os.walk(folder):
-        if {"run.json", "history.csv"} <= set(files):
+        if {RUN, HISTORY} <= set(files):
             found.append(Path(at))
             # What lies in a record is a part of it: the training samples are kept as a record of their own.
             below.clear()
     if not found:
-        raise CommandError(f"{folder} holds no record (a folder with run.json); give the folder that the monitor named")
+        raise CommandError(f"{folder} holds no record (a folder with {RUN}); give the folder that the monitor named")
     if len(found) > 1:
         raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, sorted(found)))}")
     return found[0]

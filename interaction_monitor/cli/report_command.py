@@ -31,9 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the report."""
     if find_spec("plotly") is None:
         raise CommandError("the report needs plotly; install it by: pip install 'interaction-monitor[report]'")
+    from interaction_monitor.record import layout
+
     record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     others = [records.open_record(other, skip_damaged=arguments.skip_damaged) for other in arguments.others]
-    out = arguments.out or record.folder / "report.html"
+    out = arguments.out or record.folder / layout.REPORT
     if out.is_dir():
         raise CommandError(f"{out} is a folder; give --out the name of a file")
     if out.exists() and not _is_report(out):

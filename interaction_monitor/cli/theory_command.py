@@ -25,12 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, save the pictures and write to TensorBoard."""
-    from interaction_monitor.plots import theory_figures, theory_tensorboard, theory_text
+    from interaction_monitor.plots import tensorboard, theory_figures, theory_text
+    from interaction_monitor.record import layout
     from interaction_monitor.theory.overlay import NoOverlayError, lay_over
 
     record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
-    board = arguments.tensorboard or theory_tensorboard.run_folder(record.folder)
+    board = arguments.tensorboard or tensorboard.run_folder(record.folder)
     records.require_writable(out)
     if board is not None:
         records.require_writable(board, option="--tensorboard")
@@ -47,8 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     print()
     with records.writing(out):
         for name, picture in (
-            ("theory_bars.png", theory_figures.bars),
-            ("theory_noise_level.png", theory_figures.noise_level),
+            (layout.THEORY_BARS, theory_figures.bars),
+            (layout.THEORY_NOISE_LEVEL, theory_figures.noise_level),
         ):
             picture(overlay).savefig(out / name, dpi=130)
             print(f"wrote {out / name}")
@@ -59,5 +60,5 @@ def run(arguments: argparse.Namespace) -> None:
         )
         return
     with records.writing(board, option="--tensorboard"):
-        theory_tensorboard.write(overlay, board, name=record.folder.resolve().name)
+        tensorboard.write_theory(overlay, board, name=record.folder.resolve().name)
     print(f"wrote to the TensorBoard run {board}")

@@ -3,9 +3,8 @@
 Chen et al. 2024, "Defining and extracting generalizable interaction primitives from DNNs".
 """
 
-from interaction_monitor.comparison.comparable import NotComparableError
-from interaction_monitor.comparison.extraction import Comparison, Extraction, compare, compare_outputs
-from interaction_monitor.comparison.networks import Network, compare_networks
+from interaction_monitor.comparison.extraction import Comparison, Extraction, NotComparableError, compare_outputs
+from interaction_monitor.comparison.networks import Network, compare, compare_networks
 
 __all__ = [
     "Comparison",

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor.comparison.comparable import Measured, NotComparableError, refuse_different
 from interaction_monitor.functional import SharedAndOr, and_interactions, shared_and_or, sparsest_and_or
-from interaction_monitor.record import Record
+
+
+class NotComparableError(ValueError):
+    """The networks were not measured on the same samples with the same players; the message says what differs."""
 
 
 @dataclass(frozen=True)
@@ -125,89 +127,3 @@ def compare_outputs(
         samples=tuple(kept),
         player_names=None if player_names is None else tuple(player_names[i] for i in kept),
     )
-
-
-def compare(
-    records: Sequence[Record],
-    *,
-    names: Sequence[str] | None = None,
-    epochs: Sequence[int] | int | None = None,
-    alpha: float = 0.1,
-    noise: float = 0.02,
-    tol: float = 1e-2,
-    normalize: bool = False,
-) -> Comparison:
-    """Compare what recorded runs over the same probe samples and players encode.
-
-    Args:
-        records: the runs, at least two; or one run several times, with different `epochs`.
-        names: what they are called; None takes the ends of the folders' paths, with the epochs.
-        epochs: the measurement of each run to take, by its completed epochs; one number for all; None the last.
-        alpha: as in `shared_and_or`.
-        noise: as in `shared_and_or`.
-        tol: as in `shared_and_or`.
-        normalize: as in `shared_and_or`.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        NotComparableError: if the records differ in what they measure (it says in what), there are fewer than two,
-            or a run has no measurement at the epoch asked for.
-        RecordError: if a record's files cannot be read.
-    """
-    if len(records) < 2:
-        raise NotComparableError(f"a comparison takes at least two records, but there is {len(records)}")
-    asked = [epochs] * len(records) if epochs is None or isinstance(epochs, int) else list(epochs)
-    if len(asked) != len(records):
-        raise NotComparableError(f"{len(asked)} epochs are given for {len(records)} records; give one for each, or one")
-    refuse_different([_measured(record) for record in records])
-    rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
-    v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
-    if names is None:
-        found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
-        names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
-    return compare_outputs(
-        v,
-        names=names,
-        alpha=alpha,
-        noise=noise,
-        tol=tol,
-        normalize=normalize,
-        player_names=records[0].players.names,
-    )
-
-
-def _measured(record: Record) -> Measured:
-    return Measured(
-        name=str(record.folder),
-        players=record.players,
-        inputs=record.probe_inputs,
-        targets=record.probe_targets,
-        output=record.settings.get("output"),
-    )
-
-
-def _names(records: Sequence[Record]) -> list[str]:
-    """Name records by as much of the ends of their paths as tells them apart."""
-    parts = [record.folder.resolve().parts for record in records]
-    # the monitor puts its record into a folder of the same name in every run
-    length = 2
-    while len({path[-length:] for path in parts}) < len(set(parts)):
-        length += 1
-    return ["/".join(path[-length:]) for path in parts]
-
-
-def _row(record: Record, epoch: int | None) -> int:
-    epochs = [row.epoch for row in record.history]
-    if not epochs:
-        raise NotComparableError(f"{record.folder} holds no measurement")
-    if epoch is None:
-        return len(epochs) - 1
-    if epoch not in epochs:
-        measured = ", ".join(map(str, dict.fromkeys(epochs)))
-        raise NotComparableError(
-            f"{record.folder} has no measurement at epoch {epoch}; it was measured at epoch{'s' * (',' in measured)} "
-            f"{measured}"
-        )
-    return len(epochs) - 1 - epochs[::-1].index(epoch)

@@ -1,4 +1,4 @@
-"""Comparing networks themselves, without a record: checkpoints, or whatever is in memory."""
+"""Comparing recorded runs, or networks in memory, after a check that the same was measured of all."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from interaction_monitor.comparison.comparable import Measured, NotComparableError, refuse_different
-from interaction_monitor.comparison.extraction import Comparison, compare_outputs
+from interaction_monitor.comparison.extraction import Comparison, NotComparableError, compare_outputs
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, Players
 from interaction_monitor.probe import Probe
+from interaction_monitor.record import Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def compare_networks(
         replace(network, players=_drawn(network), name=network.name or f"network {number}")
         for number, network in enumerate(networks)
     ]
-    refuse_different([_measured(network) for network in named])
+    require_comparable([_measured(network) for network in named])
     v = torch.stack([_outputs(network) for network in named])
     return compare_outputs(
         v,
@@ -115,3 +115,149 @@ def _outputs(network: Network) -> torch.Tensor:
         network.module, network.probe, _map(network), output=network.output, forward_func=network.forward_func
     )
     return v.cpu()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a network's interactions are about."""
+
+    name: str
+    players: PlayerMap
+    inputs: Tensor | dict[str, Tensor]  # (S, ...)
+    targets: Tensor | None  # (S,)
+    output: object
+
+
+def require_comparable(measured: Sequence[Measured]) -> None:
+    """Refuse networks whose interactions do not mean the same.
+
+    Raises:
+        NotComparableError: if two differ in their samples, players or outputs; it names both and says in what.
+    """
+    for other in measured[1:]:
+        _require_same(measured[0], other)
+
+
+def _require_same(first: Measured, other: Measured) -> None:
+    one, another = first.players, other.players
+    for what, here, there in (
+        ("number of players", one.n_players, another.n_players),
+        ("number of probe samples", len(one), len(another)),
+        ("output", first.output, other.output),
+        ("masked layer", one.layer or "the input", another.layer or "the input"),
+        ("masked input", _input(one), _input(another)),
+        ("masked axes", one.axes, another.axes),
+    ):
+        if here != there:
+            raise NotComparableError(
+                f"{first.name} and {other.name} differ in the {what}: {here} and {there}; measure both networks "
+                "on the same probe with the same players and output"
+            )
+    for what, alike in (
+        ("the probe samples", _same(first.inputs, other.inputs)),
+        ("the targets of the probe samples", _same(first.targets, other.targets)),
+        ("which positions the players have", _same(one.labels, another.labels)),
+        ("the baseline", _same(one.baseline, another.baseline)),
+    ):
+        if not alike:
+            raise NotComparableError(
+                f"{first.name} and {other.name} differ in {what}; give both networks the same probe and players"
+            )
+
+
+def _input(players: PlayerMap) -> str:
+    return "the one tensor that is the input" if players.input_key is None else f"entry {players.input_key!r}"
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(((one == other) | (one != one) & (other != other)).all())
+    return type(one) is type(other) and bool(one == other)
+
+
+def compare(
+    records: Sequence[Record],
+    *,
+    names: Sequence[str] | None = None,
+    epochs: Sequence[int] | int | None = None,
+    alpha: float = 0.1,
+    noise: float = 0.02,
+    tol: float = 1e-2,
+    normalize: bool = False,
+) -> Comparison:
+    """Compare what recorded runs over the same probe samples and players encode.
+
+    Args:
+        records: the runs, at least two; or one run several times, with different `epochs`.
+        names: what they are called; None takes the ends of the folders' paths, with the epochs.
+        epochs: the measurement of each run to take, by its completed epochs; one number for all; None the last.
+        alpha: as in `shared_and_or`.
+        noise: as in `shared_and_or`.
+        tol: as in `shared_and_or`.
+        normalize: as in `shared_and_or`.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        NotComparableError: if the records differ in what they measure (it says in what), there are fewer than two,
+            or a run has no measurement at the epoch asked for.
+        RecordError: if a record's files cannot be read.
+    """
+    if len(records) < 2:
+        raise NotComparableError(f"a comparison takes at least two records, but there is {len(records)}")
+    asked = [epochs] * len(records) if epochs is None or isinstance(epochs, int) else list(epochs)
+    if len(asked) != len(records):
+        raise NotComparableError(f"{len(asked)} epochs are given for {len(records)} records; give one for each, or one")
+    require_comparable([_of_record(record) for record in records])
+    rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
+    v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
+    if names is None:
+        found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
+        names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
+    return compare_outputs(
+        v,
+        names=names,
+        alpha=alpha,
+        noise=noise,
+        tol=tol,
+        normalize=normalize,
+        player_names=records[0].players.names,
+    )
+
+
+def _of_record(record: Record) -> Measured:
+    return Measured(
+        name=str(record.folder),
+        players=record.players,
+        inputs=record.probe_inputs,
+        targets=record.probe_targets,
+        output=record.settings.get("output"),
+    )
+
+
+def _names(records: Sequence[Record]) -> list[str]:
+    """Name records by as much of the ends of their paths as tells them apart."""
+    parts = [record.folder.resolve().parts for record in records]
+    # the monitor puts its record into a folder of the same name in every run
+    length = 2
+    while len({path[-length:] for path in parts}) < len(set(parts)):
+        length += 1
+    return ["/".join(path[-length:]) for path in parts]
+
+
+def _row(record: Record, epoch: int | None) -> int:
+    epochs = [row.epoch for row in record.history]
+    if not epochs:
+        raise NotComparableError(f"{record.folder} holds no measurement")
+    if epoch is None:
+        return len(epochs) - 1
+    if epoch not in epochs:
+        measured = ", ".join(map(str, dict.fromkeys(epochs)))
+        raise NotComparableError(
+            f"{record.folder} has no measurement at epoch {epoch}; it was measured at epoch{'s' * (',' in measured)} "
+            f"{measured}"
+        )
+    return len(epochs) - 1 - epochs[::-1].index(epoch)

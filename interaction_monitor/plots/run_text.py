@@ -10,6 +10,43 @@ from interaction_monitor.history import History, Row
 LEAST_FOR_PHASE_ONE = 3
 ENOUGH_FOR_PHASE_ONE = 6
 
+HOW_TO_READ = """\
+### What this monitor shows
+
+On a few fixed samples every input is cut into **players** (patches, words, columns). Whatever the network's
+output owes to one set of players acting together is an **interaction**; how many players are in the set is
+its **order**. Order 1 is one player on its own, high orders are complicated patterns of many players.
+
+- **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
+  by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
+  a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
+- **Custom Scalars**: the mean order ⟨k⟩ with its 95% band over the samples; I^(k), the strength of each order,
+  which sums to the number of players; ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick
+  *Ignore outliers*, which hides the start.
+- **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
+  every order over time, ⟨k⟩ and the losses.
+- `{name}/carry_over`: which part of the strength was there at the measurement before, by order too, and what low and
+  high orders add to the output. High orders mostly come and go, and cancel.
+- **Scalars**: `{name}/phase` is 0 at the start, 1 in phase one, 2 in phase two.
+
+### How to read it
+
+1. **The start.** A network with random weights has interactions of middle orders: noise.
+2. **Phase one.** ⟨k⟩ falls: that noise goes, simple interactions take its place. They carry over to new samples.
+3. **Phase two.** ⟨k⟩ rises again: ever more complicated interactions, which carry over less and less. Its
+   **onset** is where ⟨k⟩ was lowest; the green line. Look whether the gap between test and train loss opens
+   soon after it, the dotted line. If it does, the network is over-fitting from there on.
+
+The onset is known only some measurements later, once the rise is larger than what chance among the samples
+explains. A run that never shows a phase two has not been trained for long enough to over-fit, or has nothing
+to over-fit to.
+
+Shares and I^(k) compare orders *within* one measurement; they do not say that low orders got weaker, only that
+high orders got stronger beside them.
+
+Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024.
+"""
+
 _PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
 
 

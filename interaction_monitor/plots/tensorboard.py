@@ -1,24 +1,39 @@
 """What a run shows in TensorBoard, beside the scalars that are logged like any other metric.
 
-Histograms over orders, the layout of the Custom Scalars tab, pictures, and a text that says how to read them.
+Histograms over orders, the layout of the Custom Scalars tab, pictures, and a text that says how to read them. What is
+found after the run goes into an event file that names its purpose, and that file is replaced each time, so that writing
+twice leaves what writing once does: the theory into the run itself, a comparison of networks into a run of its own.
 """
 
 from __future__ import annotations
 
+import glob
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
+from interaction_monitor.comparison.extraction import Comparison
 from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import telling_columns
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
-from interaction_monitor.plots import run_figures
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from interaction_monitor.plots import (
+    comparison_figures,
+    comparison_text,
+    run_figures,
+    run_text,
+    theory_figures,
+    theory_text,
+)
+from interaction_monitor.plots.run_figures import to_image
+from interaction_monitor.theory.overlay import Overlay
 
 # A writer keeps only the layout that was written last, so the monitors of one writer share theirs.
 _layouts: WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = WeakKeyDictionary()
@@ -32,43 +47,10 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
 }
 
 RIDGES = "orders_from_early_to_late"
-
-HOW_TO_READ = """\
-### What this monitor shows
-
-On a few fixed samples every input is cut into **players** (patches, words, columns). Whatever the network's
-output owes to one set of players acting together is an **interaction**; how many players are in the set is
-its **order**. Order 1 is one player on its own, high orders are complicated patterns of many players.
-
-- **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
-  by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
-  a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
-- **Custom Scalars**: the mean order ⟨k⟩ with its 95% band over the samples; I^(k), the strength of each order,
-  which sums to the number of players; ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick
-  *Ignore outliers*, which hides the start.
-- **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
-  every order over time, ⟨k⟩ and the losses.
-- `{name}/carry_over`: which part of the strength was there at the measurement before, by order too, and what low and
-  high orders add to the output. High orders mostly come and go, and cancel.
-- **Scalars**: `{name}/phase` is 0 at the start, 1 in phase one, 2 in phase two.
-
-### How to read it
-
-1. **The start.** A network with random weights has interactions of middle orders: noise.
-2. **Phase one.** ⟨k⟩ falls: that noise goes, simple interactions take its place. They carry over to new samples.
-3. **Phase two.** ⟨k⟩ rises again: ever more complicated interactions, which carry over less and less. Its
-   **onset** is where ⟨k⟩ was lowest; the green line. Look whether the gap between test and train loss opens
-   soon after it, the dotted line. If it does, the network is over-fitting from there on.
-
-The onset is known only some measurements later, once the rise is larger than what chance among the samples
-explains. A run that never shows a phase two has not been trained for long enough to over-fit, or has nothing
-to over-fit to.
-
-Shares and I^(k) compare orders *within* one measurement; they do not say that low orders got weaker, only that
-high orders got stronger beside them.
-
-Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024.
-"""
+_EVENTS = "events.out.tfevents."
+_OF_COMPARISON = ".comparison"
+# TensorBoard keeps ten pictures of a tag and drops others at random.
+_MOST_PICTURES = 10
 
 
 def write_measurement(
@@ -86,7 +68,7 @@ def write_measurement(
     if name not in _layouts.setdefault(writer, {}):
         _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses)
         writer.add_custom_scalars(_layouts[writer])
-        writer.add_text(f"{name}/how_to_read", HOW_TO_READ.format(name=name), step)
+        writer.add_text(f"{name}/how_to_read", run_text.HOW_TO_READ.format(name=name), step)
     distribution = history[-1].distribution
     write_histogram(writer, distribution, tag=f"{name}/orders", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
@@ -145,7 +127,7 @@ def write_figures(
         pictures: Which of `PICTURES` to write.
     """
     for picture in pictures:
-        image = run_figures.to_image(PICTURES[picture](history))
+        image = to_image(PICTURES[picture](history))
         writer.add_image(f"{name}/{picture}", image, step, dataformats="HWC")
 
 
@@ -222,3 +204,93 @@ def custom_scalars(
 def _exactly(*tags: str) -> str:
     # Tags of a line chart are regular expressions that need only match a beginning: order_1 would take order_10.
     return f"({'|'.join(map(re.escape, tags))})$"
+
+
+def run_folder(record: Path) -> Path | None:
+    """Find the TensorBoard run that a record belongs to: the folder above it, if that holds event files.
+
+    Args:
+        record: The record's folder.
+
+    Returns:
+        The run's folder, or None where the run was not logged to TensorBoard.
+    """
+    folder = record.resolve().parent
+    return folder if any(folder.glob(f"{_EVENTS}*")) else None
+
+
+def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") -> None:
+    """Write the overlay into a TensorBoard run, in place of what an earlier call wrote there.
+
+    Args:
+        overlay: The run.
+        folder: The run's folder.
+        name: Prefix of the tags, the monitor's name.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    suffix = f".theory-of-{name}"
+    for earlier in folder.glob(f"{_EVENTS}*{glob.escape(suffix)}"):
+        earlier.unlink()
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        _write_overlay(writer, overlay, name)
+
+
+def _write_overlay(writer: SummaryWriter, overlay: Overlay, name: str) -> None:
+    history, fit = overlay.history, overlay.fit
+    pictured = telling_columns(history, _MOST_PICTURES)
+    for index, row in enumerate(history):
+        if index in pictured:
+            image = to_image(theory_figures.bars(overlay, [index]))
+            writer.add_image(f"{name}/theory/bars", image, row.step, dataformats="HWC")
+        if not overlay.in_phase_two[index] or fit.sigma2[index].isnan():
+            continue
+        write_histogram(writer, fit.theory[index].tolist(), tag=f"{name}/theory/orders", step=row.step)
+        for key, value in (
+            ("sigma2", fit.sigma2[index]),
+            ("sigma2_low", fit.low[index]),
+            ("sigma2_high", fit.high[index]),
+            ("cosine", fit.cosine[index]),
+            ("divergence", fit.divergence[index]),
+            ("mean_order", overlay.predicted_order[index]),
+        ):
+            writer.add_scalar(f"{name}/theory/{key}", float(value), row.step)
+    last = history[-1].step
+    for key, picture in (("overview", theory_figures.bars), ("noise_level", theory_figures.noise_level)):
+        writer.add_image(f"{name}/theory/{key}", to_image(picture(overlay)), last, dataformats="HWC")
+    findings = "\n\n".join(theory_text.findings(overlay))
+    text = theory_text.HOW_TO_READ.format(name=name, findings=findings, why=theory_text.WHY_GREY)
+    writer.add_text(f"{name}/theory/how_to_read", text, last)
+
+
+def write_comparison(
+    comparison: Comparison, folder: Path, *, name: str = "comparison", pictures: Mapping[str, bytes] | None = None
+) -> None:
+    """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
+
+    The scalars have the number k of strongest interactions for their step.
+
+    Args:
+        comparison: The networks.
+        folder: The TensorBoard run.
+        name: Prefix of the tags.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    for earlier in folder.glob(f"{_EVENTS}*{_OF_COMPARISON}"):
+        earlier.unlink()
+    ks = comparison_text.strengths_of_interest(comparison.n_players)
+    with SummaryWriter(str(folder), filename_suffix=_OF_COMPARISON) as writer:
+        for key, picture in (pictures or comparison_figures.draw_all(comparison)).items():
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+            writer.add_image(f"{name}/{key}", pixels, 0, dataformats="HWC")
+        for extraction in comparison.extractions:
+            for kind, power in zip(("s_and", "s_or"), comparison_text.powers(extraction, ks), strict=True):
+                for k, share in zip(ks, power, strict=True):
+                    writer.add_scalar(f"{name}/{kind}/{extraction.name.replace(' ', '_')}", share, k)
+        found = "\n\n".join(comparison_text.findings(comparison))
+        table = comparison_text.table(comparison).replace("\n", "\n    ")
+        writer.add_text(f"{name}/findings", f"{' | '.join(comparison.names)}\n\n{found}\n\n    {table}", 0)

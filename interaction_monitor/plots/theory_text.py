@@ -11,6 +11,23 @@ WHY_GREY = (
     "makes no claim there (Ren et al. 2024, section 3.3.3), and the fit is a number without a meaning."
 )
 
+HOW_TO_READ = """\
+### What the theory predicts for this run
+
+From the interactions of the **last** network the theory of Ren et al. 2024 (Theorem 3) predicts those of every noise
+level σ². For each measurement the level is taken at which the predicted distribution over orders comes closest.
+
+- **Images**, `{name}/theory/bars`: measured and predicted side by side, one picture for each of up to ten measurements;
+  move the slider. `{name}/theory/overview` has six in one picture, `{name}/theory/noise_level` the level over the run.
+- **Histograms**, `{name}/theory/orders`: the prediction, to lay beside `{name}/orders`.
+- **Scalars**: `{name}/theory/sigma2` with the ends of its interval, `cosine`, `divergence`, and `mean_order`, all of
+  phase two only. The axis of σ² is best made logarithmic.
+
+{findings}
+
+{why}
+"""
+
 
 def table(overlay: Overlay) -> str:
     """Lay out every measurement with the noise level that matches it best.

@@ -1,7 +1,7 @@
 """What a run leaves on disk, and how it is read back."""
 
-from interaction_monitor.record.measurements import Measurements
-from interaction_monitor.record.progress import Progress
+from interaction_monitor.record.encoding import Measurements
+from interaction_monitor.record.manifest import Progress
 from interaction_monitor.record.record import Record
 from interaction_monitor.record.storage import RecordError
 

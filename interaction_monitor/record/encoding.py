@@ -5,9 +5,9 @@ Every array's dtype and shape follows from `run.json`, so a file is known to be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -22,16 +22,6 @@ from interaction_monitor.record.storage import RecordError, Shape, read_arrays
 OPTIONAL = frozenset({"or_"})  # left out where no OR interactions were measured: they would be all zeros
 _PER_GAME = ("v", "and_", "or_")
 _SCALARS = ("tau", "mean_order", "forward_seconds", "extraction_seconds")
-
-
-def measurement_name(epoch: int, step: int) -> str:
-    """Return the file name of a measurement, which sorts as the run went.
-
-    Example:
-        >>> measurement_name(12, 3456)
-        'epoch_00012_step_00003456.npz'
-    """
-    return f"epoch_{epoch:05d}_step_{step:08d}.npz"
 
 
 def measurement_arrays(n_samples: int, n_players: int) -> dict[str, tuple[str, Shape]]:
@@ -177,3 +167,30 @@ def _read_tensors(path: Path, described: Mapping[str, Mapping[str, Any]]) -> dic
     return {
         name: torch.from_numpy(arrays[name]).to(getattr(torch, facts["dtype"])) for name, facts in described.items()
     }
+
+
+class Measurements(Sequence[Measurement]):
+    """Measurements on disk, each read when it is indexed and not kept.
+
+    Args:
+        paths: Their files, in order.
+        n_samples: Number of probe samples S.
+        n_players: Number of players n.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, n_samples: int, n_players: int) -> None:
+        self._paths = paths
+        self._sizes = (n_samples, n_players)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Measurement: ...
+    @overload
+    def __getitem__(self, index: slice) -> Measurements: ...
+    def __getitem__(self, index: int | slice) -> Measurement | Measurements:
+        if isinstance(index, slice):
+            n_samples, n_players = self._sizes
+            return Measurements(self._paths[index], n_samples=n_samples, n_players=n_players)
+        return read_measurement(self._paths[index], *self._sizes)

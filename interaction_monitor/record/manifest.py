@@ -1,23 +1,29 @@
 """The file `run.json`: what a run was asked to do, and the shapes of everything else in its folder.
 
 Whatever reads a record relies on these numbers and names, so they are checked once, when it is opened.
+
+Beside it `progress.json` says how far the run had come. It is asked only where a run is resumed: are the rows behind a
+checkpoint those of the same run, which was killed before it could write the next one, or is somebody going another way
+from there?
 """
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from interaction_monitor.record.layout import PROGRESS, RUN
 from interaction_monitor.record.storage import RecordError, read_text, write_bytes
 
 FORMAT_VERSION = 1
-NAME = "run.json"
 _FORMAT = "interaction_monitor record"
 _PACKAGES = ("interaction-monitor", "torch", "numpy", "lightning", "pytorch-lightning")
 _LIMIT = 64 * 2**20
+_PROGRESS_LIMIT = 4096
 _DEEPEST = 40  # nested settings beyond this were not written by people
 _LARGEST_N = 30  # no run can measure 2^30 outputs per sample; a larger number comes from a damaged file
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -68,7 +74,7 @@ def write(folder: Path, run: dict[str, Any]) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    write_bytes(folder / NAME, _text(run).encode())
+    write_bytes(folder / RUN, _text(run).encode())
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -77,9 +83,9 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: If it is missing, damaged, not a monitor's, or of a newer version.
     """
-    path = folder / NAME
+    path = folder / RUN
     if not path.exists():
-        raise RecordError(f"{folder} holds no record: {NAME} is missing; give the folder that the monitor named")
+        raise RecordError(f"{folder} holds no record: {RUN} is missing; give the folder that the monitor named")
     text = read_text(path, limit=_LIMIT)
     try:
         run = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
@@ -107,7 +113,7 @@ def check(run: Any) -> None:
     Raises:
         ValueError: If a part is missing or is not what it should be; the message names the part.
     """
-    _demand(isinstance(run, dict), "run.json")
+    _demand(isinstance(run, dict), RUN)
     n_samples, n_players = run.get("n_samples"), run.get("n_players")
     _demand(_is_count(n_samples) and n_samples >= 1, "n_samples")
     _demand(_is_count(n_players) and 1 <= n_players <= _LARGEST_N, "n_players")
@@ -190,3 +196,40 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # either of the two Lightning packages will do
         return None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run is known to have done.
+
+    Example:
+        >>> Progress(checkpoint=40).goes_on_from(40), Progress(checkpoint=40).goes_on_from(20)
+        (True, False)
+    """
+
+    checkpoint: int | None = None  # optimizer steps at the newest checkpoint; None where none is known
+    finished: bool = False  # whether training came to its end
+
+    def goes_on_from(self, step: int) -> bool:
+        """Tell whether a run resumed at this step replaces what was measured after it."""
+        return not self.finished and self.checkpoint is not None and step >= self.checkpoint
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Put `progress.json` in place.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    write_bytes(folder / PROGRESS, (json.dumps(asdict(progress)) + "\n").encode())
+
+
+def read_progress(folder: Path) -> Progress:
+    """Read `progress.json`; what is missing or damaged is a run of which nothing is known."""
+    try:
+        found = json.loads(read_text(folder / PROGRESS, limit=_PROGRESS_LIMIT))
+        checkpoint, finished = found["checkpoint"], found["finished"]
+    except (RecordError, ValueError, RecursionError, TypeError, KeyError):
+        return Progress()
+    known = type(checkpoint) is int and type(finished) is bool
+    return Progress(checkpoint, finished) if known else Progress()

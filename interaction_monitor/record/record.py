@@ -1,13 +1,8 @@
 """What a run leaves on disk: one folder that can be read back without the model, the data or Lightning.
 
-    run.json                                       settings, players, package versions
-    players.npz  probe.npz                         who plays, on which samples
-    history.csv                                    one row of scalars per measurement
-    progress.json                                  the newest checkpoint, and whether the run came to its end
-    measurements/epoch_00012_step_00003456.npz     outputs and interactions of one measurement
-
-A measurement's arrays are put in place before its row, and a row counts only where its arrays are whole, so
-a run killed at any moment leaves a record that opens with at most the measurement in progress missing.
+Its files are listed in `interaction_monitor.record.layout`. A measurement's arrays are put in place before its row, and
+a row counts only where its arrays are whole, so a run killed at any moment leaves a record that opens with at most the
+measurement in progress missing.
 """
 
 from __future__ import annotations
@@ -25,18 +20,10 @@ from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import encoding, manifest, tables
-from interaction_monitor.record.aside import drop_measured, read_aside, set_aside
-from interaction_monitor.record.measurements import Measurements, measurement_path
-from interaction_monitor.record.progress import Progress, read_progress, write_progress
-from interaction_monitor.record.storage import (
-    RecordError,
-    Shape,
-    check_arrays,
-    copy_file,
-    remove_leftovers,
-    write_arrays,
-)
+from interaction_monitor.record import encoding, layout, manifest, tables
+from interaction_monitor.record.layout import measurement_path
+from interaction_monitor.record.manifest import Progress, read_progress, write_progress
+from interaction_monitor.record.storage import RecordError, copy_file, remove_leftovers, write_arrays
 
 
 class Record:
@@ -113,11 +100,11 @@ class Record:
             players=player_facts,
             probe=probe_facts,
         )
-        (folder / "measurements").mkdir(parents=True, exist_ok=True)
+        (folder / layout.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
-        write_arrays(folder / "players.npz", player_arrays)
-        write_arrays(folder / "probe.npz", probe_arrays)
-        tables.write_rows(folder / tables.NAME, History(), players.n_players)
+        write_arrays(folder / layout.PLAYERS, player_arrays)
+        write_arrays(folder / layout.PROBE, probe_arrays)
+        tables.write_rows(folder / layout.HISTORY, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
         return cls(folder, run, History())
@@ -140,22 +127,11 @@ class Record:
         """
         folder = Path(folder)
         run = manifest.read(folder)
-        found = tables.read_rows(folder / tables.NAME, run["n_players"])
-        arrays = encoding.measurement_arrays(run["n_samples"], run["n_players"])
-        whole = History()
-        left_out = []
-        for row in found:
-            damage = _damage(measurement_path(folder, row.position), arrays)
-            if damage is None:
-                whole.append(row)
-            else:
-                left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
+        whole, left_out, ignored = tables.read_whole(folder, run["n_samples"], run["n_players"])
         if left_out:
-            warnings.warn(f"{len(left_out)} of {len(found)} measurements: {left_out[0]}", stacklevel=2)
-        named = {measurement_path(folder, row.position).name for row in found}
-        orphans = sorted({path.name for path in folder.glob("measurements/*.npz")} - named)
-        ignored = [f"measurements/{name} has no row in history.csv and is ignored" for name in orphans]
-        return cls(folder, run, whole, left_out=tuple(left_out), ignored=tuple(ignored))
+            n_found = len(whole) + len(left_out)
+            warnings.warn(f"{len(left_out)} of {n_found} measurements: {left_out[0]}", stacklevel=2)
+        return cls(folder, run, whole, left_out=left_out, ignored=ignored)
 
     @classmethod
     def resume(cls, folder: str | Path, *, up_to: tuple[int, int] | None = None) -> Record:
@@ -179,10 +155,10 @@ class Record:
         history = record.history if up_to is None else record.history.until(*up_to)
         _remove_leftovers(record.folder)
         # A run that is killed in here has its measurements twice, never not at all.
-        set_aside(record.folder, record.history[len(history) :], record.n_players)
-        tables.write_rows(record.folder / tables.NAME, history, record.n_players)
+        tables.keep_waiting(record.folder, record.history[len(history) :], record.n_players)
+        tables.write_rows(record.folder / layout.HISTORY, history, record.n_players)
         kept = {measurement_path(record.folder, row.position) for row in history}
-        for path in record.folder.glob("measurements/*.npz"):
+        for path in record.folder.glob(f"{layout.MEASUREMENTS}/*.npz"):
             if path not in kept:
                 path.unlink()
         return cls(record.folder, record._run, history)
@@ -206,13 +182,13 @@ class Record:
         record, target = cls.open(folder), Path(target)
         _require_free(target)
         history = record.history.until(*up_to)
-        (target / "measurements").mkdir(parents=True, exist_ok=True)
+        (target / layout.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        for name in ("players.npz", "probe.npz"):
+        for name in (layout.PLAYERS, layout.PROBE):
             copy_file(record.folder / name, target / name)
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
-        tables.write_rows(target / tables.NAME, history, record.n_players)
+        tables.write_rows(target / layout.HISTORY, history, record.n_players)
         manifest.write(target, dict(record._run))
         return cls(target, record._run, history)
 
@@ -232,10 +208,10 @@ class Record:
         history = History([*self.history, row])
         arrays = encoding.pack_measurement(measurement, self.n_samples, self.n_players)
         write_arrays(measurement_path(self.folder, row.position), arrays)
-        tables.write_rows(self.folder / tables.NAME, history, self.n_players)
+        tables.write_rows(self.folder / layout.HISTORY, history, self.n_players)
         self.history = history
         with suppress(OSError):  # it is tried again at the next measurement
-            drop_measured(self.folder, row.position, self.n_players)
+            tables.drop_measured(self.folder, row.position, self.n_players)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -245,7 +221,7 @@ class Record:
     @property
     def waiting(self) -> History:
         """What was measured after the checkpoint from which the run was resumed, and not yet again."""
-        return read_aside(self.folder, self.n_players)
+        return tables.read_waiting(self.folder, self.n_players)
 
     @property
     def progress(self) -> Progress:
@@ -276,10 +252,10 @@ class Record:
         return dict(self._run["packages"])
 
     @property
-    def measurements(self) -> Measurements:
+    def measurements(self) -> encoding.Measurements:
         """The measurements in the order of `history`, each read from its file when it is indexed."""
         paths = [measurement_path(self.folder, row.position) for row in self.history]
-        return Measurements(paths, n_samples=self.n_samples, n_players=self.n_players)
+        return encoding.Measurements(paths, n_samples=self.n_samples, n_players=self.n_players)
 
     @cached_property
     def players(self) -> PlayerMap:
@@ -288,7 +264,7 @@ class Record:
         Raises:
             RecordError: If `players.npz` is missing or damaged.
         """
-        return encoding.read_players(self.folder / "players.npz", self._run)
+        return encoding.read_players(self.folder / layout.PLAYERS, self._run)
 
     @property
     def probe_inputs(self) -> Tensor | dict[str, Tensor]:
@@ -310,22 +286,14 @@ class Record:
 
     @cached_property
     def _probe(self) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
-        return encoding.read_probe(self.folder / "probe.npz", self._run)
+        return encoding.read_probe(self.folder / layout.PROBE, self._run)
 
 
 def _require_free(folder: Path) -> None:
-    if (folder / manifest.NAME).exists() or any(folder.glob("measurements/*.npz")):
+    if layout.is_record(folder) or any(folder.glob(f"{layout.MEASUREMENTS}/*.npz")):
         raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
-
-
-def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
-    try:
-        check_arrays(path, arrays, optional=encoding.OPTIONAL)
-    except RecordError as error:
-        return error
-    return None
 
 
 def _remove_leftovers(folder: Path) -> None:
     remove_leftovers(folder)
-    remove_leftovers(folder / "measurements")
+    remove_leftovers(folder / layout.MEASUREMENTS)

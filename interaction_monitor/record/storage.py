@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from interaction_monitor.record.layout import MEASUREMENTS, WAITING
+
 Shape = tuple[int, ...]
-SUBFOLDERS = ("measurements", "set_aside")
 _TEMPORARY = ".*.tmp"
 
 
@@ -181,7 +182,9 @@ def _sync_folder(folder: Path) -> None:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file that has to be a plain one: a pipe would wait for ever, a device never end."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode) or (path.parent.name in SUBFOLDERS and path.parent.is_symlink()):
+        if not stat.S_ISREG(path.lstat().st_mode) or (
+            path.parent.name in (MEASUREMENTS, WAITING) and path.parent.is_symlink()
+        ):
             raise RecordError(f"{path} is no plain file; a record holds no links, pipes or devices")
         with path.open("rb") as file:
             yield file

@@ -1,15 +1,30 @@
-"""The file `history.csv`, and its like: one line of numbers per measurement."""
+"""The file `history.csv`, one line of numbers per measurement, and the measurements that wait to be taken again.
+
+Measurements behind a checkpoint are kept in `set_aside/` until the resumed run has taken them again. That folder holds
+`history.csv` and the measurements' files, as a record does, but no `run.json`: it is a part of the record in which it
+lies.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from interaction_monitor.history import History, Row, csv_columns
-from interaction_monitor.record.storage import RecordError, read_text, write_bytes
+from interaction_monitor.record.encoding import OPTIONAL, measurement_arrays
+from interaction_monitor.record.layout import HISTORY, MEASUREMENTS, RUN, WAITING, measurement_name, measurement_path
+from interaction_monitor.record.storage import (
+    RecordError,
+    Shape,
+    check_arrays,
+    copy_file,
+    read_text,
+    remove_leftovers,
+    write_bytes,
+)
 
-NAME = "history.csv"
 _LIMIT = 2**28  # some hundred thousand measurements
 
 
@@ -45,8 +60,87 @@ def read_rows(path: Path, n_players: int) -> History:
         for cells in reader:
             row = Row.from_csv(cells)
             if row.n_players != n_players:
-                raise ValueError(f"it has {row.n_players} orders, run.json says {n_players} players")
+                raise ValueError(f"it has {row.n_players} orders, {RUN} says {n_players} players")
             history.append(row)
     except (ValueError, csv.Error) as error:
         raise RecordError(f"{path}, line {reader.line_num}: {error}; {advice}") from error
     return history
+
+
+def read_whole(folder: Path, n_samples: int, n_players: int) -> tuple[History, tuple[str, ...], tuple[str, ...]]:
+    """Read the rows of a record whose arrays are there and whole.
+
+    Returns:
+        The rows; the measurements that are missing or damaged, and the arrays without a row, one sentence each.
+
+    Raises:
+        RecordError: As `read_rows`.
+    """
+    found = read_rows(folder / HISTORY, n_players)
+    arrays = measurement_arrays(n_samples, n_players)
+    whole, left_out = History(), []
+    for row in found:
+        damage = _damage(measurement_path(folder, row.position), arrays)
+        if damage is None:
+            whole.append(row)
+        else:
+            left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
+    named = {measurement_path(folder, row.position).name for row in found}
+    orphans = sorted({path.name for path in folder.glob(f"{MEASUREMENTS}/*.npz")} - named)
+    ignored = (f"{MEASUREMENTS}/{name} has no row in {HISTORY} and is ignored" for name in orphans)
+    return whole, tuple(left_out), tuple(ignored)
+
+
+def read_waiting(folder: Path, n_players: int) -> History:
+    """Return the rows that wait to be measured again; none where nothing does, or where they cannot be read."""
+    try:
+        return read_rows(folder / WAITING / HISTORY, n_players)
+    except RecordError:
+        return History()
+
+
+def keep_waiting(folder: Path, rows: History, n_players: int) -> None:
+    """Copy measurements into `set_aside/`, beside those that wait there already.
+
+    Args:
+        folder: The record's folder.
+        rows: The measurements, in place in the record.
+        n_players: Number of players.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    if not len(rows):
+        return
+    (folder / WAITING).mkdir(exist_ok=True)
+    for row in rows:
+        name = measurement_name(*row.position)
+        copy_file(measurement_path(folder, row.position), folder / WAITING / name)
+    waiting = {row.position: row for row in (*read_waiting(folder, n_players), *rows)}
+    write_rows(folder / WAITING / HISTORY, History(waiting[position] for position in sorted(waiting)), n_players)
+
+
+def drop_measured(folder: Path, position: tuple[int, int], n_players: int) -> None:
+    """Remove from `set_aside/` what the run has measured again: all up to (epoch, step)."""
+    waiting = read_waiting(folder, n_players)
+    left = History(row for row in waiting if row.position > position)
+    if len(left) == len(waiting):
+        return
+    if len(left):
+        write_rows(folder / WAITING / HISTORY, left, n_players)
+        for row in waiting.until(*position):
+            (folder / WAITING / measurement_name(*row.position)).unlink(missing_ok=True)
+        return
+    (folder / WAITING / HISTORY).unlink(missing_ok=True)
+    remove_leftovers(folder / WAITING)
+    for path in (folder / WAITING).glob("epoch_*.npz"):
+        path.unlink(missing_ok=True)
+    (folder / WAITING).rmdir()
+
+
+def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
+    try:
+        check_arrays(path, arrays, optional=OPTIONAL)
+    except RecordError as error:
+        return error
+    return None

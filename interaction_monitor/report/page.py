@@ -20,7 +20,7 @@ from interaction_monitor.plots import theory_text
 from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
-from interaction_monitor.report import persistence_charts, reliability_charts, run_charts, theory_charts
+from interaction_monitor.report import reliability, run_charts, theory_charts
 from interaction_monitor.report.comparison_page import Shown, shown
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import Overlay, lay_over
@@ -77,12 +77,12 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         "orders": run_charts.order_slider(history),
         "theory-bars": theory_charts.overlay_bars(overlay),
         "noise-level": theory_charts.noise_level(overlay),
-        "matching-error": reliability_charts.matching_error(history, checks, bound=_number(limits.get("noise"))),
-        "solver-gap": reliability_charts.solver_gap(history, checks, tolerance=_number(limits.get("tol"))),
-        "sparsity": reliability_charts.sparsity(checks, names),
-        "precision": reliability_charts.precision(checks, names),
-        "noise-floor": reliability_charts.noise_floor(checks),
-        **persistence_charts.known(history),
+        "matching-error": reliability.matching_error_chart(history, checks, bound=_number(limits.get("noise"))),
+        "solver-gap": reliability.solver_gap_chart(history, checks, tolerance=_number(limits.get("tol"))),
+        "sparsity": reliability.sparsity_chart(checks, names),
+        "precision": reliability.precision_chart(checks, names),
+        "noise-floor": reliability.noise_floor_chart(checks),
+        **run_charts.persistence(history),
     }
     return _render(
         record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or

@@ -1,9 +1,8 @@
 """What the theory of Ren et al. 2024 predicts for a run, from the interactions of its final network."""
 
 from interaction_monitor.theory.and_or import Prediction, predict_and_or, predicted_strength
-from interaction_monitor.theory.closed_form import predict
+from interaction_monitor.theory.closed_form import norm_ratio, predict, row_norms
 from interaction_monitor.theory.fit import Distance, SigmaFit, fit_sigma2, jensen_shannon
-from interaction_monitor.theory.norms import norm_ratio, row_norms
 
 __all__ = [
     "Distance",

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor import cli
 from interaction_monitor.history import History, Row
-from interaction_monitor.plots import theory_tensorboard, theory_text
+from interaction_monitor.plots import tensorboard, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit
@@ -210,9 +210,9 @@ class TestTheory:
         with SummaryWriter(str(run)) as writer:
             writer.add_scalar("interactions/mean_order", 3.0, 0)
         assert cli.main(["theory", str(record.folder)]) == 0
-        monkeypatch.setattr(theory_tensorboard, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
+        monkeypatch.setattr(tensorboard, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
         for name in ("interactions", "attention"):  # again, and that of a second monitor
-            theory_tensorboard.write(lay_over(record), run, name=name)
+            tensorboard.write_theory(lay_over(record), run, name=name)
         assert len(list(run.glob("events.out.tfevents.*"))) == 3
         board = EventAccumulator(str(run), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
         overlay = lay_over(record)

@@ -23,7 +23,7 @@ from interaction_monitor.comparison import (
     compare_networks,
     compare_outputs,
 )
-from interaction_monitor.comparison.comparable import Measured, refuse_different
+from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.functional import (
     and_outputs,
@@ -337,7 +337,7 @@ def test_says_in_which_input_networks_differ():
     ]
     message = "a and b differ in the masked input: the one tensor that is the input and entry 'input_ids'; measure"
     with pytest.raises(NotComparableError, match=message):
-        refuse_different(measured)
+        require_comparable(measured)
 
 
 FACTORY = """

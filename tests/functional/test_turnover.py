@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.functional import order_effects, order_similarity, order_strength, order_turnover
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.persistence import from_before, from_training
+from interaction_monitor.history.summary import from_before, from_training
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import Columns, ImagePatches
 from interaction_monitor.record import Record

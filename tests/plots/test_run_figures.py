@@ -273,10 +273,10 @@ def test_a_users_style_and_pyplot_are_left_alone(history):
 def test_pyplot_is_never_imported():
     code = """
 import sys
-from interaction_monitor.pictures import panels
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.history import History
 try:
-    panels.PICTURES["story"](History())
+    tensorboard.PICTURES["story"](History())
 except ValueError:
     pass
 assert "matplotlib.pyplot" not in sys.modules

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from interaction_monitor.functional import and_outputs, or_interactions, or_outputs, order_strength, orders
-from interaction_monitor.plots.norm_ratio import norm_ratio_figure
+from interaction_monitor.plots.theory_figures import norm_ratio_figure
 from interaction_monitor.theory import (
     fit_sigma2,
     jensen_shannon,
