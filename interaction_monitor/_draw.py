@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 
 
 def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
@@ -29,7 +30,7 @@ def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
     def rank(item: int) -> bytes:
         return hashlib.sha256(f"{prefix}/{item}".encode()).digest()
 
-    return sorted(range(n_items), key=rank)[:n_draws]
+    return heapq.nsmallest(n_draws, range(n_items), key=rank)
 
 
 def uniform(*key: int | str) -> float:

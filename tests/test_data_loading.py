@@ -1,6 +1,8 @@
 """The data loading of a run is the user's: the same losses, steps and data with and without the monitor."""
 
 import multiprocessing
+import socket
+import sqlite3
 import warnings
 import zipfile
 from functools import partial
@@ -396,6 +398,40 @@ def test_what_processes_share_is_refused(make_trainer):
         with pytest.raises(MisconfigurationException, match=r"DictProxy.*share.*; leave n_train_samples=4 away"):
             train([loader, DataLoader(Map(), 10)], make_trainer, callbacks=[monitor()])
         assert len(loader.dataset.cache) == 20  # from the sanity check
+
+
+def test_a_connection_that_is_open_is_refused_and_nothing_is_sent():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        class Served(Map):
+            def __getitem__(self, index):
+                ours.send(b"an item, please")
+                return item(index)
+
+        for workers in (0, 1):
+            with pytest.raises(
+                ValueError, match=r"use a connection that is open in the run.*; make the probe yourself"
+            ):
+                Probe.from_loader(DataLoader(Served(), num_workers=workers), 3)
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+def test_a_database_that_is_open_is_read(tmp_path):
+    class Stored(Map):
+        def __init__(self):
+            self.base = sqlite3.connect(tmp_path / "data.db")
+            self.base.execute("create table items (x real)")
+            self.base.executemany("insert into items values (?)", [(index / N,) for index in range(N)])
+            self.base.commit()
+
+        def __getitem__(self, index):
+            (x,) = self.base.execute("select x from items where rowid = ?", (index + 1,)).fetchone()
+            return torch.full((WIDTH,), x), index % 2
+
+    assert set(indices(Probe.from_loader(DataLoader(Stored(), 5), N))) == set(range(N))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def _own_files(but: set[int]) -> None:
             if flags & os.O_ACCMODE == os.O_WRONLY:  # nothing is read there, and logs go on in one place
                 continue
             try:
-                own = os.open(f"/proc/self/fd/{number}", flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL))
+                own = os.open(f"/proc/self/fd/{number}", flags & ~(os.O_CREAT | os.O_TRUNC | os.O_EXCL | os.O_NOFOLLOW))
                 os.lseek(own, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
             except OSError:
                 own = None

@@ -6,6 +6,7 @@ and what it writes is its own. What a fork shares with its parent is made its ow
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from interaction_monitor.loading.ownership import own_everything
+from interaction_monitor.loading.ownership import SharedStateError, own_everything
 
 T = TypeVar("T")
 
@@ -106,6 +107,8 @@ def _serve(function: Callable[[], Any], sender: Connection) -> None:
 
 def _answer_of(error: BaseException) -> bytes:
     told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if os.strerror(errno.ENOTSOCK) in told:  # also where a worker or a library has wrapped it
+        error = SharedStateError("the data use a connection that is open in the run and cannot be had twice")
     try:
         answer = pickle.dumps((False, error, told))
         pickle.loads(answer)
