@@ -90,7 +90,10 @@ def make_planted_run():
     from interaction_monitor.record import Record
     from interaction_monitor.theory import predict_and_or
 
-    def make(folder, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or", **more):
+    def make(
+        folder, *, levels=(0.3, 0.03, 1e-3, 0.0), n=5, samples=12, onset=2, names=None, kind="and-or",
+        one_epoch=False, **more
+    ):  # fmt: skip
         single = [1 << i for i in range(n)]
         generator = torch.Generator().manual_seed(0)
 
@@ -126,17 +129,26 @@ def make_planted_run():
                 forward_seconds=0.1, extraction_seconds=0.2,
             )  # fmt: skip
             known = onset is not None and epoch > onset
+
+            def known_epoch(onset, later=0, known=known):
+                return (0 if one_epoch else onset + later) if known else None
+
             state = PhaseState(
                 phase="initial" if epoch == 0 else "two" if known else "one",
-                onset_epoch=onset if known else None,
-                detected_epoch=onset + 1 if known else None,
-                gap_onset_epoch=onset + 1 if known else None,
-                gap_detected_epoch=onset + 1 if known else None,
+                onset_epoch=known_epoch(onset),
+                detected_epoch=known_epoch(onset, 1),
+                gap_onset_epoch=known_epoch(onset, 1),
+                gap_detected_epoch=known_epoch(onset, 1),
                 fall=1.0,
                 rise=1.0,
+                onset_step=10 * onset if known else None,
+                detected_step=10 * onset + 10 if known else None,
+                gap_onset_step=10 * onset + 10 if known else None,
             )
             losses = {"train_loss": 2.0 / (1 + epoch), "test_loss": 2.1 / (1 + epoch) + 0.1 * epoch}
-            record.write(measurement, summarise(measurement, state, epoch=epoch, step=10 * epoch, **losses))
+            record.write(
+                measurement, summarise(measurement, state, epoch=0 if one_epoch else epoch, step=10 * epoch, **losses)
+            )
         return record
 
     return make

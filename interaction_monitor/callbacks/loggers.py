@@ -43,6 +43,7 @@ def _values(row: Row, name: str) -> dict[str, float | None]:
         "high_order_share": row.high_order_share,
         "phase": PHASES.index(row.phase),
         "onset_epoch": row.onset_epoch,
+        "onset_step": row.onset_step,
         "loss_gap": row.loss_gap,
         "n_salient": row.n_salient,
         "seconds": row.seconds,

@@ -1,13 +1,31 @@
-"""Which measurements of a run are which: where each lies, which is the onset, and which tell the story."""
+"""Where things were in a run: the place of each measurement, the onset, the opening of the gap, the telling moments.
+
+Pictures, reports, tables and sentences all look these up here, so that they name the same measurement: by the step
+where steps are known, since an epoch may have been measured many times.
+"""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """Something that happened at one measurement of a run."""
+
+    index: int | None  # which measurement of the history; None where it is not among them
+    place: str  # "epoch 12", or "step 600" where an epoch was measured more than once
+
+
+def by_step(history: History) -> bool:
+    """Tell whether only steps tell the measurements apart, because an epoch was measured more than once."""
+    return len(set(history.epochs.tolist())) < len(history)
 
 
 def positions(history: History) -> tuple[NDArray[np.float64], str]:
@@ -17,27 +35,57 @@ def positions(history: History) -> tuple[NDArray[np.float64], str]:
         (E,) increasing positions and the axis label: epochs, or optimizer steps where an epoch was measured
         more than once.
     """
-    if len(set(history.epochs.tolist())) == len(history):
-        return history.epochs.astype(np.float64), "epoch"
-    return history.steps.astype(np.float64), "optimizer step"
+    if by_step(history):
+        return history.steps.astype(np.float64), "optimizer step"
+    return history.epochs.astype(np.float64), "epoch"
 
 
-def index_of_epoch(history: History, epoch: int | None) -> int | None:
-    """Return which measurement an epoch of the history means; of several, the one of lowest mean order.
+def places(history: History) -> list[str]:
+    """Name where each measurement was taken: its epoch, or its step where an epoch was measured more than once."""
+    values, unit = positions(history)
+    return [f"{unit.removeprefix('optimizer ')} {value:.0f}" for value in values]
 
-    Returns:
-        Its index, or None where the epoch is None or was not measured.
-    """
-    found = np.flatnonzero(history.epochs == epoch) if epoch is not None else np.array([], dtype=np.int64)
-    if not len(found):
-        return None
-    orders = history.column("mean_order")[found]
-    return int(found[0] if np.isnan(orders).all() else found[np.nanargmin(orders)])
+
+def find_onset(history: History) -> Landmark | None:
+    """Return where phase two began; None where that is not known."""
+    last = history[-1] if len(history) else None
+    return None if last is None else _find(history, last.onset_epoch, last.onset_step, lowest="mean_order")
+
+
+def find_detection(history: History) -> Landmark | None:
+    """Return where it became known that phase two had begun; None where it is not."""
+    last = history[-1] if len(history) else None
+    return None if last is None else _find(history, last.detected_epoch, last.detected_step)
+
+
+def find_gap_opening(history: History) -> Landmark | None:
+    """Return where the loss gap began to open; None where that is not known."""
+    last = history[-1] if len(history) else None
+    return None if last is None else _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
 
 
 def onset_index(history: History) -> int | None:
-    """Return which measurement the onset of phase two is, as far as the history knows."""
-    return index_of_epoch(history, history[-1].onset_epoch) if len(history) else None
+    """Return which measurement the onset of phase two is; None where it is not known, or not in the history."""
+    found = find_onset(history)
+    return None if found is None else found.index
+
+
+def _find(history: History, epoch: int | None, step: int | None, *, lowest: str | None = None) -> Landmark | None:
+    """Find a measurement by its epoch and step.
+
+    Where the step is not known, as in what earlier versions wrote, it is that one of the epoch's measurements which is
+    lowest in a column, as onsets are, or the first.
+    """
+    if epoch is None:
+        return None
+    here = history.epochs == epoch if step is None else (history.epochs == epoch) & (history.steps == step)
+    found = np.flatnonzero(here)
+    index = None
+    if len(found):
+        values = np.full(len(found), np.nan) if lowest is None else history.column(lowest)[found]
+        index = int(found[0] if np.isnan(values).all() else found[np.nanargmin(values)])
+        step = history[index].step
+    return Landmark(index, f"step {step}" if by_step(history) and step is not None else f"epoch {epoch}")
 
 
 def telling_columns(history: History, n_columns: int = 6) -> list[int]:

@@ -10,7 +10,12 @@ from interaction_monitor.functional.salient_orders import first_high_order
 
 PHASES = ("initial", "one", "two")
 OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
-ADDED = ("onset_step", "detected_step", "rounding")  # single values that earlier versions did not write
+ADDED = (
+    "onset_step",
+    "detected_step",
+    "rounding",
+    "gap_onset_step",
+)  # single values that earlier versions did not write
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -58,6 +63,7 @@ class Row:
     onset_step: int | None = None
     detected_step: int | None = None
     rounding: float | None = None  # standard deviation of an output by the rounding in the network
+    gap_onset_step: int | None = None  # as `gap_onset_epoch`
 
     def __post_init__(self) -> None:
         for name in ("epoch", "step"):

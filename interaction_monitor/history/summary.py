@@ -71,6 +71,7 @@ def summarise(
         gap_onset_epoch=state.gap_onset_epoch,
         onset_step=state.onset_step,
         detected_step=state.detected_step,
+        gap_onset_step=state.gap_onset_step,
         train_loss=train_loss,
         test_loss=test_loss,
         rounding=None if math.isnan(measurement.rounding) else measurement.rounding,

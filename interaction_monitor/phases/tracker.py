@@ -37,6 +37,7 @@ class PhaseState:
     rise: float  # ⟨k⟩ now minus the lowest so far, in orders; 0 before the first measurement
     onset_step: int | None = None  # as `onset_epoch`, in optimizer steps; None where steps were not given
     detected_step: int | None = None  # as `detected_epoch`
+    gap_onset_step: int | None = None  # as `gap_onset_epoch`
 
     @property
     def lag(self) -> int | None:
@@ -116,7 +117,9 @@ class PhaseTracker:
         self._steps: list[int | None] = []
         self._order = Curve()
         self._high = Curve()
+        self._gap_onset_step: int | None = None
         self._gap_epochs: list[int] = []
+        self._gap_steps: list[int | None] = []
         self._gaps: list[float] = []
         self._first_train_loss = 0.0
 
@@ -136,6 +139,7 @@ class PhaseTracker:
             rise=means[-1] - min(means),
             onset_step=self._onset_steps[0],
             detected_step=self._onset_steps[1],
+            gap_onset_step=self._gap_onset_step,
         )
 
     def update(
@@ -179,6 +183,7 @@ class PhaseTracker:
             self._advance_phase()
         if train_loss is not None and test_loss is not None and math.isfinite(test_loss - train_loss):
             self._gap_epochs.append(epoch)
+            self._gap_steps.append(step)
             if not self._gaps:
                 self._first_train_loss = float(train_loss)
             self._gaps.append(float(test_loss - train_loss))
@@ -228,6 +233,7 @@ class PhaseTracker:
             early = EARLY * abs(self._first_train_loss)
             _, opening, _ = change_point(self._gap_epochs, self._gaps, early=early) or (None, turn, None)
             self._gap_onset = (self._gap_epochs[opening], self._gap_epochs[-1])
+            self._gap_onset_step = self._gap_steps[opening]
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""
@@ -243,7 +249,9 @@ class PhaseTracker:
             "means": order["values"],
             "linear": order["linear"],
             "high": self._high.state_dict(),
+            "gap_onset_step": self._gap_onset_step,
             "gap_epochs": list(self._gap_epochs),
+            "gap_steps": list(self._gap_steps),
             "gaps": list(self._gaps),
             "first_train_loss": self._first_train_loss,
         }
@@ -263,7 +271,9 @@ class PhaseTracker:
         self._steps = list(state.get("steps", [None] * len(self._epochs)))
         self._order.load_state_dict({"values": state["means"], "linear": state["linear"]})
         self._high.load_state_dict(state.get("high", {"values": [], "linear": []}))
+        self._gap_onset_step = state.get("gap_onset_step")
         self._gap_epochs = list(state["gap_epochs"])
+        self._gap_steps = list(state.get("gap_steps", [None] * len(self._gap_epochs)))
         self._gaps = list(state["gaps"])
         self._first_train_loss = state["first_train_loss"]
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import index_of_epoch, onset_index, positions, telling_columns
+from interaction_monitor.history.landmarks import find_gap_opening, find_onset, onset_index, positions, telling_columns
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 TRAIN = "#0072B2"
@@ -224,16 +224,14 @@ def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
         history: The run so far, at least one measurement.
         height: Which part of the height the lines take, from the bottom.
     """
-    values, unit = positions(history)
-    last = history[-1]
-    for epoch, colour, style, name in (
-        (last.onset_epoch, ONSET, "-", "onset of phase two"),
-        (last.gap_onset_epoch, GAP, ":", "gap opens"),
+    values, _ = positions(history)
+    for found, colour, style, name in (
+        (find_onset(history), ONSET, "-", "onset of phase two"),
+        (find_gap_opening(history), GAP, ":", "gap opens"),
     ):
-        index = index_of_epoch(history, epoch)
-        if index is not None:
-            label = f"{name} ({unit} {values[index]:.0f})"
-            ax.axvline(values[index], ymax=height, color=colour, linestyle=style, linewidth=2, label=label)
+        if found is not None and found.index is not None:
+            label = f"{name} ({found.place})"
+            ax.axvline(values[found.index], ymax=height, color=colour, linestyle=style, linewidth=2, label=label)
 
 
 def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from interaction_monitor.history import History, Row
+from interaction_monitor.history.landmarks import by_step, find_detection, find_gap_opening, find_onset, onset_index
 
 # Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
 LEAST_FOR_PHASE_ONE = 3
@@ -85,7 +86,7 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     Returns:
         The sentences.
     """
-    rows = list(history)
+    rows = History(history)
     if not rows:
         return "nothing was measured" + (f", because {failure}" if failure else "")
     first, last = rows[0], rows[-1]
@@ -100,22 +101,18 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
         return (
             f"the mean order has not clearly fallen from its start, {first.mean_order:.2f}: phase one is not seen yet"
         )
-    if last.onset_epoch is None:
+    onset = find_onset(rows)
+    if onset is None:
         return (
             f"phase one: the mean order fell from {first.mean_order:.2f} to {last.mean_order:.2f}, "
             "and phase two has not clearly begun"
         )
-    lowest = min((row.mean_order for row in rows if row.epoch == last.onset_epoch), default=float("nan"))
-    began, known = f"epoch {last.onset_epoch}", f"epoch {last.detected_epoch}"
-    if last.onset_step is not None and len({row.epoch for row in rows}) < len(rows):
-        lowest = min((row.mean_order for row in rows if row.step == last.onset_step), default=lowest)
-        began, known = f"step {last.onset_step}", f"step {last.detected_step}"
-    text = (
-        f"phase two began at {began} (known at {known}): the mean order fell from "
-        f"{first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
-    )
-    if last.gap_onset_epoch is not None:
-        text += f"; the gap between test and training loss opened at epoch {last.gap_onset_epoch}"
+    lowest = float("nan") if onset.index is None else rows[onset.index].mean_order
+    known, opening = find_detection(rows), find_gap_opening(rows)
+    text = f"phase two began at {onset.place}" + ("" if known is None else f" (known at {known.place})")
+    text += f": the mean order fell from {first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
+    if opening is not None:
+        text += f"; the gap between test and training loss opened at {opening.place}"
     return text
 
 
@@ -129,19 +126,22 @@ def table(history: History, *, most: int = 16) -> str:
     Returns:
         The table, a line per measurement.
     """
-    onset = history[-1].onset_epoch if len(history) else None
+    onset = onset_index(history)
     stride = max(1, -(-len(history) // most))
-    lines = ["epoch  mean order  high orders  train loss  test loss  gap     phase"]
+    with_step = by_step(history)
+    steps = "    step  " if with_step else ""
+    lines = [f"epoch  {steps}mean order  high orders  train loss  test loss  gap     phase"]
     for i, row in enumerate(history):
-        if i % stride and row.epoch != onset and i != len(history) - 1:
+        if i % stride and i not in (onset, len(history) - 1):
             continue
         losses = "  ".join(
             f"{'' if loss is None else format(loss, '.3f'):>{width}}"
             for loss, width in ((row.train_loss, 10), (row.test_loss, 9), (row.loss_gap, 6))
         )
-        mark = "  <- onset of phase two" if row.epoch == onset else ""
+        mark = "  <- onset of phase two" if i == onset else ""
+        step = f"{row.step:>8}  " if with_step else ""
         lines.append(
-            f"{row.epoch:>5}  {row.mean_order:>10.2f}  {row.high_order_share:>11.1%}  {losses}  "
+            f"{row.epoch:>5}  {step}{row.mean_order:>10.2f}  {row.high_order_share:>11.1%}  {losses}  "
             f"{_PHASES[row.phase]}{mark}"
         )
     return "\n".join(lines)

@@ -88,8 +88,7 @@ def findings(overlay: Overlay) -> list[str]:
     """
     sentences = [_where(overlay)]
     if overlay.left_out:
-        epochs = ", ".join(map(str, overlay.left_out))
-        sentences.append(f"Left out, because no sample had finite outputs: epoch {epochs}.")
+        sentences.append(f"Left out, because no sample had finite outputs: {', '.join(overlay.left_out)}.")
     if overlay.turn == len(overlay.history) - 1:
         sentences.append(
             f"Only the last measurement is in {overlay.stage}, and the prediction is made from it: there is nothing to "

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from interaction_monitor import __version__
 from interaction_monitor.comparison import compare
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.landmarks import onset_index
+from interaction_monitor.history.landmarks import find_detection, find_gap_opening, find_onset, onset_index, positions
 from interaction_monitor.plots import theory_text
 from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_figures import Example, examples
@@ -33,6 +33,8 @@ class Stage:
     name: str
     first: Row
     last: Row
+    begin: int  # the epoch or step of the first
+    end: int  # that of the last
 
 
 def report_page(record: Record, others: Sequence[Record] = ()) -> str:
@@ -98,10 +100,12 @@ def stages(history: History) -> list[Stage]:
     """
     if not len(history):
         return []
-    onset = onset_index(history)
-    if onset is None:
-        return [Stage("so far", history[0], history[-1])]
-    return [Stage("one", history[0], history[onset]), Stage("two", history[onset], history[-1])]
+    values, onset, last = positions(history)[0], onset_index(history), len(history) - 1
+
+    def stage(name: str, begin: int, end: int) -> Stage:
+        return Stage(name, history[begin], history[end], int(values[begin]), int(values[end]))
+
+    return [stage("so far", 0, last)] if onset is None else [stage("one", 0, onset), stage("two", onset, last)]
 
 
 def _render(
@@ -131,6 +135,10 @@ def _render(
         verdict=f"{sentence[:1].upper()}{sentence[1:]}.",
         history=history,
         last=history[-1],
+        onset=find_onset(history),
+        detection=find_detection(history),
+        opening=find_gap_opening(history),
+        lag=_lag(history),
         stages=stages(history),
         overlay=overlay,
         findings=theory_text.findings(overlay),
@@ -144,6 +152,18 @@ def _render(
         comparison=comparison,
         above_floor=above_floor,
     )
+
+
+def _lag(history: History) -> str:
+    """Say how long after the onset the loss gap opened, or before it; nothing unless both are known."""
+    onset, opening = find_onset(history), find_gap_opening(history)
+    if onset is None or opening is None or onset.index is None or opening.index is None:
+        return ""
+    values, unit = positions(history)
+    lag = int(values[opening.index] - values[onset.index])
+    if not lag:
+        return ", at the onset"
+    return f", {abs(lag)} {unit}{'s' * (abs(lag) != 1)} {'after' if lag > 0 else 'before'} the onset"
 
 
 def _moments(overlay: Overlay) -> dict[int, str]:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import index_of_epoch, onset_index, positions
+from interaction_monitor.history.landmarks import find_gap_opening, find_onset, positions
 from interaction_monitor.plots import charts
 
 GREY, LIGHT_GREY = "#9A9A9A", "#D5D5D5"
@@ -94,18 +94,17 @@ def mark_run(figure: go.Figure, history: History) -> None:
         figure: Every x axis in it is the run; the lines are named in its legend.
         history: The run.
     """
-    values, unit = positions(history)
-    last = history[-1]
-    onset = onset_index(history)
-    if last.phase != "initial":
-        shade(figure, values, None if onset is None else values[onset])
-    for index, colour, dash, name in (
+    values, _ = positions(history)
+    onset = find_onset(history)
+    if history[-1].phase != "initial":
+        shade(figure, values, None if onset is None or onset.index is None else values[onset.index])
+    for found, colour, dash, name in (
         (onset, charts.ONSET, "solid", "onset of phase two"),
-        (index_of_epoch(history, last.gap_onset_epoch), charts.GAP, "dot", "loss gap opens"),
+        (find_gap_opening(history), charts.GAP, "dot", "loss gap opens"),
     ):
-        if index is not None:
+        if found is not None and found.index is not None:
             line = {"color": colour, "width": 2, "dash": dash}
-            figure.add_vline(x=values[index], line=line)
+            figure.add_vline(x=values[found.index], line=line)
             # Beside the lines their names would run into each other; a trace without points is a legend entry.
-            name = f"{name} ({unit} {values[index]:.0f})"
+            name = f"{name} ({found.place})"
             figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interaction_monitor.functional import mean_order
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import onset_index, positions
+from interaction_monitor.history.landmarks import onset_index, places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit, fit_sigma2
@@ -47,7 +47,7 @@ class Overlay:
     fit: SigmaFit  # σ̂² and I_theo^(k) of each
     turn: int  # which of them is the first of phase two
     onset_known: bool  # False: the lowest ⟨k⟩ stands in for an onset that the run has not found
-    left_out: tuple[int, ...]  # epochs at which no sample was finite
+    left_out: tuple[str, ...]  # where no sample was finite, "epoch 3" say
 
     @cached_property
     def in_phase_two(self) -> NDArray[np.bool_]:
@@ -72,8 +72,7 @@ class Overlay:
     @cached_property
     def places(self) -> list[str]:
         """(E) where in the run each measurement was taken: its epoch, or its step where epochs repeat."""
-        values, unit = positions(self.history)
-        return [f"{unit.removeprefix('optimizer ')} {value:.0f}" for value in values]
+        return places(self.history)
 
     @cached_property
     def worst(self) -> int:
@@ -140,7 +139,7 @@ def lay_over(record: Record) -> Overlay:
         fit = fit_sigma2(strength[kept], last.and_, or_, tau=last.tau, fraction=_fraction(record.settings))
     except ValueError as error:
         raise NoOverlayError(str(error)) from error
-    left_out = tuple(row.epoch for i, row in enumerate(record.history) if i not in kept)
+    left_out = tuple(place for i, place in enumerate(places(record.history)) if i not in kept)
     onset = onset_index(history)
     turn = int(np.nanargmin(history.column("mean_order"))) if onset is None else onset
     return Overlay(history, fit, turn, onset is not None, left_out)

@@ -96,7 +96,7 @@ class TestOverlay:
         arrays["strength"][:] = np.nan
         np.savez(path, **arrays)
         overlay = lay_over(Record.open(record.folder))
-        assert overlay.left_out == (1,)
+        assert overlay.left_out == ("epoch 1",)
         assert overlay.history.epochs.tolist() == [0, 2, 3, 4, 5]
         assert overlay.turn == 1
 
@@ -106,7 +106,7 @@ class TestOverlay:
         arrays = dict(np.load(path))
         arrays["valid"][:] = False
         np.savez(path, **arrays)
-        assert lay_over(Record.open(record.folder)).left_out == (1,)
+        assert lay_over(Record.open(record.folder)).left_out == ("epoch 1",)
 
     @pytest.mark.parametrize(
         ("low", "high", "expected"),

@@ -1,0 +1,123 @@
+"""Every picture, table and sentence names the same onset and gap opening, by step where steps are known."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import find_detection, find_gap_opening, find_onset, onset_index, places
+from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.plots import charts
+from interaction_monitor.plots.run_text import table, verdict
+from interaction_monitor.plots.theory_text import findings
+from interaction_monitor.report import run_charts
+from interaction_monitor.report.page import report_page, stages
+from interaction_monitor.theory.overlay import lay_over
+from tests.history.test_history import make_row
+
+ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
+
+
+def one_epoch(**changes):
+    """Eighteen measurements within one epoch; the lowest mean order comes long after the onset."""
+    known = {
+        "phase": "two",
+        "onset_epoch": 0,
+        "detected_epoch": 0,
+        "gap_onset_epoch": 0,
+        "onset_step": 600,
+        "detected_step": 1000,
+        "gap_onset_step": 900,
+        "train_loss": 0.5,
+        "test_loss": 0.6,
+    }
+    return History(
+        make_row(0, 100 * index, mean_order=order, **(known | changes if index >= 10 else {}))
+        for index, order in enumerate(ORDERS)
+    )
+
+
+def test_all_say_the_same_step():
+    history = one_epoch()
+    assert verdict(history).startswith("phase two began at step 600 (known at step 1000): the mean order fell from")
+    assert "fell from 3.80 to 1.40 and rose" in verdict(history)
+    assert verdict(history).endswith("loss opened at step 900")
+    marked = [line for line in table(history, most=4).splitlines() if "onset" in line]
+    assert [line.split()[:2] for line in marked] == [["0", "600"]]
+    ax = Figure().subplots()
+    charts.mark_onsets(ax, history)
+    assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
+    assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "gap opens (step 900)"]
+    figure = run_charts.curves(history)
+    assert [line.x0 for line in figure.layout.shapes if line.type == "line"] == [600, 600, 900, 900]
+    assert [(stage.begin, stage.end) for stage in stages(history)] == [(0, 600), (600, 1700)]
+
+
+def test_a_recorded_run_of_one_epoch(planted_run):
+    record = planted_run(levels=(0.3, *[0.1] * 14, 0.0), onset=6, one_epoch=True)
+    assert len(record.history) == 18
+    overlay = lay_over(record)
+    assert overlay.turn == 6
+    assert findings(overlay)[0] == "Phase two is from its onset on, step 60."
+    page = report_page(record)
+    assert "Onset of phase two: <b>step 60</b>, known at step 70." in page
+    assert "The loss gap began to open at <b>step 70</b>, 10 optimizer steps after the onset." in page
+    assert [row.count("<td>60</td>") for row in page.split("<tr") if row.startswith(' class="onset"')] == [1]
+
+
+def test_what_earlier_versions_wrote_is_found_by_its_epoch():
+    rows = [
+        make_row(epoch, 10 * i, mean_order=order, train_loss=0.0, test_loss=gap, **known)
+        for i, (epoch, order, gap, known) in enumerate(
+            [
+                (0, 3.0, 0.3, {}),
+                (1, 1.5, 0.2, {}),
+                (1, 1.2, 0.4, {}),
+                (2, 2.0, 0.9, {"phase": "two", "onset_epoch": 1, "detected_epoch": 2, "gap_onset_epoch": 1}),
+            ]
+        )
+    ]
+    history = History(rows)
+    assert find_onset(history).index == 2, "where the mean order is lowest"
+    assert find_gap_opening(history).index == 1, "where the gap is lowest"
+    assert (find_gap_opening(history).place, find_detection(history).place) == ("step 10", "step 30")
+
+
+def test_a_measurement_that_is_missing_still_has_a_place():
+    history = History(row for row in one_epoch() if row.step != 600)
+    assert (onset_index(history), find_onset(history).place) == (None, "step 600")
+    history = History([make_row(3, 30), make_row(4, 40, phase="two", onset_epoch=2, detected_epoch=4, onset_step=20)])
+    assert (find_onset(history).index, find_onset(history).place) == (None, "epoch 2")
+    assert "epoch 2 (known at epoch 4)" in verdict(history)
+    assert find_onset(History()) is None
+
+
+def test_epochs_are_named_where_each_was_measured_once():
+    history = History([make_row(0, 0), make_row(1, 10)])
+    assert places(history) == ["epoch 0", "epoch 1"]
+    assert "step" not in table(history).splitlines()[0]
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["one run", "resumed"])
+def test_the_tracker_knows_the_step_at_which_the_gap_opened(saved):
+    tracker = PhaseTracker()
+    gaps = [0.2, 0.1, 0.02, 0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    for index, gap in enumerate(gaps):
+        state = tracker.update(epoch=0, step=50 * index, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.0 + gap)
+        if saved:
+            kept, tracker = tracker.state_dict(), PhaseTracker()
+            tracker.load_state_dict(kept)
+    assert state.gap_onset_step == 50 * 4, "the last before it rises"
+
+
+def test_a_state_of_before_there_were_steps_of_the_gap_is_read():
+    tracker = PhaseTracker()
+    tracker.update(epoch=0, step=0, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1)
+    before = {
+        name: value for name, value in tracker.state_dict().items() if name not in ("gap_onset_step", "gap_steps")
+    }
+    tracker = PhaseTracker()
+    tracker.load_state_dict(before)
+    assert (
+        tracker.update(epoch=1, step=9, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1).gap_onset_step is None
+    )
