@@ -1,14 +1,29 @@
-"""Looking at a model without leaving a trace: modes, buffers and random states are put back, whatever happens."""
+"""Looking at a model without leaving a trace: modes, state and random states are put back, whatever happens."""
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from interaction_monitor._collectives import Answered
+from interaction_monitor._describe import some
+from interaction_monitor._parts import Part, TensorPart
+from interaction_monitor._silent import silent
+from interaction_monitor._snapshot import parts_of
+from interaction_monitor._watched import Watched, calls_to_sockets, without_fast_path
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -40,51 +55,134 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[Kept]:
     """Put `model` into eval mode without gradients; on leaving, all is as it was, also after an exception.
 
-    Restored are the `training` flag of every module, every buffer (some modules write to theirs even in eval
-    mode), every attribute that is a number, a string or None (some count their calls) and the random states.
+    Restored are the `training` flag of every module, the random states, and all that can be reached from the model, by
+    identity and content: buffers, tensors and plain values in attributes, lists and other containers, generators,
+    helper objects, what hooks close over, see `parts_of`. What the model logs in the block is dropped.
+
+    Yields:
+        What also puts back after each forward what that forward has changed.
     """
     # Flags are set one by one because train() and eval() may be overridden, with effects that nothing could
     # undo.
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, _version(buffer), buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in _buffers(module).items()
-    ]
-    plain = [(vars(module), {k: v for k, v in vars(module).items() if _is_plain(v)}) for module in model.modules()]
-    with preserved_rng(), torch.no_grad():
+    with preserved_rng(), torch.no_grad(), silent(model):
+        kept = None
         try:
             for module, _ in flags:
                 module.training = False
-            yield
+            kept = Kept(model)
+            yield kept
         finally:
+            if kept is not None:
+                kept.restore()
             for module, flag in flags:
                 module.training = flag
-            for module, name, buffer, version, before in buffers:
-                if _version(buffer) != version or version is None:
-                    buffer.copy_(before)
-                if _buffers(module).get(name) is not buffer:
-                    module._buffers[name] = buffer
-            for attributes, earlier in plain:
-                attributes.update({k: v for k, v in earlier.items() if attributes.get(k) is not v})
 
 
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    # A scripted module's `_buffers` is no dict.
-    return dict(module.named_buffers(recurse=False, remove_duplicate=False))
+class Kept:
+    """The state of a model that is to stay as it is, whatever its forwards change.
+
+    Args:
+        model: the network, in the state to keep.
+
+    Attributes:
+        written: whether a forward writes to tensors, so that what it returned may be part of them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._parts = parts_of(model)
+        self._changing: list[Part] | None = None  # what forwards change, known after the first
+        self._collectives = False
+        self.written = True
+
+    def run(self, forward: Callable[[], T]) -> T:
+        """Run one forward of the model; the next one starts from the same state.
+
+        The first is watched: what it changes is what is put back after those that follow.
+
+        Args:
+            forward: runs it. The first time it may run twice.
+        """
+        if self._changing is None:
+            return self._run_first(forward)
+        try:
+            with Answered() if self._collectives else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                return forward()
+        finally:
+            for part in self._changing:
+                part.restore()
+
+    def _run_first(self, forward: Callable[[], T]) -> T:
+        answering = not is_split(self._model)
+        watched = Watched(self._parts, answering=answering)
+        used: set[str] = set()
+        try:
+            try:
+                with calls_to_sockets(self._parts) as used, without_fast_path(), watched:
+                    return forward()
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                if watched.collectives or isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise
+                log.info("a forward cannot be watched: %s: %s", type(error).__name__, error)
+            # Some kernels do not run under a dispatch mode.
+            self._learn(used)
+            return forward()
+        finally:
+            self._collectives = watched.collectives and answering
+            self._learn(used)
+
+    def _learn(self, used: set[str]) -> None:
+        """Find out what a forward has changed, and put it back."""
+        changed = [part for part in self._parts if part.changed(closely=True)]
+        restored = [part for part in changed if _restored(part)]
+        self._changing = list(dict.fromkeys([*(self._changing or ()), *restored]))
+        self.written = any(isinstance(part, TensorPart) for part in self._changing)
+        self._tell([part.name for part in changed if part not in restored or part.changed()] + sorted(used))
+
+    def restore(self) -> None:
+        """Put back all that has changed."""
+        lost = [part.name for part in self._parts if part.changed() and not _restored(part)]
+        self._tell(lost)
+
+    def _tell(self, names: list[str]) -> None:
+        told = _TOLD.setdefault(self._model, set())
+        new = [name for name in names if name not in told]
+        if new:
+            told.update(new)
+            warnings.warn(
+                f"the forward of {type(self._model).__name__} changes {some(new)}, which cannot be put back after a "
+                "measurement: what depends on it may differ from a run without one. Leave it alone where self.training "
+                "is false, or give forward_func= that does",
+                stacklevel=2,
+            )
 
 
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, (bool, int, float, complex, str))
+_TOLD: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _restored(part: Part) -> bool:
+    if part.opaque:
+        return False
+    try:
+        part.restore()
+    except Exception as error:
+        log.info("%s cannot be put back: %s: %s", part.name, type(error).__name__, error)
+        return False
+    return True
+
+
+def is_split(model: nn.Module) -> bool:
+    """Tell whether processes hold parts of the model only, which they exchange when it runs."""
+    return any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()) or any(
+        base.__name__ in ("FullyShardedDataParallel", "FSDPModule")
+        for module in model.modules()
+        for base in type(module).__mro__
+    )
 
 
 def _cuda_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-
-def _version(tensor: Tensor) -> int | None:
-    # Inference tensors keep no count of in-place changes.
-    return None if tensor.is_inference() else tensor._version

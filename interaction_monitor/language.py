@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,11 +90,15 @@ def most_probable(
         >>> most_probable(net, Probe(torch.rand(5, 2)), forward_func=lambda model, x: model(x)).targets.shape
         torch.Size([5])
     """
-    on_device = probe.to(device_of(model, probe.inputs))
-    found = []
-    with undisturbed(model), eager_if_compiled(model):
-        for sample in range(len(probe)):
-            with forward_context():
-                logits = logits_of(forward_func(model, on_device.inputs_of(sample)), 1)
-            found.append((logits[:, -1] if logits.ndim == 3 else logits).argmax(1))
+    device = device_of(model, probe.inputs)
+
+    def predicted(sample: int) -> Tensor:
+        # A copy of its own, as the forward may change it in place.
+        inputs = probe.select([sample]).to(device).inputs
+        with forward_context():
+            logits = logits_of(forward_func(model, inputs), 1)
+        return (logits[:, -1] if logits.ndim == 3 else logits).argmax(1)
+
+    with undisturbed(model) as kept, eager_if_compiled(model):
+        found = [kept.run(partial(predicted, sample)) for sample in range(len(probe))]
     return Probe(probe.inputs, torch.cat(found).to(probe.device))

@@ -11,6 +11,7 @@ import torch._dynamo.testing
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tally import Tally
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -138,7 +139,7 @@ def test_channels_last_gives_the_same(probe, players):
     expected = masked_outputs(model, probe, drawn)
     model.to(memory_format=torch.channels_last)
     last = Probe(probe.inputs.to(memory_format=torch.channels_last), probe.targets)
-    seen = []
+    seen = Tally()
     model[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     for chunk_size in (None, 4):
         found = masked_outputs(model, last, drawn, chunk_size=chunk_size)
@@ -186,7 +187,7 @@ def test_modules_before_the_layer_give_their_outputs_again(probe, chunk_size, mo
     )
     expected = masked_outputs(model, probe, drawn, chunk_size=chunk_size)  # full forwards, without a trial
     monkeypatch.undo()
-    rows = []
+    rows = Tally()
     inner = model.stem._conv_forward
     monkeypatch.setattr(model.stem, "_conv_forward", lambda x, *args: (rows.append(len(x)), inner(x, *args))[1])
     found = masked_outputs(model, probe, drawn, chunk_size=chunk_size)
@@ -201,7 +202,7 @@ def test_a_forward_of_the_users_own_is_put_back_after_an_exception(probe):
     own = model[0].forward
     model[0].forward = own
     drawn = assign_players(model, FeaturePatches("1", n_players=4), probe)
-    calls = []
+    calls = Tally()
 
     def fail(module, args):
         calls.append(len(args[0]))
@@ -326,7 +327,7 @@ def sizes(monkeypatch):
 
 
 def rows_of(model):
-    seen = []
+    seen = Tally()
     model[-1].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     return seen
 
@@ -418,7 +419,7 @@ def test_padded_sentences_are_masked_inside_without_running_what_comes_before_ag
     probe = Probe({"input_ids": ids, "attention_mask": attention}, torch.tensor([0, 1, 2]))
     words = Words([f"word{i}" for i in range(40)], n_players=4, layer=layer, baseline=0.0)
     drawn = assign_players(model, words, probe)
-    looked_up = []
+    looked_up = Tally()
     table = model.bert.embeddings.word_embeddings
     original = table.forward
     table.forward = lambda ids: (looked_up.append(len(ids)), original(ids))[1]

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tally import Tally
 from torch import nn
 
 from interaction_monitor.forward import assign_players, masked, masked_outputs
@@ -189,7 +190,7 @@ def after_trial(monkeypatch):
     watched = []
 
     def watch(layer):
-        sizes = []
+        sizes = Tally()
         watched.append(sizes)
         # Deeper than its forward, which is not called where the layer gives its output again.
         name = "_conv_forward" if isinstance(layer, nn.Conv2d) else "forward"
@@ -249,7 +250,7 @@ def test_several_samples_share_a_chunk(model, probe, after_trial, players):
 
 
 def test_many_players_take_memory_for_one_chunk_only(probe):
-    seen = []
+    seen = Tally()
 
     class Counting(nn.Module):
         def forward(self, x):
@@ -288,18 +289,19 @@ class Restless(nn.Module):
     def __init__(self, error=None, after=0):
         super().__init__()
         self.conv = nn.Conv2d(1, 3, 1)
-        self.error, self.after, self.calls, self.log = error, after, 0, []
+        self.error, self.after, self.calls, self.log, self.run = error, after, 0, [], Tally()
         self.register_buffer("in_place", torch.zeros(2))
         self.register_buffer("replaced", torch.zeros(2))
 
     def forward(self, x):
         self.calls += 1
-        self.log.append(len(x))  # what is changed in place stays changed
+        self.log.append(len(x))
+        self.run.append(len(x))
         self.in_place += 1
         self.replaced = self.replaced + 1
         torch.rand(2), np.random.rand(), random.random()  # noqa: NPY002
         h = self.conv(x).mean((2, 3))
-        if self.error and len(self.log) > self.after:
+        if self.error and len(self.run) > self.after:
             raise self.error
         return h
 
@@ -311,12 +313,14 @@ class Restless(nn.Module):
 def test_everything_is_left_as_it_was_after_an_exception(probe, players, error):
     model = Restless()
     drawn = assign_players(model, players, probe)
-    model.error, model.calls, model.log, model.after = error, 7, [], 4
+    model.error, model.calls, model.log, model.after = error, 7, [3], 4
+    model.run.clear()
     buffers = dict(model.named_buffers())
     before = state_of(model)
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
         masked_outputs(model, probe, drawn, chunk_size=2)
-    assert len(model.log) > 4
+    assert len(model.run) > 4
+    assert model.log == [3]
     assert model.calls == 7
     assert_same_state(before, state_of(model))
     assert all(buffers[name] is buffer for name, buffer in model.named_buffers())
@@ -352,11 +356,11 @@ def test_memory_that_does_not_even_suffice_for_one_is_an_error(model, probe):
     drawn = assign_players(model, ImagePatches(n_players=N), probe)
 
     def limited(module, args):
-        if len(args[0]) > 1 or limited.calls:
+        if len(args[0]) > 1 or len(calls):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        limited.calls += 1
+        calls.append(1)
 
-    limited.calls = 0
+    calls = Tally()
     model.head.register_forward_pre_hook(limited)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         masked_outputs(model, probe, drawn)

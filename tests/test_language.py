@@ -1,6 +1,7 @@
 import pytest
 import torch
 import transformers
+from tally import Tally
 from torch import nn
 
 from interaction_monitor import outputs
@@ -47,7 +48,7 @@ def test_the_logits_are_those_of_the_last_word(llama, side):
 
 
 def test_only_the_last_logits_are_formed(llama):
-    sizes = []
+    sizes = Tally()
     handle = llama.lm_head.register_forward_hook(lambda module, args, output: sizes.append(tuple(output.shape)))
     last_token_logits(llama, {"input_ids": torch.arange(6).reshape(2, 3)})
     handle.remove()
@@ -56,7 +57,7 @@ def test_only_the_last_logits_are_formed(llama):
 
 
 def test_keys_and_values_are_kept_only_where_the_inputs_ask_for_it(llama):
-    kept = []
+    kept = Tally()
     handle = llama.register_forward_hook(lambda module, args, output: kept.append(output.past_key_values is not None))
     ids = {"input_ids": torch.arange(6).reshape(2, 3)}
     for inputs in (ids, {**ids, "use_cache": True}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from interaction_monitor.forward.model import (
 )
 from interaction_monitor.forward.runner import ForwardContext
 from interaction_monitor.players.base import PlayerMap, Players
-from interaction_monitor.probe import Probe, require_probe
+from interaction_monitor.probe import Inputs, Probe, require_probe
 
 
 def assign_players(
@@ -67,20 +68,26 @@ def assign_players(
     layer = find_layer(model, players.layer)
     device = device_of(model, probe.inputs)
     seen: list[Tensor] = []
+    found: list[Tensor] = []
 
     def keep(output: Tensor) -> Tensor:
-        seen.append(output.detach())
+        # The layers after it may work in place.
+        seen.append(output.detach().clone())
         return output
 
-    with undisturbed(model), eager_if_compiled(model):
+    def run(inputs: Inputs) -> None:
+        seen.clear()
+        with changed_output(layer, players.layer or "", keep), forward_context():
+            (forward_func or call_model)(model, inputs)
+
+    with undisturbed(model) as kept, eager_if_compiled(model):
         for sample in range(len(probe) if callable(players.baseline) else 1):
-            inputs = probe.select([sample]).to(device).inputs
-            with changed_output(layer, players.layer, keep), forward_context():
-                (forward_func or call_model)(model, inputs)
+            kept.run(partial(run, probe.select([sample]).to(device).inputs))
             if seen[-1].ndim == 0 or len(seen[-1]) != 1:
                 raise ValueError(
                     f"layer={players.layer!r} gives {describe(seen[-1])} for one sample, so its first axis is not the "
                     "batch (windows of an image? a sequence that comes first, for want of batch_first=True?); name a "
                     "layer whose first axis is the batch"
                 )
-    return players.assign(probe, torch.cat(seen), seed=seed).to("cpu")
+            found += seen
+    return players.assign(probe, torch.cat(found), seed=seed).to("cpu")

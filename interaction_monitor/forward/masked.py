@@ -108,7 +108,11 @@ def masked_outputs(
         return v
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
     runner = Runner(model, probe, players, forward_func or call_model, forward_context)
-    with undisturbed(model), casts_kept(), eager_if_compiled(model) if players.layer else nullcontext():
+    with (
+        undisturbed(model) as runner.kept,
+        casts_kept(),
+        eager_if_compiled(model) if players.layer else nullcontext(),
+    ):
         logits = try_out(runner, score, chunk_size or most_rows(device))
         # What decides the memory of a row, besides the model.
         key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._state import undisturbed
+from interaction_monitor._state import Kept, undisturbed
 from interaction_monitor.forward.model import (
     ForwardFunc,
     call_model,
@@ -85,23 +85,29 @@ def rounding(
     rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))
     device = device_of(model, probe.inputs)
 
-    def run(sample: int, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, set[torch.dtype]]:
+    def run(kept: Kept, sample: int, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, set[torch.dtype]]:
         of_probe = probe.select([sample] * len(rows)).to(device)
         of_players = players.select([sample] * len(rows)).to(device)
-        with forward_context(), computing_in(dtype) as raised:
-            logits = _logits(model, of_probe, of_players, rows.to(device), forward_func or call_model)
+
+        def forward() -> tuple[Tensor, set[torch.dtype]]:
+            given = of_probe.select(range(len(of_probe)))
+            with forward_context(), computing_in(dtype) as raised:
+                return _logits(model, given, of_players, rows.to(device), forward_func or call_model).clone(), raised
+
+        logits, raised = kept.run(forward)
         return score_of(resolve(output), logits, of_probe.targets).to(v), raised
 
     # A measurement does without this number rather than fail for it, whatever a model makes of another precision.
     try:
         if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
             raise TypeError("it computes in float64")
-        with undisturbed(model), eager_if_compiled(model):
+        with undisturbed(model) as kept, eager_if_compiled(model):
             # What a model computes in shows only when it runs: its own code may enter or leave an autocast.
-            _, raised = run(chosen[0], rows[:1], torch.float32)
+            _, raised = run(kept, chosen[0], rows[:1], torch.float32)
             # Many GPUs are slow in float64, and even a float32 shortened to TF32 is fine enough beside bfloat16 alone.
             dtype = torch.float32 if torch.bfloat16 in raised else torch.float64
-            errors = torch.stack([v[sample, rows.to(v.device)] - run(sample, rows, dtype)[0] for sample in chosen])
+            found = [run(kept, sample, rows, dtype)[0] for sample in chosen]
+            errors = torch.stack([v[s, rows.to(v.device)] - high for s, high in zip(chosen, found, strict=True)])
             return math.sqrt(float(errors.var(dim=1).mean()))
     except Exception as error:
         log.info("the rounding in %s is not known: %s: %s", type(model).__name__, type(error).__name__, error)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
+from interaction_monitor._state import Kept
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
@@ -33,6 +35,8 @@ class Runner:
             broadcasting whatever bypasses it. "given again": the samples alone run, once, and for the chunks of their
             rows the modules before the masked layer give their outputs again, spread over the rows.
         packed: whether a chunk may hold several samples.
+        kept: the state that each forward starts from.
+        spoils: whether a forward changes its inputs in place; None before the first.
         epsilon: the coarsest rounding seen at the masked layer.
     """
 
@@ -43,6 +47,8 @@ class Runner:
     forward_context: ForwardContext
     way: Way = "full"
     packed: bool = True
+    kept: Kept | None = None
+    spoils: bool | None = None
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
@@ -89,35 +95,53 @@ class Runner:
             again: AbstractContextManager[None] = nullcontext()
         else:
             again = prefix.given_again() if known else prefix.recorded(chunk.samples)
-        with again, self._changed(lambda x: self._masked.rows(x, chunk)):
-            return self.call(self._slice(chunk.samples), len(chunk))
+        changed = self._changed(lambda x: self._masked.rows(x, chunk))
+        return self.call(self._slice(chunk.samples), len(chunk), again, changed)
 
     def given_again_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on a copy of its sample for each row, without the modules before the masked layer."""
         prefix = self._known_prefix()
         if prefix.samples != chunk.samples:
-            with prefix.recorded(chunk.samples):
-                self.call(self._slice(chunk.samples), len(chunk.samples))
+            self.call(self._slice(chunk.samples), len(chunk.samples), prefix.recorded(chunk.samples))
         inputs = repeated(self._slice(chunk.samples), len(chunk.coalitions), chunk.samples)
-        with prefix.given_again(len(chunk.coalitions)), self._changed(lambda x: self._masked.rows(x, chunk)):
-            return self.call(inputs, len(chunk))
+        changed = self._changed(lambda x: self._masked.rows(x, chunk))
+        return self.call(inputs, len(chunk), prefix.given_again(len(chunk.coalitions)), changed)
 
     def full_logits(self, chunk: Chunk) -> Tensor:
         """Run the whole model on a copy of its sample for each row, masked at the layer."""
         rows = chunk.rows_on(self.players.labels.device)
         coalitions = chunk.coalitions_on(rows.device).repeat(len(chunk.samples))
-        with self._changed(lambda x: self.players.mask(x, rows, coalitions)):
-            return self.call(self.probe.select(rows).inputs, len(rows))
+        changed = self._changed(lambda x: self.players.mask(x, rows, coalitions))
+        return self.call(self.probe.select(rows).inputs, len(rows), changed)
 
     def _known_prefix(self) -> Prefix:
         assert self._prefix is not None
         return self._prefix
 
-    def call(self, inputs: Inputs, batch_size: int) -> Tensor:
-        """Return the logits of a batch."""
-        with self.forward_context():
-            result = self.forward_func(self.model, inputs)
-        return logits_of(result, batch_size)
+    def call(self, inputs: Inputs, batch_size: int, *around: AbstractContextManager[Any]) -> Tensor:
+        """Return the logits of a batch.
+
+        Args:
+            inputs: the samples, or what else must stay as it is.
+            batch_size: how many rows of logits there must be.
+            around: what changes the model during this forward.
+        """
+
+        def forward() -> Tensor:
+            given = inputs if self.spoils is False else tree_map(_cloned, inputs)
+            with ExitStack() as stack:
+                for context in around:
+                    stack.enter_context(context)
+                with self.forward_context():
+                    result = self.forward_func(self.model, given)
+            if self.spoils is None:
+                self.spoils = not all(map(_same, tree_leaves(inputs), tree_leaves(given)))
+            logits = logits_of(result, batch_size)
+            # They may be part of what is put back.
+            return logits.clone() if self.kept and self.kept.written else logits
+
+        # What is put back afterwards must be the model as it was before the changes around the forward.
+        return self.kept.run(forward) if self.kept else forward()
 
     def _slice(self, samples: range) -> Inputs:
         inputs = self.probe.inputs
@@ -135,3 +159,12 @@ class Runner:
             return change(x)
 
         return changed_output(self._layer, self.players.layer or "", noted)
+
+
+def _cloned(x: Any) -> Any:
+    return x.clone() if isinstance(x, Tensor) else x
+
+
+def _same(x: Any, copy: Any) -> bool:
+    # Where there is a NaN they seem different, which costs copies and nothing else.
+    return not isinstance(x, Tensor) or torch.equal(x, copy)

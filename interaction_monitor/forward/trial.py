@@ -89,7 +89,9 @@ def _ends(runner: Runner, samples: range) -> Chunk:
 def _check_output(runner: Runner, score: Output) -> Tensor:
     """Run one unmasked sample and refuse logits or targets that do not fit the output."""
     probe = runner.probe
-    logits = runner.call(probe.inputs_of(0), 1)
+    # It is watched, for which compiled code would be compiled again.
+    with eager_if_compiled(runner.model) if hasattr(torch.compiler, "set_stance") else nullcontext():
+        logits = runner.call(probe.inputs_of(0), 1)
     if score in OUTPUTS.values():
         # On the CPU these check the labels of all samples.
         targets = None if probe.targets is None else probe.targets.cpu()

@@ -1,0 +1,329 @@
+"""What a module reaches and holds, taken down once, to be compared with and put back later.
+
+All that a forward can change is somewhere behind the module: its attributes, what containers and helper objects among
+them hold, what hooks close over, attributes of its classes and globals that their functions name. Each such place
+becomes a part, which knows what was there.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import io
+import logging
+import random
+import socket
+import sys
+import types
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._parts import (
+    Array,
+    Drawing,
+    Mapping,
+    Opaque,
+    Part,
+    Place,
+    Sequence,
+    TensorPart,
+    Unordered,
+)
+
+log = logging.getLogger(__name__)
+
+# Beyond these a walk costs more than what is likely to be found.
+MAX_PARTS = 100_000
+MAX_ITEMS = 10_000
+# Tensors are copied at once up to here, the others only if the first forward is seen to write to them.
+COPIED_BYTES = 2**28
+
+_ATOMS = frozenset(
+    [
+        *(type(None), bool, int, float, complex, str, bytes, range, slice, type, type(...), type(NotImplemented)),
+        *(torch.dtype, torch.device, torch.layout, torch.Size),
+        *(types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType),
+        *(types.MappingProxyType, types.CodeType, types.MethodDescriptorType),
+    ]
+)
+_PLAIN = frozenset((dict, OrderedDict, defaultdict, Counter, list, deque))
+# Trainers, loggers, data and the like: they are the run's, and no forward's.
+_OF_THE_RUN = frozenset(
+    (
+        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "accelerate", "tokenizers", "datasets"),
+        *("tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml", "aim", "logging"),
+        *("pandas", "matplotlib", "omegaconf", "hydra", "torchvision", "torchaudio", "PIL", "inspect"),
+        *("threading", "multiprocessing", "concurrent", "asyncio"),
+    )
+)
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_OF_THE_COMPILER = ("_compiled_call_impl", "_compiler_ctx", "_compile_kwargs")
+_OF_TRANSFORMERS = frozenset(("Trainer", "TrainingArguments", "PreTrainedTokenizerBase", "ProcessorMixin"))
+_GENERATORS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any, Any], None]], ...] = (
+    (torch.Generator, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
+    (np.random.Generator, lambda drawn: drawn.bit_generator.state, lambda drawn, s: _set_bits(drawn.bit_generator, s)),
+    (np.random.BitGenerator, lambda drawn: drawn.state, lambda drawn, state: _set_bits(drawn, state)),
+    (np.random.RandomState, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
+    (random.Random, lambda drawn: drawn.getstate(), lambda drawn, state: drawn.setstate(state)),
+)
+
+
+def parts_of(root: nn.Module) -> list[Part]:
+    """Take down all that is reached from a module.
+
+    Args:
+        root: a network.
+
+    Returns:
+        The parts, each with its name as code would spell it, such as "encoder.hidden" or "history[0]".
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> net.seen = [torch.zeros(2)]
+        >>> parts = parts_of(net)
+        >>> net.seen[0] += 1
+        >>> [part.name for part in parts if part.changed()]
+        ['seen[0]']
+    """
+    return _Walk().over(root)
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self._seen: dict[int, Any] = {}  # the objects too, so that no other gets the place of one in memory
+        self._waiting: deque[tuple[str, Any]] = deque()
+        self._bytes = 0
+
+    def over(self, root: nn.Module) -> list[Part]:
+        self._push("", root)
+        while self._waiting:
+            if len(self.parts) > MAX_PARTS:
+                log.info("the state of %s is followed only as far as %s", type(root).__name__, self._waiting[0][0])
+                break
+            name, value = self._waiting.popleft()
+            self._take(name, value)
+        return self.parts
+
+    def _push(self, name: str, value: Any) -> None:
+        if type(value) not in _ATOMS and id(value) not in self._seen:
+            self._seen[id(value)] = value
+            self._waiting.append((name, value))
+
+    def _take(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._take_tensor(name, value)
+        elif isinstance(value, nn.Module):
+            self._take_module(name, value)
+        elif isinstance(value, dict):
+            self.parts.append(Mapping(name, value))
+            if len(value) <= MAX_ITEMS:
+                for key, item in value.items():
+                    self._push(f"{name}[{key!r}]", item)
+            if type(value) not in _PLAIN:
+                self._take_attributes(name, value)
+        elif isinstance(value, (list, deque, tuple)):
+            if not isinstance(value, tuple):
+                self.parts.append(Sequence(name, value))
+                if type(value) not in _PLAIN:
+                    self._take_attributes(name, value)
+            if len(value) <= MAX_ITEMS:
+                for place, item in enumerate(value):
+                    self._push(f"{name}[{place}]", item)
+        elif isinstance(value, (set, bytearray)):
+            self.parts.append(Unordered(name, value))
+        elif isinstance(value, np.ndarray):
+            self.parts.append(Array(name, value))
+        elif isinstance(value, types.FunctionType):
+            self._take_function(name, value)
+        elif isinstance(value, types.MethodType):
+            self._push(name, value.__func__)
+            self._push(name, value.__self__)
+        elif isinstance(value, functools.partial):
+            for item in (value.func, value.args, value.keywords):
+                self._push(name, item)
+        elif isinstance(value, (weakref.ref, weakref.WeakMethod)):
+            self._push(name, value())
+        else:
+            self._take_other(name, value)
+
+    def _take_other(self, name: str, value: Any) -> None:
+        for kind, get, put in _GENERATORS:
+            if isinstance(value, kind):
+                self.parts.append(Drawing(name, value, get, put))
+                return
+        if isinstance(value, (io.IOBase, socket.socket, torch.ScriptObject)):
+            self.parts.append(Opaque(name, value))
+        elif isinstance(value, (enum.Enum, type)) or _is_of_the_run(type(value)):  # type: ignore[arg-type]  # types can be hashed
+            pass
+        elif hasattr(value, "cache_info") or not self._take_attributes(name, value):
+            self.parts.append(Opaque(name, value))
+
+    def _take_tensor(self, name: str, tensor: Tensor) -> None:
+        if torch.nn.parameter.is_lazy(tensor):
+            return
+        copied = not isinstance(tensor, nn.Parameter) and self._bytes + tensor.nbytes <= COPIED_BYTES
+        part = TensorPart(name, tensor, copied=copied)
+        self._bytes += tensor.nbytes if part.copied else 0
+        self.parts.append(part)
+        if part.grad is not None:
+            self._seen[id(part.grad)] = part.grad
+            self.parts.append(TensorPart(f"{name}.grad", part.grad, copied=False))
+
+    def _take_module(self, name: str, module: nn.Module) -> None:
+        inside = f"{name}." if name else ""
+        if isinstance(module, torch.jit.ScriptModule):
+            # Its attributes are no Python objects; what can be seen of them are its tensors.
+            for kind in (module.named_parameters, module.named_buffers):
+                for key, tensor in kind(recurse=False):
+                    self._push(f"{inside}{key}", tensor)
+            for key, child in module.named_children():
+                self._push(f"{inside}{key}", child)
+            return
+        if type(module).__module__.startswith("torch._dynamo"):
+            self._push(name, vars(module)["_modules"]["_orig_mod"])  # what is around it is the compiler's
+            return
+        attributes = vars(module)
+        self.parts.append(Mapping(name or type(module).__name__, attributes))
+        for key, value in attributes.items():
+            if key in _REGISTRIES:
+                self._seen[id(value)] = value
+                self.parts.append(Mapping(f"{inside}{key}", value))
+                for entry, item in value.items():
+                    self._push(f"{inside}{entry}", item)
+            elif key not in _OF_THE_COMPILER:
+                self._push(f"{inside}{key}", value)
+        for cls in type(module).__mro__:
+            if not _is_of_a_library(cls.__module__):
+                self._take_class(cls)
+
+    def _take_class(self, cls: type) -> None:
+        if id(cls) in self._seen:
+            return
+        self._seen[id(cls)] = cls
+        for key, value in list(vars(cls).items()):
+            if key.startswith("__") and key.endswith("__") and not isinstance(value, types.FunctionType):
+                continue
+            function = getattr(value, "__func__", getattr(value, "fget", value))
+            if isinstance(function, types.FunctionType):
+                self._push(f"{cls.__name__}.{key}", function)
+            elif _is_data(value) and not hasattr(value, "__get__"):
+                self.parts.append(
+                    Place(
+                        f"{cls.__name__}.{key}",
+                        functools.partial(vars(cls).get, key),
+                        functools.partial(setattr, cls, key),
+                    )
+                )
+                self._push(f"{cls.__name__}.{key}", value)
+
+    def _take_function(self, name: str, function: types.FunctionType) -> None:
+        for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            if id(cell) not in self._seen:
+                self._seen[id(cell)] = cell
+                self.parts.append(
+                    Place(key, functools.partial(_content, cell), functools.partial(setattr, cell, "cell_contents"))
+                )
+                self._push(key, _content(cell))
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._push(name, default)
+        if function.__dict__:
+            self._push(name, function.__dict__)
+        if _is_of_a_library(function.__module__):
+            return
+        space = function.__globals__
+        for key in _globals_in(function.__code__):
+            value = space.get(key)
+            if key in space and _is_data(value):
+                self.parts.append(
+                    Place(key, functools.partial(space.get, key), functools.partial(space.__setitem__, key))
+                )
+                self._push(key, value)
+
+    def _take_attributes(self, name: str, value: Any) -> bool:
+        """Take down the attributes of an object, and tell whether it can have any."""
+        found = False
+        inside = f"{name}." if name else ""
+        attributes = getattr(value, "__dict__", None)
+        if type(attributes) is dict:
+            found = True
+            self.parts.append(Mapping(name, attributes))
+            for key, item in attributes.items():
+                self._push(f"{inside}{key}", item)
+        for key, descriptor in _slots_of(type(value)):
+            found = True
+            self.parts.append(
+                Place(
+                    f"{inside}{key}",
+                    functools.partial(_slot, descriptor, value),
+                    functools.partial(descriptor.__set__, value),
+                )
+            )
+            self._push(f"{inside}{key}", _slot(descriptor, value))
+        return found
+
+
+def _slots_of(cls: type) -> Iterator[tuple[str, Any]]:
+    for base in cls.__mro__:
+        if "__slots__" in vars(base):
+            for key, descriptor in vars(base).items():
+                if isinstance(descriptor, types.MemberDescriptorType):
+                    yield key, descriptor
+
+
+def _slot(descriptor: Any, value: Any) -> Any:
+    try:
+        return descriptor.__get__(value)
+    except AttributeError:
+        return None
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _globals_in(code: types.CodeType) -> tuple[str, ...]:
+    """Return the globals that a function reads or binds; `co_names` has attributes among them."""
+    found = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")]
+    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _globals_in(part)]
+    return tuple(dict.fromkeys(found + inner))
+
+
+def _is_data(value: Any) -> bool:
+    """Tell whether a global or an attribute of a class is state, not code, nor an object of some library's."""
+    if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+        return False
+    kinds = (dict, list, deque, set, tuple, bytearray, Tensor, np.ndarray, *(kind for kind, _, _ in _GENERATORS))
+    return type(value) in _ATOMS or isinstance(value, kinds) or not _is_of_a_library(type(value).__module__)
+
+
+def _set_bits(generator: Any, state: Any) -> None:
+    generator.state = state
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of_the_run(cls: Any) -> bool:
+    packages = {base.__module__.partition(".")[0] for base in cls.__mro__}
+    names = {base.__name__ for base in cls.__mro__}
+    return bool(packages & _OF_THE_RUN) or ("transformers" in packages and bool(names & _OF_TRANSFORMERS))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of_a_library(module: str | None) -> bool:
+    """Tell whether a module is an installed one, whose classes keep nothing that a forward of the user changes."""
+    path = getattr(sys.modules.get(module or ""), "__file__", None)
+    if path is None:
+        return module not in ("__main__", "__mp_main__")
+    library = ("site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return any(part in library for part in path.replace("\\", "/").split("/"))
