@@ -191,6 +191,48 @@ class TransferLoss(StopRule):
         return f"high orders add {missing[-1]:.1%} of the output's change on training samples that others lack"
 
 
+@dataclass(frozen=True)
+class GeneralizingShare(StopRule):
+    """Stop when less and less of what the network encodes is found in references trained on other samples.
+
+    The share of the strength that some reference has too stays level, or rises, while learning is healthy, and sinks
+    from where over-fitting begins. Nothing stops before it is known at all, nor while it rises.
+
+    Attributes:
+        drop: by how much the share must lie below its highest so far, as a part of that.
+        measurements: how many in a row must show it.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Examples:
+        >>> GeneralizingShare()
+        GeneralizingShare(drop=0.15, measurements=2)
+    """
+
+    drop: float = 0.15
+    measurements: int = 2
+
+    def __post_init__(self) -> None:
+        _check(measurements=self.measurements, drop=self.drop)
+        if self.drop > 1:
+            raise ValueError(f"drop must be at most 1, but is {self.drop}; 0.15 is 15% of the highest share")
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        share = history.column("generalizing_share")
+        highest = np.fmax.accumulate(share)
+        known = np.isfinite(share)
+        sunk = share[known] <= (1 - self.drop) * highest[known]
+        # Beside a highest share of 0 nothing has sunk, and a measurement without a share says nothing either way.
+        if not len(history) or not known[-1] or not _lasting(sunk & (highest[known] > 0), self.measurements):
+            return None
+        return (
+            f"of what the network encodes {share[-1]:.0%} generalizes, after {highest[-1]:.0%} at epoch "
+            f"{history[int(np.nanargmax(share))].epoch}"
+        )
+
+
 def _check(*, measurements: int, **shares: float) -> None:
     _check_count(1, measurements=measurements)
     for name, value in shares.items():

@@ -8,6 +8,7 @@ import pytest
 from interaction_monitor.callbacks._arguments import rule_of
 from interaction_monitor.history import History, Row
 from interaction_monitor.stopping import (
+    GeneralizingShare,
     HighOrderGrowth,
     HighOrdersAndGap,
     OnsetPatience,
@@ -102,13 +103,36 @@ def test_transfer_loss_compares_training_samples_with_others():
     assert TransferLoss().first_stop(history(effect=[(1.0, 0.5, 0.1, 0.1)] * 4)) is None
 
 
-@pytest.mark.parametrize("rule", [OnsetPatience(1), HighOrderGrowth(), HighOrdersAndGap(), TransferLoss()])
+def test_a_sinking_generalizing_share_stops_after_it_has_lasted():
+    shares = [None, 0.2, 0.5, 0.6, 0.56, 0.5, 0.55, 0.51, 0.5]  # 0.51 is 15% below the highest
+    run = history(generalizing_share=shares)
+    assert GeneralizingShare().first_stop(run) == 8
+    assert GeneralizingShare(measurements=1).first_stop(run) == 5
+    assert GeneralizingShare(drop=0.05, measurements=3).first_stop(run) == 6
+    assert GeneralizingShare(drop=0.2).first_stop(run) is None
+    assert GeneralizingShare().reason(run) == "of what the network encodes 50% generalizes, after 60% at epoch 3"
+
+
+def test_without_a_share_nothing_is_stopped():
+    assert GeneralizingShare(drop=0.0, measurements=1).first_stop(history(generalizing_share=[None] * 4)) is None
+    assert GeneralizingShare(drop=0.0, measurements=1).first_stop(history(generalizing_share=[0.0] * 4)) is None
+    assert GeneralizingShare(measurements=1).first_stop(history(generalizing_share=[np.nan, 0.5, np.nan, None])) is None
+    # a measurement without a share is passed over
+    gap = history(generalizing_share=[0.6, 0.4, None, np.nan, 0.4])
+    assert GeneralizingShare().first_stop(gap) == 4
+    assert GeneralizingShare().first_stop(history(generalizing_share=[0.2, 0.3, 0.4, 0.5])) is None
+
+
+@pytest.mark.parametrize(
+    "rule", [OnsetPatience(1), HighOrderGrowth(), HighOrdersAndGap(), TransferLoss(), GeneralizingShare()]
+)
 def test_rules_say_why_only_where_they_stop_and_nothing_of_an_empty_history(rule):
     run = history(
         high_order_share=SHARES,
         train_loss=TRAIN,
         test_loss=TEST,
         detected_epoch=[None] * 4 + [4] * 4,
+        generalizing_share=[0.2, 0.6, 0.6, 0.6, 0.6, 0.5, 0.4, 0.3],
         effect=[(0.0, 0.0, 0.0, 0.0)] * 8,
         train_effect=[(0.0, 0.0, 0.0, 0.0)] * 4 + [(0.0, 0.0, 1.0, 1.0)] * 4,
     )
@@ -168,6 +192,9 @@ def test_arguments_of_a_monitor_become_one_rule():
         (HighOrderGrowth, {"regained": -0.1}, "regained must be at least 0, but is -0.1"),
         (HighOrdersAndGap, {"gap": float("nan")}, "gap must be at least 0"),
         (HighOrdersAndGap, {"measurements": 0}, "measurements must be at least 1, but is 0"),
+        (GeneralizingShare, {"drop": 15}, "drop must be at most 1, but is 15; 0.15 is 15%"),
+        (GeneralizingShare, {"drop": "0.1"}, "drop must be a number"),
+        (GeneralizingShare, {"measurements": 0}, "measurements must be at least 1"),
         (TransferLoss, {"share": -1}, "share must be at least 0"),
     ],
 )

@@ -15,6 +15,7 @@ ADDED = (
     "detected_step",
     "rounding",
     "gap_onset_step",
+    "generalizing_share",
 )  # single values that earlier versions did not write
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
@@ -64,6 +65,7 @@ class Row:
     detected_step: int | None = None
     rounding: float | None = None  # standard deviation of an output by the rounding in the network
     gap_onset_step: int | None = None  # as `gap_onset_epoch`
+    generalizing_share: float | None = None  # part of the strength that a reference has too; None without references
 
     def __post_init__(self) -> None:
         for name in ("epoch", "step"):
