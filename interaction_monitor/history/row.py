@@ -10,13 +10,8 @@ from interaction_monitor.functional.salient_orders import first_high_order
 
 PHASES = ("initial", "one", "two")
 OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
-ADDED = (
-    "onset_step",
-    "detected_step",
-    "rounding",
-    "gap_onset_step",
-    "generalizing_share",
-)  # single values that earlier versions did not write
+# Single values that earlier versions did not write.
+ADDED = ("onset_step", "detected_step", "rounding", "gap_onset_step", "generalizing_share")
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 

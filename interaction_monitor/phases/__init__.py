@@ -3,6 +3,16 @@
 from interaction_monitor.functional.intervals import mean_order_interval
 from interaction_monitor.functional.salient_orders import high_order_share
 from interaction_monitor.phases.loss_gap import GapOpening, gap_opening
+from interaction_monitor.phases.overfitting import OverfittingState, OverfittingTracker
 from interaction_monitor.phases.tracker import PhaseState, PhaseTracker
 
-__all__ = ["GapOpening", "PhaseState", "PhaseTracker", "gap_opening", "high_order_share", "mean_order_interval"]
+__all__ = [
+    "GapOpening",
+    "OverfittingState",
+    "OverfittingTracker",
+    "PhaseState",
+    "PhaseTracker",
+    "gap_opening",
+    "high_order_share",
+    "mean_order_interval",
+]

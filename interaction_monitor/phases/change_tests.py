@@ -72,20 +72,21 @@ class Curve:
             if before + after <= end
         )
 
-    def has_risen(self, *, persistence: int, min_rise: float, alpha: float) -> bool:
+    def has_risen(self, *, persistence: int, min_rise: float, alpha: float, scale: float | None = None) -> bool:
         """Tell whether the last measurements lie clearly above the lowest before.
 
         Args:
             persistence: how many of them must each show the least rise.
-            min_rise: the least rise as a share of the fall.
+            min_rise: the least rise as a share of the scale.
             alpha: chance of a false yes in the whole run.
+            scale: what the least rise, and the jitter that is not known yet, are a share of; None means the fall.
         """
         values, end = self.values, len(self.values)
         if end <= persistence:
             return False
         lowest = min(values[: end - persistence])
-        fall = values[0] - lowest
-        if any(value - lowest < min_rise * fall for value in values[end - persistence :]):
+        scale = values[0] - lowest if scale is None else scale
+        if any(value - lowest < min_rise * scale for value in values[end - persistence :]):
             return False
         # The steps of a fall would only blur the jitter by their curvature.
         bends = _bends(values, drop_descents=True)[:-1]
@@ -93,10 +94,10 @@ class Curve:
             self._is_higher(
                 range(end - after, end),
                 self._lowest_window(before, end - after),
-                least=min_rise * fall,
+                least=min_rise * scale,
                 alpha=alpha,
                 bends=bends,
-                assumed=ASSUMED_JITTER * fall,
+                assumed=ASSUMED_JITTER * scale,
             )
             for before, after in WINDOWS
             if before + after <= end
