@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
+
 _VALUE = 'for the network\'s own value, as in a regression, give output="prediction"'
 _FUNCTION = (
     "give output= a function of (values, targets) to one number per sample, such as lambda values, targets: "
@@ -86,7 +88,7 @@ def warn_of_probabilities(logits: Tensor, *, from_sigmoid: bool = False) -> None
         logits: (B, C) or (B,) of a few samples.
         from_sigmoid: whether a sigmoid is the last that happened to them.
     """
-    z = logits.double()
+    z = to_float64(logits)
     if not bool((z >= 0).all()):
         return
     if from_sigmoid and bool((z <= 1).all()):
@@ -153,7 +155,7 @@ def _of_targets(logits: Tensor, targets: Tensor) -> str:
     if targets.shape == logits.shape:
         marks = bool(((targets == 0) | (targets == 1)).all())
         if not marks and targets.is_floating_point():
-            shares = bool((targets >= 0).all()) and bool(((targets.double().sum(1) - 1).abs() < 1e-3).all())
+            shares = bool((targets >= 0).all()) and bool(((to_float64(targets).sum(1) - 1).abs() < 1e-3).all())
             if shares:
                 return "of shares that sum to one give Probe(inputs, targets.argmax(1))"
             return f"several values per sample are a regression's or an autoencoder's: {_FUNCTION}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._describe import describe
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import (
@@ -142,7 +143,7 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
     _require_outputs(v)
     thresholds = thresholds or Thresholds()
     started = time.perf_counter()
-    v = v.detach().to(torch.float64)
+    v = to_float64(v.detach())
     valid = torch.isfinite(v).all(dim=-1)
     finite = v[valid]
     if len(finite) == 0:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64, where_float64_is
 from interaction_monitor._target_checks import classes_of
 
 Output = Callable[[Tensor, Tensor | None], Tensor]
@@ -63,7 +64,7 @@ def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     targets = classes_of(logits, targets, "logit")
     if logits.ndim == 1 or logits.shape[1] == 1:
         return _signed(logits, targets)
-    return logits.gather(1, targets.long()[:, None])[:, 0].double()
+    return to_float64(logits.gather(1, targets.long()[:, None].to(logits.device))[:, 0])
 
 
 def loss(logits: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -132,7 +133,7 @@ def prediction(logits: Tensor, _targets: Tensor | None = None) -> Tensor:
             f"output 'prediction' needs one number per sample, (B,) or (B, 1), got {tuple(logits.shape)} of "
             f"{logits.dtype}; of several name one, such as output=lambda values, targets: values[:, 0].double()"
         )
-    return logits.reshape(-1).double()
+    return to_float64(logits.reshape(-1))
 
 
 def label_log_odds(label: int) -> Output:
@@ -155,7 +156,7 @@ def label_log_odds(label: int) -> Output:
     def output(logits: Tensor, _targets: Tensor | None = None) -> Tensor:
         if logits.ndim != 2 or not 0 <= label < logits.shape[1]:
             raise ValueError(f"label={label} must be a column of logits (batch, labels), got {tuple(logits.shape)}")
-        return logits[:, label].double()
+        return to_float64(logits[:, label])
 
     output.__name__ = f"label_log_odds({label})"
     return output
@@ -195,13 +196,13 @@ def resolve(output: str | Output) -> Output:
 
 
 def _signed(logits: Tensor, targets: Tensor) -> Tensor:
-    z = logits.double().reshape(-1)
-    return torch.where(targets > 0.5, z, -z)
+    z = to_float64(logits).reshape(-1)
+    return torch.where(targets.to(z.device) > 0.5, z, -z)
 
 
 def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    z = logits.to(torch.float64, copy=True)
-    index = targets.long()[:, None]
+    z = where_float64_is(logits).to(torch.float64, copy=True)
+    index = targets.long()[:, None].to(z.device)
     true = z.gather(1, index)[:, 0]
     return true - z.scatter_(1, index, -torch.inf).logsumexp(1)
 

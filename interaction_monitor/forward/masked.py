@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._float64 import float64_device
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
@@ -101,8 +102,8 @@ def masked_outputs(
     else:
         players.check(probe.entry(players.input_key)[1])
     device = device_of(model, probe.inputs)
-    v_device = "cpu" if device.type == "mps" else device
-    v = torch.full((len(probe), 1 << players.n_players), torch.nan, dtype=torch.float64, device=v_device)
+    shape = len(probe), 1 << players.n_players
+    v = torch.full(shape, torch.nan, dtype=torch.float64, device=float64_device(device))
     kept = players.complete.nonzero()[:, 0]
     if not len(kept):
         return v

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import float64_device
 from interaction_monitor.outputs import Output
 
 # Logits are collected up to here. An output is a dozen small operations, which a small network would feel per chunk.
@@ -64,7 +65,7 @@ def score_of(score: Output, logits: Tensor, targets: Tensor | None) -> Tensor:
     Raises:
         ValueError: if `score` does not return one number per row.
     """
-    if logits.device.type == "mps":  # has no float64
+    if float64_device(logits.device) != logits.device:
         logits, targets = logits.cpu(), None if targets is None else targets.cpu()
     values = score(logits, targets)
     if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:

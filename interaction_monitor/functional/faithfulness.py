@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional.coalitions import n_players, orders
 from interaction_monitor.functional.transforms import and_outputs, or_outputs
 
@@ -40,11 +41,11 @@ def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | 
         0.5
     """
     _check(v, v=v, and_=and_, or_=or_, delta=delta)
-    error = v.double() - and_outputs(and_.double())
+    error = to_float64(v) - and_outputs(to_float64(and_))
     if or_ is not None:
-        error = error - or_outputs(or_.double())
+        error = error - or_outputs(to_float64(or_))
     if delta is not None:
-        error = error - delta.double()
+        error = error - to_float64(delta)
     return error.abs().amax(-1)
 
 
@@ -77,7 +78,7 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
     strongest_first = pooled.abs().argsort(dim=-1, descending=True, stable=True)
     effects = pooled.gather(-1, strongest_first)
     said = effects.abs().cumsum(-1)
-    total = (v[..., -1:] - v[..., :1]).double()
+    total = to_float64(v[..., -1:] - v[..., :1])
     missed = (total - effects.cumsum(-1)).abs()
     return torch.where(said + missed == 0, 1.0, said / (said + missed))
 
@@ -161,18 +162,18 @@ def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
     """
     _check(and_, and_=and_, or_=or_)
     n = n_players(and_)
-    coalitions = torch.arange(1, 2**n, device=and_.device)
-    is_member = coalitions[:, None] >> torch.arange(n, device=and_.device) & 1
-    share = is_member / orders(n, device=and_.device)[1:, None].double()
-    effects = and_[..., 1:].double()
+    effects = to_float64(and_[..., 1:])
     if or_ is not None:
-        effects = effects + or_[..., 1:].double()
+        effects = effects + to_float64(or_[..., 1:])
+    coalitions = torch.arange(1, 2**n, device=effects.device)
+    is_member = coalitions[:, None] >> torch.arange(n, device=effects.device) & 1
+    share = is_member / orders(n, device=effects.device)[1:, None].double()
     return effects @ share
 
 
 def _pool(and_: Tensor, or_: Tensor | None) -> Tensor:
     parts = (and_,) if or_ is None else (and_, or_)
-    return torch.cat([part[..., 1:].double() for part in parts], dim=-1)
+    return torch.cat([to_float64(part[..., 1:]) for part in parts], dim=-1)
 
 
 def _check(reference: Tensor, **tensors: Tensor | None) -> None:

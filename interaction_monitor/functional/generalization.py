@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64, where_float64_is
 from interaction_monitor.functional.coalitions import n_players, orders
 
 
@@ -113,7 +114,7 @@ def generalization_power(is_salient: Tensor) -> Tensor:
     """
     _several(is_salient)
     _is_mask(is_salient=is_salient)
-    return is_salient.all(0).sum(-1) / is_salient.sum(-1).double()
+    return to_float64(is_salient.all(0).sum(-1)) / to_float64(is_salient.sum(-1))
 
 
 def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: float = 0.0) -> Tensor:
@@ -147,7 +148,7 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: floa
     in_all = ranks.amax(0).sort(-1).values
     shared = torch.searchsorted(in_all, limits.expand(*in_all.shape[:-1], -1).contiguous())
     present = (ranks < ranks.shape[-1]).sum(-1, keepdim=True)
-    return shared / torch.minimum(present, limits).double()
+    return to_float64(shared) / to_float64(torch.minimum(present, limits))
 
 
 def overlap(first: Tensor, second: Tensor, k: int = 100) -> Tensor:
@@ -206,11 +207,13 @@ def order_sharing(and_: Tensor, or_: Tensor, and_salient: Tensor, or_salient: Te
     _same_shape(and_=and_, or_=or_, and_salient=and_salient, or_salient=or_salient)
     _is_mask(and_salient=and_salient, or_salient=or_salient)
     n = n_players(and_)
+    and_, or_ = to_float64(and_), to_float64(or_)
+    and_salient, or_salient = where_float64_is(and_salient), where_float64_is(or_salient)
     order = orders(n, device=and_.device)
     of_order = (order[:, None] == torch.arange(1, n + 1, device=and_.device)).double()
 
     def total(among: tuple[Tensor, Tensor], low: float | None, high: float | None) -> Tensor:
-        parts = [i.double().clamp(low, high).where(mask, 0.0) for i, mask in zip((and_, or_), among, strict=True)]
+        parts = [i.clamp(low, high).where(mask, 0.0) for i, mask in zip((and_, or_), among, strict=True)]
         return (parts[0] + parts[1]) @ of_order
 
     every = (and_salient, or_salient)

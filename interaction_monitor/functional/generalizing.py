@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import as_float64, to_float64, where_float64_is
 from interaction_monitor.functional.coalitions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
 from interaction_monitor.functional.salient_orders import order_strength
@@ -113,13 +114,14 @@ def generalizing_parts(
         >>> parts.other_strength.tolist(), parts.other_cancelled[1].item()
         ([0.0, 2.5, 0.0], 0.8)
     """
-    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device)[..., None]
-    kinds = [kind.double() for kind in (and_, or_) if kind is not None]
+    threshold = as_float64(tau, and_.device)[..., None]
+    kinds = [to_float64(kind) for kind in (and_, or_) if kind is not None]
     salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
     held = [kind for kind in held_interactions(and_, or_, references) if kind is not None]
     held = [torch.where(kind.abs() < threshold, 0, kind) for kind in held]
     n = n_players(and_)
-    of_order = (orders(n, device=and_.device)[:, None] == torch.arange(1, n + 1, device=and_.device)).double()
+    device = kinds[0].device
+    of_order = (orders(n, device)[:, None] == torch.arange(1, n + 1, device=device)).double()
 
     def total(values: list[Tensor]) -> Tensor:
         return torch.stack(values).sum(0)[..., 1:] @ of_order[1:]
@@ -195,20 +197,21 @@ def held_interactions(
         [0.0, 2.0, 0.0, 0.0]
     """
     _check(and_, or_, references)
-    taus = [torch.as_tensor(tau, dtype=torch.float64, device=and_.device)[..., None] for _, _, tau in references]
+    taus = [as_float64(tau, and_.device)[..., None] for _, _, tau in references]
     kept: list[Tensor | None] = []
     for kind, others in ((and_, [r[0] for r in references]), (or_, [r[1] for r in references])):
         if kind is None:
             kept.append(None)
             continue
+        kind = to_float64(kind)
         has = torch.zeros_like(kind, dtype=torch.bool)
         for other, tau in zip(others, taus, strict=True):
             assert other is not None
-            size = other.double().abs()
-            has |= (size >= tau) & (size > 0) & (other.sign() == kind.sign())
+            other = to_float64(other)
+            has |= (other.abs() >= tau) & (other != 0) & (other.sign() == kind.sign())
         has[..., 0] = False
         # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
-        kept.append(torch.where(has, kind.double(), 0.0))
+        kept.append(torch.where(has, kind, 0.0))
     known = _finite(and_, or_)
     for reference in references:
         known &= _finite(reference[0], reference[1])
@@ -218,8 +221,8 @@ def held_interactions(
 
 
 def _finite(and_: Tensor, or_: Tensor | None) -> Tensor:
-    known = and_[..., 1:].isfinite().all(-1)
-    return known if or_ is None else known & or_[..., 1:].isfinite().all(-1)
+    known = where_float64_is(and_[..., 1:].isfinite().all(-1))
+    return known if or_ is None else known & where_float64_is(or_[..., 1:].isfinite().all(-1))
 
 
 def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference]) -> None:

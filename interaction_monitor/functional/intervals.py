@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional.salient_orders import mean_order, valid_rows
 
 
@@ -53,8 +54,8 @@ def mean_order_influence(strength: Tensor) -> Tensor:
         >>> mean_order_influence(torch.tensor([[3.0, 1.0], [1.0, 3.0]])).tolist()
         [-0.25, 0.25]
     """
+    strength = to_float64(strength)
     weight = torch.arange(1, strength.shape[-1] + 1, dtype=torch.float64, device=strength.device)
-    strength = strength.double()
     centred = (strength * (weight - mean_order(strength))).sum(-1)
     return centred / valid_rows(strength).sum(-1).mean()
 
@@ -118,7 +119,7 @@ def share_influence(part: Tensor, whole: Tensor) -> Tensor:
     """
     if part.ndim != 1 or part.shape != whole.shape:
         raise ValueError(f"part and whole must be (samples,), but are {tuple(part.shape)} and {tuple(whole.shape)}")
-    part, whole = part.double(), whole.double()
+    part, whole = to_float64(part), to_float64(whole)
     valid = part.isfinite() & whole.isfinite()
     total = whole[valid].mean()
     centred = part - part[valid].mean() / total * whole
@@ -149,11 +150,12 @@ def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> Share
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
     influence = share_influence(part, whole)
+    part, whole = to_float64(part), to_float64(whole)
     valid = influence.isfinite()
     count = int(valid.sum())
     if not count:
         return ShareInterval(math.nan, math.nan, math.nan)
-    share = float(part[valid].double().sum() / whole[valid].double().sum())
+    share = float(part[valid].sum() / whole[valid].sum())
     if count < 2:
         return ShareInterval(0.0, share, 1.0)
     reach = student_quantile(0.5 + level / 2, count - 1) * float(influence[valid].std()) / count**0.5

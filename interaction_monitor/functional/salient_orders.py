@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import as_float64, to_float64
 from interaction_monitor.functional.coalitions import n_players, orders
 
 
@@ -40,7 +41,7 @@ def saliency_threshold(v: Tensor, fraction: float = 0.03) -> Tensor:
     n_players(v)
     if not fraction >= 0:
         raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.03")
-    v = v.double()
+    v = to_float64(v)
     return fraction * (v[..., -1] - v[..., 0]).abs().mean()
 
 
@@ -202,12 +203,13 @@ def noise_floor(n: int, sigma: float | Tensor) -> Tensor:
         >>> noise_floor(4, 0.5).round(decimals=3).tolist()
         [0.707, 1.0, 1.414, 2.0]
     """
-    powers = torch.arange(1, n + 1, dtype=torch.float64)
-    return torch.as_tensor(sigma, dtype=torch.float64) * 2 ** (powers / 2)
+    sigma = as_float64(sigma, sigma.device if isinstance(sigma, Tensor) else "cpu")
+    powers = torch.arange(1, n + 1, dtype=torch.float64, device=sigma.device)
+    return sigma * 2 ** (powers / 2)
 
 
 def _per_sample(tau: float | Tensor, interactions: Tensor) -> Tensor:
-    return torch.as_tensor(tau, dtype=torch.float64, device=interactions.device)[..., None]
+    return as_float64(tau, interactions.device)[..., None]
 
 
 def _sum_by_order(and_: Tensor, or_: Tensor | None, values: Callable[[Tensor], Tensor]) -> Tensor:
@@ -216,12 +218,11 @@ def _sum_by_order(and_: Tensor, or_: Tensor | None, values: Callable[[Tensor], T
         raise ValueError(
             f"and_ and or_ must have one shape, but and_ is {tuple(and_.shape)} and or_ is {tuple(or_.shape)}"
         )
-    order = orders(n, device=and_.device)[1:]
-    indicator = (order[:, None] == torch.arange(1, n + 1, device=and_.device)).double()
-    pooled = values(and_[..., 1:].double().abs())
+    pooled = values(to_float64(and_[..., 1:]).abs())
     if or_ is not None:
-        pooled = pooled + values(or_[..., 1:].double().abs())
-    return pooled @ indicator
+        pooled = pooled + values(to_float64(or_[..., 1:]).abs())
+    order = orders(n, device=pooled.device)[1:]
+    return pooled @ (order[:, None] == torch.arange(1, n + 1, device=pooled.device)).double()
 
 
 def valid_rows(strength: Tensor) -> Tensor:
@@ -242,5 +243,5 @@ def valid_rows(strength: Tensor) -> Tensor:
     """
     if strength.ndim == 0 or strength.shape[-1] == 0:
         raise ValueError(f"strength must have the orders on its last axis, but has shape {tuple(strength.shape)}")
-    rows = strength.double().reshape(-1, strength.shape[-1])
+    rows = to_float64(strength).reshape(-1, strength.shape[-1])
     return rows[rows.isfinite().all(-1)]

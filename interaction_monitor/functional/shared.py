@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional._atoms import atoms_of
 from interaction_monitor.functional._shared_problem import SharedProblem, cost, exceeds_bound
 from interaction_monitor.functional._sharing import BoundedSplitting, SharedSplitting
@@ -65,7 +66,7 @@ def shared_and_or(
 
     Args:
         v: (m, S, 2^n) outputs of m networks on the same samples with the same players, floating, finite; computed
-            with in float64 on its own device.
+            with in float64 on its own device (on the CPU if that has no float64).
         alpha: charge for an interaction in each network, beside that for the largest; 0 to 1. 0 is Eq. 5, which
             leaves open what the networks with less than the largest do.
         noise: ζ as a share of |v(N) - v(∅)| of each network and sample. 0.02 is the paper's value.
@@ -104,7 +105,7 @@ def shared_and_or(
         5.85
     """
     n = _check(v, alpha, noise, share_bound, tol, tie_break)
-    outputs = v.detach().double()
+    outputs = to_float64(v.detach())
     empty, u = outputs[..., :1], outputs - outputs[..., :1]
     change = u[..., -1:].abs()
     unit = change.mean(1, keepdim=True) if normalize else torch.ones_like(change[:, :1])
@@ -115,8 +116,8 @@ def shared_and_or(
     zeta = noise * u[..., -1:].abs()
     # infinity times the 0 of a network that never changes its output would be NaN
     own = torch.full_like(change, torch.inf) if math.isinf(share_bound) else share_bound * change.mean(1, keepdim=True)
-    problem = SharedProblem(atoms_of(n, float(tie_break), v.device), u, zeta, own / scale, float(alpha))
-    samples = torch.arange(u.shape[1], device=v.device)
+    problem = SharedProblem(atoms_of(n, float(tie_break), outputs.device), u, zeta, own / scale, float(alpha))
+    samples = torch.arange(u.shape[1], device=u.device)
     chunks = samples.split(max(1, (_CHUNK >> n) // len(v)))  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parts = [_solve(problem.select(chunk), tol) for chunk in chunks]
     x = torch.cat([part[0] for part in parts], 1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional._atoms import atoms_of
 from interaction_monitor.functional._certificate import complete, lower_bound
 from interaction_monitor.functional._interior_point import InteriorPoint
@@ -57,7 +58,8 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
     the page on extraction in the documentation).
 
     Args:
-        v: (..., 2^n) outputs of all coalitions, floating, finite; computed with in float64 on its own device.
+        v: (..., 2^n) outputs of all coalitions, floating, finite; computed with in float64 on its own device (on
+            the CPU if that has no float64).
         noise: ζ as a share of |v(N) - v(∅)|: how far the interactions may miss an output. 0.02 is the papers' value.
         tol: largest relative duality gap to stop at. Answers are up to four times closer where that costs
             little, as the choice among the sparsest settles after the gap.
@@ -84,9 +86,9 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
         True
     """
     n = _check(v, noise, tol, tie_break)
-    outputs = v.detach().double().reshape(-1, 2**n)
+    outputs = to_float64(v.detach()).reshape(-1, 2**n)
     empty, u = outputs[:, :1], outputs - outputs[:, :1]
-    atoms = atoms_of(n, float(tie_break), v.device)
+    atoms = atoms_of(n, float(tie_break), outputs.device)
     scale = u.abs().mean(-1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
     u = u / scale

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import as_float64, to_float64
 from interaction_monitor.functional.coalitions import n_players, orders
 
 
@@ -61,10 +62,11 @@ def order_turnover(
     if len(set(shapes)) > 1:
         raise ValueError(f"the interactions before and now must have one shape, but have {shapes}")
     n = n_players(now[0])
-    thresholds = [torch.as_tensor(t, dtype=torch.float64)[..., None] for t in (before_tau, tau)]
+    thresholds = [as_float64(t, now[0].device)[..., None] for t in (before_tau, tau)]
     parts = []
-    for then, here in zip(before, now, strict=True):
-        sizes = [effects.double().abs() for effects in (then, here)]
+    for pair in zip(before, now, strict=True):
+        then, here = (to_float64(effects) for effects in pair)
+        sizes = then.abs(), here.abs()
         was, is_ = ((size >= t) & (size > 0) for size, t in zip(sizes, thresholds, strict=True))
         both = was & is_ & (then.sign() == here.sign())
         # 0 · size is NaN where the size is not finite, and so marks the sample
@@ -100,7 +102,7 @@ def order_effects(and_: Tensor, or_: Tensor) -> Tensor:
     """
     if and_.shape != or_.shape:
         raise ValueError(f"and_ and or_ must have one shape, but have {tuple(and_.shape)} and {tuple(or_.shape)}")
-    return _by_order(and_.double() + or_.double(), n_players(and_))
+    return _by_order(to_float64(and_) + to_float64(or_), n_players(and_))
 
 
 def order_similarity(
@@ -144,7 +146,7 @@ def order_similarity(
     similarities = []
     for one in common:
         means = [
-            torch.stack([effects[of == one].double().mean(0) for effects in group])
+            torch.stack([effects[(of == one).to(effects.device)].mean(0) for effects in map(to_float64, group)])
             for group, of in zip((first, second), classes, strict=True)
         ]
         signed = torch.stack([torch.cat((mean.clamp_min(0), -mean.clamp_max(0))) for mean in means])  # (2, 4, 2^n)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from interaction_monitor import functional
+from interaction_monitor.metrics._float64 import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _STRENGTHS = ("all_positive", "all_negative", "shared_positive", "shared_negative")
 
 
-class GeneralizationPower(Metric):
+class GeneralizationPower(Float64Metric):
     """Which share of the strongest k interactions of each network is among the strongest k of all networks.
 
     s_and and s_or of Chen et al. 2024 ("Defining and extracting generalizable interaction primitives from DNNs",
@@ -56,7 +56,6 @@ class GeneralizationPower(Metric):
             raise ValueError(f"ks must hold numbers of at least 1, but is {tuple(ks)}")
         self.n_networks = n_networks
         self.ks = tuple(ks)
-        self.set_dtype(torch.float64)
         zeros = torch.zeros(2, n_networks, len(self.ks), dtype=torch.float64)
         self.add_state("totals", default=zeros, dist_reduce_fx="sum")
         self.add_state("counts", default=zeros.clone(), dist_reduce_fx="sum")
@@ -109,7 +108,7 @@ class GeneralizationPower(Metric):
         return cast("Figure", ax.figure), ax
 
 
-class SharedStrength(Metric):
+class SharedStrength(Float64Metric):
     """How strong the salient interactions of each order and sign are, and those of them that all networks share.
 
     All± and Shared± of Chen et al. 2024, Figure 4: means over the samples of all processes.
@@ -151,7 +150,6 @@ class SharedStrength(Metric):
         self.n_players = n_players
         self.fraction = fraction
         self.k = k
-        self.set_dtype(torch.float64)
         zeros = torch.zeros(4, n_networks, n_players, dtype=torch.float64)
         self.add_state("totals", default=zeros, dist_reduce_fx="sum")
         self.add_state("count", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
+from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
+from interaction_monitor.metrics._float64 import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _STATES = ("ends", "and_", "or_", "held_and", "held_or")
 
 
-class GeneralizingStrength(Metric):
+class GeneralizingStrength(Float64Metric):
     """How much of the strength of a network's salient interactions some reference has too, over all processes.
 
     The network's own threshold depends on all samples, so its interactions are kept until `compute`, and with them
@@ -70,8 +71,7 @@ class GeneralizingStrength(Metric):
         self.n_players = n_players
         self.fraction = fraction
         self.level = level
-        # flat and in float64, because torchmetrics puts a flat empty tensor in the place of a rank without samples
-        self.set_dtype(torch.float64)
+        # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
         for state in _STATES:
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -96,11 +96,12 @@ class GeneralizingStrength(Metric):
                 f"but are {', '.join(map(str, sorted(shapes)))}"
             )
         held_and, held_or = held_interactions(and_, or_, references)
+        v, and_, or_ = to_float64(v), to_float64(and_), None if or_ is None else to_float64(or_)
         zero = torch.zeros_like(and_)
         or_, held_or = (zero if or_ is None else or_), (zero if held_or is None else held_or)
-        valid = torch.stack([x.double() for x in (v, and_, or_, held_and, held_or)]).isfinite().all(-1).all(0)
+        valid = torch.stack((v, and_, or_, held_and, held_or)).isfinite().all(-1).all(0)
         for state, values in zip(_STATES, (v[:, [0, -1]], and_, or_, held_and, held_or), strict=True):
-            getattr(self, state).append(values[valid].double().flatten())
+            getattr(self, state).append(values[valid].flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """Give the share over all samples seen, on all processes.
@@ -118,7 +119,9 @@ class GeneralizingStrength(Metric):
         by_order = generalizing.mean(0) / strength.mean(0)
         shares = {"share": share, "share_low": low, "share_high": high}
         return {
-            **{name: torch.tensor(value, dtype=torch.float64) for name, value in shares.items()},
+            **{
+                name: torch.tensor(value, dtype=torch.float64, device=by_order.device) for name, value in shares.items()
+            },
             "share_by_order": by_order,
             "generalizing": generalizing.mean(0),
             "strength": strength.mean(0),
@@ -158,6 +161,6 @@ class GeneralizingStrength(Metric):
     def _rows(self, state: str, *, width: int | None = None) -> Tensor:
         # a list of batches before processes are gathered, one tensor afterwards
         batches = getattr(self, state)
-        nothing = torch.empty(0, dtype=torch.float64, device=self.device)
+        nothing = torch.empty(0, dtype=torch.float64, device=float64_device(self.device))
         flat = dim_zero_cat(batches) if len(batches) else nothing
         return flat.reshape(-1, width or 2**self.n_players)

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
+from interaction_monitor._float64 import float64_device, to_float64
+from interaction_monitor.metrics._float64 import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-class OrderDistribution(Metric):
+class OrderDistribution(Float64Metric):
     """How the strength of salient interactions spreads over the orders, over all samples of all processes.
 
     What is salient depends on τ, and τ on the mean output change over *all* samples, so the
@@ -63,9 +64,7 @@ class OrderDistribution(Metric):
             raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.03")
         self.n_players = n_players
         self.fraction = fraction
-        # flat and in float64, because torchmetrics puts a flat empty tensor in the place of a rank
-        # without samples
-        self.set_dtype(torch.float64)
+        # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
         for state in ("ends", "and_", "or_"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
@@ -90,9 +89,9 @@ class OrderDistribution(Metric):
                 f"but are {tuple(v.shape)}, {tuple(and_.shape)} and {tuple(or_.shape)}"
             )
         valid = torch.stack((v, and_, or_)).isfinite().all(-1).all(0)
-        self.ends.append(v[valid][:, [0, -1]].double().flatten())
-        self.and_.append(and_[valid].double().flatten())
-        self.or_.append(or_[valid].double().flatten())
+        self.ends.append(to_float64(v[valid][:, [0, -1]]).flatten())
+        self.and_.append(to_float64(and_[valid]).flatten())
+        self.or_.append(to_float64(or_[valid]).flatten())
 
     def compute(self) -> dict[str, Tensor]:
         """Give the distribution over all samples seen, on all processes.
@@ -144,6 +143,6 @@ class OrderDistribution(Metric):
 
     def _rows(self, state: list[Tensor] | Tensor, width: int | None = None) -> Tensor:
         # a list of batches here, one tensor after processes were gathered
-        nothing = torch.empty(0, dtype=torch.float64, device=self.device)
+        nothing = torch.empty(0, dtype=torch.float64, device=float64_device(self.device))
         flat = dim_zero_cat(state) if len(state) else nothing
         return flat.reshape(-1, width or 2**self.n_players)

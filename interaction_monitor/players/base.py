@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._describe import describe
+from interaction_monitor._float64 import float64_device
 from interaction_monitor.probe import Probe, require_probe
 
 Baseline = float | Tensor | Callable[[Tensor], "Tensor | float"]
@@ -177,7 +178,10 @@ class PlayerMap:
 
     def to(self, device: torch.device | str) -> PlayerMap:
         """Return the players on `device`."""
-        baseline = self.baseline.to(device) if isinstance(self.baseline, Tensor) else self.baseline
+        baseline = self.baseline
+        if isinstance(baseline, Tensor):
+            no_float64 = float64_device(device) != torch.device(device)
+            baseline = (baseline.float() if no_float64 and baseline.dtype == torch.float64 else baseline).to(device)
         return replace(self, labels=self.labels.to(device), baseline=baseline)
 
     def _per_sample_baseline(self) -> bool:

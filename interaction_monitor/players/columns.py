@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interaction_monitor._describe import describe
 from interaction_monitor._draw import draw
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_whole, resolve_baseline
 from interaction_monitor.probe import Probe
 
@@ -124,7 +125,7 @@ class Columns(Players):
             return name
         if name == "most frequent":
             return _most_frequent(table)
-        values = table.double()
+        values = to_float64(table)
         statistic = values.mean(0) if name == "mean" else values.quantile(0.5, dim=0)
         # Codes and counts are replaced by a value that the table can hold.
         return statistic.to(table.dtype) if table.is_floating_point() else statistic.round().to(table.dtype)

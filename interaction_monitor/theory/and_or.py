@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional import n_players, order_strength
 from interaction_monitor.theory.closed_form import Spectrum, checked_interactions, checked_levels
 
@@ -54,7 +55,7 @@ def _chunks(
     if w_or.shape != w_and.shape:
         raise ValueError(f"w_and and w_or must have one shape, but are {tuple(w_and.shape)} and {tuple(w_or.shape)}")
     flipped = -w_or
-    flipped[..., 0] = w_or[..., 1:].sum(-1) if or_whole is None else or_whole
+    flipped[..., 0] = w_or[..., 1:].sum(-1) if or_whole is None else to_float64(or_whole)
     for part, predicted in Spectrum.of(torch.stack((w_and, flipped))).chunks(sigma2):
         and_, turned = predicted.unbind(1)
         or_whole_part = turned[..., 0].clone()
@@ -94,9 +95,9 @@ def predict_and_or(
         True
     """
     levels = checked_levels(sigma2)
-    flat = levels.reshape(-1).to(w_and.device)
+    flat = levels.reshape(-1).to(float64_device(w_and.device))
     shape = (len(flat), *w_and.shape)
-    and_, or_ = torch.empty(2, *shape, dtype=torch.float64, device=w_and.device)
+    and_, or_ = torch.empty(2, *shape, dtype=torch.float64, device=flat.device)
     whole = and_.new_empty(shape[:-1])
     for part, prediction in _chunks(w_and, w_or, flat, or_whole):
         and_[part], or_[part], whole[part] = prediction.and_, prediction.or_, prediction.or_whole
@@ -140,10 +141,10 @@ def predicted_strength(
         [[1.0, 2.0]]
     """
     levels = checked_levels(sigma2)
-    flat = levels.reshape(-1).to(w_and.device)
+    flat = levels.reshape(-1).to(float64_device(w_and.device))
     n = n_players(w_and)
-    single = 1 << torch.arange(n, device=w_and.device)
-    result = torch.empty(len(flat), *w_and.shape[:-1], n, dtype=torch.float64, device=w_and.device)
+    single = 1 << torch.arange(n, device=flat.device)
+    result = torch.empty(len(flat), *w_and.shape[:-1], n, dtype=torch.float64, device=flat.device)
     for part, prediction in _chunks(w_and, w_or, flat, or_whole):
         tau = prediction.threshold(fraction)
         prediction.and_[..., single] += prediction.or_[..., single]

@@ -20,6 +20,7 @@ from math import comb
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import as_float64, to_float64
 from interaction_monitor.functional import n_players, orders
 
 # D^{-1/2} [[2, 1], [1, 1]] D^{-1/2} with D = diag(1, 2) is [[2, 1/√2], [1/√2, 1/2]]: these are its two eigenvalues
@@ -88,7 +89,7 @@ class Spectrum:
 
 def checked_levels(sigma2: float | Tensor) -> Tensor:
     """Take one noise level or a vector of them as float64, or say what is wrong with it."""
-    levels = torch.as_tensor(sigma2, dtype=torch.float64)
+    levels = as_float64(sigma2, sigma2.device if isinstance(sigma2, Tensor) else "cpu")
     if levels.ndim > 1:
         raise ValueError(f"sigma2 must be a number or a vector (K,), but has shape {tuple(levels.shape)}; flatten it")
     bad = levels[~(torch.isfinite(levels) & (levels >= 0))]
@@ -100,7 +101,7 @@ def checked_levels(sigma2: float | Tensor) -> Tensor:
 def checked_interactions(name: str, w: Tensor) -> Tensor:
     """Take interactions over all coalitions as float64, or say what is wrong with them."""
     n_players(w)
-    w = w.double()
+    w = to_float64(w)
     if not torch.isfinite(w).all():
         raise ValueError(f"{name} must be finite, but holds nan or inf; leave out the samples that have them")
     return w

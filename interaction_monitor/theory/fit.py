@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.theory.and_or import predicted_strength
 from interaction_monitor.theory.closed_form import EIGENVALUES
@@ -55,7 +56,8 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def _shares(strength: Tensor) -> Tensor:
-    return strength.double() / strength.double().sum(-1, keepdim=True)
+    strength = to_float64(strength)
+    return strength / strength.sum(-1, keepdim=True)
 
 
 def _total_variation(p: Tensor, q: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def fit_sigma2(
 
     compare = _DISTANCES[distance]
     real = strength.mean(1)
-    grid = _coarse_grid(strength.shape[-1])
+    grid = _coarse_grid(strength.shape[-1]).to(strength.device)
     theory = predicted(grid)
     finer = _around(grid, compare(real[:, None], theory.mean(1)).nan_to_num(0).argmin(-1))
     grid, position = torch.cat((grid, finer)).sort()
@@ -211,16 +213,14 @@ def _checked(
         raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
     if replicates < 1:
         raise ValueError(f"replicates must be at least 1, but is {replicates}; 200 are usual")
+    # In one place from here on, and where float64 is.
+    strength, and_, or_ = to_float64(strength), to_float64(and_), None if or_ is None else to_float64(or_)
     usable = and_.isfinite().all(-1) & strength.isfinite().all(-1).all(0)
     if or_ is not None:
         usable &= or_.isfinite().all(-1)
     if not usable.any():
         raise ValueError("no sample is finite in every measurement; leave out the measurements that diverged")
-    return (
-        strength[:, usable].double(),
-        and_[usable].double(),
-        None if or_ is None else or_[usable].double(),
-    )
+    return strength[:, usable], and_[usable], None if or_ is None else or_[usable]
 
 
 def _coarse_grid(n: int) -> Tensor:
@@ -234,7 +234,7 @@ def _around(grid: Tensor, best: Tensor) -> Tensor:
     """Divide the steps of the grid on both sides of every best level."""
     starts = torch.unique(torch.cat((best - 1, best)))
     starts = starts[(starts >= 1) & (starts < len(grid) - 1)]
-    share = torch.arange(1, _FINE_PER_STEP, dtype=torch.float64) / _FINE_PER_STEP
+    share = torch.arange(1, _FINE_PER_STEP, dtype=torch.float64, device=grid.device) / _FINE_PER_STEP
     logs = grid.log10()
     return (10 ** (logs[starts, None] * (1 - share) + logs[starts + 1, None] * share)).flatten()
 
@@ -258,7 +258,7 @@ def _bounds(
     samples, levels = strength.shape[1], len(theory)
     draws = torch.randint(samples, (replicates, samples), generator=torch.Generator().manual_seed(seed))
     weights = torch.zeros(replicates, samples, dtype=torch.float64)
-    weights.scatter_add_(1, draws, torch.ones_like(weights))
+    weights = weights.scatter_add_(1, draws, torch.ones_like(weights)).to(strength.device)
     first, last = [], []
     for part in torch.split(weights, max(1, _CHUNK // (strength[:, 0].numel() * levels))):
         real = torch.einsum("bs,esn->ben", part, strength)
