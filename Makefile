@@ -21,7 +21,7 @@ demo: $(VENV)/.made-demo
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.made-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: $(VENV)/.made-lint
 	$(BIN)/ruff check .
