@@ -216,7 +216,7 @@ def row_norms(n: int, sigma2: float | Tensor) -> Tensor:
         raise ValueError(f"n must be a number of players, at least 1, but is {n}")
     levels = checked_levels(sigma2)
     norms = [_row_norms(n, level) for level in levels.reshape(-1).tolist()]
-    return torch.tensor(norms, dtype=torch.float64).reshape(*levels.shape, n + 1)
+    return torch.tensor(norms, dtype=torch.float64, device=levels.device).reshape(*levels.shape, n + 1)
 
 
 def norm_ratio(n: int, sigma2: float | Tensor) -> Tensor:
