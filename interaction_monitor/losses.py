@@ -1,10 +1,15 @@
-"""Finding the training and the test loss among the metrics that somebody's module logs."""
+"""The training and the test loss of somebody's run: averaged over its batches, or found among what it logs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.distributed import Ranks
 
 TRAIN_NAMES = (
     "train_loss_epoch",
@@ -44,11 +49,69 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
     return None
 
 
+class BatchLosses:
+    """Averages the losses of batches, weighted by their numbers of samples, without waiting for the device.
+
+    Batches whose loss is not finite are left out.
+
+    Example:
+        >>> losses = BatchLosses()
+        >>> losses.add(torch.tensor(2.0), [torch.zeros(3, 5), torch.zeros(3)])
+        >>> losses.add(torch.tensor(6.0), {"input_ids": torch.zeros(1, 7)})
+        >>> losses.mean()
+        3.0
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None  # (2,) the losses times their samples, the samples; on the batches' device
+
+    def add(self, loss: Tensor, batch: Any) -> None:
+        """Take in the mean loss of a batch."""
+        # Apple's GPUs have no float64.
+        loss = loss.detach().to(torch.float32 if loss.device.type == "mps" else torch.float64).mean()
+        weight = torch.where(loss.isfinite(), _samples_in(batch) or 1, 0)
+        sums = torch.stack((loss.nan_to_num(0, 0, 0) * weight, weight.to(loss)))
+        self._sums = sums if self._sums is None else self._sums.to(sums) + sums
+
+    def mean(self, ranks: Ranks | None = None) -> float | None:
+        """Return the mean over all processes, all of which must call this; None where there was no finite loss."""
+        parts = [self.state_dict()] if ranks is None else ranks.gather(self.state_dict())
+        weight = sum(part["samples"] for part in parts)
+        return sum(part["sum"] for part in parts) / weight if weight else None
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._sums = None
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the sums as plain numbers."""
+        total, samples = (0.0, 0.0) if self._sums is None else self._sums.tolist()
+        return {"sum": total, "samples": samples}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state_dict` gave; of several processes each has what the first had, which keeps the mean."""
+        sums = torch.tensor([float(state["sum"]), float(state["samples"])], dtype=torch.float64)
+        self._sums = sums if sums[1] > 0 else None
+
+
+def _samples_in(batch: Any) -> int | None:
+    """Count the samples of a batch: the length of the first tensor in it; None where there is none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    if isinstance(graphs := getattr(batch, "num_graphs", None), int):
+        return graphs
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((found for part in parts if (found := _samples_in(part)) is not None), None)
+
+
 class Losses:
     """Reads the training and the validation loss of a run whose validation may be rarer than its measurements.
 
+    The training loss is the mean over the batches, as the trainer hands them on, unless a logged one is named. Where
+    the trainer hands on none, the common names are looked for.
+
     Args:
-        train_loss: name of the logged training loss; None looks for the common names.
+        train_loss: name of the logged training loss; None averages the batches'.
         test_loss: name of the logged validation loss; None looks for the common names.
 
     Example:
@@ -56,25 +119,37 @@ class Losses:
         >>> losses.read({"train_loss": 0.4, "val/objective": 0.5})
         (0.4, None)
         >>> losses.validated()
+        >>> losses.batches.add(torch.tensor(0.25), torch.zeros(1))
         >>> losses.read({"train_loss": 0.3, "val/objective": 0.5})
-        (0.3, 0.5)
+        (0.25, 0.5)
     """
 
     def __init__(self, train_loss: str | None = None, test_loss: str | None = None) -> None:
         self.train_names = TRAIN_NAMES if train_loss is None else (train_loss,)
         self.test_names = TEST_NAMES if test_loss is None else (test_loss,)
+        self.batches = BatchLosses()
+        self._named = train_loss is not None
+        self.tried: list[str] | None = None  # what a trial of the validation logged; None where there was none
         self._fresh = False
         self._ever_validated = False
+        self._averaged = False
 
     def validated(self) -> None:
         """Note that the validation loss is a new one."""
         self._fresh = self._ever_validated = True
 
-    def read(self, metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
-        """Return the training loss, and the validation loss if it is newer than the last time; None if not known."""
+    def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> tuple[float | None, float | None]:
+        """Return the training loss, and the validation loss if it is newer than the last time; None if not known.
+
+        Args:
+            metrics: what the trainer calls `callback_metrics`.
+            ranks: the processes that train together; all of them must call this.
+        """
         test = find_loss(metrics, self.test_names) if self._fresh else None
         self._fresh = False
-        return find_loss(metrics, self.train_names), test
+        mean = None if self._named else self.batches.mean(ranks)
+        self._averaged = self._averaged or mean is not None
+        return find_loss(metrics, self.train_names) if mean is None else mean, test
 
     def complaint(self, metrics: Iterable[str], *, trained: bool) -> str | None:
         """Say which loss is not logged at all although its loop has run, and what to do.
@@ -92,12 +167,12 @@ class Losses:
         """
         logged = sorted(metrics)
         known = {metric.lower() for metric in logged}
-        looked_for = {"train_loss": self.train_names if trained else (), "test_loss": self.test_names}
+        looked_for = {"train_loss": self.train_names, "test_loss": self.test_names}
+        if self._averaged or not trained:
+            del looked_for["train_loss"]
         if not self._ever_validated:
             del looked_for["test_loss"]
-        lost = {
-            argument: names for argument, names in looked_for.items() if names and not known & {*map(str.lower, names)}
-        }
+        lost = {argument: names for argument, names in looked_for.items() if not known & {*map(str.lower, names)}}
         if not lost or not logged:
             return None
         end = f"among the logged metrics {logged}, so the loss gap is not known"
@@ -109,3 +184,7 @@ class Losses:
             f"found no {' and no '.join(kinds[argument] for argument in lost)} {end}; log train_loss and val_loss, or "
             f"give the names as {' and '.join(f'{argument}=' for argument in lost)}"
         )
+
+    def knows_test_loss(self, metrics: Iterable[str]) -> bool:
+        """Tell whether the validation loss is among the names that are logged."""
+        return bool({metric.lower() for metric in metrics} & {*map(str.lower, self.test_names)})

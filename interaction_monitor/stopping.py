@@ -21,9 +21,11 @@ class StopRule(ABC):
 
     Attributes:
         needs_train_samples: whether the rule can only stop runs that measure training samples too.
+        needs_losses: whether the rule can only stop runs whose training and validation loss are known.
     """
 
     needs_train_samples: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
 
     @abstractmethod
     def reason(self, history: History) -> str | None:
@@ -137,6 +139,7 @@ class HighOrdersAndGap(StopRule):
         ValueError: if a number is out of range.
     """
 
+    needs_losses: ClassVar[bool] = True
     regained: float = 0.1
     gap: float = 0.05
     measurements: int = 2

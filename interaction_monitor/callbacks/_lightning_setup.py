@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
 
 
+@dataclass(frozen=True)
+class _Converting:
+    """Calls a network with its inputs in the trainer's precision; unlike a closure it can be pickled."""
+
+    call: Callable[..., Any]
+    convert: Callable[[Any], Any]
+
+    def __call__(self, module: Any, inputs: Any) -> Any:
+        return self.call(module, self.convert(inputs))
+
+
 def set_up(
     monitor: InteractionMonitor, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None
 ) -> Observer:
@@ -50,11 +62,7 @@ def set_up(
     if state is not None:
         resume.check(state, settings)
     ranks = Ranks.of_this_run()
-    call = monitor.forward_func or call_model
-
-    def forward_func(module: Any, inputs: Any) -> Any:
-        return call(module, trainer.precision_plugin.convert_input(inputs))
-
+    forward_func = _Converting(monitor.forward_func or call_model, trainer.precision_plugin.convert_input)
     with ranks.together():
         chosen = _choose(monitor, trainer, pl_module, forward_func, state) if ranks.rank == 0 else None
     probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
@@ -75,14 +83,16 @@ def set_up(
     target = folder_of(trainer) / monitor.name
     if is_trial(trainer):
         return observer
-    observer.begin = resume.begun(target, observer, settings) if ranks.rank == 0 else None
+    observer.begin = resume.Begin(target, observer, settings) if ranks.rank == 0 else None
     adopted: list[tuple[Row, Tensor]] = []
     with monitor.faults.guard("opening the record"), ranks.together():
         if ranks.rank == 0 and state is not None:
-            observer.record, adopted = resume.continued(state["record"], target, observer, step=trainer.global_step)
+            observer.record, adopted = resume.continued(
+                state["record"], target, observer, step=monitor.steps.now(trainer)
+            )
     for row, strength in ranks.of_first(adopted):
         observer.adopt(row, strength)
-    if len(observer.history) and (monitor.shown is None or observer.history[-1].step == trainer.global_step):
+    if len(observer.history) and (monitor.shown is None or observer.history[-1].step == monitor.steps.now(trainer)):
         monitor.shown = counted_batches_of(trainer) - 1
     with ranks.together():
         if ranks.rank == 0:

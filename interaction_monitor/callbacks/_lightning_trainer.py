@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from interaction_monitor.losses import Losses
 
 SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -81,7 +85,48 @@ def batches_of(trainer: pl.Trainer) -> int:
 
 def counted_batches_of(trainer: pl.Trainer) -> int:
     """Count them where training goes on: a checkpoint that was written within a batch has not counted that one."""
-    return batches_of(trainer) + (trainer.global_step > batches_of(trainer))
+    # With manual optimization each batch counts, whatever steps it makes.
+    automatic = trainer.lightning_module.automatic_optimization
+    counted = trainer.global_step if automatic else finished_batches(trainer)
+    return batches_of(trainer) + (counted > batches_of(trainer))
+
+
+def ends_after(trainer: pl.Trainer, epoch: int) -> bool:
+    """Tell whether training ends after so many completed epochs, as far as the trainer knows at the end of the last."""
+    long_enough = epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    out_of_steps = 0 <= trainer.max_steps <= trainer.global_step
+    return (trainer.should_stop and long_enough) or epoch == trainer.max_epochs or out_of_steps
+
+
+def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
+    """Return the loss of a batch as the training step made it; None where it returned none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if not isinstance(loss, Tensor):
+        return None
+    # Lightning has divided it by the number of batches whose gradients accumulate.
+    return loss * trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else loss
+
+
+def no_test_loss(trainer: pl.Trainer, losses: Losses) -> str | None:
+    """Say why the validation loss can never be known, and what to do; None where it may come to be."""
+    instead = "or give stop= a rule without losses, HighOrderGrowth() or OnsetPatience(5) say"
+    if not trainer.enable_validation:
+        return (
+            f"and this run has no validation; give a validation loader and log val_loss in validation_step, {instead}"
+        )
+    if losses.tried is not None and not losses.knows_test_loss(losses.tried):
+        names = " or ".join(losses.test_names[:2])
+        return (
+            f"and the sanity check of the validation logged {sorted(losses.tried) or 'nothing'}, but no {names}; log "
+            f"it in validation_step, give its name as test_loss=, {instead}"
+        )
+    return None
+
+
+def finished_batches(trainer: pl.Trainer) -> int:
+    """Count the batches of the whole run, the one that just ends included, also in a checkpoint written within it."""
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    return int(total.processed)
 
 
 def say(trainer: pl.Trainer, text: str) -> None:

@@ -47,5 +47,5 @@ def conclude(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observe
         loggers.conclude(trainer.loggers, history, name=monitor.name, step=step, guard=guard)
     say(trainer, f"{monitor.name}: {run_text.verdict(history, failure=monitor.faults.last)}")
     if len(history) and record is not None:
-        resume.note(observer, Progress(checkpoint=trainer.global_step, finished=True), monitor.faults)
+        resume.note(observer, Progress(checkpoint=monitor.steps.now(trainer), finished=True), monitor.faults)
         say(trainer, f"{monitor.name}: recorded in {record.folder}")

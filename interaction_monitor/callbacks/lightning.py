@@ -19,19 +19,25 @@ from interaction_monitor.callbacks._arguments import (
     rule_of,
     schedules_of,
 )
+from interaction_monitor.callbacks._keys import Keys
 from interaction_monitor.callbacks._lightning_setup import set_up
 from interaction_monitor.callbacks._lightning_trainer import (
     batches_of,
     counted_batches_of,
+    ends_after,
+    finished_batches,
+    loss_of,
+    no_test_loss,
     refuse_split_networks,
     say,
 )
 from interaction_monitor.callbacks._settings import settings_of
+from interaction_monitor.callbacks._steps import Steps
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks._telling import conclude, scalars, tell
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
-from interaction_monitor.history import Row
+from interaction_monitor.history import History, Row
 from interaction_monitor.losses import Losses
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
@@ -65,7 +71,8 @@ class InteractionMonitor(Callback):
         thresholds: which interactions count; None means the papers' values.
         every_n_epochs: epochs between two measurements, or a function that tells after how many completed epochs
             to measure, for example `schedule.LogSpaced()`; None means each epoch.
-        every_n_train_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
+        every_n_train_steps: the same in optimizer steps, instead of epochs; for runs of few epochs. Batches are counted
+            where the trainer knows of no steps, as with manual optimization by an optimizer of one's own.
         max_overhead: the largest share of the training time that measuring may take, for example 0.05;
             measurements that are due are put off to keep it. None leaves out none. The first and the last
             network are measured in any case.
@@ -75,7 +82,8 @@ class InteractionMonitor(Callback):
             after phase two has begun, when high orders and the loss gap have grown together.
         patience: with `stop_on_onset`, measurements to go on after phase two is known to have begun, instead of that
             rule.
-        train_loss: name of the logged training loss; None looks for the common names.
+        train_loss: name of the logged training loss; None averages what `training_step` returns over the batches of
+            the epoch, or where steps are counted, over those since the last measurement.
         test_loss: name of the logged validation loss; None looks for the common names.
         name: prefix of the logged keys, and the record's folder beside the logger's files. Several monitors in
             one trainer need different names.
@@ -159,6 +167,8 @@ class InteractionMonitor(Callback):
         self.observer: Observer | None = None
         self.budget = Budget(max_overhead)
         self.stop_reason: str | None = None
+        self.steps = Steps()
+        self.keys = Keys(name)
         self._restored: dict[str, Any] | None = None
         self._seen_step = 0
         self._tried_step = -1
@@ -178,17 +188,22 @@ class InteractionMonitor(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose samples and players, check that they fit the network, and measure the network's start."""
-        if trainer.global_step == 0:
+        if not finished_batches(trainer):
             self._restored = None
         elif self._restored is None and self.observer is not None:
             self._restored = self.state_dict()  # the same trainer goes on
-        self.observer, self.budget = None, Budget(self.max_overhead)
+        self.observer, self.budget, self.stop_reason = None, Budget(self.max_overhead), None
+        self.keys.begin(History())
         self.shown, self._saved = (self._restored or {}).get("shown"), None
         self.budget.start()
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
+                    run = resume.run_of(self._restored)
+                    self.losses.batches.load_state_dict(run["loss"])
+                    self.steps.begin(trainer, pl_module, in_batches=run["in_batches"])
                     self.observer = set_up(self, trainer, pl_module, self._restored)
+                    self.keys.begin(self.observer.history)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)
                     epoch = trainer.current_epoch
@@ -197,17 +212,27 @@ class InteractionMonitor(Callback):
                 raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
         if self.observer is not None:  # else checkpoints go on to hold what was restored
             self._restored = None
+        if self.stop is not None and self.stop.needs_losses and (why := no_test_loss(trainer, self.losses)):
+            self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
+        self._offer_keys(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to average the training loss anew, where epochs are counted."""
+        if self.after_steps is None:
+            self.losses.batches.reset()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the validation loss is a new one."""
-        if not trainer.sanity_checking:
+        """Note that the validation loss is a new one, or what there is to be one."""
+        if trainer.sanity_checking:
+            self.losses.tried = list(trainer.callback_metrics)
+        else:
             self.losses.validated()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Remember that there will be a newer checkpoint."""
-        self._saved = trainer.global_step
+        self._saved = self.steps.now(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -220,8 +245,12 @@ class InteractionMonitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure, where steps are counted, if enough of them have passed."""
-        step = trainer.global_step
+        """Take in the loss; measure, where steps are counted, if enough of them have passed."""
+        with self.faults.guard("averaging the training loss"):
+            if (loss := loss_of(trainer, outputs)) is not None:
+                self.losses.batches.add(loss, batch)
+        self.steps.notice(trainer, pl_module)
+        step = self.steps.now(trainer)
         if self.after_steps is not None and step != self._seen_step and step > 0:
             self._seen_step = step  # accumulated batches end with the same step again and again
             if self.after_steps(step) and self._affordable():
@@ -230,12 +259,10 @@ class InteractionMonitor(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
         epoch = trainer.current_epoch + 1
-        last = trainer.should_stop or epoch == trainer.max_epochs
+        self.steps.notice(trainer, pl_module, epoch_over=True)
+        last = ends_after(trainer, epoch)
         if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
             self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)
-        elif self.observer is not None and len(self.observer.history):
-            # Callbacks that monitor a key end the run where an epoch has not logged it.
-            self._log(pl_module, self.observer, self.observer.history[-1], on_step=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
@@ -256,7 +283,8 @@ class InteractionMonitor(Callback):
         if self.observer is None:
             return self._restored or {}
         settings = settings_of(self)
-        return resume.state_of(self.observer, self.budget, settings, samples=self.samples, shown=self.shown)
+        run = {"in_batches": self.steps.in_batches, "loss": self.losses.batches.state_dict()}
+        return resume.state_of(self.observer, self.budget, settings, samples=self.samples, shown=self.shown, run=run)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""
@@ -280,7 +308,7 @@ class InteractionMonitor(Callback):
     def _measured(self, trainer: pl.Trainer, observer: Observer) -> bool:
         """Tell whether the network as it is now has been measured, or tried to."""
         known = observer.history[-1].step if len(observer.history) else -1
-        return trainer.global_step in (known, self._tried_step)
+        return self.steps.now(trainer) in (known, self._tried_step)
 
     def _measure_and_log(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch: int, on_step: bool
@@ -290,21 +318,17 @@ class InteractionMonitor(Callback):
             return
         metrics = dict(trainer.callback_metrics)  # on every rank, and first: reading it runs collectives
         with preserved_rng(), self.budget.measuring():
-            row = self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, uncounted=on_step)
-        if row is not None:
-            self._log(pl_module, observer, row, on_step=on_step)
+            self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, uncounted=on_step)
+        self._offer_keys(trainer, pl_module)
         self._stop_if_due(trainer, observer)
 
-    def _log(self, pl_module: pl.LightningModule, observer: Observer, row: Row, *, on_step: bool) -> None:
-        # The loggers have the row already; this is for callbacks that monitor a key.
-        pl_module.log_dict(
-            scalars(self, row),
-            on_step=on_step,
-            on_epoch=not on_step,
-            logger=False,
-            batch_size=1,
-            sync_dist=observer.ranks.size > 1,
-        )
+    def _offer_keys(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let callbacks that monitor a key find it; the loggers have what was measured already."""
+        values: dict[str, float] = {}
+        if self.observer is not None and len(self.observer.history):
+            # Each process has its own clock, and callbacks must decide alike.
+            values = self.observer.ranks.of_first(scalars(self, self.observer.history[-1]))
+        self.keys.offer(trainer, pl_module.device, self.players.n_players, values)
 
     def _measure(
         self,
@@ -317,8 +341,10 @@ class InteractionMonitor(Callback):
         uncounted: bool = False,
         through: tuple[type[Exception], ...] = (),
     ) -> Row | None:
-        self._tried_step = trainer.global_step
-        train, test = self.losses.read(metrics or {})
+        step = self._tried_step = self.steps.now(trainer)
+        train, test = self.losses.read(metrics or {}, observer.ranks)
+        if self.after_steps is not None:
+            self.losses.batches.reset()
         logged = [metric for metric in metrics or {} if not metric.startswith(f"{self.name}/")]
         if complaint := self.losses.complaint(logged, trained=epoch > 0):
             self.faults.warn_once("losses", complaint)
@@ -327,7 +353,7 @@ class InteractionMonitor(Callback):
             row = observer.look(
                 pl_module,
                 epoch=epoch,
-                step=trainer.global_step,
+                step=step,
                 train_loss=train,
                 test_loss=test,
                 forward_context=trainer.precision_plugin.forward_context,
@@ -344,6 +370,7 @@ class InteractionMonitor(Callback):
         reason = reason_to_stop(self.stop, observer, self.faults)
         # Every rank decides, and all stop together.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
-            self.stop_reason = reason or ELSEWHERE
             trainer.should_stop = True
-            say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")
+            if self.stop_reason is None:  # a run may have to go on, to its min_epochs say
+                self.stop_reason = reason or ELSEWHERE
+                say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,11 @@ from interaction_monitor.plots import run_figures, tensorboard
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+KEYS = (
+    *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
+    *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
+    "high_order_gap",
+)
 Guard = Callable[[str], AbstractContextManager[None]]
 
 
@@ -28,32 +34,19 @@ def scalars(row: Row, name: str) -> dict[str, float]:
         name: prefix of the keys.
 
     Returns:
-        Key to value; `phase` is 0, 1 or 2, and what is not known yet is left out.
+        Key to finite value; `phase` is 0, 1 or 2. What is not known (yet) or came out undefined is left out.
     """
-    values = _values(row, name)
-    return {key: float(value) for key, value in values.items() if value is not None}
-
-
-def _values(row: Row, name: str) -> dict[str, float | None]:
-    values: dict[str, float | None] = {
-        "epoch": row.epoch,
-        "mean_order": row.mean_order,
-        "mean_order_low": row.mean_order_low,
-        "mean_order_high": row.mean_order_high,
-        "high_order_share": row.high_order_share,
-        "phase": PHASES.index(row.phase),
-        "onset_epoch": row.onset_epoch,
-        "onset_step": row.onset_step,
-        "loss_gap": row.loss_gap,
-        "n_salient": row.n_salient,
-        "seconds": row.seconds,
-        "solver_gap": row.solver_gap,
-        "persisted_share": row.persisted_share,
-        "high_order_effect": row.high_order_effect,
-        "high_order_gap": row.high_order_gap,
-    }
+    values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
+    values["phase"] = PHASES.index(row.phase)
     values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
-    return {f"{name}/{key}": value for key, value in values.items()}
+    return {
+        f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
+    }
+
+
+def keys(name: str, n_players: int) -> list[str]:
+    """List every key that `scalars` may give."""
+    return [f"{name}/{key}" for key in (*KEYS, *(f"order_{order}" for order in range(1, n_players + 1)))]
 
 
 def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:
@@ -105,9 +98,9 @@ def take_back_from(
         prefix: stands before the keys of scalars.
         more: scalars beside those of every monitor, without `name`.
     """
-    keys = (*_values(history[-1], name), f"{name}/overhead", *(f"{name}/{key}" for key in more))
+    shown = (*keys(name, history.n_players), f"{name}/overhead", *(f"{name}/{key}" for key in more))
     text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{tensorboard.RIDGES}"
-    tags = {f"{prefix}{key}": "scalars" for key in keys} | {text: "text"}
+    tags = {f"{prefix}{key}": "scalars" for key in shown} | {text: "text"}
     tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
     tags |= {f"{name}/{picture}": "images" for picture in tensorboard.PICTURES}
     own_steps = {text: 0, ridges: tensorboard.n_ridges(len(history))}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def state_of(
     *,
     samples: Mapping[str, Any] | None = None,
     shown: int | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a resumed run needs, as plain values and tensors that load without pickle.
 
@@ -38,6 +40,7 @@ def state_of(
         settings: what decides what a measurement means, see `_settings`.
         samples: a digest of the probe's, see `_settings`.
         shown: the loggers' step of the last measurement; None before the first.
+        run: what was counted and averaged since, see `run_of`.
     """
     return {
         "version": VERSION,
@@ -48,7 +51,22 @@ def state_of(
         "samples": samples,
         "train": state_of_training(observer.train),
         "shown": shown,
+        "run": dict(run or {}),
     }
+
+
+def run_of(state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a state holds of counts and sums: whether batches are counted, and the losses of the present epoch.
+
+    Raises:
+        ValueError: if that is damaged.
+    """
+    run = (state or {}).get("run", {})
+    try:
+        loss = {name: float(run.get("loss", {}).get(name, 0)) for name in ("sum", "samples")}
+        return {"in_batches": bool(run.get("in_batches", False)), "loss": loss}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(_damaged(f"run is {run!r:.40}")) from error
 
 
 def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
@@ -204,23 +222,28 @@ def note(observer: Observer | None, progress: Progress, faults: Faults) -> None:
             faults.warn_once("progress", f"noting how far the run has come failed: {error}")
 
 
-def begun(target: Path, observer: Observer, settings: dict[str, Any]) -> Callable[[], Record]:
-    """Return what begins a record when there is something to write: a run that is refused leaves no folder.
+@dataclass
+class Begin:
+    """Begins a record when there is something to write: a run that is refused leaves no folder.
 
     Args:
         target: where it goes; a number is put behind it if there is something already.
         observer: has the samples and players.
         settings: what the monitor was asked to do.
     """
-    chosen: list[Path] = []
 
-    def begin() -> Record:
-        if not chosen:  # what was begun for lack of room must not be begun again elsewhere
-            chosen.append(free(target))
-        keep_training(chosen[0], observer.train)  # first, because a record is complete when it is made
-        return Record.create(chosen[0], settings=settings, players=observer.players, probe=observer.probe)
+    target: Path
+    observer: Observer
+    settings: dict[str, Any]
+    _chosen: Path | None = None
 
-    return begin
+    def __call__(self) -> Record:
+        """Return the new record, beside which the training samples lie."""
+        if self._chosen is None:  # what was begun for lack of room must not be begun again elsewhere
+            self._chosen = free(self.target)
+        observer = self.observer
+        keep_training(self._chosen, observer.train)  # first, because a record is complete when it is made
+        return Record.create(self._chosen, settings=self.settings, players=observer.players, probe=observer.probe)
 
 
 def _why_not(earlier: Path, observer: Observer) -> str | None:
