@@ -25,8 +25,7 @@ from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
-from interaction_monitor.report.reliability import check
-from interaction_monitor.report.reliability import noise_floor as noise_floor_figure
+from interaction_monitor.report.reliability import check, noise_floor_chart
 from interaction_monitor.rounding_check import complaint, largest_of_all
 
 
@@ -383,10 +382,10 @@ class TestReport:
         assert checks.above_floor == [k for k in range(1, 6) if size[k - 1] > 2 * sigma * 2 ** (k / 2)]
         assert 3 in checks.above_floor
         assert 5 not in checks.above_floor
-        drawn = {trace.name: trace for trace in noise_floor_figure(checks).data}
+        drawn = {trace.name: trace for trace in noise_floor_chart(checks).data}
         np.testing.assert_allclose(drawn["floor as measured"].y, checks.floor)
         assert drawn["floor as measured"].line.width > drawn["floor in float32"].line.width
-        unknown = {trace.name for trace in noise_floor_figure(check([last], [0])).data}
+        unknown = {trace.name for trace in noise_floor_chart(check([last], [0])).data}
         assert unknown == set(drawn) - {"floor as measured"}
 
     def test_pure_rounding_is_above_it_in_no_order(self, planted_run):

@@ -443,11 +443,11 @@ def test_clicked_through_in_a_browser(record, tmp_path):
 
 
 def test_verdict_of_few_measurements_tells_from_how_many_a_fall_is_known(record):
-    row = replace(record.history[0], phase="initial")
-    assert verdict([row]).startswith("1 measurement is too few to tell the phase")
-    assert verdict([row] * 2).startswith("2 measurements are too few")
-    assert verdict([row] * 5).startswith("5 measurements may be too few")
-    assert "known from 3 at the very least, and most are from five or six" in verdict([row])
+    rows = [replace(record.history[0], phase="initial", epoch=epoch) for epoch in range(5)]
+    assert verdict(rows[:1]).startswith("1 measurement is too few to tell the phase")
+    assert verdict(rows[:2]).startswith("2 measurements are too few")
+    assert verdict(rows).startswith("5 measurements may be too few")
+    assert "known from 3 at the very least, and most are from five or six" in verdict(rows[:1])
     tracker, scatter = PhaseTracker(), torch.linspace(0, 0.01, 20, dtype=torch.float64)[:, None]
     steep = [torch.tensor([[low, 0, 0, 0, high]]) + scatter for low, high in ((0.1, 0.9), (0.8, 0.2), (0.8, 0.2))]
     phases = [tracker.update(epoch=epoch, strength=strength).phase for epoch, strength in enumerate(steep)]
