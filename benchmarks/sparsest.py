@@ -22,6 +22,7 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
+from interaction_monitor.functional._lp.splitting import Splitting
 
 NOISE = 0.02
 TIE_BREAK = 0.01
@@ -101,22 +102,88 @@ def agreement(v: Tensor, one: SparsestAndOr, other: SparsestAndOr) -> str:
     return f"{shared:7.1%} {means[0]:10.3f} {means[1]:8.3f}"
 
 
+def unit() -> float:
+    """Processor seconds of 100 products of (50, 1024) and (1024, 1024): what a machine makes of an older way."""
+    left, right = torch.rand(50, 1024, dtype=torch.float64), torch.rand(1024, 1024, dtype=torch.float64)
+    return processor_seconds(lambda: [left @ right for _ in range(100)], repeats=3)[0]
+
+
+def processor_seconds(run: Callable[[], object], repeats: int = 1) -> tuple[float, object]:
+    """Processor seconds of the fastest run, which a busy machine leaves alone, and what it gave."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        result = run()
+        seconds.append(time.process_time() - start)
+    return min(seconds), result
+
+
+def counted(run: Callable[[], object]) -> tuple[int, int]:
+    """Iterations of the splitting, summed over samples, and the least bytes that they move."""
+    iterations = moved = 0
+    advance = Splitting.advance
+
+    def counting(solver: Splitting, count: int = 50) -> None:
+        nonlocal iterations, moved
+        samples = solver.problem.u.shape[1] * len(solver.problem.u)
+        iterations += count * samples
+        # coefficients and noise terms are read and written, outputs read
+        moved += count * samples * 7 * solver.problem.u.shape[-1] * solver.steps.dtype.itemsize
+        advance(solver, count)
+
+    Splitting.advance = counting  # type: ignore[method-assign]
+    try:
+        run()
+    finally:
+        Splitting.advance = advance  # type: ignore[method-assign]
+    return iterations, moved
+
+
+def copy_speed() -> float:
+    """Bytes per second, read and written, of a copy."""
+    source = torch.rand(2**21)
+    target = torch.empty_like(source)
+    seconds, _ = processor_seconds(lambda: target.copy_(source), repeats=20)
+    return 2 * source.numel() * 4 / seconds
+
+
+def cost_table() -> None:
+    """Print what the extraction costs by players and samples."""
+    each, speed = unit(), copy_speed()
+    print(f"{torch.get_num_threads()} threads; a unit is {each:.3f} s, a copy moves {speed / 1e9:.1f} GB/s")
+    print(f"{'outputs':34} {'samples':>7} {'s':>7} {'units':>7} {'iterations':>10} {'limit':>7} {'worst gap':>9}")
+    for n, samples in ((10, 50), (12, 10), (14, 2), (16, 1)):
+        for epoch, v in digits_outputs((0, 20) if n < 16 else (20,), n_samples=samples, n_players=n).items():
+            sparsest_and_or(v[:1], tol=0.9)  # what is made once per n
+            for part in (v, v[:1]) if samples > 1 else (v,):
+                seconds, result = processor_seconds(lambda part=part: sparsest_and_or(part), 3 if n <= 12 else 1)
+                assert isinstance(result, SparsestAndOr)
+                iterations, moved = counted(lambda part=part: sparsest_and_or(part))
+                name = f"n = {n}, after {epoch} epochs"
+                print(
+                    f"{name:34} {len(part):7} {seconds:7.2f} {seconds / each:7.2f} {iterations / len(part):10.0f} "
+                    f"{moved / speed / each:7.3f} {result.gap.max():9.2%}",
+                    flush=True,
+                )
+
+
 def main() -> None:
+    cost_table()
     measured = digits_outputs((0, 20, 60, 100))
     v = measured[60]
-    sparsest_and_or(v[:1], tol=0.5)  # the inverses are made once per n, on the first call
+    sparsest_and_or(v[:1], tol=0.5)  # the blocks are made once per n, on the first call
     few = v[:3]
     optimum = torch.tensor([timed(lambda sample=sample: highs(sample))[1] for sample in few])
 
-    print(f"n = 10, digits after 60 epochs, {torch.get_num_threads()} threads")
+    print(f"\nn = 10, digits after 60 epochs, {torch.get_num_threads()} threads")
     print(f"{'method':34} {'samples':>7} {'s / sample':>10} {'above optimum':>13} {'mean gap':>9} {'worst gap':>9}")
     for tol, samples, repeats in ((1e-2, v, 5), (1e-4, v[:10], 1), (1e-6, few, 1)):
         seconds, result = timed(lambda x=samples, t=tol: sparsest_and_or(x, tol=t), repeats)
         assert isinstance(result, SparsestAndOr)
         above = float((result.objective[:3] / optimum - 1).mean())
         name, gap = f"sparsest_and_or, tol={tol:g}", result.gap
-        each = seconds / len(samples)
-        print(f"{name:34} {len(samples):7} {each:10.4f} {above:13.3%} {gap.mean():9.1e} {gap.max():9.1e}", flush=True)
+        share = seconds / len(samples)
+        print(f"{name:34} {len(samples):7} {share:10.4f} {above:13.3%} {gap.mean():9.1e} {gap.max():9.1e}", flush=True)
     seconds, _ = timed(lambda: highs(few[0]))
     print(f"{'SciPy HiGHS':34} {1:7} {seconds:10.4f} {0:13.3%}", flush=True)
     for rate in (1e-4, 3e-5, 1e-5):

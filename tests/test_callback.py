@@ -381,8 +381,8 @@ def test_players_of_no_kind_are_refused_at_once(players):
 
 
 def test_more_players_than_the_extraction_takes_are_refused_before_any_forward(net, loaders, make_trainer):
-    watch = monitor(players=FeaturePatches(layer="features.2", n_players=14))
-    with pytest.raises(MisconfigurationException, match=r"n_players=14 .*interactions='and'"):
+    watch = monitor(players=FeaturePatches(layer="features.2", n_players=17))
+    with pytest.raises(MisconfigurationException, match=r"n_players=17 .*interactions='and'"):
         make_trainer(watch, logger=False).fit(net, *loaders)
 
 

@@ -16,8 +16,8 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from interaction_monitor.functional import and_interactions, and_outputs, or_outputs, sparsest_and_or
-from interaction_monitor.functional._shared_problem import largest_sums
-from interaction_monitor.functional._sharing import shrink_together
+from interaction_monitor.functional._lp.problem import largest_sums
+from interaction_monitor.functional._lp.splitting import shrink_together
 from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
 
 
@@ -193,6 +193,13 @@ def test_a_sample_does_not_depend_on_the_others_but_through_the_bound() -> None:
     torch.testing.assert_close(together.and_[:, 1:2], alone.and_, atol=1e-9, rtol=0)
 
 
+def test_twelve_players() -> None:
+    v = networks(2, 1, 12)
+    result = shared_and_or(v, tol=5e-2)
+    assert (result.gap <= 5e-2).all()
+    torch.testing.assert_close(and_outputs(result.and_) + or_outputs(result.or_) + result.delta, v)
+
+
 def test_normalizing_takes_the_scale_of_a_network_out() -> None:
     v = networks(2, 4, 5)
     scaled = v * torch.tensor([1.0, 50.0])[:, None, None]
@@ -258,7 +265,8 @@ def test_largest_sums_sorts(values: list[float]) -> None:
 
 
 def test_warns_where_the_tolerance_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interaction_monitor.functional.shared._CHECKS", 1)
+    for checks in ("_FIRST_CHECKS", "_LAST_CHECKS"):
+        monkeypatch.setattr(f"interaction_monitor.functional._lp.solve.{checks}", 1)
     with pytest.warns(UserWarning, match="of 3 samples are proven to be only within"):
         shared_and_or(networks(2, 3, 5), tol=1e-6)
     with warnings.catch_warnings():
@@ -272,7 +280,7 @@ def test_warns_where_the_tolerance_is_missed(monkeypatch: pytest.MonkeyPatch) ->
         (torch.zeros(4, 8), {}, r"v must be \(networks, samples, 2\^n\), but has shape \(4, 8\); stack"),
         (torch.zeros(2, 4, 7), {}, "last axis"),
         (torch.zeros(0, 4, 8), {}, "v must be"),
-        (torch.zeros(1, 1, 2**13), {}, "n = 13 players"),
+        (torch.zeros(1, 1, 2**15), {}, "n = 15 players"),
         (torch.zeros(2, 1, 8), {"alpha": 1.5}, "alpha must lie between 0 and 1, but is 1.5"),
         (torch.zeros(2, 1, 8), {"alpha": math.nan}, "alpha"),
         (torch.zeros(2, 1, 8), {"alpha": -0.1}, "alpha"),

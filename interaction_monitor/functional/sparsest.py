@@ -16,23 +16,13 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.functional._atoms import atoms_of
-from interaction_monitor.functional._certificate import complete, lower_bound
-from interaction_monitor.functional._interior_point import InteriorPoint
-from interaction_monitor.functional._splitting import Problem, Splitting
+from interaction_monitor.functional._lp.atoms import atoms_of
+from interaction_monitor.functional._lp.problem import Problem
+from interaction_monitor.functional._lp.solve import solve
 from interaction_monitor.functional.coalitions import n_players
 from interaction_monitor.functional.transforms import and_outputs, or_outputs
 
-MAX_PLAYERS = 13
-# in units of 25 iterations; at the default tol, outputs of trained networks are within it after some 10
-_SPLITTING_STEPS = 24
-_INTERIOR_POINT_STEPS = 60
-_INTERIOR_POINT_BELOW = 1e-3  # the splitting slows down as 1/k², the interior point does not
-_MATRICES = 2**24  # entries of the normal matrices held together
-# the gap shrinks before the choice among the sparsest settles: go on to a quarter of tol, if that takes few steps
-_CLOSER = 1 / 4
-_SETTLING_STEPS = 16
-_CHUNK = 2**17  # outputs solved together: enough to fill the processor, little enough for its cache
+MAX_PLAYERS = 16
 
 
 class ToleranceNotMetWarning(UserWarning):
@@ -61,7 +51,7 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
         v: (..., 2^n) outputs of all coalitions, floating, finite; computed with in float64 on its own device (on
             the CPU if that has no float64).
         noise: ζ as a share of |v(N) - v(∅)|: how far the interactions may miss an output. 0.02 is the papers' value.
-        tol: largest relative duality gap to stop at. Answers are up to four times closer where that costs
+        tol: largest relative duality gap to stop at. Answers are up to 2.5 times closer where that costs
             little, as the choice among the sparsest settles after the gap.
         tie_break: w_S = 1 + tie_break (|S| - 1): among the sparsest, prefer the simplest; 0 is the papers' plain
             objective, whose optimum is rarely unique.
@@ -70,7 +60,7 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
         The interactions, the split they come from, and the proven gap of each sample.
 
     Raises:
-        ValueError: if the last axis is no power of two, n is above 13, `v` is not finite, `noise` or `tie_break` is
+        ValueError: if the last axis is no power of two, n is above 16, `v` is not finite, `noise` or `tie_break` is
             negative, or `tol` is not positive.
         TypeError: if `v` is not floating.
 
@@ -94,10 +84,9 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
     u = u / scale
     # where noise terms alone explain everything, there is nothing to extract
     u = u * (u.abs().amax(-1, keepdim=True) > noise * u[:, -1:].abs())
-    parts = [
-        _solve(Problem(atoms, part, noise * part[:, -1:].abs()), tol) for part in torch.split(u, max(1, _CHUNK >> n))
-    ]
-    x, objective, gap = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    zeta = noise * u[:, -1:].abs()
+    solution = solve(Problem(atoms, u[None], zeta[None], torch.full_like(zeta[None], torch.inf), 0.0), tol)
+    (x,), objective, gap = solution.x, solution.objective, solution.gap
     _warn_if_missed(gap, tol)
 
     explained = atoms.outputs(x)
@@ -112,53 +101,14 @@ def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_br
     )
 
 
-def _solve(problem: Problem, tol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve until every sample's gap is small: (S, 2, 2^n) coefficients, (S,) objectives and (S,) gaps."""
-    x = torch.zeros_like(problem.u).unsqueeze(-2).repeat(1, 2, 1)
-    objective = torch.full_like(problem.u[:, 0], torch.inf)
-    bound = torch.zeros_like(objective)
-
-    def improve(samples: Tensor, solver: Splitting | InteriorPoint, steps: int) -> Tensor:
-        """Let the solver run on these samples; give those that are not good enough after it."""
-        for step in range(1, steps + 1):
-            if not len(samples):
-                break
-            solver.advance()
-            candidate, cost = complete(solver.problem, solver.x)
-            better = cost < objective[samples]
-            x[samples] = candidate.where(better[:, None, None], x[samples])
-            # fmin and fmax leave out NaN, and a gap of NaN is not small: nothing is proven by what overflowed
-            objective[samples] = torch.fmin(objective[samples], cost)
-            bound[samples] = torch.fmax(bound[samples], lower_bound(solver.problem, solver.dual))
-            enough = tol * _CLOSER if step < _SETTLING_STEPS else tol
-            going = ~(_gap(objective[samples], bound[samples]) <= enough)
-            if not going.all():
-                samples = samples[going]
-                solver.keep(going)
-        return samples
-
-    samples = problem.u.any(-1).nonzero().squeeze(-1)
-    objective[~problem.u.any(-1)] = 0
-    if tol >= _INTERIOR_POINT_BELOW and len(samples):
-        samples = improve(samples, Splitting(problem.select(samples)), _SPLITTING_STEPS)
-    for part in samples.split(max(1, _MATRICES >> 2 * problem.atoms.n)):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        improve(part, InteriorPoint(problem.select(part)), _INTERIOR_POINT_STEPS)
-    return x, objective, _gap(objective, bound)
-
-
-def _gap(objective: Tensor, bound: Tensor) -> Tensor:
-    return torch.where(objective > 0, (objective - bound).clamp_min(0) / objective, 0.0)
-
-
 def _check(v: Tensor, noise: float, tol: float, tie_break: float) -> int:
     n = n_players(v)
     if not v.is_floating_point():
         raise TypeError(f"v must be of a floating dtype, but is {v.dtype}; call it with v.double()")
     if n > MAX_PLAYERS:
-        gibibytes = 2 * 8 * 4**n / 2**30
         raise ValueError(
-            f"v has n = {n} players, but the extraction takes at most {MAX_PLAYERS}: its matrices would need "
-            f"{gibibytes:.0f} GiB; take fewer players, or AND interactions alone"
+            f"v has n = {n} players, but the extraction takes at most {MAX_PLAYERS}; take fewer players, or AND "
+            "interactions alone"
         )
     for name, value in (("noise", noise), ("tie_break", tie_break)):
         if not 0 <= value < math.inf:

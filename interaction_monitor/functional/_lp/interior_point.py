@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._splitting import Problem
+from interaction_monitor.functional._lp.problem import Problem, complete_outputs, lower_bound
 
 _LIFT = 1e-14  # of the largest diagonal entry, added to all: keeps rounding from making the matrix indefinite
 _TO_BOUNDARY = 0.99  # share of the way to the boundary that a step may go
 
 
 class InteriorPoint:
-    """The state of the method for a batch of samples.
+    """The state of the method for a batch of samples of one network.
 
     Attributes:
         x: (S, 2, 2^n) coefficients; with the noise terms they match the outputs up to rounding.
@@ -27,21 +27,29 @@ class InteriorPoint:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        atoms, u = problem.atoms, problem.u
+        atoms, (u,), (zeta,) = problem.atoms, problem.u, problem.zeta
         self.x = torch.stack((atoms.dividends(u), torch.zeros_like(u)), -2)
         self.dual = torch.zeros_like(u)
         self._noise = torch.zeros_like(u)
-        present = (torch.arange(u.shape[-1], device=u.device) > 0) & (problem.zeta > 0)
+        present = (torch.arange(u.shape[-1], device=u.device) > 0) & (zeta > 0)
         exists = atoms.exists.expand(len(u), -1, -1)
         # each inequality as a pair (slack, multiplier), whose product goes to 0:
         # x = x⁺ - x⁻ with x⁺, x⁻ ≥ 0 for both kinds of atoms, and noise up to its upper and its lower bound
         self._used = torch.cat((exists, exists, present.unsqueeze(-2), present.unsqueeze(-2)), -2)
         positive = self.x.clamp_min(0) + 0.01 + 0.1 * self.x.abs().mean((-2, -1), keepdim=True)
-        room = problem.zeta.where(present, 1.0).unsqueeze(-2)
+        room = zeta.where(present, 1.0).unsqueeze(-2)
         self._slack = torch.cat((positive, positive - self.x, room, room), -2)
         weights = atoms.weights.where(atoms.exists, 1.0).expand(len(u), -1, -1)
         multiplier = torch.full_like(room, 0.1).where(present.unsqueeze(-2), 1.0)
         self._multiplier = torch.cat((weights, weights, multiplier, multiplier), -2)
+
+    def answer(self) -> Tensor:
+        """Give (1, S, 2, 2^n) coefficients that fulfil the problem's constraints."""
+        return complete_outputs(self.problem, self.x[None])
+
+    def bound(self) -> Tensor:
+        """Give (S,) bounds that no coefficients can beat."""
+        return lower_bound(self.problem, self.dual[None])
 
     def advance(self) -> None:
         """Take one predictor-corrector step."""
@@ -91,7 +99,7 @@ class InteriorPoint:
         by_multiplier, by_slack = target / self._multiplier, target / self._slack
         x = by_multiplier[:, :2] - by_multiplier[:, 2:4]
         noise = (by_slack[:, 5] - by_slack[:, 4]) * noise_moves
-        missed = self.problem.u - atoms.outputs(self.x + x) - self._noise - noise
+        missed = self.problem.u[0] - atoms.outputs(self.x + x) - self._noise - noise
         dual = torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
         # near the solution the matrix is nearly singular: refine once, which also undoes the lift
         missed = missed - atoms.outputs(moves * atoms.correlations(dual)) - noise_moves * dual

@@ -1,4 +1,4 @@
-"""The problem of several networks, exactly feasible answers to it, and bounds that no answer can beat."""
+"""The problem of one network or several, exactly feasible answers to it, and bounds that no answer can beat."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._atoms import Atoms
-from interaction_monitor.functional._certificate import complete
-from interaction_monitor.functional._splitting import Problem
+from interaction_monitor.functional._lp.atoms import Atoms
 from interaction_monitor.functional.transforms import and_interactions, or_interactions
 
 
 @dataclass(frozen=True)
-class SharedProblem:
+class Problem:
     """m networks on S samples, in units where the mean |u| of a sample is 1.
 
     Minimise Σ_S w_S (max_i |x^(i)_S| + α Σ_i |x^(i)_S|) / (1 + α) subject to B x^(i) + δ^(i) = u^(i), |δ^(i)| ≤ ζ^(i)
-    and |γ^(i) - γ̄| ≤ τ^(i). Divided by 1 + α, one network is charged as when it is alone.
+    and |γ^(i) - γ̄| ≤ τ^(i). Divided by 1 + α, one network is charged as when it is alone:
+    Σ_S w_S |x_S|.
     """
 
     atoms: Atoms
@@ -27,25 +26,43 @@ class SharedProblem:
     share_bound: Tensor  # (m, S, 1) bound of what is a network's own of its split
     alpha: float
 
-    def select(self, samples: Tensor) -> SharedProblem:
+    def select(self, samples: Tensor) -> Problem:
         """Keep some of the samples."""
         return replace(self, u=self.u[:, samples], zeta=self.zeta[:, samples], share_bound=self.share_bound[:, samples])
 
 
-def cost(problem: SharedProblem, x: Tensor) -> Tensor:
+def cost(problem: Problem, x: Tensor) -> Tensor:
     """Weigh the coefficients, (m, S, 2, 2^n) -> (S,)."""
     sums = largest_sums(x)
     weights = problem.atoms.weights.where(problem.atoms.exists, 0.0) / (1 + problem.alpha)
     return ((sums[0] + problem.alpha * sums[-1]) * weights).sum((-2, -1))
 
 
-def complete_outputs(problem: SharedProblem, x: Tensor) -> Tensor:
-    """Let the coefficients of each network match its outputs exactly, up to noise terms within their bounds."""
-    each = Problem(problem.atoms, problem.u.flatten(0, 1), problem.zeta.flatten(0, 1))
-    return complete(each, x.flatten(0, 1))[0].reshape(x.shape)
+def complete_outputs(problem: Problem, x: Tensor) -> Tensor:
+    """Let the coefficients match the outputs exactly, up to noise terms within their bounds.
+
+    What they miss beyond these is spread over the atoms.
+
+    Args:
+        problem: m networks on S samples.
+        x: (m, S, 2, 2^n) coefficients.
+
+    Returns:
+        (m, S, 2, 2^n) coefficients.
+    """
+    atoms = problem.atoms
+    x = x + atoms.spread(_beyond_noise(problem, x))
+    # spreading leaves rounding errors, the dividends none
+    x[..., 0, :] += atoms.dividends(_beyond_noise(problem, x))
+    return x
 
 
-def complete_splits(problem: SharedProblem, x: Tensor, transfer: Tensor) -> Tensor:
+def _beyond_noise(problem: Problem, x: Tensor) -> Tensor:
+    missed = problem.u - problem.atoms.outputs(x)
+    return missed - missed.clamp(-problem.zeta, problem.zeta)
+
+
+def complete_splits(problem: Problem, x: Tensor, transfer: Tensor) -> Tensor:
     """Move the splits of the networks until they differ no more than they may; the outputs stay.
 
     Args:
@@ -66,13 +83,13 @@ def complete_splits(problem: SharedProblem, x: Tensor, transfer: Tensor) -> Tens
     return x + change * problem.atoms.exists
 
 
-def exceeds_bound(problem: SharedProblem, x: Tensor) -> Tensor:
+def exceeds_bound(problem: Problem, x: Tensor) -> Tensor:
     """Say on which samples the splits of the networks differ more than they may, (S,) bool."""
     _, excess = _common(problem, splits(problem.atoms, x))
     return (excess > 0).any(-1)
 
 
-def lower_bound(problem: SharedProblem, dual: Tensor, split_dual: Tensor | None = None) -> Tensor:
+def lower_bound(problem: Problem, dual: Tensor, split_dual: Tensor | None = None) -> Tensor:
     """Bound the optimum from below by any vectors ν and μ.
 
     With Σ_i μ^(i) = 0 (or the common split could profit) and Z₁ᵀ μ^(i) = 0 (or the side of order one could), scaled
@@ -103,7 +120,7 @@ def lower_bound(problem: SharedProblem, dual: Tensor, split_dual: Tensor | None 
     return torch.where(excess > 0, value / excess, 0.0).clamp_min(0)
 
 
-def _common(problem: SharedProblem, own: Tensor) -> tuple[Tensor, Tensor]:
+def _common(problem: Problem, own: Tensor) -> tuple[Tensor, Tensor]:
     """Give the split in the middle of what all may have, (S, 2^n), and by how much they are too far apart for it."""
     lowest = (own - problem.share_bound).amax(0)
     highest = (own + problem.share_bound).amin(0)

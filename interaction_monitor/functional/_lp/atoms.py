@@ -7,7 +7,7 @@ matrices, which beats the n stages of a butterfly on CPU and GPU alike. The patt
 complement, whose index is the mirrored one, so Z_or is Z mirrored.
 
 Two atoms of S = ∅ and the OR atoms of order one (the same functions as the AND atoms) are left out: their
-weight is infinite, their step 0.
+weight is infinite.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from torch import Tensor
 
 from interaction_monitor.functional.coalitions import orders
 
-# Steps of the splitting: how far an atom moves per unit of dual, by order, and how far a noise term does.
-# High orders move less, OR atoms (which sum many outputs) half as far; chosen on outputs of small CNNs before,
-# during and after training, where ±50% of any of them changes the number of iterations by less than 20%.
-_STEP_PER_ORDER = 0.6
-_OR_STEP = 0.5
-NOISE_STEP = 2.0
+# What is missed is spread over the atoms in these proportions: less to high orders, half as much to OR atoms, which
+# add to many outputs.
+_SHARE_PER_ORDER = 0.6
+_OR_SHARE = 0.5
 
 
 class Atoms:
@@ -34,28 +32,26 @@ class Atoms:
 
     Attributes:
         weights: (2, 2^n) what a unit of an atom costs; infinite where there is no atom.
-        steps: (2, 2^n) how far the splitting moves an atom; 0 where there is none.
+        exists: (2, 2^n) bool: which atoms there are.
+        order: (2^n,) float64 order of each coalition.
     """
 
     def __init__(self, n: int, tie_break: float, device: torch.device) -> None:
         order = orders(n, device).double()
         self.n = n
-        self._halves = [_kronecker_power([[1.0, 0.0], [1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
-        self._inverse_halves = [_kronecker_power([[1.0, 0.0], [-1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
-        exists = torch.stack((order >= 1, order >= 2))
-        self.weights = (1 + tie_break * (order - 1)).expand(2, -1).where(exists, torch.inf)
-        # the middle orders get steps near one whatever n, so that one dual step suits every n
-        steps = _STEP_PER_ORDER ** (order - 0.4 * n)
-        self.steps = torch.stack((steps, _OR_STEP * steps)).where(exists, 0.0)
-        self._inverses: dict[float, Tensor] = {}
-        # Z D Zᵀ and its mirror image, for D of `steps`, are K G Kᵀ and K G' Kᵀ with diagonal G and G'
-        along, across = (2 + _STEP_PER_ORDER / 2) ** -0.5, (_STEP_PER_ORDER / 2) ** -0.5
+        self._halves = [kronecker_power([[1.0, 0.0], [1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
+        self._inverse_halves = [kronecker_power([[1.0, 0.0], [-1.0, 1.0]], k, device) for k in (n // 2, n - n // 2)]
+        self.order = order
+        self.exists = torch.stack((order >= 1, order >= 2))
+        self.weights = (1 + tie_break * (order - 1)).expand(2, -1).where(self.exists, torch.inf)
+        # Z D Zᵀ and its mirror image, for D the shares, are K G Kᵀ and K G' Kᵀ with diagonal G and G'
+        along, across = (2 + _SHARE_PER_ORDER / 2) ** -0.5, (_SHARE_PER_ORDER / 2) ** -0.5
         whitener = [[(along + across) / 2, (along - across) / 2], [(along - across) / 2, (along + across) / 2]]
-        self._whitening_halves = [_kronecker_power(whitener, k, device) for k in (n // 2, n - n // 2)]
-        tilt = (_STEP_PER_ORDER / (4 + _STEP_PER_ORDER)) ** 0.5
+        self._whitening_halves = [kronecker_power(whitener, k, device) for k in (n // 2, n - n // 2)]
+        tilt = (_SHARE_PER_ORDER / (4 + _SHARE_PER_ORDER)) ** 0.5
         variance = (1 - tilt) ** (n - order) * (1 + tilt) ** order
-        self._variance = variance + _OR_STEP * variance.flip(-1)
-        self._spreads = _STEP_PER_ORDER**order * torch.tensor([[1.0], [-_OR_STEP]], device=device)
+        self._variance = variance + _OR_SHARE * variance.flip(-1)
+        self._spreads = _SHARE_PER_ORDER**order * torch.tensor([[1.0], [-_OR_SHARE]], device=device)
 
     def outputs(self, coefficients: Tensor) -> Tensor:
         """Sum the atoms: B x, (..., 2, 2^n) -> (..., 2^n)."""
@@ -81,7 +77,7 @@ class Atoms:
     def spread(self, outputs: Tensor) -> Tensor:
         """Write outputs as a little of every atom: (..., 2^n) -> (..., 2, 2^n), up to rounding.
 
-        Of all x with B x = outputs about the one of least Σ x²/steps: the one among atoms that hold also the two of
+        Of all x with B x = outputs about the one of least Σ x²/shares: the one among atoms that hold also the two of
         S = ∅, whose sum is 0, and order one of OR, which becomes AND. With these, everything is a Kronecker power.
         """
         whitened = _apply(self._whitening_halves, outputs)
@@ -91,21 +87,6 @@ class Atoms:
         return torch.stack((atoms.where(single, 0.0).sum(-2), torch.zeros_like(outputs)), -2) + atoms.where(
             self.exists & ~single, 0.0
         )
-
-    def inverse(self, noise_step: float) -> Tensor:
-        """(2^n, 2^n) the inverse of B D Bᵀ + noise_step·I for D of `steps`; made at the first call."""
-        if noise_step not in self._inverses:
-            matrix = self.covariance(self.steps)
-            matrix.diagonal().add_(noise_step)
-            inverse = torch.linalg.inv(matrix)
-            inverse[0, 0] = 0.0
-            self._inverses[noise_step] = inverse
-        return self._inverses[noise_step]
-
-    @property
-    def noisy_inverse(self) -> Tensor:
-        """(2^n, 2^n) the inverse for noise terms that move by `NOISE_STEP`."""
-        return self.inverse(NOISE_STEP)
 
     def covariance(self, moves: Tensor) -> Tensor:
         """Write down B D Bᵀ, for D = diag(moves): (..., 2, 2^n) -> (..., 2^n, 2^n).
@@ -122,15 +103,10 @@ class Atoms:
         matrix[..., 0, 0] = 1.0
         return matrix
 
-    @property
-    def exists(self) -> Tensor:
-        """(2, 2^n) bool: which atoms there are."""
-        return self.steps > 0
-
 
 @lru_cache(maxsize=4)
 def atoms_of(n: int, tie_break: float, device: torch.device) -> Atoms:
-    """Give the atoms of n players, made once: an inverse costs more than an extraction."""
+    """Give the atoms of n players, made once."""
     return Atoms(n, tie_break, device)
 
 
@@ -143,7 +119,7 @@ def by_intersection(values: Tensor) -> Tensor:
     return blocks.squeeze(-3)
 
 
-def _kronecker_power(matrix: list[list[float]], k: int, device: torch.device) -> Tensor:
+def kronecker_power(matrix: list[list[float]], k: int, device: torch.device) -> Tensor:
     factor = torch.tensor(matrix, dtype=torch.float64, device=device)
     power = torch.ones(1, 1, dtype=torch.float64, device=device)
     for _ in range(k):

@@ -1,0 +1,1 @@
+"""The linear programs of the sparsest and of the shared interactions, and their solvers."""

@@ -1,0 +1,190 @@
+"""The projection on the outputs' equations, for all samples together, without a matrix of 2^n rows.
+
+Each step of the splitting needs (B D Bᵀ + c I)⁻¹ between B and Bᵀ. With steps D that fall or rise by a factor with
+each order, B D and Bᵀ are Kronecker powers but for the atoms that do not exist; the inverse treats all players alike,
+so in the product of two chain bases (`symmetry`) it is a few small blocks. The change of basis is merged with B D and
+Bᵀ, and each block is kept as eigenvectors and eigenvalues, so that every sample may have a c of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional._lp.atoms import Atoms, atoms_of, kronecker_power
+from interaction_monitor.functional._lp.symmetry import symmetry
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How far atoms move per unit of dual: per_order^|S| times a constant, OR atoms `or_share` of that."""
+
+    per_order: float
+    or_share: float
+
+    def unit(self, n: int) -> float:
+        """The constant: steps of the middle orders are near one whatever n, so that one dual step suits every n."""
+        return float(self.per_order ** (-0.4 * n))
+
+    def steps(self, atoms: Atoms) -> Tensor:
+        """(2, 2^n) the steps; 0 where there is no atom."""
+        steps = self.unit(atoms.n) * self.per_order**atoms.order
+        return torch.stack((steps, self.or_share * steps)).where(atoms.exists, 0.0)
+
+
+class Projection:
+    """The matrices of the projection for n players, a metric, a dtype and a device.
+
+    Fields are (3·2^(n//2), samples, 2^(n - n//2)): AND, OR, and a vector over coalitions, the high half of the players
+    first. So every product is one with a small matrix.
+
+    Attributes:
+        into: (H, 3H) and three (L, L) factors from the fields' r, r and q to Uᵀ(q - B D r).
+        back: (3H, H) and three (L, L) factors from the basis to Bᵀν and ν.
+        blocks: of each block first row, levels and copies in the rows' order, and (levels, levels) eigenvectors.
+        values: (2^n,) eigenvalues of B D Bᵀ in the rows' order, float64.
+        rows: (2^n,) which row of the product basis stands where.
+        single: order-one coalitions of the high and of the low half.
+    """
+
+    def __init__(self, atoms: Atoms, metric: Metric, dtype: torch.dtype) -> None:
+        n, device = atoms.n, atoms.weights.device
+        high, low = n // 2, n - n // 2
+        parts = symmetry(n)
+        inside: list[list[float]] = [[1.0, 0.0], [1.0, 1.0]]
+        scaled: list[list[float]] = [[1.0, 0.0], [1.0, metric.per_order]]
+        unit = metric.unit(n)
+        moves_high, moves_low = (kronecker_power(scaled, k, torch.device("cpu")) for k in (high, low))
+        inside_high, inside_low = (kronecker_power(inside, k, torch.device("cpu")) for k in (high, low))
+
+        def ready(matrix: Tensor) -> Tensor:
+            return matrix.to(device, dtype).contiguous()
+
+        self.height, self.width = 2**high, 2**low
+        # the OR atoms' constant 1 is left to the blocks of the symmetric part, see `_eigenvectors`
+        self.into_high = ready(
+            torch.cat(
+                (
+                    -unit * parts.high @ moves_high,
+                    metric.or_share * unit * parts.high @ moves_high.flip(0),
+                    parts.high,
+                ),
+                1,
+            )
+        )
+        self.into_low = [ready(x.T) for x in (parts.low @ moves_low, parts.low @ moves_low.flip(0), parts.low)]
+        self.back_high = ready(
+            torch.cat(((parts.high @ inside_high).T, -(parts.high @ inside_high.flip(0)).T, parts.high.T))
+        )
+        self.back_low = [ready(x) for x in (parts.low @ inside_low, parts.low @ inside_low.flip(0), parts.low)]
+        self.steps = metric.steps(atoms)
+        self.single = [1 << torch.arange(k, device=device) for k in (high, low)]
+        self.blocks: list[tuple[int, int, int, Tensor]] = []
+        values, first = [], 0
+        for block in parts.blocks:
+            levels, copies = block.rows.shape
+            functions = block.representatives()
+            reached = atoms.outputs(self.steps * atoms.correlations(functions.to(device))).cpu()
+            matrix = reached @ functions.T
+            of_block, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+            if first == 0:
+                vectors = _between(vectors, functions)
+            self.blocks.append((first, levels, copies, ready(vectors)))
+            values.append(of_block.clamp_min(0).repeat_interleave(copies))
+            first += levels * copies
+        self.values = torch.cat(values).to(device)
+        self.rows = torch.cat([block.rows.flatten() for block in parts.blocks]).to(device)
+
+    def fields(self, values: Tensor) -> Tensor:
+        """Lay (samples, k, 2^n) out as (k·H, samples, L)."""
+        count = values.shape[1]
+        return values.reshape(-1, count * self.height, self.width).transpose(0, 1).contiguous()
+
+    def samples(self, fields: Tensor) -> Tensor:
+        """Lay (k·H, samples, L) out as (samples, k, 2^n)."""
+        return fields.transpose(0, 1).reshape(fields.shape[1], -1, self.height * self.width)
+
+
+class Workspace:
+    """A projection with the memory for so many samples, each with its noise step.
+
+    Attributes:
+        fields: (3H, samples, L) what to project, and after it what comes out.
+    """
+
+    def __init__(self, projection: Projection, noise_step: Tensor) -> None:
+        """Take the memory.
+
+        Args:
+            projection: the matrices.
+            noise_step: (samples,) float64 c of each sample.
+        """
+        self._projection = projection
+        samples, height, width = len(noise_step), projection.height, projection.width
+        like = projection.into_high
+        self.fields = like.new_empty(3 * height, samples, width)
+        self._products = like.new_empty(3 * height, samples, width)
+        self._basis, self._ordered = like.new_empty(2, height * samples * width)
+        places = (projection.rows // width) * samples * width + projection.rows % width
+        self._order = (places[:, None] + width * torch.arange(samples, device=places.device)).flatten()
+        self._back = torch.empty_like(self._order)
+        self._back[self._order] = torch.arange(len(self._order), device=places.device)
+        self._gain = (1 / (projection.values[:, None] + noise_step)).to(like.dtype).flatten()
+        self._into, self._back_from = [], []
+        for i, (into, back) in enumerate(zip(projection.into_low, projection.back_low, strict=True)):
+            part = slice(i * height, (i + 1) * height)
+            field, product = self.fields[part].view(-1, width), self._products[part].view(-1, width)
+            self._into.append((field, into, product))
+            self._back_from.append((product, back, field))
+        self._to_values, self._from_values = [], []
+        for first, levels, copies, vectors in projection.blocks:
+            part = slice(first * samples, (first + levels * copies) * samples)
+            basis, ordered = self._basis[part].view(levels, -1), self._ordered[part].view(levels, -1)
+            self._to_values.append((vectors.T, ordered, basis))
+            self._from_values.append((vectors, basis, ordered))
+        self._table, self._tall = self._basis.view(height, -1), self._products.view(3 * height, -1)
+        high, low = projection.single
+        nothing = [self.fields[kind * height, :, 0] for kind in range(3)]
+        self._absent = [(x, 0, torch.arange(samples, device=low.device)) for x in nothing]
+        self._absent += [(self.fields[height], 1, low), (self.fields[height : 2 * height, :, 0], 0, high)]
+
+    def project(self) -> None:
+        """Turn r, r and q of the fields, in place, into Bᵀν and ν for ν = (B D Bᵀ + c I)⁻¹ (q - B D r).
+
+        0 for the atoms that do not exist and for the empty coalition.
+        """
+        _multiply(self._into)
+        torch.mm(self._projection.into_high, self._tall, out=self._table)
+        torch.index_select(self._basis, 0, self._order, out=self._ordered)
+        _multiply(self._to_values)
+        self._basis.mul_(self._gain)
+        _multiply(self._from_values)
+        torch.index_select(self._ordered, 0, self._back, out=self._basis)
+        torch.mm(self._projection.back_high, self._table, out=self._tall)
+        _multiply(self._back_from)
+        for part, axis, index in self._absent:
+            part.index_fill_(axis, index, 0)
+
+
+def _multiply(products: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    for left, right, out in products:
+        torch.mm(left, right, out=out)
+
+
+def _between(vectors: Tensor, functions: Tensor) -> Tensor:
+    r"""Put (I - e 1ᵀ) behind the eigenvectors of the symmetric functions, e being 1 on the empty coalition.
+
+    An OR atom is 1 less what misses it: 1(S ∩ T ≠ ∅) = 1 - 1(S ⊆ N\T). The 1 is what the product without it gives at
+    the empty coalition, and so is taken off there, on the way in and on the way back.
+    """
+    empty, ones = functions[:, 0], functions.sum(1)
+    return vectors - torch.outer(empty, ones @ vectors)
+
+
+@lru_cache(maxsize=8)
+def projection_of(n: int, metric: Metric, dtype: torch.dtype, device: torch.device) -> Projection:
+    """Give the projection for n players, made once."""
+    return Projection(atoms_of(n, 0.0, device), metric, dtype)
