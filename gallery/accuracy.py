@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gallery.detection import detect
+from gallery.detection import Detected
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.stored import Stored
 
@@ -24,7 +24,7 @@ class Cost:
     width: float  # of the 95% interval of ⟨k⟩, in orders
 
 
-def compare(runs: Sequence[Stored], changed: Sequence[Stored]) -> Cost:
+def compare(runs: Sequence[Detected], changed: Sequence[Stored]) -> Cost:
     """Lay runs that were measured less beside the same in full.
 
     Args:
@@ -35,7 +35,7 @@ def compare(runs: Sequence[Stored], changed: Sequence[Stored]) -> Cost:
     Returns:
         The comparison.
     """
-    full = {stored.run.name: detect(stored) for stored in runs}
+    full = {run.stored.run.name: run for run in runs}
     moved, delay, order, width, found, total = [], [], [], [], 0, 0
     for stored in changed:
         whole = full.get(stored.run.name)
@@ -55,18 +55,18 @@ def compare(runs: Sequence[Stored], changed: Sequence[Stored]) -> Cost:
     return Cost(found, total, *values)
 
 
-def with_samples(runs: Sequence[Stored], samples: int, *, draws: int = 4, seed: int = 0) -> Cost:
+def with_samples(runs: Sequence[Detected], samples: int, *, draws: int = 4, seed: int = 0) -> Cost:
     """Compare with so many of the samples, drawn some times."""
     generator = np.random.default_rng(seed)
     changed = [
         fewer_samples(stored, np.sort(generator.permutation(stored.strength["and-or"].shape[1])[:samples]))
-        for stored in runs
+        for stored in (run.stored for run in runs)
         if stored.strength["and-or"].shape[1] >= samples
         for _ in range(draws if samples < stored.strength["and-or"].shape[1] else 1)
     ]
     return compare(runs, changed)
 
 
-def with_every(runs: Sequence[Stored], every: int) -> Cost:
+def with_every(runs: Sequence[Detected], every: int) -> Cost:
     """Compare with every so many of the measurements."""
-    return compare(runs, [fewer_measurements(stored, every) for stored in runs])
+    return compare(runs, [fewer_measurements(run.stored, every) for run in runs])

@@ -75,7 +75,12 @@ def fewer_samples(stored: Stored, chosen: Sequence[int] | NDArray[Any]) -> Store
 
 def fewer_measurements(stored: Stored, every: int) -> Stored:
     """Keep every so many measurements, and the last."""
-    kept = sorted({*range(0, len(stored.epochs), every), len(stored.epochs) - 1})
+    return only(stored, sorted({*range(0, len(stored.epochs), every), len(stored.epochs) - 1}))
+
+
+def only(stored: Stored, kept: Sequence[int]) -> Stored:
+    """Keep only some of the measurements, by their number."""
+    kept = list(kept)
     return replace(
         stored,
         epochs=stored.epochs[kept],

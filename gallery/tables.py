@@ -13,6 +13,7 @@ from gallery.accuracy import Cost, compare, with_every, with_samples
 from gallery.detection import Detected, detect, flat_histories
 from gallery.fewer_players import folder_in
 from gallery.gaps import READINGS, correlation
+from gallery.schedules import SCHEDULES, told
 from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read
@@ -171,22 +172,33 @@ def stops_by_run(detected: Sequence[Detected]) -> str:
     return table(["run", "best epoch", *SHOWN], rows)
 
 
-def accuracy(stored: Sequence[Stored], players: Sequence[Stored]) -> str:
+def accuracy(detected: Sequence[Detected], players: Sequence[Stored]) -> str:
     """Say what fewer samples, measurements and players would have told."""
     costs: dict[str, Cost] = {}
     for most, samples, every in ((25, (5, 10, 15, 20, 25), (2, 3, 5)), (50, range(10, 51, 10), (2, 3, 5, 10))):
-        same = [run for run in stored if run.run.n_samples == most]
-        counts = sorted(len(run.epochs) for run in same) or [0]
+        same = [run for run in detected if run.stored.run.n_samples == most]
+        counts = sorted(len(run.stored.epochs) for run in same) or [0]
         costs |= {f"{n} of {most} samples": with_samples(same, n) for n in samples}
         costs |= {f"every {n}. of {counts[0]} to {counts[-1]} measurements": with_every(same, n) for n in every}
-    whole = {run.run.name: run.run.n_players for run in stored}
+    whole = {run.stored.run.name: run.stored.run.n_players for run in detected}
     fewer = [run for run in map(_renamed, players) if run.run.name in whole]
     for most, n in sorted({(whole[run.run.name], run.run.n_players) for run in fewer}):
         same = [run for run in fewer if (whole[run.run.name], run.run.n_players) == (most, n)]
         # ⟨k⟩ is another with fewer players, so it is not compared.
-        costs[f"{n} of {most} players"] = replace(compare(stored, same), order=np.nan, width=np.nan)
+        costs[f"{n} of {most} players"] = replace(compare(detected, same), order=np.nan, width=np.nan)
     header = ["measured with", "found", "onset moves by", "known after", "⟨k⟩ moves by", "95% interval"]
     return table(header, [_cost(name, cost) for name, cost in costs.items() if cost.runs])
+
+
+def schedules(detected: Sequence[Detected], *, cost: float = 10.0) -> str:
+    """Say what schedules would have told of the runs whose onset was found, where a measurement costs ten epochs."""
+    found = [run for run in detected if run.onset is not None and run.known is not None]
+    rows = []
+    for name, (schedule, most, spared) in SCHEDULES.items():
+        seen = told(found, schedule, most=most, spared=spared, cost=cost)
+        shares = [None if np.isnan(x) else f"{x:.0%} of the run" for x in (seen.moved, seen.delay)]
+        rows.append([name, f"{seen.found} of {seen.runs}", *shares, f"{seen.measurements:.0f}", f"{seen.share:.1f}"])
+    return table(["measured", "found", "onset moves by", "known after", "measurements", "time per training"], rows)
 
 
 def _renamed(run: Stored) -> Stored:
@@ -241,7 +253,8 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         "gap readings": gap_readings(detected),
         "stops": stops(detected),
         "stops by run": stops_by_run(detected),
-        "accuracy": accuracy(stored, load_all(folder_in(folder))),
+        "accuracy": accuracy(detected, load_all(folder_in(folder))),
+        "schedules": schedules(detected),
         "spindle": spindle(folder),
         "pictures": pictures(detected),
     }

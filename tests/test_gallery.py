@@ -16,11 +16,13 @@ from gallery.ingredients import splits, with_wrong_labels
 from gallery.offline import rank_correlation
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
+from gallery.schedules import SCHEDULES, kept, told
 from gallery.spindle import FILE, path_in, published
 from gallery.stops import RULES, by_validation_loss, learning
 from gallery.stored import UnusableError, load, load_all, path_of, save
 from gallery.train import train
 from interaction_monitor.functional import and_outputs, or_outputs, sparsest_and_or
+from interaction_monitor.schedule import Every
 
 PAGE = tables.PAGES[0]
 
@@ -71,6 +73,7 @@ def test_the_page_shows_the_spindle_and_every_table_there_is():
             "stops",
             "stops by run",
             "accuracy",
+            "schedules",
             "spindle",
             "pictures",
         ]
@@ -186,6 +189,23 @@ def test_less_measuring_is_part_of_the_same(stored):
     np.testing.assert_array_equal(replay(thinned).column("mean_order")[:5], whole[[0, 3, 6, 9, 12]])
     assert thinned.epochs[-1] == run.epochs[-1]
     assert fewer_samples(run, [1, 2, 3]).strength["and"].shape[1] == 3
+
+
+def test_a_budget_spares_the_first_measurements_and_spaces_the_others():
+    assert kept(9, Every(1), most=None, spared=0, cost=5.0) == list(range(10))
+    # The start costs 2 of 9 epochs; at epoch 2 another 2 would make 4 of 2 trained, at epoch 4 they make 4 of 4.
+    assert kept(9, Every(1), most=1.0, spared=0, cost=2.0) == [0, 4, 6, 8, 9]
+    assert kept(9, Every(1), most=1.0, spared=4, cost=2.0) == [0, 1, 2, 3, 9]
+    assert kept(9, Every(4), most=None, spared=0, cost=1.0) == [0, 4, 8, 9]
+
+
+def test_the_default_schedule_finds_the_onset_that_each_epoch_finds(detected):
+    run = [run for run in detected if run.stored.run.name == "lenet-fine-wrong-10"]
+    schedule, most, spared = SCHEDULES["the default: LogSpaced(4), budget 1, 20 spared"]
+    seen = told(run, schedule, most=most, spared=spared, cost=10.0)
+    assert (seen.found, seen.runs) == (1, 1)
+    assert seen.moved <= 2 / 60
+    assert seen.measurements == 21
 
 
 def test_restricted_players_are_always_present():
