@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from interaction_monitor import InteractionMonitor
-from interaction_monitor.players import FeaturePatches
+from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.record import Record
 from interaction_monitor.schedule import LogSpaced
 
@@ -106,11 +106,12 @@ def test_an_interrupt_inside_a_measurement_reaches_the_trainer(net, loaders, mak
 @pytest.mark.parametrize(
     ("options", "epochs"),
     [
+        ({}, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ({"every_n_epochs": LogSpaced(1)}, [0, 1, 2, 4, 8, 9]),
         ({"every_n_epochs": lambda epoch: epoch in (3, 5)}, [0, 3, 5, 9]),
         ({"max_overhead": 1e-9}, [0, 9]),
     ],
-    ids=["log-spaced", "callable", "no budget"],
+    ids=["default", "log-spaced", "callable", "no budget"],
 )
 def test_schedules(net, loaders, make_trainer, options, epochs):
     watch = monitor(**options)
@@ -126,9 +127,21 @@ def test_steps_may_be_scheduled_too(net, loaders, make_trainer):
     assert watch.observer.history.steps.tolist() == [0, 1, 2, 4, 8, 12]
 
 
+def test_a_measurement_is_announced_and_laid_beside_an_epoch(net, loaders, make_trainer, capsys):
+    watch = InteractionMonitor(ImagePatches(grid=4, margin=0, n_players=8), n_samples=8)
+    watch.budget._clock = lambda: 0.0  # no time is trained, so nothing is laid beside it
+    make_trainer(watch, max_epochs=2, logger=False).fit(net, *loaders)
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if "masked forwards" in line]
+    assert len(told) == 1
+    assert "3 of them at most (2,048 masked forwards" in told[0]
+    assert not any("an epoch of training" in line for line in lines)
+    assert [row.epoch for row in watch.observer.history] == [0, 1, 2]
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc")
 def test_many_measurements_do_not_let_memory_grow(net, loaders, make_trainer):
-    watch = monitor()
+    watch = monitor(every_n_epochs=1)
     sizes = []
 
     class Scale(L.Callback):

@@ -10,7 +10,7 @@ from interaction_monitor.measurement import Thresholds
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.schedule import Every, Schedule
+from interaction_monitor.schedule import DEFAULT, Every, Schedule
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
 
 
@@ -50,7 +50,7 @@ def schedules_of(
     """Return the schedule over epochs, and the one over steps, under its own name, where that counts instead."""
     (name, every_n_steps), *_ = steps.items()
     if every_n_steps is None:
-        return schedule_of(every_n_epochs=1 if every_n_epochs is None else every_n_epochs), None
+        return schedule_of(every_n_epochs=DEFAULT if every_n_epochs is None else every_n_epochs), None
     if every_n_epochs is not None:
         raise RefusedError("every_n_epochs", every_n_epochs, f"either every_n_epochs= or {name}=, not both")
     return Every(1), schedule_of(**{name: every_n_steps})

@@ -20,6 +20,7 @@ from interaction_monitor.callbacks._lightning_trainer import (
 )
 from interaction_monitor.callbacks._samples import check_number_of_training, samples_of, training_of, with_baseline_of
 from interaction_monitor.callbacks._settings import plain, settings_of
+from interaction_monitor.callbacks._telling import announce
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.model import call_model
@@ -98,6 +99,7 @@ def set_up(
         if ranks.rank == 0:
             if not trainer.loggers:
                 say(trainer, f"{monitor.name}: the trainer has no logger, so the run is only recorded")
+            announce(monitor, trainer, pl_module, observer)
             loggers.introduce(trainer.loggers, name=monitor.name, guard=monitor.faults.guard)
             if monitor.shown is not None:
                 after, guard = monitor.shown + 1, monitor.faults.guard

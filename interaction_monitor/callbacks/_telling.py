@@ -8,10 +8,12 @@ import lightning.pytorch as pl
 
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._lightning_trainer import batches_of, say
+from interaction_monitor.forecast import forecast
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.plots import run_text
 from interaction_monitor.record import Progress
+from interaction_monitor.schedule import most_measurements
 
 if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
@@ -49,3 +51,29 @@ def conclude(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observe
     if len(history) and record is not None:
         resume.note(observer, Progress(checkpoint=monitor.steps.now(trainer), finished=True), monitor.faults)
         say(trainer, f"{monitor.name}: recorded in {record.folder}")
+
+
+def announce(
+    monitor: InteractionMonitor, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer
+) -> None:
+    """Say what a measurement will take."""
+    count = None
+    if monitor.after_steps is None:
+        count = most_measurements(monitor.after_epochs, trainer.max_epochs)
+    monitor.forecast = forecast(observer, pl_module, forward_context=trainer.precision_plugin.forward_context)
+    if monitor.forecast is not None:
+        say(trainer, f"{monitor.name}: {monitor.forecast.at_start(count)}")
+
+
+def compare_costs(monitor: InteractionMonitor, trainer: pl.Trainer) -> None:
+    """Say once, after the first epoch, if measuring takes longer than training."""
+    known, monitor.forecast = monitor.forecast, None
+    if known is None or monitor.observer is None or not len(monitor.observer.history):
+        return
+    text = known.after_epoch(
+        trained=monitor.budget.trained(),
+        measured=monitor.observer.history[-1].seconds,
+        budgeted=monitor.budget.most is not None,
+    )
+    if text is not None and monitor.after_steps is None:
+        say(trainer, f"{monitor.name}: {text}")

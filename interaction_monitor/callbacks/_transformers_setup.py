@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._settings import plain, settings_of
 from interaction_monitor.distributed import Ranks
+from interaction_monitor.forecast import forecast
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
+from interaction_monitor.schedule import most_measurements
 
 if TYPE_CHECKING:
     from transformers import TrainerState, TrainingArguments
@@ -191,3 +194,27 @@ def _resumed(
     for measurement, row in zip(record.measurements, record.history, strict=True):
         observer.adopt(row, measurement.strength)
     return record
+
+
+def announce(
+    callback: InteractionTrainerCallback, observer: Observer, model: nn.Module, args: TrainingArguments
+) -> None:
+    """Say on rank zero what a measurement will take, where the run begins."""
+    callback.forecast = None
+    if observer.ranks.rank == 0 and len(observer.history) == 0:
+        callback.forecast = forecast(observer, model)
+    if callback.forecast is not None:
+        epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
+        count = None if callback.after_steps is not None else most_measurements(callback.after_epochs, epochs)
+        print(f"{callback.name}: {callback.forecast.at_start(count)}")
+
+
+def compare_costs(callback: InteractionTrainerCallback) -> None:
+    """Say once, after the first epoch, if measuring takes longer than training."""
+    known, callback.forecast = callback.forecast, None
+    if known is None or callback.observer is None or not len(callback.observer.history) or callback.after_steps:
+        return
+    measured, budgeted = callback.observer.history[-1].seconds, callback.budget.most is not None
+    text = known.after_epoch(trained=callback.budget.trained(), measured=measured, budgeted=budgeted)
+    if text is not None:
+        print(f"{callback.name}: {text}")

@@ -34,9 +34,10 @@ from interaction_monitor.callbacks._lightning_trainer import (
 from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._steps import Steps
 from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
-from interaction_monitor.callbacks._telling import conclude, scalars, tell
+from interaction_monitor.callbacks._telling import compare_costs, conclude, scalars, tell
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
+from interaction_monitor.forecast import Forecast
 from interaction_monitor.history import History, Row
 from interaction_monitor.losses import Losses
 from interaction_monitor.measurement import Interactions, Thresholds
@@ -47,7 +48,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
-from interaction_monitor.schedule import Budget, Schedule
+from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.stopping import StopRule
 
 
@@ -70,12 +71,14 @@ class InteractionMonitor(Callback):
             alone, which is faster.
         thresholds: which interactions count; None means the papers' values.
         every_n_epochs: epochs between two measurements, or a function that tells after how many completed epochs
-            to measure, for example `schedule.LogSpaced()`; None means each epoch.
+            to measure, for example `schedule.LogSpaced()`; None means that schedule: each of the first eight epochs,
+            then ever fewer.
         every_n_train_steps: the same in optimizer steps, instead of epochs; for runs of few epochs. Batches are counted
             where the trainer knows of no steps, as with manual optimization by an optimizer of one's own.
         max_overhead: the largest share of the training time that measuring may take, for example 0.05;
-            measurements that are due are put off to keep it. None leaves out none. The first and the last
-            network are measured in any case.
+            measurements that are due are put off to keep it. The first and the last network are measured in any
+            case. None means no limit where a schedule is given, else 1, from which the first 20 measurements
+            are spared.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
         stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
         stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`: some time
@@ -165,7 +168,8 @@ class InteractionMonitor(Callback):
         self.faults = Faults(on_error)
         self.seed = seed
         self.observer: Observer | None = None
-        self.budget = Budget(max_overhead)
+        self.budget = budget_of(max_overhead, every_n_epochs, every_n_train_steps)
+        self.forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
         self.stop_reason: str | None = None
         self.steps = Steps()
         self.keys = Keys(name)
@@ -192,7 +196,8 @@ class InteractionMonitor(Callback):
             self._restored = None
         elif self._restored is None and self.observer is not None:
             self._restored = self.state_dict()  # the same trainer goes on
-        self.observer, self.budget, self.stop_reason = None, Budget(self.max_overhead), None
+        self.observer, self.forecast, self.stop_reason = None, None, None
+        self.budget = self.budget.anew()
         self.keys.begin(History())
         self.shown, self._saved = (self._restored or {}).get("shown"), None
         self.budget.start()
@@ -260,6 +265,7 @@ class InteractionMonitor(Callback):
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
         epoch = trainer.current_epoch + 1
         self.steps.notice(trainer, pl_module, epoch_over=True)
+        compare_costs(self, trainer)
         last = ends_after(trainer, epoch)
         if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
             self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)

@@ -15,7 +15,7 @@ except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
 from interaction_monitor._state import preserved_rng
-from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks import _transformers_setup, loggers, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
     require_probe,
@@ -24,9 +24,9 @@ from interaction_monitor.callbacks._arguments import (
     schedules_of,
 )
 from interaction_monitor.callbacks._stopping import reason_to_stop
-from interaction_monitor.callbacks._transformers_setup import open_record, refuse_split_models, set_up
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
+from interaction_monitor.forecast import Forecast
 from interaction_monitor.losses import find_loss
 from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
@@ -36,7 +36,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
-from interaction_monitor.schedule import Budget, Schedule
+from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.stopping import StopRule
 
 
@@ -62,9 +62,10 @@ class InteractionTrainerCallback(TrainerCallback):
         interactions: "and-or" or "and".
         thresholds: which interactions count; None means the papers' values.
         every_n_epochs: epochs between two measurements, or a function of the number of completed epochs that tells
-            whether to measure, for example `schedule.LogSpaced()`; None means each, unless steps are counted.
+            whether to measure, for example `schedule.LogSpaced()`; None means that schedule, unless steps are counted.
         every_n_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
-        max_overhead: the largest share of the training time that measuring may take; None leaves out none.
+        max_overhead: the largest share of the training time that measuring may take. None means no limit where a
+            schedule is given, else 1, from which the first 20 measurements are spared.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
         stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
         stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`.
@@ -143,8 +144,9 @@ class InteractionTrainerCallback(TrainerCallback):
         self.name = name
         self.faults = Faults(on_error, who=type(self).__name__)
         self.seed = seed
-        self.budget = Budget(max_overhead)
+        self.budget = budget_of(max_overhead, every_n_epochs, every_n_steps)
         self.observer: Observer | None = None
+        self.forecast: Forecast | None = None  # until the first epoch is over
         self.stop_reason: str | None = None
         self._writer: SummaryWriter | None = None
         self._losses: dict[str, float] = {}  # since the last measurement
@@ -155,16 +157,17 @@ class InteractionTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
-        refuse_split_models(args)
+        _transformers_setup.refuse_split_models(args)
         self.observer, self._writer, self._losses, self._due = None, None, {}, False
-        self.budget = Budget(self.budget.most)
+        self.budget = self.budget.anew()
         self.budget.start()
         folder = Path(args.output_dir or ".")
         try:
-            with preserved_rng(), self.budget.measuring(), self.faults.guard("setting up", through=MISFITS):
-                self.observer, earlier = set_up(self, kwargs["model"], folder, state)
+            with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
+                self.observer, earlier = _transformers_setup.set_up(self, kwargs["model"], folder, state)
                 with self.faults.guard("opening the record"):
-                    self._writer = open_record(self, self.observer, folder, state, earlier)
+                    self._writer = _transformers_setup.open_record(self, self.observer, folder, state, earlier)
+                _transformers_setup.announce(self, self.observer, kwargs["model"], args)
             if self.observer is not None and len(self.observer.history) == 0:
                 self._measure(kwargs["model"], state, through=MISFITS)
         except MISFITS as error:
@@ -186,6 +189,7 @@ class InteractionTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
+        _transformers_setup.compare_costs(self)
         last = control.should_training_stop or state.global_step >= state.max_steps
         due = last or (self.after_steps is None and self.after_epochs(round(state.epoch or 0)))
         self._schedule(kwargs["model"], state, control, due=due, last=last)

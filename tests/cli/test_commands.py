@@ -390,3 +390,55 @@ class TestProgram:
         )
         assert done.returncode == 0, done.stderr.decode()
         assert b"decreases over phase two" in done.stdout
+
+
+BENCHED = """
+import torch
+from torch import nn
+
+from interaction_monitor import Probe
+from interaction_monitor.comparison import Network
+from interaction_monitor.players import FeaturePatches, ImagePatches
+
+
+def load(path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    return Network(module, Probe(torch.rand(4, 1, 8, 8), torch.arange(4) % 3), ImagePatches(grid=4, n_players=3))
+
+
+def load_elsewhere(path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    return Network(module, Probe(torch.rand(4, 1, 8, 8), torch.arange(4) % 3), FeaturePatches(layer="nowhere"))
+"""
+
+
+def test_bench_tells_what_a_measurement_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benched.py").write_text(BENCHED)
+    (tmp_path / "small.ckpt").touch()
+    options = ["bench", "--factory", "benched:load", "small.ckpt", "--epoch-seconds", "0.5", "--limit", "0.000001"]
+    assert cli.main([*options, "--players", "3", "5", "--samples", "10"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("small: 10 samples, on cpu")
+    rows = [line.split() for line in out.splitlines()[3:6]]
+    assert [row[:2] for row in rows] == [["3<", "80"], ["4", "160"], ["5", "320"]]
+    assert [row[3].startswith("~") or row[4].startswith("~") for row in rows] == [False, True, True]
+    assert cli.main([*options, "--players", "14", "14", "--interactions", "and", "--samples", "2"]) == 0
+    assert "32,768" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--players", "8", "6"], "--players takes two numbers from 1 to 24, the smaller first, but is 8 6"),
+        (["--samples", "0"], "--samples must be above 0, but is 0"),
+        (["--epoch-seconds", "nan"], "--epoch-seconds must be above 0, but is nan"),
+        (["--factory", "benched:load_elsewhere"], "the network cannot be measured: .*nowhere"),
+    ],
+)
+def test_bench_says_what_is_wrong(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benched.py").write_text(BENCHED)
+    (tmp_path / "small.ckpt").touch()
+    assert cli.main(["bench", "small.ckpt", "--factory", "benched:load", *options]) == 2
+    assert re.search(message, capsys.readouterr().err)

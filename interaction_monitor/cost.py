@@ -1,0 +1,274 @@
+"""What a measurement takes, known before it is paid for: timed on a few masked forwards and one small extraction."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.forward.memory import LiveBytes
+from interaction_monitor.functional.sparsest import MAX_PLAYERS, sparsest_and_or
+from interaction_monitor.measurement import Interactions
+from interaction_monitor.outputs import Output
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+
+# A timing of that many seconds is good to some ten per cent.
+_LONG_ENOUGH = 0.1
+# One that takes longer is not repeated to be better.
+_LONG = 2.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one measurement of some samples takes."""
+
+    n_players: int
+    forwards: int  # S * 2^n
+    forward_seconds: float
+    extraction_seconds: float
+    memory_bytes: int = 0  # outputs and extraction; 0 where it was not counted
+    estimated: bool = False  # whether the extraction was not timed with so many players
+
+    @property
+    def seconds(self) -> float:
+        """Both together."""
+        return self.forward_seconds + self.extraction_seconds
+
+
+def seconds_per_forward(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    output: str | Output = "log_odds",
+    forward_func: Callable[..., Any] | None = None,
+    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> float:
+    """Time some masked forwards, with fewer players and samples.
+
+    Begins with 32 rows, and takes four times as many until a timing is long enough, or half the measurement is in it.
+
+    Args:
+        model: the network, on the device where it is measured.
+        probe: the samples.
+        players: their players.
+        output: as in `masked_outputs`, as are the others.
+        forward_func: how the model is called.
+        forward_context: makes the context in which it is.
+
+    Returns:
+        Seconds for each row, in batches as large as those of the measurement where rows are fast.
+    """
+    complete = players.complete.nonzero()[:, 0].cpu()
+    if not len(complete):
+        complete = torch.arange(1)
+    options: dict[str, Any] = {"output": output, "forward_func": forward_func, "forward_context": forward_context}
+
+    def timed(n_rows: int) -> tuple[float, int]:
+        n_kept = min(players.n_players, n_rows.bit_length() - 1, 8)
+        chosen = complete[: n_rows >> n_kept]
+        fewer, some = _with_players(players.select(chosen), n_kept), probe.select(chosen)
+        started = time.perf_counter()
+        masked_outputs(model, some, fewer, **options)
+        return time.perf_counter() - started, len(chosen) << n_kept
+
+    n_rows = 32
+    timed(n_rows)  # what is found out at first use is not found out again
+    before, rows_before = timed(n_rows)
+    while True:
+        n_rows *= 4
+        seconds, rows = timed(n_rows)
+        # Beside the rows a call has a few forwards of its own, which a measurement has once.
+        enough = seconds >= max(_LONG_ENOUGH, 2 * before) or n_rows >= 2**14
+        if enough or rows <= rows_before or 2 * rows > len(probe) << players.n_players:
+            return max(seconds - before, seconds / 4) / max(rows - rows_before, rows // 4)
+        before, rows_before = seconds, rows
+
+
+def _with_players(players: PlayerMap, n_players: int) -> PlayerMap:
+    """Keep the first players; the others are always present."""
+    labels = players.labels.where(players.labels < n_players, -1)
+    names = None if players.names is None else tuple(names[:n_players] for names in players.names)
+    return replace(players, labels=labels, n_players=n_players, names=names)
+
+
+def extraction_seconds(
+    n_players: int, n_samples: int, *, interactions: Interactions = "and-or", device: torch.device | str = "cpu"
+) -> float:
+    """Time the extraction of one sample and of four, of outputs that are noise; once per process.
+
+    Args:
+        n_players: n.
+        n_samples: S.
+        interactions: "and-or" or "and", whose transform takes next to nothing and is not timed.
+        device: where it is done.
+
+    Returns:
+        Seconds for all the samples.
+    """
+    if interactions == "and":
+        return 0.0
+    one, four = _timings(n_players, str(device))
+    # Samples that are solved together share what does not grow with them.
+    return one * n_samples if four is None else four + (n_samples - 4) * max(four - one, four / 4) / 3
+
+
+@cache
+def _timings(n_players: int, device: str) -> tuple[float, float | None]:
+    """Time one sample and four; the latter not where one takes long."""
+    _timed(n_players, 1, device)  # what is made once for each n is not made again
+    one = _timed(n_players, 1, device)
+    return one, None if one >= _LONG else _timed(n_players, 4, device)
+
+
+def _timed(n_players: int, n_samples: int, device: str) -> float:
+    v = _noise(n_players, n_samples, device)
+    started = time.perf_counter()
+    sparsest_and_or(v)
+    if v.device.type == "cuda":
+        torch.cuda.synchronize(v.device)
+    return time.perf_counter() - started
+
+
+def _noise(n_players: int, n_samples: int, device: torch.device | str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n_samples, 1 << n_players, generator=generator, dtype=torch.float64).to(device)
+
+
+def extraction_bytes(n_players: int, n_samples: int, *, device: torch.device | str = "cpu") -> int:
+    """Count the bytes that the extraction holds at once, from those of one and of two samples.
+
+    Args:
+        n_players: n.
+        n_samples: S.
+        device: where it is done.
+
+    Returns:
+        Bytes, without what is kept from one extraction to the next. It is the most that it can be, since samples that
+        are solved one after the other need less.
+    """
+    sparsest_and_or(_noise(n_players, 1, device))  # what is made once for each n is kept, and not counted
+    peaks: list[int] = []
+    for few in (1, 2):
+        v = _noise(n_players, few, device)
+        with LiveBytes() as counted:
+            sparsest_and_or(v)
+        peaks.append(counted.peak)
+    one, two = peaks
+    return two + (n_samples - 2) * max(0, two - one)
+
+
+def cost_of(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    n_players: Sequence[int],
+    interactions: Interactions = "and-or",
+    n_samples: int | None = None,
+    n_processes: int = 1,
+    **forward: Any,
+) -> list[Cost]:
+    """Estimate what a measurement takes, for some numbers of players.
+
+    Args:
+        model: the network.
+        probe: the samples, S.
+        players: players of any number, whose layer and shape count.
+        n_players: for which n.
+        interactions: "and-or" or "and".
+        n_samples: how many are measured; None means those of the probe.
+        n_processes: how many share the forwards.
+        forward: `output`, `forward_func` and `forward_context`, as in `masked_outputs`.
+
+    Returns:
+        The cost for each n.
+
+    Example:
+        >>> from interaction_monitor import Probe, assign_players
+        >>> from interaction_monitor.players import ImagePatches
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 0, 1]))
+        >>> players = assign_players(net, ImagePatches(n_players=4), probe)
+        >>> few, more = cost_of(net, probe, players, n_players=(4, 6))
+        >>> few.forwards, more.forwards
+        (80, 320)
+    """
+    row = seconds_per_forward(model, probe, players, **forward)
+    device = _extraction_device(model)
+    count = len(probe) if n_samples is None else n_samples
+    return [
+        Cost(
+            n_players=n,
+            forwards=count << n,
+            forward_seconds=row * (count << n) / n_processes,
+            extraction_seconds=extraction_seconds(n, count, interactions=interactions, device=device),
+        )
+        for n in n_players
+    ]
+
+
+def bench(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    n_players: Sequence[int],
+    n_samples: int,
+    interactions: Interactions = "and-or",
+    limit: float = 10.0,
+    **forward: Any,
+) -> list[Cost]:
+    """Do as `cost_of` for a table: with memory, and without extractions that take too long to time.
+
+    Args:
+        model: the network.
+        probe: some samples.
+        players: their players, of any number.
+        n_players: for which n, rising.
+        n_samples: S of a measurement.
+        interactions: "and-or" or "and".
+        limit: seconds that the timing of one n may take; beyond, each further player costs as many times more as the
+            last that was timed, four times at least what two less do.
+        forward: as in `cost_of`.
+
+    Returns:
+        The cost for each n; NaN seconds of an extraction that takes no so many players.
+    """
+    row = seconds_per_forward(model, probe, players, **forward)
+    device = _extraction_device(model)
+    costs: list[Cost] = []
+    seconds, growth, timed = 0.0, 2.0, True
+    for n in n_players:
+        outputs = 8 * (n_samples << n)
+        if interactions == "and":
+            costs.append(Cost(n, n_samples << n, row * (n_samples << n), 0.0, 4 * outputs))
+            continue
+        if n > MAX_PLAYERS:
+            costs.append(Cost(n, n_samples << n, row * (n_samples << n), math.nan, 0))
+            continue
+        if timed:
+            before, started = seconds, time.perf_counter()
+            seconds = extraction_seconds(n, n_samples, device=device)
+            memory = extraction_bytes(n, n_samples, device=device)
+            growth = max(2.0, seconds / before) if before else 2.0
+            timed = (time.perf_counter() - started) * growth <= limit
+            costs.append(Cost(n, n_samples << n, row * (n_samples << n), seconds, memory + outputs))
+        else:
+            seconds, memory = seconds * growth, int(memory * growth)
+            costs.append(Cost(n, n_samples << n, row * (n_samples << n), seconds, memory + outputs, estimated=True))
+    return costs
+
+
+def _extraction_device(model: nn.Module) -> torch.device:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return torch.device("cpu") if device.type == "mps" else device  # which has no float64

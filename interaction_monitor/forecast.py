@@ -1,0 +1,114 @@
+"""Saying what a run's measurements will take, before the first, and what helps where that is more than training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from interaction_monitor.cost import Cost, cost_of
+from interaction_monitor.observer import Observer
+
+log = logging.getLogger(__name__)
+
+# Fewer forwards take no longer than to time them.
+_WORTHWHILE = 1024
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the measurements of a run will take, and how to say so."""
+
+    cost: Cost
+    with_fewer: Cost | None  # with two players less; None where there are too few to do without
+
+    def at_start(self, count: int | None) -> str:
+        """Say it before the first measurement.
+
+        Args:
+            count: how many measurements there are at most; None where that is not known.
+        """
+        number = "" if count is None else f", {count} of them at most"
+        return (
+            f"a measurement takes about {duration(self.cost.seconds)}{number} ({self.cost.forwards:,} masked forwards "
+            f"{duration(self.cost.forward_seconds)}, extraction {duration(self.cost.extraction_seconds)})"
+        )
+
+    def after_epoch(self, *, trained: float, measured: float, budgeted: bool) -> str | None:
+        """Say what helps where measuring takes longer than training; None where it does not.
+
+        Args:
+            trained: seconds of the first epoch.
+            measured: seconds of a measurement.
+            budgeted: whether later measurements are put off to keep a share of the training time.
+        """
+        if trained <= 0 or measured <= max(trained, 0.1):
+            return None
+        text = f"an epoch of training takes {duration(trained)}, a measurement {duration(measured)}"
+        if self.with_fewer is not None:
+            fewer = measured * self.with_fewer.seconds / self.cost.seconds
+            text += f": n_players={self.with_fewer.n_players} makes it about {duration(fewer)}"
+        every = math.ceil(measured / trained)
+        text += f"; with every_n_epochs={every} measuring takes about as long as training"
+        return text + ("; as it is, later measurements are put off for that" if budgeted else "")
+
+
+def forecast(
+    observer: Observer, model: nn.Module, *, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Forecast | None:
+    """Estimate what a measurement takes, from a few forwards and a small extraction.
+
+    Args:
+        observer: what is to be measured, and how.
+        model: the module.
+        forward_context: makes a context for each forward, for example an autocast.
+
+    Returns:
+        The estimate; None where there is so little to measure that it would take as long, or where it fails as the
+        measurement itself will.
+    """
+    n, n_samples = observer.players.n_players, len(observer.probe)
+    if observer.train is not None:
+        n_samples += len(observer.train[0])
+    if n_samples << n < _WORTHWHILE:
+        return None
+    try:
+        # What there is to warn of, the measurement itself warns of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            costs = cost_of(
+                model,
+                observer.probe,
+                observer.players,
+                n_players=(n, n - 2) if n >= 6 else (n,),
+                n_samples=n_samples,
+                n_processes=observer.ranks.size,
+                interactions=observer.interactions,
+                output=observer.output,
+                forward_func=observer.forward_func,
+                forward_context=forward_context,
+            )
+    except Exception as error:
+        log.info("what a measurement takes is not known: %s: %s", type(error).__name__, error)
+        return None
+    return Forecast(costs[0], costs[1] if len(costs) > 1 else None)
+
+
+def duration(seconds: float) -> str:
+    """Write a time with two digits and a unit.
+
+    Example:
+        >>> duration(0.0312), duration(4.23), duration(75.0), duration(5400.0)
+        ('31 ms', '4.2 s', '75 s', '90 min')
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms" if seconds < 0.0995 else f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,126 @@
+"""What a measurement takes is told before it is paid for, and by default it takes no longer than it must."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from interaction_monitor import Observer, Probe, assign_players, cost, forecast
+from interaction_monitor.cost import Cost, cost_of, extraction_bytes, extraction_seconds, seconds_per_forward
+from interaction_monitor.forecast import Forecast
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.players import ImagePatches
+from interaction_monitor.schedule import Budget, Every, LogSpaced, budget_of, most_measurements
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def probe():
+    return Probe(torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3)
+
+
+@pytest.fixture
+def players(network, probe):
+    return assign_players(network, ImagePatches(grid=4, margin=0, n_players=8), probe)
+
+
+def test_the_time_of_a_forward_is_without_what_a_call_takes_once(network, probe, players, monkeypatch):
+    now = [0.0]
+
+    def outputs(model, probe, players, **options):
+        now[0] += 0.05 + 0.001 * (len(probe) << players.n_players)
+
+    monkeypatch.setattr(cost, "masked_outputs", outputs)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    assert seconds_per_forward(network, probe, players) == pytest.approx(0.001)
+
+
+def test_the_time_of_an_extraction_grows_with_the_samples_alone(monkeypatch):
+    monkeypatch.setattr(cost, "_timings", lambda n, device: (0.5 + 0.2, 0.5 + 4 * 0.2))
+    assert extraction_seconds(8, 50) == pytest.approx(0.5 + 50 * 0.2)
+    assert extraction_seconds(8, 1) == pytest.approx(0.7)
+    assert extraction_seconds(8, 50, interactions="and") == 0.0
+    monkeypatch.setattr(cost, "_timings", lambda n, device: (3.0, None))
+    assert extraction_seconds(12, 50) == pytest.approx(150.0)
+
+
+def test_forwards_are_timed_with_the_first_players_where_the_others_are_present(network, probe, players):
+    fewer = masked_outputs(network, probe, cost._with_players(players, 5))
+    whole = masked_outputs(network, probe, players)
+    torch.testing.assert_close(fewer, whole[:, 0b11100000:], rtol=0, atol=1e-5)
+
+
+def test_forwards_are_counted_and_shared(network, probe, players, monkeypatch):
+    monkeypatch.setattr(cost, "seconds_per_forward", lambda *args, **options: 0.001)
+    monkeypatch.setattr(cost, "extraction_seconds", lambda n, samples, **options: samples * n)
+    one, two = cost_of(network, probe, players, n_players=(6, 8), n_samples=50, n_processes=2)
+    assert (one.forwards, two.forwards) == (50 * 64, 50 * 256)
+    assert two.forward_seconds == pytest.approx(6.4)
+    assert two.seconds == pytest.approx(6.4 + 400)
+
+
+def test_memory_grows_with_the_samples():
+    few, more = extraction_bytes(5, 10), extraction_bytes(5, 100)
+    assert 8 * 10 * 32 < few < more <= 10 * few + 10
+
+
+def test_what_is_said():
+    told = Forecast(Cost(10, 51_200, 1.2, 2.9), Cost(8, 12_800, 0.3, 0.52))
+    assert told.at_start(31) == (
+        "a measurement takes about 4.1 s, 31 of them at most (51,200 masked forwards 1.2 s, extraction 2.9 s)"
+    )
+    assert told.at_start(None).startswith("a measurement takes about 4.1 s (")
+    assert told.after_epoch(trained=0.4, measured=4.1, budgeted=False) == (
+        "an epoch of training takes 0.4 s, a measurement 4.1 s: n_players=8 makes it about 0.8 s; "
+        "with every_n_epochs=11 measuring takes about as long as training"
+    )
+    assert told.after_epoch(trained=5.0, measured=4.1, budgeted=True) is None
+    assert "put off" in (told.after_epoch(trained=1.0, measured=4.1, budgeted=True) or "")
+
+
+def test_a_forecast_is_silent_and_never_fails(network, probe, players, recwarn):
+    with torch.no_grad():
+        network[3].weight.zero_()  # of which a measurement warns
+    assert forecast.forecast(Observer(probe, players), network) is not None
+    few = Observer(probe.select(torch.arange(2)), players.select(torch.arange(2)))
+    assert forecast.forecast(few, network) is None
+    assert forecast.forecast(Observer(probe, players, forward_func=lambda *_: 1 / 0), network) is None
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize(
+    ("overhead", "given", "most", "spared"),
+    [(None, None, 1.0, 20), (None, 1, None, 0), (0.05, None, 0.05, 0), (0.05, 3, 0.05, 0)],
+)
+def test_what_is_given_explicitly_means_what_it_says(overhead, given, most, spared):
+    budget = budget_of(overhead, given)
+    assert (budget.most, budget.spared) == (most, spared)
+    assert (budget.anew().most, budget.anew().spared) == (most, spared)
+
+
+def test_a_budget_spares_the_first_measurements_also_across_a_resume():
+    now = [0.0]
+    budget = Budget(0.1, spared=2, clock=lambda: now[0])
+    budget.start()
+    for _ in range(2):
+        assert budget.allows_another()
+        with budget.measuring():
+            now[0] += 5.0
+    assert not budget.allows_another()
+    resumed = budget.anew()
+    resumed.load_state_dict(budget.state_dict())
+    assert not resumed.allows_another()
+
+
+def test_measurements_are_counted_only_where_no_function_of_the_users_is_asked():
+    assert most_measurements(Every(2), 60) == 31
+    assert most_measurements(Every(7), 10) == 3  # the start, epoch 7 and the end
+    assert most_measurements(LogSpaced(4), None) is None
+    assert most_measurements(LogSpaced(4), -1) is None
+    assert most_measurements(lambda epoch: 1 // 0 > 0, 10) is None
