@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 from torch import Tensor
 
 from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks._lightning_call import told, way_to_call
 from interaction_monitor.callbacks._lightning_samples import training_samples, validation_samples
 from interaction_monitor.callbacks._lightning_trainer import (
     counted_batches_of,
@@ -23,6 +24,7 @@ from interaction_monitor.callbacks._settings import plain, settings_of
 from interaction_monitor.callbacks._telling import announce
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
+from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
 from interaction_monitor.functional.sparsest import MAX_PLAYERS
 from interaction_monitor.history import Row
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Converting:
     """Calls a network with its inputs in the trainer's precision; unlike a closure it can be pickled."""
 
@@ -67,6 +69,10 @@ def set_up(
     with ranks.together():
         chosen = _choose(monitor, trainer, pl_module, forward_func, state) if ranks.rank == 0 else None
     probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
+    found = ranks.of_first(forward_func.call if isinstance(forward_func.call, Call) else None)
+    if found is not None:
+        forward_func.call = found
+        say(trainer, f"{monitor.name}: {told(found)}")
     monitor.samples = plain(probe)
     observer = Observer(
         probe,
@@ -111,7 +117,7 @@ def _choose(
     monitor: InteractionMonitor,
     trainer: pl.Trainer,
     pl_module: pl.LightningModule,
-    forward_func: Callable[..., Any],
+    forward_func: _Converting,
     state: dict[str, Any] | None,
 ) -> tuple[Probe, PlayerMap, tuple[Probe, PlayerMap] | None]:
     n_players = monitor.players.n_players
@@ -125,6 +131,7 @@ def _choose(
         check_number_of_training(state, monitor.n_train_samples)
         probe = samples_of(state, probe, given=monitor.probe is not None)
     check_forwards(len(probe) + monitor.n_train_samples, n_players)
+    forward_func.call = way_to_call(trainer, pl_module, probe, monitor.forward_func)
 
     def assign(samples: Probe) -> PlayerMap:
         return assign_players(

@@ -1,0 +1,135 @@
+"""Networks that are not called as `module(x)`: the line that runs is found, or proposed before the first batch."""
+
+import lightning as L
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader
+
+from interaction_monitor import InteractionMonitor
+from interaction_monitor.players import ImagePatches
+
+
+class Base(L.LightningModule):
+    def training_step(self, batch, batch_idx):
+        return self.step(batch)
+
+    def validation_step(self, batch, batch_idx):
+        loss = self.step(batch)
+        self.log("val_loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Flattens(Base):
+    """Lightning's first example."""
+
+    line = "module.model(x.flatten(1))"
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.model(x)
+
+    def step(self, batch):
+        x, y = batch
+        return nn.functional.cross_entropy(self.model(x.view(x.size(0), -1)), y)
+
+
+class Itself(Flattens):
+    line = "module(x.flatten(1))"
+
+    def step(self, batch):
+        return nn.functional.cross_entropy(self(batch[0].reshape(-1, 64)), batch[1])
+
+
+class NoForward(Base):
+    line = "module.head[1](module.encoder(x.flatten(1)).relu())"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head, self.loss = nn.Linear(64, 8), nn.ModuleList([nn.Identity(), nn.Linear(8, 10)]), None
+        self.loss = nn.CrossEntropyLoss()
+
+    def step(self, batch):
+        return self.loss(self.head[1](torch.relu(self.encoder(batch[0].flatten(1)))), batch[1])
+
+
+class TakesTheBatch(Flattens):
+    line = "module((x, None,))"
+
+    def forward(self, batch):
+        x, _ = batch
+        return self.model(x.flatten(1))
+
+    def step(self, batch):
+        return nn.functional.cross_entropy(self((batch[0], batch[1])), batch[1])
+
+
+class OtherKeys(Flattens):
+    line = 'module.model(inputs["picture"].flatten(1))'
+
+    def step(self, batch):
+        return nn.functional.nll_loss(self.model(batch["picture"].flatten(1)).log_softmax(1), batch["label"])
+
+
+class Unclear(NoForward):
+    line = None
+
+    def step(self, batch):
+        hidden = self.encoder(batch[0].flatten(1)) * torch.linspace(0.5, 2, 8)
+        return self.loss(self.head[1](hidden), batch[1])
+
+
+PATCHES = ImagePatches(grid=4, margin=0, n_players=3)
+
+
+def run(net, data, make_trainer, **options):
+    collate = None
+    if isinstance(net, OtherKeys):
+
+        def collate(items):
+            return {"picture": torch.stack([x for x, _ in items]), "label": torch.stack([y for _, y in items])}
+
+    loaders = [DataLoader(part, batch_size=50, collate_fn=collate) for part in data]
+    monitor = InteractionMonitor(PATCHES, n_samples=5, **options)
+    make_trainer(monitor, max_epochs=1, logger=False, enable_checkpointing=False).fit(net, *loaders)
+    return monitor
+
+
+@pytest.mark.parametrize("kind", [Flattens, Itself, NoForward, TakesTheBatch, OtherKeys])
+def test_the_call_of_the_validation_step_is_taken(kind, digits, make_trainer, capsys):
+    torch.manual_seed(0)
+    found = run(kind(), digits, make_trainer).observer.history
+    said = capsys.readouterr().out
+    name = "inputs" if "inputs" in kind.line else "x"
+    line = f"forward_func=lambda module, {name}: {kind.line}"
+    assert line in said
+    # The very line that is said gives the same as a user's own.
+    torch.manual_seed(0)
+    given = eval(line.removeprefix("forward_func="))
+    asked = run(kind(), digits, make_trainer, forward_func=given).observer.history
+    assert [row.mean_order for row in found] == [row.mean_order for row in asked]
+    assert len(found) == 2
+
+
+def test_what_is_unclear_is_refused_before_the_first_batch(digits, make_trainer):
+    net = Unclear()
+    before = net.encoder.weight.clone()
+    with pytest.raises(
+        MisconfigurationException, match=r"validation_step calls module\.encoder\(.*forward_func=lambda"
+    ):
+        run(net, digits, make_trainer)
+    assert torch.equal(net.encoder.weight, before)
+
+
+def test_a_forward_func_that_fails_is_refused_before_the_first_batch(digits, make_trainer):
+    with pytest.raises(
+        MisconfigurationException, match=r"forward_func= fails on the samples: AttributeError.*classify"
+    ):
+        run(Flattens(), digits, make_trainer, forward_func=lambda module, x: module.classify(x))
