@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # Importing Lightning takes seconds, and who measures a finished network or reads a record needs none of it.
-_ROOMS = {
+_MODULES = {
     "InteractionMonitor": "callbacks.lightning",
     "Measurement": "measurement",
     "Observer": "observer",
@@ -47,6 +47,6 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

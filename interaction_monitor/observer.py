@@ -26,7 +26,7 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
-from interaction_monitor.rounding_check import complaint
+from interaction_monitor.rounding_check import rounding_warning
 
 
 class Observer:
@@ -91,7 +91,7 @@ class Observer:
         self.train = train
         self.history = History()
         self.last: Measurement | None = None
-        self._complained = False
+        self._warned_of_rounding = False
 
     def observe(
         self,
@@ -206,11 +206,11 @@ class Observer:
 
     def _complain_of_rounding(self, row: Row) -> None:
         # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
-        if self._complained or self.ranks.rank != 0 or row.step == 0:
+        if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
             return
-        text = complaint(row, interactions=self.interactions, thresholds=self.thresholds)
+        text = rounding_warning(row, interactions=self.interactions, thresholds=self.thresholds)
         if text is not None:
-            self._complained = True
+            self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
     def adopt(self, row: Row, strength: Tensor) -> None:

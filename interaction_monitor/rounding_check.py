@@ -11,8 +11,8 @@ from interaction_monitor.measurement import Interactions, Thresholds
 ADVICE = "measure in float32 (Precision in docs/forward.md says how)"
 
 
-def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -> str | None:
-    """Say what is wrong where interactions are rounding rather than the network's.
+def rounding_warning(row: Row, *, interactions: Interactions, thresholds: Thresholds) -> str | None:
+    """Warn where interactions come from rounding rather than from the network.
 
     AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
     AND and OR interactions leaves out of the outputs what its correction can reach, so that rounding does nothing to
@@ -34,22 +34,22 @@ def complaint(row: Row, *, interactions: Interactions, thresholds: Thresholds) -
         drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > row.tau]
         if drowned:
             return (
-                f"{known}, and so makes interactions of order {drowned[0]} and above salient that are none (τ = "
-                f"{row.tau:.2g}): {ADVICE}, or take fewer players"
+                f"{known}. That alone makes interactions of order {drowned[0]} and above salient (τ = {row.tau:.2g}): "
+                f"{ADVICE}, or take fewer players"
             )
         return None
     correction = thresholds.noise * row.output_change
     if correction == 0 and sigma > 0:
         forbidden = thresholds.noise == 0
-        why = "Thresholds(noise=0) allows none" if forbidden else "masking changes none of them"
+        why = "Thresholds(noise=0) forbids that" if forbidden else "here masking changes no output"
         return (
-            f"{known}, of which the extraction leaves out nothing without correcting outputs, and {why}, so that "
-            f"interactions of high order may be rounding: {'give Thresholds(noise=0.02), or ' * forbidden}{ADVICE}"
+            f"{known}. The extraction can remove it only where it may correct outputs, and {why}. Interactions of high "
+            f"order may be rounding: {'give Thresholds(noise=0.02), or ' * forbidden}{ADVICE}"
         )
     if largest_of_all(sigma, n) > correction:
         return (
-            f"{known}, which is more than the extraction can leave out (it corrects outputs by {correction:.2g}), so "
-            f"that interactions of high order may be rounding: {ADVICE}"
+            f"{known}. That is more than the extraction can remove (it corrects outputs by {correction:.2g}). "
+            f"Interactions of high order may be rounding: {ADVICE}"
         )
     return None
 

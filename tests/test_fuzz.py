@@ -32,7 +32,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.schedule import Budget
-from interaction_monitor.theory.overlay import NoOverlayError, lay_over
+from interaction_monitor.theory.overlay import NoOverlayError, fit_record
 
 INPUTS = int(os.environ.get("INTERACTION_MONITOR_FUZZ", "300"))
 SEED = int(os.environ.get("INTERACTION_MONITOR_FUZZ_SEED", "0"))
@@ -397,7 +397,7 @@ def test_damaged_records_are_read_or_refused(tmp_path):
 
 
 def test_the_theory_over_damaged_records(tmp_path):
-    fuzz(tmp_path, INPUTS // 10, deeper=lay_over, seed=SEED + 1)
+    fuzz(tmp_path, INPUTS // 10, deeper=fit_record, seed=SEED + 1)
 
 
 def test_reports_of_damaged_records(tmp_path):

@@ -26,7 +26,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
 from interaction_monitor.report.reliability import check, noise_floor_chart
-from interaction_monitor.rounding_check import complaint, largest_of_all
+from interaction_monitor.rounding_check import largest_of_all, rounding_warning
 
 
 def bfloat16():
@@ -337,28 +337,30 @@ class TestComplaint:
         settings = {"interactions": "and", "thresholds": Thresholds()}
         for order in range(1, 6):  # the floor of this order is just above the threshold
             loud = replace(row, rounding=1.01 * row.tau / 2 ** (order / 2))
-            assert f"of order {order} and above" in complaint(loud, **settings)
-        assert complaint(replace(row, rounding=0.99 * row.tau / 2**2.5), **settings) is None
-        assert complaint(replace(row, rounding=None), **settings) is None
+            assert f"of order {order} and above" in rounding_warning(loud, **settings)
+        assert rounding_warning(replace(row, rounding=0.99 * row.tau / 2**2.5), **settings) is None
+        assert rounding_warning(replace(row, rounding=None), **settings) is None
 
     def test_the_extraction_leaves_out_what_its_correction_reaches(self, planted_run):
         row = self.row(planted_run, 1.0)
         settings = {"interactions": "and-or", "thresholds": Thresholds(noise=0.02)}
         limit = 0.02 * row.output_change / largest_of_all(1.0, 5)
-        assert complaint(replace(row, rounding=0.99 * limit), **settings) is None
-        assert "measure in float32" in complaint(replace(row, rounding=1.01 * limit), **settings)
+        assert rounding_warning(replace(row, rounding=0.99 * limit), **settings) is None
+        assert "measure in float32" in rounding_warning(replace(row, rounding=1.01 * limit), **settings)
 
     def test_says_why_there_is_no_correction(self, planted_run):
         row = self.row(planted_run, 1e-7)
-        none = complaint(row, interactions="and-or", thresholds=Thresholds(noise=0))
-        assert "Thresholds(noise=0) allows none" in none
+        none = rounding_warning(row, interactions="and-or", thresholds=Thresholds(noise=0))
+        assert "Thresholds(noise=0) forbids that" in none
         assert "give Thresholds(noise=0.02)" in none
-        flat = complaint(replace(row, output_change=0.0), interactions="and-or", thresholds=Thresholds())
-        assert "masking changes none of them" in flat
+        flat = rounding_warning(replace(row, output_change=0.0), interactions="and-or", thresholds=Thresholds())
+        assert "masking changes no output" in flat
         assert "give Thresholds" not in flat
-        tiny = complaint(replace(row, output_change=1.234e-9), interactions="and-or", thresholds=Thresholds())
+        tiny = rounding_warning(replace(row, output_change=1.234e-9), interactions="and-or", thresholds=Thresholds())
         assert "it corrects outputs by 2.5e-11" in tiny
-        assert complaint(replace(row, rounding=0.0), interactions="and-or", thresholds=Thresholds(noise=0)) is None
+        assert (
+            rounding_warning(replace(row, rounding=0.0), interactions="and-or", thresholds=Thresholds(noise=0)) is None
+        )
 
     def test_once_and_not_before_training(self, mlp, probe):
         players = with_players(mlp, probe, n=8)

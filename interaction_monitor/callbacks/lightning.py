@@ -1,4 +1,4 @@
-"""The Lightning callback: it decides when to measure, and carries data between the trainer and the rooms."""
+"""The Lightning callback: it decides when to measure, and carries data between the trainer and an observer."""
 
 from __future__ import annotations
 

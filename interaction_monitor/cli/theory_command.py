@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the table, save the pictures and write to TensorBoard."""
     from interaction_monitor.plots import tensorboard, theory_figures, theory_text
     from interaction_monitor.record import layout
-    from interaction_monitor.theory.overlay import NoOverlayError, lay_over
+    from interaction_monitor.theory.overlay import NoOverlayError, fit_record
 
     record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     if board is not None:
         records.require_writable(board, option="--tensorboard")
     try:
-        overlay = lay_over(record)
+        overlay = fit_record(record)
     except NoOverlayError as error:
         raise CommandError(str(error)) from error
     print(theory_text.table(overlay))

@@ -19,9 +19,11 @@ from interaction_monitor.functional.intervals import student_quantile
 
 # Measurements averaged at the lowest and at the end: short ones for leaps, long ones for slow rises.
 WINDOWS = ((1, 2), (2, 4), (4, 8))
-# Until it is learnt, jitter beside a rise is this share of the fall, as if so many second differences had shown it, and
+# What jitter beside a rise is taken to be until it is learnt: a share of the fall, as if so many second differences had
+# shown it.
 ASSUMED_JITTER, ASSUMED_COUNT = 0.03, 4
-# beside a fall this multiple of what the samples' scatter would make. In real runs it is 0.4 to 2 times that.
+# What jitter beside a fall is taken to be until it is learnt: a multiple of what the samples' scatter would make, as if
+# so many second differences had shown it. In real runs it is 0.4 to 2 times that scatter.
 SCATTER_JITTER, SCATTER_COUNT = 1.5, 2
 # How much wider the test of single numbers gets by having few second differences; found by simulation.
 CAUTION = 20

@@ -23,7 +23,7 @@ from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts, theory_charts
 from interaction_monitor.report.comparison_page import Shown, shown
 from interaction_monitor.report.reliability import check
-from interaction_monitor.theory.overlay import Overlay, lay_over
+from interaction_monitor.theory.overlay import Overlay, fit_record
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         RecordError: If a file of the record is damaged.
     """
     comparison = shown(compare([record, *others])) if others else None
-    overlay = lay_over(record)
+    overlay = fit_record(record)
     history = overlay.history
     compared = {row.position for row in history}
     kept = [index for index, row in enumerate(record.history) if row.position in compared]

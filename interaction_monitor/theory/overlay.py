@@ -87,7 +87,7 @@ class Overlay:
         It rises where a later measurement's interval lies wholly above an earlier one's, whatever the
         points do: late in training they wobble at levels that the data cannot tell from none. It falls
         where it nowhere rises and some later interval lies wholly below an earlier one. The last
-        measurement is no witness for that, since w* was taken from it and its σ̂² is 0 by construction.
+        measurement does not count there: w* was taken from it, so its σ̂² is 0 by construction.
         """
         low, high = self.fit.low.numpy(), self.fit.high.numpy()
         known = [i for i in range(self.turn, len(self.history)) if np.isfinite(low[i])]
@@ -101,7 +101,7 @@ class Overlay:
         return Trend("unclear")
 
 
-def lay_over(record: Record) -> Overlay:
+def fit_record(record: Record) -> Overlay:
     """Fit the noise level of every measurement of a record.
 
     w* is what is salient in the last measurement; the saliency threshold's fraction is the one the run used.

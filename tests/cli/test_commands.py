@@ -21,7 +21,7 @@ from interaction_monitor.plots import tensorboard, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit
-from interaction_monitor.theory.overlay import Overlay, Trend, lay_over
+from interaction_monitor.theory.overlay import Overlay, Trend, fit_record
 
 PICTURES = ("theory_bars.png", "theory_noise_level.png")
 
@@ -65,7 +65,7 @@ def overlay_of(low, high, *, turn=0, onset_known=True):
 
 class TestOverlay:
     def test_finds_the_planted_noise(self, planted_run):
-        overlay = lay_over(planted_run())
+        overlay = fit_record(planted_run())
         assert overlay.turn == 2
         assert overlay.onset_known
         assert overlay.in_phase_two.tolist() == [False, False, True, True, True, True]
@@ -80,12 +80,12 @@ class TestOverlay:
 
     def test_takes_the_lowest_mean_order_where_no_onset_is_known(self, planted_run):
         record = planted_run(onset=None)
-        overlay = lay_over(record)
+        overlay = fit_record(record)
         assert not overlay.onset_known
         assert overlay.turn == int(np.argmin(record.history.column("mean_order"))) == 2
 
     def test_and_alone(self, planted_run):
-        overlay = lay_over(planted_run(kind="and"))
+        overlay = fit_record(planted_run(kind="and"))
         assert overlay.trend.direction == "falls"
         assert (overlay.fit.cosine[2:] > 0.995).all()
 
@@ -95,7 +95,7 @@ class TestOverlay:
         arrays = dict(np.load(path))
         arrays["strength"][:] = np.nan
         np.savez(path, **arrays)
-        overlay = lay_over(Record.open(record.folder))
+        overlay = fit_record(Record.open(record.folder))
         assert overlay.left_out == ("epoch 1",)
         assert overlay.history.epochs.tolist() == [0, 2, 3, 4, 5]
         assert overlay.turn == 1
@@ -106,7 +106,7 @@ class TestOverlay:
         arrays = dict(np.load(path))
         arrays["valid"][:] = False
         np.savez(path, **arrays)
-        assert lay_over(Record.open(record.folder)).left_out == ("epoch 1",)
+        assert fit_record(Record.open(record.folder)).left_out == ("epoch 1",)
 
     @pytest.mark.parametrize(
         ("low", "high", "expected"),
@@ -139,7 +139,7 @@ class TestOverlay:
 
 class TestFigures:
     def test_phase_one_is_grey_and_says_why(self, planted_run):
-        overlay = lay_over(planted_run())
+        overlay = fit_record(planted_run())
         figure = bars(overlay)
         assert len(figure.axes) == 6
         colours = [{patch.get_facecolor()[:3] for patch in ax.patches} for ax in figure.axes]
@@ -150,13 +150,13 @@ class TestFigures:
         assert "3.3.3" in figure.get_supxlabel()
 
     def test_bars_have_the_shares_of_both(self, planted_run):
-        overlay = lay_over(planted_run())
+        overlay = fit_record(planted_run())
         heights = [patch.get_height() for patch in bars(overlay, [3]).axes[0].patches]
         both = torch.cat([overlay.fit.real[3] / 5, overlay.fit.theory[3] / 5])
         np.testing.assert_allclose(heights, both.numpy())
 
     def test_the_curve_shows_every_level(self, planted_run):
-        overlay = lay_over(planted_run())
+        overlay = fit_record(planted_run())
         top = noise_level(overlay).axes[0]
         curve = next(line for line in top.lines if len(line.get_xdata()) == 4 and line.get_linestyle() == "-")
         np.testing.assert_allclose(curve.get_ydata()[:3], overlay.fit.sigma2[2:5])
@@ -170,7 +170,7 @@ class TestTheory:
         printed = capsys.readouterr().out
         lines = printed.splitlines()
         assert [line.split()[1] for line in lines[1:7]] == ["(one)", "(one)", "two", "two", "two", "two"]
-        overlay = lay_over(record)
+        overlay = fit_record(record)
         worst = min(float(cosine) for cosine in overlay.fit.cosine[2:])
         assert re.search(rf"cosine {worst:.4f}, at epoch \d", printed)
         assert "σ² decreases over phase two" in printed
@@ -212,10 +212,10 @@ class TestTheory:
         assert cli.main(["theory", str(record.folder)]) == 0
         monkeypatch.setattr(tensorboard, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
         for name in ("interactions", "attention"):  # again, and that of a second monitor
-            tensorboard.write_theory(lay_over(record), run, name=name)
+            tensorboard.write_theory(fit_record(record), run, name=name)
         assert len(list(run.glob("events.out.tfevents.*"))) == 3
         board = EventAccumulator(str(run), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
-        overlay = lay_over(record)
+        overlay = fit_record(record)
         steps = [20, 30, 40, 50]
         assert [event.step for event in board.Scalars("interactions/mean_order")] == [0]
         scalars = board.Scalars("interactions/theory/sigma2")

@@ -12,7 +12,7 @@ from interaction_monitor.plots.run_text import table, verdict
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import run_charts
 from interaction_monitor.report.page import report_page, stages
-from interaction_monitor.theory.overlay import lay_over
+from interaction_monitor.theory.overlay import fit_record
 from tests.history.test_history import make_row
 
 ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
@@ -56,7 +56,7 @@ def test_all_say_the_same_step():
 def test_a_recorded_run_of_one_epoch(planted_run):
     record = planted_run(levels=(0.3, *[0.1] * 14, 0.0), onset=6, one_epoch=True)
     assert len(record.history) == 18
-    overlay = lay_over(record)
+    overlay = fit_record(record)
     assert overlay.turn == 6
     assert findings(overlay)[0] == "Phase two is from its onset on, step 60."
     page = report_page(record)

@@ -25,7 +25,7 @@ from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
 from interaction_monitor.report.page import as_json
 from interaction_monitor.report.reliability import check
-from interaction_monitor.theory.overlay import lay_over
+from interaction_monitor.theory.overlay import fit_record
 
 FIGURES = {
     "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
@@ -133,7 +133,7 @@ class TestPage:
             np.testing.assert_allclose(numbers(traces[name]["y"]), record.history.column(column))
 
     def test_the_theory_is_the_overlay(self, record, page):
-        overlay = lay_over(record)
+        overlay = fit_record(record)
         predicted = [t for t in page.figures["theory-bars"]["data"] if t["name"].startswith("predicted")]
         np.testing.assert_allclose(numbers(predicted[3]["y"]), overlay.fit.theory[3] / 5)
         names = [t["name"] for t in predicted]
