@@ -257,8 +257,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _value(line: str, names: Mapping[str, Any]) -> Any:
-    # The lines are written here, of names of modules and the changes above. Torch itself imports from within such a frame,
-    # so that it needs the builtins.
+    # The lines are written here, of names of modules and the changes above. Torch itself imports from within such a
+    # frame, so that it needs the builtins.
     return eval(_compiled(line), {}, dict(names))
 
 
