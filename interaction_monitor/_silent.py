@@ -1,4 +1,4 @@
-"""Dropping what a module logs while it is measured."""
+"""Dropping what a module logs and prints while it is measured."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-_METHODS = ("log", "log_dict")
+_METHODS = ("log", "log_dict", "print")
 
 
 @contextmanager
 def silent(model: nn.Module) -> Iterator[None]:
-    """Let the Lightning modules in `model` log nothing inside the block, by their methods or their loggers.
+    """Let the Lightning modules in `model` log and print nothing inside the block, by their methods or their loggers.
 
     A value that a masked forward logs would join those of the training batches; and where the hook that runs allows no
     logging on steps, the forward would fail.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,8 +13,6 @@ from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like,
 from interaction_monitor.forward.limits import is_out_of_memory
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled
 from interaction_monitor.probe import TARGET_KEYS, Probe
-
-_LOGGING = ("log", "log_dict", "print")
 
 
 def way_to_call(
@@ -47,7 +44,7 @@ def way_to_call(
     lines: list[Call] = []
     seen = Seen()
     for batch in _batches(samples):
-        with undisturbed(pl_module), eager_if_compiled(pl_module), _silent(trainer, pl_module), context():
+        with undisturbed(pl_module), eager_if_compiled(pl_module), context():
             with watched(pl_module) as seen:
                 finished = try_call(pl_module, batch, lambda module, batch: getattr(module, step)(batch, 0)) is None
             found, lines = calls_like(seen, pl_module, samples.inputs, samples.targets)
@@ -79,22 +76,6 @@ def _batches(samples: Probe) -> Iterator[Any]:
         yield [inputs, targets]
     else:
         yield from (inputs, [inputs])
-
-
-@contextmanager
-def _silent(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Let a step log nothing."""
-    attributes, loggers = vars(pl_module), trainer.loggers
-    before = {name: attributes[name] for name in _LOGGING if name in attributes}
-    try:
-        attributes.update(dict.fromkeys(_LOGGING, lambda *_, **__: None))
-        trainer.loggers = []
-        yield
-    finally:
-        trainer.loggers = loggers
-        for name in _LOGGING:
-            attributes.pop(name, None)
-        attributes.update(before)
 
 
 def told(call: Call) -> str:

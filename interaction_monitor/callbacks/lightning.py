@@ -19,7 +19,6 @@ from interaction_monitor.callbacks._arguments import (
     rule_of,
     schedules_of,
 )
-from interaction_monitor.callbacks._keys import Keys
 from interaction_monitor.callbacks._lightning_setup import set_up
 from interaction_monitor.callbacks._lightning_trainer import (
     batches_of,
@@ -31,9 +30,10 @@ from interaction_monitor.callbacks._lightning_trainer import (
     refuse_split_networks,
     say,
 )
+from interaction_monitor.callbacks._monitored import Keys
 from interaction_monitor.callbacks._settings import settings_of
 from interaction_monitor.callbacks._steps import Steps
-from interaction_monitor.callbacks._stopping import ELSEWHERE, reason_to_stop
+from interaction_monitor.callbacks._stop_reason import ELSEWHERE, reason_to_stop
 from interaction_monitor.callbacks._telling import compare_costs, conclude, scalars, tell
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS

@@ -23,7 +23,7 @@ from interaction_monitor.callbacks._arguments import (
     rule_of,
     schedules_of,
 )
-from interaction_monitor.callbacks._stopping import reason_to_stop
+from interaction_monitor.callbacks._stop_reason import reason_to_stop
 from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.forecast import Forecast

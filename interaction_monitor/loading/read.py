@@ -12,7 +12,7 @@ from interaction_monitor._state import preserved_rng
 from interaction_monitor.loading.batches import DifferentShapesError, rows_of, size_of
 from interaction_monitor.loading.keys import key_batches
 from interaction_monitor.loading.ownership import SharedStateError
-from interaction_monitor.loading.parts import (
+from interaction_monitor.loading.private_loader import (
     UnreadableLoaderError,
     base_of,
     copied,

@@ -12,7 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
-from interaction_monitor.metrics._float64 import Float64Metric
+from interaction_monitor.metrics._double_sums import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

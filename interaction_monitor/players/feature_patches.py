@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from interaction_monitor._describe import describe
+from interaction_monitor.players._channels import image_size, map_is_channels_last
 from interaction_monitor.players._grid import channel_baseline, check_grid, draw_cells
-from interaction_monitor.players._layout import image_size, map_is_channels_last
 from interaction_monitor.players.base import Baseline, PlayerMap, Players
 from interaction_monitor.probe import Probe
 

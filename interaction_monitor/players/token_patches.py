@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._describe import describe
+from interaction_monitor.players._channels import image_size
 from interaction_monitor.players._grid import check_grid, draw_cells
-from interaction_monitor.players._layout import image_size
 from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_whole, resolve_baseline
 from interaction_monitor.probe import Probe
 
