@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -472,6 +473,8 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path, saving, monke
     )
 
     def logger(folder):
+        # TensorBoard reads event files by name: a whole second, then a counter of which "10" sorts before "9".
+        time.sleep(1)
         return TensorBoardLogger(folder, name="logs", version=0)
 
     def shown(folder):
