@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -59,6 +60,26 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=self.momentum)
 
 
+class RandomState(L.Callback):
+    """Keep torch's random numbers in the checkpoint, so that a run that goes on draws what it would have drawn."""
+
+    def __init__(self) -> None:
+        self.kept: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"torch": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.kept = state_dict["torch"]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.kept is not None:
+            torch.set_rng_state(self.kept)
+            # By now the loader of a run that was not interrupted has drawn the seed of its workers.
+            torch.empty((), dtype=torch.int64).random_()
+            self.kept = None
+
+
 @dataclass(frozen=True)
 class Size:
     """How much of everything; the defaults are those of Ren et al. 2024, F.2 and F.3."""
@@ -72,6 +93,7 @@ class Size:
 
 
 PAPERS = Size()
+CHECKPOINT = "last"  # name of the file
 
 
 def options(
@@ -86,7 +108,7 @@ def options(
         command: the words of the command line; None takes those that the script was called with.
 
     Returns:
-        The fields of `Size`, and `network`, `full`, `data`, `out` and `seed`.
+        The fields of `Size`, and `network`, `full`, `data`, `out`, `resume` and `seed`.
 
     Raises:
         SystemExit: with code 2 and a line that says why, if a value makes no sense.
@@ -97,6 +119,9 @@ def options(
     parser.add_argument("--full", action="store_true", help="the papers' settings, for a GPU")
     name = Path(sys.argv[0]).stem
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep a checkpoint of each epoch in --out, and go on from the one there"
+    )
     parser.add_argument(
         "--seed",
         type=number(int, "0 or more", lambda value: 0 <= value < 2**32),
@@ -177,7 +202,7 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
         The measurements.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*(does not have many workers|exists and is not empty).*")
     with refusals():
         enough("--samples", options.samples, data.test, "test samples")
     settings = {
@@ -186,22 +211,39 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
         "seed": options.seed,
     } | settings
     monitor = InteractionMonitor(players, **settings)
+    begun = interrupted(options.out) if options.resume else None
+    logger = TensorBoardLogger(options.out.parent, name=options.out.name, version=begun and begun.parent.name)
+    kept = [RandomState(), each_epoch(Path(logger.log_dir))] if options.resume else []
     trainer = L.Trainer(
         max_epochs=options.epochs,
-        logger=TensorBoardLogger(options.out.parent, name=options.out.name),
-        callbacks=[monitor],
-        enable_checkpointing=False,
+        logger=logger,
+        callbacks=[monitor, *kept],
+        enable_checkpointing=options.resume,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=10,
     )
     model = Classifier(network, learning_rate=options.learning_rate)
     with refusals((MisconfigurationException,)):  # the monitor's, before the first batch
-        trainer.fit(model, DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500))
+        train, test = DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500)
+        trainer.fit(model, train, test, ckpt_path=begun)
     print(f"\n{float(trainer.callback_metrics['val_accuracy']):.1%} of the test samples are classified rightly.")
     assert monitor.observer is not None
     conclude(monitor.observer.history, Path(trainer.log_dir or "."))
     return monitor.observer.history
+
+
+def interrupted(folder: Path) -> Path | None:
+    """Find the newest checkpoint of the runs in a folder; None if there is none."""
+    found = folder.glob(f"version_*/{CHECKPOINT}.ckpt")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def each_epoch(folder: Path) -> ModelCheckpoint:
+    """Keep the newest epoch of a run, in the place of the one before."""
+    return ModelCheckpoint(
+        folder, filename=CHECKPOINT, enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1
+    )
 
 
 def schedule(epochs: int) -> Schedule:

@@ -230,3 +230,23 @@ def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
             assert all(any(letter in word for letter in piece.strip()) for piece in covered)
         assert int((probe.inputs["attention_mask"][sample] == 1).sum()) == len(spans)
     assert (chosen[probe.inputs["attention_mask"] == 0] == -1).all()
+
+
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tensorboard, "PICTURES", {})
+    script = importlib.import_module("examples.breast_cancer")
+    ends = {}
+    for name, epochs in (("whole", (3,)), ("in two", (2, 3))):
+        for last in epochs:
+            torch.rand(last)  # whatever was drawn before
+            script.main([*SMALLEST, "--train", "300", "--resume", "--out", str(tmp_path / name), "--epochs", str(last)])
+        ends[name] = torch.load(tmp_path / name / "version_0/last.ckpt", weights_only=False)
+        assert not (tmp_path / name / "version_1").exists()
+    histories = [Record.open(tmp_path / name / "version_0/interactions").history for name in ends]
+    assert [[replace(row, seconds=0.0) for row in history] for history in histories[:1]] == [
+        [replace(row, seconds=0.0) for row in history] for history in histories[1:]
+    ]
+    whole, in_two = ends.values()
+    assert whole["global_step"] == in_two["global_step"]
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, in_two["state_dict"][key]), key
