@@ -76,6 +76,7 @@ class Measurement:
     mean_order: float
     forward_seconds: float
     extraction_seconds: float
+    generalizing: Tensor | None = None  # (S, n) float64, the part of `strength` that a reference has too
     rounding: float = math.nan  # standard deviation of an output by the rounding in the network, NaN where not known
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -26,6 +26,8 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
+from interaction_monitor.reference.references import References
+from interaction_monitor.reference.sources import Run, Source
 from interaction_monitor.rounding_check import rounding_warning
 
 
@@ -45,10 +47,13 @@ class Observer:
             `observe`. None means that this process measures alone.
         train: training samples and their players, measured as well to see what carries over from them; this
             takes as long again for each of them. None leaves them out.
+        reference: other networks for the same task, trained on other samples, to see which part of the strength they
+            have too: the folder of another run's record over the same probe and players, or the record; a trained
+            network; a `reference.Checkpoint`; or several of these. They are measured once, by the first `observe`.
 
     Raises:
-        TypeError: if the probe, the players or the thresholds are of another kind.
-        ValueError: if the interactions are.
+        TypeError: if the probe, the players, the thresholds or a reference are of another kind.
+        ValueError: if the interactions are, or a reference does not exist.
 
     Example:
         >>> import torch
@@ -75,6 +80,7 @@ class Observer:
         record: Record | None = None,
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
+        reference: Source | Sequence[Source] | None = None,
     ) -> None:
         require_drawn("Observer", probe, players)
         require_settings("Observer", interactions, thresholds)
@@ -89,6 +95,7 @@ class Observer:
         self.begin: Callable[[], Record] | None = None  # makes the record at the first write, if there is none by then
         self.ranks = ranks or Ranks()
         self.train = train
+        self.references = References.of(reference)
         self.history = History()
         self.last: Measurement | None = None
         self._warned_of_rounding = False
@@ -118,6 +125,7 @@ class Observer:
 
         Raises:
             NoValidSamplesError: if no probe sample has finite outputs; nothing is kept then.
+            ValueError: if a reference does not fit the run; nothing is kept then.
             OSError: if the record cannot be written; history and phase hold the measurement all the same.
         """
         row = self.look(
@@ -139,12 +147,17 @@ class Observer:
         """Do as `observe`, but leave writing the record to `keep`."""
         measurement = self._measure(model, self.probe, self.players, forward_context)
         measurement = self._with_rounding(measurement, model, forward_context)
+        if self.references is not None:
+            self.measure_references(model, forward_context=forward_context)
+            measurement = self.references.compare(measurement, first=not len(self.history))
         train = None if self.train is None else self._measure(model, *self.train, forward_context)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
         row = replace(row, **from_before(self._before(), measurement))
+        if self.references is not None:
+            row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
         if train is not None and self.train is not None:
             probes, maps = (self.probe, self.train[0]), (self.players, self.train[1])
             row = replace(row, seconds=row.seconds + train.seconds, **from_training(measurement, train, probes, maps))
@@ -154,6 +167,38 @@ class Observer:
         self.last = measurement
         self._complain_of_rounding(row)
         return row
+
+    def measure_references(
+        self, model: nn.Module, *, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> None:
+        """Measure the references, if there are any that have not been measured; `look` does it too.
+
+        Args:
+            model: the network that is watched, which must be another one.
+            forward_context: makes a context for each forward.
+
+        Raises:
+            ValueError: if a reference does not fit the run.
+            RecordError: if the record of one cannot be read.
+        """
+        if self.references is None or self.references.measured is not None:
+            return
+        run = Run(
+            model=model,
+            probe=self.probe,
+            players=self.players,
+            output=self.output,
+            interactions=self.interactions,
+            thresholds=self.thresholds,
+            forward_func=self.forward_func,
+            train=None if self.train is None else self.train[0],
+            folder=None if self.record is None else self.record.folder,
+        )
+
+        def measure(network: nn.Module) -> Measurement:
+            return self._measure(network, self.probe, self.players, forward_context)
+
+        self.references.prepare(run, measure)
 
     def keep(self) -> None:
         """Write the last measurement to the record, if there is one."""
@@ -213,13 +258,16 @@ class Observer:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
-    def adopt(self, row: Row, strength: Tensor) -> None:
+    def adopt(self, row: Row, strength: Tensor, generalizing: Tensor | None = None) -> None:
         """Take over a measurement that another process made of the same network, samples and players.
 
         Args:
             row: it, as scalars; it comes after all that is in the history.
             strength: (S, n) its strength per sample and order.
+            generalizing: (S, n) the part of it that a reference has too, where that was measured.
         """
+        if self.references is not None and generalizing is not None:
+            self.references.advance(generalizing, strength, epoch=row.epoch, step=row.step)
         self.tracker.update(
             epoch=row.epoch, step=row.step, strength=strength, train_loss=row.train_loss, test_loss=row.test_loss
         )
@@ -252,6 +300,7 @@ class Observer:
             "tracker": self.tracker.state_dict(),
             "labels": self.players.labels,
             "baseline": self.players.baseline,
+            "references": None if self.references is None else self.references.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -287,6 +336,8 @@ class Observer:
             fits = isinstance(baseline, (int, float)) and abs(baseline) <= torch.finfo(torch.float32).max
         if not fits:
             raise ValueError("the checkpoint's baseline is of another kind or shape; resume with the same players")
+        if self.references is not None and state.get("references") is not None:
+            self.references.load_state_dict(state["references"])
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
         self.players = replace(self.players, labels=state["labels"], baseline=baseline)

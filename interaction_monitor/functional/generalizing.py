@@ -48,7 +48,12 @@ class GeneralizingParts:
 
 
 def generalizing_strength(
-    and_: Tensor, or_: Tensor | None, references: Sequence[Reference], *, tau: float | Tensor
+    and_: Tensor,
+    or_: Tensor | None,
+    references: Sequence[Reference],
+    *,
+    tau: float | Tensor,
+    at_least: int = 1,
 ) -> Tensor:
     """Sum the salient interactions of every order that some reference has too.
 
@@ -61,14 +66,16 @@ def generalizing_strength(
         or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
         references: (and_, or_, tau) of each reference, of the same samples and players, in the same order.
         tau: the network's threshold, in units of the interactions; a number, or (...,) one per sample.
+        at_least: how many references must have it. One is enough where none has seen the network's training samples;
+            where each has seen a part of them, as twins have, only what several have cannot be learnt by heart.
 
     Returns:
         (..., n) float64, entry k-1 for order k; NaN throughout for a sample on which the network or a reference has an
         interaction that is not finite.
 
     Raises:
-        ValueError: if there is no reference, the last axis is no power of two, the shapes differ, or OR interactions
-            are given on one side only.
+        ValueError: if there is no reference or there are fewer than `at_least`, the last axis is no power of two, the
+            shapes differ, or OR interactions are given on one side only.
 
     Examples:
         >>> zero = torch.zeros(4)
@@ -79,12 +86,17 @@ def generalizing_strength(
         >>> generalizing_strength(network, zero, [(network, zero, 0.5)], tau=0.5).tolist()
         [3.0, 3.0]
     """
-    held = held_interactions(and_, or_, references)
+    held = held_interactions(and_, or_, references, at_least=at_least)
     return order_strength(*held, tau)
 
 
 def generalizing_parts(
-    and_: Tensor, or_: Tensor | None, references: Sequence[Reference], *, tau: float | Tensor
+    and_: Tensor,
+    or_: Tensor | None,
+    references: Sequence[Reference],
+    *,
+    tau: float | Tensor,
+    at_least: int = 1,
 ) -> GeneralizingParts:
     """Split the salient interactions of every order into those that some reference has and the others.
 
@@ -96,6 +108,7 @@ def generalizing_parts(
         or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
         references: as in `generalizing_strength`.
         tau: the network's threshold; a number, or (...,) one per sample.
+        at_least: as in `generalizing_strength`.
 
     Returns:
         Strengths and effects. Both strengths sum to `order_strength`, and both effects to `order_effects` less what is
@@ -117,7 +130,7 @@ def generalizing_parts(
     threshold = as_float64(tau, and_.device)[..., None]
     kinds = [to_float64(kind) for kind in (and_, or_) if kind is not None]
     salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
-    held = [kind for kind in held_interactions(and_, or_, references) if kind is not None]
+    held = [kind for kind in held_interactions(and_, or_, references, at_least=at_least) if kind is not None]
     held = [torch.where(kind.abs() < threshold, 0, kind) for kind in held]
     n = n_players(and_)
     device = kinds[0].device
@@ -172,7 +185,7 @@ def generalizing_share(generalizing: Tensor, strength: Tensor, *, level: float =
 
 
 def held_interactions(
-    and_: Tensor, or_: Tensor | None, references: Sequence[Reference]
+    and_: Tensor, or_: Tensor | None, references: Sequence[Reference], *, at_least: int = 1
 ) -> tuple[Tensor, Tensor | None]:
     """Keep the interactions that some reference has, salient and with the same sign; the others become 0.
 
@@ -183,6 +196,7 @@ def held_interactions(
         and_: (..., 2^n) AND interactions of the network.
         or_: (..., 2^n) OR interactions, or None.
         references: as in `generalizing_strength`.
+        at_least: as in `generalizing_strength`.
 
     Returns:
         AND and OR interactions, float64; NaN throughout for a sample on which a reference is not finite. None for OR
@@ -196,7 +210,7 @@ def held_interactions(
         >>> held_interactions(network, None, [(reference, None, 0.5)])[0].tolist()
         [0.0, 2.0, 0.0, 0.0]
     """
-    _check(and_, or_, references)
+    _check(and_, or_, references, at_least)
     taus = [as_float64(tau, and_.device)[..., None] for _, _, tau in references]
     kept: list[Tensor | None] = []
     for kind, others in ((and_, [r[0] for r in references]), (or_, [r[1] for r in references])):
@@ -204,11 +218,12 @@ def held_interactions(
             kept.append(None)
             continue
         kind = to_float64(kind)
-        has = torch.zeros_like(kind, dtype=torch.bool)
+        count = torch.zeros_like(kind, dtype=torch.int64)
         for other, tau in zip(others, taus, strict=True):
             assert other is not None
             other = to_float64(other)
-            has |= (other.abs() >= tau) & (other != 0) & (other.sign() == kind.sign())
+            count += (other.abs() >= tau) & (other != 0) & (other.sign() == kind.sign())
+        has = count >= at_least
         has[..., 0] = False
         # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
         kept.append(torch.where(has, kind, 0.0))
@@ -225,10 +240,12 @@ def _finite(and_: Tensor, or_: Tensor | None) -> Tensor:
     return known if or_ is None else known & where_float64_is(or_[..., 1:].isfinite().all(-1))
 
 
-def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference]) -> None:
+def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference], at_least: int) -> None:
     n_players(and_)
     if not len(references):
         raise ValueError("references must hold (and_, or_, tau) of at least one network, but is empty")
+    if not 1 <= at_least <= len(references):
+        raise ValueError(f"at_least must be from 1 to the number of references, {len(references)}, but is {at_least}")
     if or_ is not None and or_.shape != and_.shape:
         raise ValueError(
             f"and_ and or_ must have one shape, but and_ is {tuple(and_.shape)} and or_ is {tuple(or_.shape)}"

@@ -9,9 +9,13 @@ from typing import Any
 from interaction_monitor.functional.salient_orders import first_high_order
 
 PHASES = ("initial", "one", "two")
-OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity")
+OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity", "generalizing")
 # Single values that earlier versions did not write.
-ADDED = ("onset_step", "detected_step", "rounding", "gap_onset_step", "generalizing_share")
+ADDED = (
+    *("onset_step", "detected_step", "rounding", "gap_onset_step"),
+    *("generalizing_share", "generalizing_low", "generalizing_high"),
+    *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
+)
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -61,6 +65,13 @@ class Row:
     rounding: float | None = None  # standard deviation of an output by the rounding in the network
     gap_onset_step: int | None = None  # as `gap_onset_epoch`
     generalizing_share: float | None = None  # part of the strength that a reference has too; None without references
+    generalizing_low: float | None = None  # its 95% interval over probe samples
+    generalizing_high: float | None = None
+    generalizing: tuple[float, ...] = ()  # strength of what a reference has too
+    overfitting_epoch: int | None = None  # from where the share sinks, once that is known
+    overfitting_detected_epoch: int | None = None  # the measurement at which it became known
+    overfitting_step: int | None = None  # as `overfitting_epoch`
+    overfitting_detected_step: int | None = None  # as `overfitting_detected_epoch`
 
     def __post_init__(self) -> None:
         for name in ("epoch", "step"):

@@ -32,10 +32,11 @@ class GeneralizingStrength(Float64Metric):
         fraction: an interaction of the network is salient from this fraction of the mean |v(N) - v(∅)| on; the
             paper's 0.03.
         level: coverage of the share's interval over samples.
+        at_least: how many references must have an interaction, as in `functional.generalizing_strength`.
         **kwargs: as for every `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if `n_players` is below 1, `fraction` negative, or `level` not between 0 and 1.
+        ValueError: if `n_players` or `at_least` is below 1, `fraction` negative, or `level` not between 0 and 1.
 
     Examples:
         >>> metric = GeneralizingStrength(n_players=2)
@@ -60,7 +61,9 @@ class GeneralizingStrength(Float64Metric):
     held_and: list[Tensor]
     held_or: list[Tensor]
 
-    def __init__(self, n_players: int, *, fraction: float = 0.03, level: float = 0.95, **kwargs: Any) -> None:
+    def __init__(
+        self, n_players: int, *, fraction: float = 0.03, level: float = 0.95, at_least: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if n_players < 1:
             raise ValueError(f"n_players must be at least 1, but is {n_players}")
@@ -70,7 +73,10 @@ class GeneralizingStrength(Float64Metric):
             raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
         self.n_players = n_players
         self.fraction = fraction
+        if at_least < 1:
+            raise ValueError(f"at_least must be at least 1, but is {at_least}")
         self.level = level
+        self.at_least = at_least
         # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
         for state in _STATES:
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -95,7 +101,7 @@ class GeneralizingStrength(Float64Metric):
                 f"v, and_ and or_ must be (samples, {2**self.n_players}), as n_players is {self.n_players}, "
                 f"but are {', '.join(map(str, sorted(shapes)))}"
             )
-        held_and, held_or = held_interactions(and_, or_, references)
+        held_and, held_or = held_interactions(and_, or_, references, at_least=self.at_least)
         v, and_, or_ = to_float64(v), to_float64(and_), None if or_ is None else to_float64(or_)
         zero = torch.zeros_like(and_)
         or_, held_or = (zero if or_ is None else or_), (zero if held_or is None else held_or)

@@ -19,7 +19,8 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record.storage import RecordError, Shape, read_arrays
 
-OPTIONAL = frozenset({"or_"})  # left out where no OR interactions were measured: they would be all zeros
+# No OR interactions were measured, which would be all zeros; or there was no reference.
+OPTIONAL = frozenset({"or_", "generalizing"})
 _PER_GAME = ("v", "and_", "or_")
 _SCALARS = ("tau", "mean_order", "forward_seconds", "extraction_seconds")
 
@@ -32,6 +33,7 @@ def measurement_arrays(n_samples: int, n_players: int) -> dict[str, tuple[str, S
         "gap": ("float64", (n_samples,)),
         "valid": ("bool", (n_samples,)),
         "strength": ("float64", (n_samples, n_players)),
+        "generalizing": ("float64", (n_samples, n_players)),
         "distribution": ("float64", (n_players,)),
         **dict.fromkeys(_SCALARS, ("float64", ())),
     }
@@ -46,6 +48,8 @@ def pack_measurement(measurement: Measurement, n_samples: int, n_players: int) -
     arrays: dict[str, NDArray[Any]] = {}
     for name, (dtype, shape) in measurement_arrays(n_samples, n_players).items():
         value = getattr(measurement, name)
+        if value is None:
+            continue
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.float64(value)[()]
         array = np.asarray(array)
         if (array.dtype, array.shape) != (np.dtype(dtype), shape):

@@ -27,7 +27,7 @@ def network(seed, *, samples=4, n=3, sparse=0.5):
     return and_ * mask[0], or_ * mask[1], 0.4
 
 
-def brute_force(and_, or_, references, tau):
+def brute_force(and_, or_, references, tau, at_least=1):
     """Every interaction by itself: its strength and effect, with and without a reference that has it."""
     samples, size = and_.shape
     n = size.bit_length() - 1
@@ -39,27 +39,36 @@ def brute_force(and_, or_, references, tau):
                 if abs(value) < tau or value == 0:
                     continue
                 others = [(float(r[kind][s, coalition]), float(r[2])) for r in references]
-                held = any(abs(other) >= t and other * value > 0 for other, t in others)
+                held = sum(abs(other) >= t and other * value > 0 for other, t in others) >= at_least
                 order = bin(coalition).count("1") - 1
                 result[0 if held else 2, s, order] += abs(value)
                 result[1 if held else 3, s, order] += value
     return result
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_every_interaction_is_counted_where_some_reference_has_it(count):
-    and_, or_, tau = network(0)
-    references = [network(seed) for seed in range(1, 1 + count)]
-    expected = brute_force(and_, or_, references, tau)
+@pytest.mark.parametrize(("count", "at_least"), [(1, 1), (3, 1), (3, 2), (3, 3)])
+def test_every_interaction_is_counted_where_enough_references_have_it(count, at_least):
+    and_, or_, tau = network(0, samples=40, sparse=1.0)
+    references = [network(seed, samples=40, sparse=1.0) for seed in range(1, 1 + count)]
+    expected = brute_force(and_, or_, references, tau, at_least)
     assert expected[0].sum() > 0
     assert expected[2].sum() > 0
-    parts = generalizing_parts(and_, or_, references, tau=tau)
+    parts = generalizing_parts(and_, or_, references, tau=tau, at_least=at_least)
     names = ("strength", "effect", "other_strength", "other_effect")
     for name, values in zip(names, expected, strict=True):
         np.testing.assert_allclose(getattr(parts, name), values, atol=1e-12)
-    np.testing.assert_allclose(generalizing_strength(and_, or_, references, tau=tau), expected[0], atol=1e-12)
+    strength = generalizing_strength(and_, or_, references, tau=tau, at_least=at_least)
+    np.testing.assert_allclose(strength, expected[0], atol=1e-12)
+
     cancelled = 1 - abs(expected[3]) / np.where(expected[2] > 0, expected[2], np.nan)
     np.testing.assert_allclose(parts.other_cancelled, cancelled, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_least", [0, 3])
+def test_as_many_references_as_there_are_not_are_refused(at_least):
+    and_, or_, tau = network(0)
+    with pytest.raises(ValueError, match=f"at_least must be from 1 to the number of references, 2, but is {at_least}"):
+        generalizing_strength(and_, or_, [network(1), network(2)], tau=tau, at_least=at_least)
 
 
 def test_kinds_are_not_mixed_and_the_empty_coalition_never_counts():

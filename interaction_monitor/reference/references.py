@@ -1,0 +1,145 @@
+"""The references of one run: measured once on its probe, and what of the run's strength they have too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.functional import generalizing_share, generalizing_strength
+from interaction_monitor.measurement import Measurement
+from interaction_monitor.phases import OverfittingState, OverfittingTracker
+from interaction_monitor.reference.salient import Salient
+from interaction_monitor.reference.sources import (
+    Checkpoint,
+    Measure,
+    Run,
+    Source,
+    described,
+    from_network,
+    from_record,
+    require_other,
+    sources_of,
+)
+
+
+class References:
+    """Other networks for the run's task, and which part of what it encodes they encode too.
+
+    Args:
+        reference: one or several of: the folder of another run's record, or the record; a trained network; a
+            `Checkpoint`. All over the same probe and players.
+
+    Attributes:
+        sources: what was given.
+        measured: what is salient in each; None until they are measured.
+        tracker: finds from when the generalizing share sinks.
+
+    Raises:
+        TypeError: if a source is of another kind.
+        ValueError: if there is none, or a folder or file does not exist.
+    """
+
+    def __init__(self, reference: Source | Sequence[Source]) -> None:
+        self.sources = sources_of(reference)
+        self.measured: tuple[Salient, ...] | None = None
+        self.tracker = OverfittingTracker()
+
+    @classmethod
+    def of(cls, reference: Source | Sequence[Source] | None) -> References | None:
+        """Return the references that an argument gives; None where it gives none."""
+        return None if reference is None else cls(reference)
+
+    def describe(self) -> list[str]:
+        """Name the sources, the same in every process, to be recorded and compared on resuming."""
+        return [described(source) for source in self.sources]
+
+    def prepare(self, run: Run, measure: Measure) -> None:
+        """Measure the references, unless that has been done.
+
+        Args:
+            run: the run beside which they are laid.
+            measure: measures a network as the run's own is measured.
+
+        Raises:
+            ValueError: if one does not fit the run, or is the run itself.
+            RecordError: if a record cannot be read.
+        """
+        if self.measured is None:
+            self.measured = tuple(self._measured(source, run, measure) for source in self.sources)
+
+    def _measured(self, source: Source, run: Run, measure: Measure) -> Salient:
+        if isinstance(source, Checkpoint):
+            return from_network(source.factory(source.path), run, measure, name=described(source))
+        if isinstance(source, torch.nn.Module):
+            return from_network(source, run, measure, name=described(source))
+        return from_record(source, run)
+
+    def compare(self, measurement: Measurement, *, first: bool) -> Measurement:
+        """Add to a measurement which part of its strength some reference has too.
+
+        Args:
+            measurement: of the run's network.
+            first: whether it is the run's first, so that a reference of the same outputs is refused.
+
+        Raises:
+            ValueError: if a reference is the network itself.
+        """
+        assert self.measured is not None
+        if first:
+            require_other(self.measured, measurement)
+        references = [reference.as_reference() for reference in self.measured]
+        strength = generalizing_strength(measurement.and_, measurement.or_, references, tau=measurement.tau)
+        return replace(measurement, generalizing=strength)
+
+    def update(self, measurement: Measurement, *, epoch: int, step: int) -> dict[str, Any]:
+        """Take in a measurement with its generalizing strength, and return the fields of a row that follow from it."""
+        assert measurement.generalizing is not None
+        state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step)
+        return row_fields(measurement.generalizing, measurement.strength, state)
+
+    def advance(self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int) -> OverfittingState:
+        """Let the tracker see a measurement: (S, n) its generalizing strength, and all of it."""
+        return self.tracker.update(epoch=epoch, step=step, generalizing=generalizing.sum(-1), strength=strength.sum(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values and tensors."""
+        return {
+            "measured": None if self.measured is None else [each.to_primitives() for each in self.measured],
+            "tracker": self.tracker.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave: nothing is measured again.
+
+        Raises:
+            ValueError: if a part is missing.
+        """
+        measured = state["measured"]
+        self.measured = None if measured is None else tuple(map(Salient.from_primitives, measured))
+        self.tracker.load_state_dict(state["tracker"])
+
+
+def row_fields(generalizing: Tensor, strength: Tensor, state: OverfittingState) -> dict[str, Any]:
+    """Reduce (S, n) generalizing strength, and all of it, to the fields of a row.
+
+    Examples:
+        >>> state = OverfittingTracker().state
+        >>> fields = row_fields(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), state)
+        >>> fields["generalizing_share"], fields["generalizing"], fields["overfitting_epoch"]
+        (0.25, (1.0, 0.0), None)
+    """
+    valid = generalizing.isfinite().all(-1) & strength.isfinite().all(-1)
+    share = generalizing_share(generalizing, strength)
+    shares = {"generalizing_share": share.share, "generalizing_low": share.low, "generalizing_high": share.high}
+    return {
+        **{name: None if value != value else value for name, value in shares.items()},
+        "generalizing": tuple(generalizing[valid].mean(0).tolist()) if valid.any() else (),
+        "overfitting_epoch": state.onset_epoch,
+        "overfitting_detected_epoch": state.detected_epoch,
+        "overfitting_step": state.onset_step,
+        "overfitting_detected_step": state.detected_step,
+    }

@@ -1,0 +1,199 @@
+"""What may be a reference, and refusing by name what is none: of other players or samples, or the run itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interaction_monitor._describe import describe
+from interaction_monitor._state import undisturbed
+from interaction_monitor.comparison.networks import Measured, require_comparable
+from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
+from interaction_monitor.history import History
+from interaction_monitor.measurement import Measurement, Thresholds
+from interaction_monitor.outputs import OUTPUTS
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
+from interaction_monitor.record import Record
+from interaction_monitor.reference.salient import Salient
+
+Measure = Callable[[nn.Module], Measurement]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network that is made when it is measured, and not kept.
+
+    Args:
+        factory: makes the network from the path: (path) -> module, on the device where it is to run, for example a
+            Lightning module's `load_from_checkpoint`.
+        path: of the file with its weights.
+
+    Examples:
+        >>> Checkpoint(torch.load, "other.pt").path
+        'other.pt'
+    """
+
+    factory: Callable[[Any], nn.Module]
+    path: str | Path
+
+
+Source = str | Path | Record | nn.Module | Checkpoint
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a reference must have in common with the run beside which it is laid, and what it must not have."""
+
+    model: nn.Module
+    probe: Probe
+    players: PlayerMap
+    output: object
+    interactions: str
+    thresholds: Thresholds
+    forward_func: Callable[..., Any] | None
+    train: Probe | None  # training samples that are measured too
+    folder: Path | None  # of its own record, where there is one
+
+
+def sources_of(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
+    """Return one or several sources as a tuple.
+
+    Raises:
+        TypeError: if one is of another kind.
+        ValueError: if there is none, or a folder or file does not exist.
+    """
+    given = tuple(reference) if isinstance(reference, (list, tuple)) else (reference,)
+    if not given:
+        raise ValueError(f"reference={reference!r}: give at least one, or None")
+    for source in given:
+        if not isinstance(source, (str, Path, Record, nn.Module, Checkpoint)):
+            raise TypeError(
+                f"reference={describe(source)}: give the folder of a record, a record, a network, or "
+                "Checkpoint(factory, path) of interaction_monitor.reference; or several of these"
+            )
+        path = source.path if isinstance(source, Checkpoint) else source if isinstance(source, (str, Path)) else None
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"reference={str(path)!r}: there is no such folder or file")
+    return given
+
+
+def described(source: Source) -> str:
+    """Name a source, the same in every process and wherever its folder lies.
+
+    Examples:
+        >>> described("lightning_logs/version_3/interactions"), described(nn.ReLU())
+        ('record version_3/interactions', 'network ReLU')
+    """
+    if isinstance(source, (str, Path)):
+        return f"record {'/'.join(Path(source).parts[-2:])}"
+    if isinstance(source, Record):
+        return described(source.folder)
+    if isinstance(source, Checkpoint):
+        return f"checkpoint {Path(source.path).name}"
+    return f"network {type(source).__name__}"
+
+
+def from_record(source: str | Path | Record, run: Run) -> Salient:
+    """Take the reference's best network: that with the lowest test loss, or the last where no loss is known.
+
+    Raises:
+        ValueError: if the record is of another probe, other players, another output, or of the run itself.
+        RecordError: if it cannot be read.
+    """
+    record = source if isinstance(source, Record) else Record.open(source)
+    name = f"reference {record.folder}"
+    if run.folder is not None and record.folder.resolve() == run.folder.resolve():
+        raise ValueError(f"{name} is the record of this very run; give that of another one")
+    if not len(record.history):
+        raise ValueError(f"{name} holds no measurement")
+    probe, output = run.probe.to("cpu"), record.settings.get("output")
+    ours = Measured("this run", run.players.to("cpu"), probe.inputs, probe.targets, run.output)
+    # Records of plain loops hold what their author chose.
+    theirs = output if output in OUTPUTS else run.output
+    require_comparable([ours, Measured(name, record.players, record.probe_inputs, record.probe_targets, theirs)])
+    for setting, here in (("interactions", run.interactions), ("thresholds", vars(run.thresholds))):
+        there = record.settings.get(setting, here)
+        if there != here:
+            raise ValueError(f"{name} was measured with {setting}={there!r}, but this run has {setting}={here!r}")
+    _warn_of_shared_samples(record, name, run)
+    best = _best(record.history)
+    row = record.history[best]
+    return Salient.of(record.measurements[best], f"{described(record)}, epoch {row.epoch}")
+
+
+def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -> Salient:
+    """Measure a network as the run's is measured.
+
+    Raises:
+        ValueError: if it shares weights with the network that is trained, or has another number of outputs.
+    """
+    mine = {id(parameter) for parameter in run.model.parameters()}
+    if network is run.model or any(id(parameter) in mine for parameter in network.parameters()):
+        raise ValueError(f"reference={name} holds the very weights that are trained; give another network")
+    here, there = _n_outputs(run.model, run), _n_outputs(network, run)
+    if here != there:
+        raise ValueError(
+            f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
+            "task"
+        )
+    return Salient.of(measure(network), name)
+
+
+def require_other(references: Sequence[Salient], measurement: Measurement) -> None:
+    """Refuse a reference that is the network which is about to be trained.
+
+    Raises:
+        ValueError: that names it.
+    """
+    for reference in references:
+        if reference.is_of(measurement):
+            raise ValueError(
+                f"reference {reference.name} has the very outputs of the network that is about to be trained, so it "
+                "has the same weights; give one that was trained on other samples"
+            )
+
+
+def _best(history: History) -> int:
+    losses = [row.test_loss for row in history]
+    known = [(loss, index) for index, loss in enumerate(losses) if loss is not None]
+    return min(known)[1] if known else len(history) - 1
+
+
+def _n_outputs(network: nn.Module, run: Run) -> int:
+    sample = run.probe.select([0])
+    sample = sample.to(device_of(network, sample.inputs))
+    with undisturbed(network), eager_if_compiled(network):
+        logits = logits_of((run.forward_func or call_model)(network, sample.inputs), 1)
+    return logits.shape[-1] if logits.ndim > 1 else 1
+
+
+def _warn_of_shared_samples(record: Record, name: str, run: Run) -> None:
+    """Warn where it can be seen that the reference learnt from samples that it should not have seen."""
+    folder = record.folder / "training"
+    if not (folder / "run.json").exists():
+        return
+    kept = Record.open(folder)
+    theirs = _digests(kept.probe_inputs)
+    for samples, of in ((run.train, "of this run's training samples"), (run.probe, "of the probe's samples")):
+        if samples is None:
+            continue
+        shared = len(theirs & _digests(samples.to("cpu").inputs))
+        if shared:
+            warnings.warn(
+                f"{name} was trained on {shared} {of}, as far as can be seen: what it has learnt by heart counts as "
+                "generalizing. Give a reference that was trained on other samples",
+                stacklevel=2,
+            )
+
+
+def _digests(inputs: Tensor | Mapping[str, Tensor]) -> set[bytes]:
+    tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    rows = zip(*(tensor.contiguous() for tensor in tensors), strict=True)
+    return {b"".join(part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for part in row) for row in rows}
