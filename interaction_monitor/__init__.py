@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
     from interaction_monitor.forward import assign_players, masked_outputs
-    from interaction_monitor.measurement import Measurement, Thresholds, interpret, measure
+    from interaction_monitor.measurement import Measurement, interpret, measure
     from interaction_monitor.observer import Observer
     from interaction_monitor.phases import PhaseTracker
     from interaction_monitor.probe import Probe
     from interaction_monitor.record import Record
+    from interaction_monitor.settings import Thresholds
 
 __version__ = "0.1.0"
 
@@ -38,7 +39,7 @@ _MODULES = {
     "PhaseTracker": "phases",
     "Probe": "probe",
     "Record": "record",
-    "Thresholds": "measurement",
+    "Thresholds": "settings",
     "assign_players": "forward",
     "interpret": "measurement",
     "masked_outputs": "forward",

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.forward import masked_outputs
+from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.forward.memory import LiveBytes
 from interaction_monitor.functional.sparsest import MAX_PLAYERS, sparsest_and_or
-from interaction_monitor.measurement import Interactions
-from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
+from interaction_monitor.settings import Interactions, Settings
 
 # A timing of that many seconds is good to some ten per cent.
 _LONG_ENOUGH = 0.1
@@ -48,10 +45,7 @@ def seconds_per_forward(
     model: nn.Module,
     probe: Probe,
     players: PlayerMap,
-    *,
-    output: str | Output = "log_odds",
-    forward_func: Callable[..., Any] | None = None,
-    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    settings: Settings = Settings(),
 ) -> float:
     """Time some masked forwards, with fewer players and samples.
 
@@ -61,9 +55,7 @@ def seconds_per_forward(
         model: the network, on the device where it is measured.
         probe: the samples.
         players: their players.
-        output: as in `masked_outputs`, as are the others.
-        forward_func: how the model is called.
-        forward_context: makes the context in which it is.
+        settings: how it is measured.
 
     Returns:
         Seconds for each row, in batches as large as those of the measurement where rows are fast.
@@ -71,14 +63,13 @@ def seconds_per_forward(
     complete = players.complete.nonzero()[:, 0].cpu()
     if not len(complete):
         complete = torch.arange(1)
-    options: dict[str, Any] = {"output": output, "forward_func": forward_func, "forward_context": forward_context}
 
     def timed(n_rows: int) -> tuple[float, int]:
         n_kept = min(players.n_players, n_rows.bit_length() - 1, 8)
         chosen = complete[: n_rows >> n_kept]
         fewer, some = _with_players(players.select(chosen), n_kept), probe.select(chosen)
         started = time.perf_counter()
-        masked_outputs(model, some, fewer, **options)
+        outputs_of(model, some, fewer, settings)
         return time.perf_counter() - started, len(chosen) << n_kept
 
     n_rows = 32
@@ -171,12 +162,11 @@ def cost_of(
     model: nn.Module,
     probe: Probe,
     players: PlayerMap,
+    settings: Settings = Settings(),
     *,
     n_players: Sequence[int],
-    interactions: Interactions = "and-or",
     n_samples: int | None = None,
     n_processes: int = 1,
-    **forward: Any,
 ) -> list[Cost]:
     """Estimate what a measurement takes, for some numbers of players.
 
@@ -184,11 +174,10 @@ def cost_of(
         model: the network.
         probe: the samples, S.
         players: players of any number, whose layer and shape count.
+        settings: how it is measured.
         n_players: for which n.
-        interactions: "and-or" or "and".
         n_samples: how many are measured; None means those of the probe.
         n_processes: how many share the forwards.
-        forward: `output`, `forward_func` and `forward_context`, as in `masked_outputs`.
 
     Returns:
         The cost for each n.
@@ -203,7 +192,7 @@ def cost_of(
         >>> few.forwards, more.forwards
         (80, 320)
     """
-    row = seconds_per_forward(model, probe, players, **forward)
+    row = seconds_per_forward(model, probe, players, settings)
     device = _extraction_device(model)
     count = len(probe) if n_samples is None else n_samples
     return [
@@ -211,7 +200,7 @@ def cost_of(
             n_players=n,
             forwards=count << n,
             forward_seconds=row * (count << n) / n_processes,
-            extraction_seconds=extraction_seconds(n, count, interactions=interactions, device=device),
+            extraction_seconds=extraction_seconds(n, count, interactions=settings.interactions, device=device),
         )
         for n in n_players
     ]
@@ -221,12 +210,11 @@ def bench(
     model: nn.Module,
     probe: Probe,
     players: PlayerMap,
+    settings: Settings = Settings(),
     *,
     n_players: Sequence[int],
     n_samples: int,
-    interactions: Interactions = "and-or",
     limit: float = 10.0,
-    **forward: Any,
 ) -> list[Cost]:
     """Do as `cost_of` for a table: with memory, and without extractions that take too long to time.
 
@@ -234,23 +222,22 @@ def bench(
         model: the network.
         probe: some samples.
         players: their players, of any number.
+        settings: how it is measured.
         n_players: for which n, rising.
         n_samples: S of a measurement.
-        interactions: "and-or" or "and".
         limit: seconds that the timing of one n may take; beyond, each further player costs as many times more as the
             last that was timed, four times at least what two less do.
-        forward: as in `cost_of`.
 
     Returns:
         The cost for each n; NaN seconds of an extraction that takes no so many players.
     """
-    row = seconds_per_forward(model, probe, players, **forward)
+    row = seconds_per_forward(model, probe, players, settings)
     device = _extraction_device(model)
     costs: list[Cost] = []
     seconds, growth, timed = 0.0, 2.0, True
     for n in n_players:
         outputs = 8 * (n_samples << n)
-        if interactions == "and":
+        if settings.interactions == "and":
             costs.append(Cost(n, n_samples << n, row * (n_samples << n), 0.0, 4 * outputs))
             continue
         if n > MAX_PLAYERS:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -59,15 +56,12 @@ class Forecast:
         return text + ("; as it is, later measurements are put off for that" if budgeted else "")
 
 
-def forecast(
-    observer: Observer, model: nn.Module, *, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-) -> Forecast | None:
+def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
     """Estimate what a measurement takes, from a few forwards and a small extraction.
 
     Args:
         observer: what is to be measured, and how.
         model: the module.
-        forward_context: makes a context for each forward, for example an autocast.
 
     Returns:
         The estimate; None where there is so little to measure that it would take as long, or where it fails as the
@@ -86,13 +80,10 @@ def forecast(
                 model,
                 observer.probe,
                 observer.players,
+                observer.settings,
                 n_players=(n, n - 2) if n >= 6 else (n,),
                 n_samples=n_samples,
                 n_processes=observer.ranks.size,
-                interactions=observer.interactions,
-                output=observer.output,
-                forward_func=observer.forward_func,
-                forward_context=forward_context,
             )
     except Exception as error:
         log.info("what a measurement takes is not known: %s: %s", type(error).__name__, error)

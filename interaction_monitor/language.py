@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._state import undisturbed
-from interaction_monitor.forward.model import ForwardFunc, device_of, eager_if_compiled, logits_of
-from interaction_monitor.forward.runner import ForwardContext
+from interaction_monitor.forward.model import device_of, eager_if_compiled, logits_of
 from interaction_monitor.probe import Inputs, Probe
+from interaction_monitor.settings import ForwardContext, ForwardFunc
 
 
 def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:

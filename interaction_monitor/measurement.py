@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from interaction_monitor._describe import describe
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.forward import masked_outputs
+from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import (
     and_interactions,
@@ -27,38 +25,11 @@ from interaction_monitor.functional import (
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
-
-Interactions = Literal["and-or", "and"]
+from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
 
 
 class NoValidSamplesError(RuntimeError):
     """Every probe sample has NaN or infinite outputs, so there is nothing to measure."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The four numbers that decide which interactions count, with the papers' values as defaults.
-
-    Attributes:
-        saliency: an interaction is salient from this fraction of E_x|v(x) - v(x_∅)| on [P1, section 3.2].
-        noise: the outputs may be corrected by this fraction of |v(x) - v(x_∅)| per sample [P1, Appendix C].
-        tol: relative duality gap to which the extraction is certified.
-        tie_break: what an interaction costs more for each order above one (see `sparsest_and_or`).
-
-    Raises:
-        ValueError: if one is not a number of its range.
-    """
-
-    saliency: float = 0.03
-    noise: float = 0.02
-    tol: float = 1e-2
-    tie_break: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (name == "tol" and value == 0):
-                raise ValueError(f"Thresholds({name}={value!r}): give {'above' if name == 'tol' else 'at least'} 0")
 
 
 @dataclass(frozen=True)
@@ -83,22 +54,6 @@ class Measurement:
     def seconds(self) -> float:
         """The time that the whole measurement took."""
         return self.forward_seconds + self.extraction_seconds
-
-
-def require_settings(who: str, interactions: object, thresholds: object) -> None:
-    """Raise unless these say which interactions are measured, and which of them count.
-
-    Raises:
-        TypeError: if the thresholds are of another kind.
-        ValueError: if there are no such interactions.
-    """
-    if interactions not in get_args(Interactions):
-        raise ValueError(f'{who}(interactions={interactions!r}): give "and-or" or "and"')
-    if not (thresholds is None or isinstance(thresholds, Thresholds)):
-        raise TypeError(
-            f"{who}(thresholds={describe(thresholds)}): give Thresholds(saliency=0.03) of "
-            "interaction_monitor.measurement, say, or None"
-        )
 
 
 def _require_outputs(v: object) -> None:
@@ -140,9 +95,13 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
         >>> result.mean_order
         1.6
     """
-    require_settings("interpret", interactions, thresholds)
+    return interpret_by(v, Settings(interactions=interactions, thresholds=or_default(thresholds)))
+
+
+def interpret_by(v: Tensor, settings: Settings) -> Measurement:
+    """Do as `interpret`."""
     _require_outputs(v)
-    thresholds = thresholds or Thresholds()
+    thresholds = settings.thresholds
     started = time.perf_counter()
     v = to_float64(v.detach())
     valid = torch.isfinite(v).all(dim=-1)
@@ -155,7 +114,7 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
     and_ = torch.full_like(v, torch.nan)
     or_ = torch.full_like(v, torch.nan)
     gap = torch.full_like(v[:, 0], torch.nan)
-    if interactions == "and":
+    if settings.interactions == "and":
         and_[valid], or_[valid], gap[valid] = and_interactions(finite), 0.0, 0.0
     else:
         sparsest = sparsest_and_or(finite, noise=thresholds.noise, tol=thresholds.tol, tie_break=thresholds.tie_break)
@@ -183,10 +142,10 @@ def measure(
     players: PlayerMap,
     *,
     output: str | Output = "log_odds",
-    forward_func: Callable[..., Any] | None = None,
+    forward_func: ForwardFunc | None = None,
     interactions: Interactions = "and-or",
     thresholds: Thresholds | None = None,
-    forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    forward_context: ForwardContext = nullcontext,
 ) -> Measurement:
     """Measure the interactions that a model encodes on the probe samples.
 
@@ -211,12 +170,9 @@ def measure(
         ValueError: if there are no such interactions, or the players are not drawn for these samples.
     """
     require_drawn("measure", probe, players)
-    require_settings("measure", interactions, thresholds)
+    settings = Settings(output, forward_func, interactions, or_default(thresholds), forward_context)
     started = time.perf_counter()
-    v = masked_outputs(model, probe, players, output=output, forward_func=forward_func, forward_context=forward_context)
-    sigma = rounding(
-        model, probe, players, v, output=output, forward_func=forward_func, forward_context=forward_context
-    )
+    v = outputs_of(model, probe, players, settings)
+    sigma = rounding(model, probe, players, v, settings)
     forward_seconds = time.perf_counter() - started
-    result = interpret(v, interactions=interactions, thresholds=thresholds)
-    return replace(result, forward_seconds=forward_seconds, rounding=sigma)
+    return replace(interpret_by(v, settings), forward_seconds=forward_seconds, rounding=sigma)

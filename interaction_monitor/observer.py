@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward import masked_outputs
+from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.measurement import Interactions, Measurement, Thresholds, interpret, require_settings
+from interaction_monitor.measurement import Measurement, interpret_by
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
@@ -29,6 +29,7 @@ from interaction_monitor.record import Record
 from interaction_monitor.reference.references import References
 from interaction_monitor.reference.sources import Run, Source
 from interaction_monitor.rounding_check import rounding_warning
+from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
 
 
 class Observer:
@@ -41,6 +42,7 @@ class Observer:
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(inputs)`.
         interactions: "and-or" or "and".
         thresholds: which interactions count; None means the papers' values.
+        forward_context: makes a context for each forward, for example an autocast.
         tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
         record: where each measurement is kept; None keeps only the history in memory.
         ranks: the processes that measure together, each its share of the samples; then all of them must call
@@ -73,9 +75,10 @@ class Observer:
         players: PlayerMap,
         *,
         output: str | Output = "log_odds",
-        forward_func: Callable[..., Any] | None = None,
+        forward_func: ForwardFunc | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
+        forward_context: ForwardContext = nullcontext,
         tracker: PhaseTracker | None = None,
         record: Record | None = None,
         ranks: Ranks | None = None,
@@ -83,13 +86,9 @@ class Observer:
         reference: Source | Sequence[Source] | None = None,
     ) -> None:
         require_drawn("Observer", probe, players)
-        require_settings("Observer", interactions, thresholds)
         self.probe = probe
         self.players = players
-        self.output = output
-        self.forward_func = forward_func
-        self.interactions = interactions
-        self.thresholds = thresholds or Thresholds()
+        self.settings = Settings(output, forward_func, interactions, or_default(thresholds), forward_context)
         self.tracker = tracker or PhaseTracker()
         self.record = record
         self.begin: Callable[[], Record] | None = None  # makes the record at the first write, if there is none by then
@@ -108,7 +107,7 @@ class Observer:
         step: int,
         train_loss: float | None = None,
         test_loss: float | None = None,
-        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        forward_context: ForwardContext | None = None,
     ) -> Row:
         """Measure the model once, advance the phase and keep the result.
 
@@ -118,7 +117,7 @@ class Observer:
             step: training step, never falling from one measurement to the next.
             train_loss: mean loss on the training samples, where known.
             test_loss: mean loss on the test samples, where known.
-            forward_context: makes a context for each forward, for example an autocast.
+            forward_context: as in the constructor, whose counts if this is None.
 
         Returns:
             The measurement as one row of scalars; the whole of it is in `last`.
@@ -142,15 +141,16 @@ class Observer:
         step: int,
         train_loss: float | None = None,
         test_loss: float | None = None,
-        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        forward_context: ForwardContext | None = None,
     ) -> Row:
         """Do as `observe`, but leave writing the record to `keep`."""
-        measurement = self._measure(model, self.probe, self.players, forward_context)
-        measurement = self._with_rounding(measurement, model, forward_context)
+        settings = self._settings(forward_context)
+        measurement = self._measure(model, self.probe, self.players, settings)
+        measurement = self._with_rounding(measurement, model, settings)
         if self.references is not None:
             self.measure_references(model, forward_context=forward_context)
             measurement = self.references.compare(measurement, first=not len(self.history))
-        train = None if self.train is None else self._measure(model, *self.train, forward_context)
+        train = None if self.train is None else self._measure(model, *self.train, settings)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
         )
@@ -168,14 +168,12 @@ class Observer:
         self._complain_of_rounding(row)
         return row
 
-    def measure_references(
-        self, model: nn.Module, *, forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext
-    ) -> None:
+    def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
         """Measure the references, if there are any that have not been measured; `look` does it too.
 
         Args:
             model: the network that is watched, which must be another one.
-            forward_context: makes a context for each forward.
+            forward_context: as in `observe`.
 
         Raises:
             ValueError: if a reference does not fit the run.
@@ -183,22 +181,23 @@ class Observer:
         """
         if self.references is None or self.references.measured is not None:
             return
+        settings = self._settings(forward_context)
         run = Run(
             model=model,
             probe=self.probe,
             players=self.players,
-            output=self.output,
-            interactions=self.interactions,
-            thresholds=self.thresholds,
-            forward_func=self.forward_func,
+            settings=settings,
             train=None if self.train is None else self.train[0],
             folder=None if self.record is None else self.record.folder,
         )
 
         def measure(network: nn.Module) -> Measurement:
-            return self._measure(network, self.probe, self.players, forward_context)
+            return self._measure(network, self.probe, self.players, settings)
 
         self.references.prepare(run, measure)
+
+    def _settings(self, forward_context: ForwardContext | None) -> Settings:
+        return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
 
     def keep(self) -> None:
         """Write the last measurement to the record, if there is one."""
@@ -213,39 +212,23 @@ class Observer:
             return self.record.measurements[-1]
         return self.last
 
-    def _measure(
-        self,
-        model: nn.Module,
-        probe: Probe,
-        players: PlayerMap,
-        forward_context: Callable[[], AbstractContextManager[Any]],
-    ) -> Measurement:
+    def _measure(self, model: nn.Module, probe: Probe, players: PlayerMap, settings: Settings) -> Measurement:
         started = time.perf_counter()
         share = self.ranks.share_of(len(probe))
         with self.ranks.same_buffers(model), self.ranks.together():
-            v = self._outputs(model, probe, players, share, forward_context)
+            v = self._outputs(model, probe, players, share, settings)
         v = self.ranks.join_samples(v)
         forward_seconds = time.perf_counter() - started
         with self.ranks.together():
-            measurement = interpret(v, interactions=self.interactions, thresholds=self.thresholds)
+            measurement = interpret_by(v, settings)
         return replace(measurement, forward_seconds=forward_seconds)
 
-    def _with_rounding(
-        self, measurement: Measurement, model: nn.Module, forward_context: Callable[[], AbstractContextManager[Any]]
-    ) -> Measurement:
+    def _with_rounding(self, measurement: Measurement, model: nn.Module, settings: Settings) -> Measurement:
         """Add how large the rounding in the model is; the first process tells the others by its row."""
         if self.ranks.rank != 0:
             return measurement
         started = time.perf_counter()
-        sigma = rounding(
-            model,
-            self.probe,
-            self.players,
-            measurement.v,
-            output=self.output,
-            forward_func=self.forward_func,
-            forward_context=forward_context,
-        )
+        sigma = rounding(model, self.probe, self.players, measurement.v, settings)
         seconds = measurement.forward_seconds + time.perf_counter() - started
         return replace(measurement, rounding=sigma, forward_seconds=seconds)
 
@@ -253,7 +236,7 @@ class Observer:
         # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
         if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
             return
-        text = rounding_warning(row, interactions=self.interactions, thresholds=self.thresholds)
+        text = rounding_warning(row, self.settings)
         if text is not None:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
@@ -273,25 +256,13 @@ class Observer:
         )
         self.history.append(row)
 
-    def _outputs(
-        self,
-        model: nn.Module,
-        probe: Probe,
-        players: PlayerMap,
-        share: range,
-        forward_context: Callable[[], AbstractContextManager[Any]],
-    ) -> Tensor:
+    def _outputs(self, model: nn.Module, probe: Probe, players: PlayerMap, share: range, settings: Settings) -> Tensor:
         if not share:
             return torch.empty(0, 1 << players.n_players, dtype=torch.float64)
         whole = len(share) == len(probe)
-        return masked_outputs(
-            model,
-            probe if whole else probe.select(share),
-            players if whole else players.select(share),
-            output=self.output,
-            forward_func=self.forward_func,
-            forward_context=forward_context,
-        )
+        if not whole:
+            probe, players = probe.select(share), players.select(share)
+        return outputs_of(model, probe, players, settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, the phase and the players as plain values and tensors, as a checkpoint holds them."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from interaction_monitor.functional import noise_floor
+from interaction_monitor.functional.sparsest import NOISE
 from interaction_monitor.history.row import Row
-from interaction_monitor.measurement import Interactions, Thresholds
+from interaction_monitor.settings import Settings
 
 ADVICE = "measure in float32 (Precision in docs/forward.md says how)"
 
 
-def rounding_warning(row: Row, *, interactions: Interactions, thresholds: Thresholds) -> str | None:
+def rounding_warning(row: Row, settings: Settings) -> str | None:
     """Warn where interactions come from rounding rather than from the network.
 
     AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
@@ -20,8 +21,7 @@ def rounding_warning(row: Row, *, interactions: Interactions, thresholds: Thresh
 
     Args:
         row: the measurement.
-        interactions: which kind was measured.
-        thresholds: with which thresholds.
+        settings: how it was measured.
 
     Returns:
         A sentence with the fix; None where all is well or σ is not known.
@@ -30,7 +30,7 @@ def rounding_warning(row: Row, *, interactions: Interactions, thresholds: Thresh
     if sigma is None:
         return None
     known = f"rounding inside the network gives its outputs a standard deviation of {sigma:.2g}"
-    if interactions == "and":
+    if settings.interactions == "and":
         drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > row.tau]
         if drowned:
             return (
@@ -38,13 +38,14 @@ def rounding_warning(row: Row, *, interactions: Interactions, thresholds: Thresh
                 f"{ADVICE}, or take fewer players"
             )
         return None
-    correction = thresholds.noise * row.output_change
+    correction = settings.thresholds.noise * row.output_change
     if correction == 0 and sigma > 0:
-        forbidden = thresholds.noise == 0
-        why = "Thresholds(noise=0) forbids that" if forbidden else "here masking changes no output"
+        why, fix = "here masking changes no output", ""
+        if settings.thresholds.noise == 0:
+            why, fix = "Thresholds(noise=0) forbids that", f"give Thresholds(noise={NOISE}), or "
         return (
             f"{known}. The extraction can remove it only where it may correct outputs, and {why}. Interactions of high "
-            f"order may be rounding: {'give Thresholds(noise=0.02), or ' * forbidden}{ADVICE}"
+            f"order may be rounding: {fix}{ADVICE}"
         )
     if largest_of_all(sigma, n) > correction:
         return (

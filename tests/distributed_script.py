@@ -73,7 +73,7 @@ class Witness(L.Callback):
         if trainer.is_global_zero:
             result = {"ranks": seen}
             if observer is not None:
-                alone = measure(net, observer.probe, observer.players, forward_func=observer.forward_func)
+                alone = measure(net, observer.probe, observer.players, forward_func=observer.settings.forward_func)
                 result |= {
                     "alone": alone.distribution.tolist(),
                     "difference": (alone.v - observer.last.v).abs().max().item(),

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.record import Record
 from interaction_monitor.schedule import LogSpaced
+from interaction_monitor.settings import Thresholds
 from interaction_monitor.stopping import OnsetPatience, StopRule, TransferLoss
 
 

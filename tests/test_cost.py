@@ -33,10 +33,10 @@ def players(network, probe):
 def test_the_time_of_a_forward_is_without_what_a_call_takes_once(network, probe, players, monkeypatch):
     now = [0.0]
 
-    def outputs(model, probe, players, **options):
+    def outputs(model, probe, players, settings):
         now[0] += 0.05 + 0.001 * (len(probe) << players.n_players)
 
-    monkeypatch.setattr(cost, "masked_outputs", outputs)
+    monkeypatch.setattr(cost, "outputs_of", outputs)
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
     assert seconds_per_forward(network, probe, players) == pytest.approx(0.001)
 

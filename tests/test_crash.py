@@ -24,10 +24,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record
+from interaction_monitor.settings import Thresholds
 
 EPOCHS = 6
 

@@ -12,10 +12,10 @@ from transformers_runs import VOCABULARY, positions, sentences, told, trained
 
 from interaction_monitor import Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.players import Words
 from interaction_monitor.plots import tensorboard
 from interaction_monitor.record import Record
+from interaction_monitor.settings import Thresholds
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,6 @@ from interaction_monitor.forward.precision import computing_in
 from interaction_monitor.forward.rounding import rounding
 from interaction_monitor.functional import and_interactions, noise_floor, orders
 from interaction_monitor.history import History
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.base import PlayerMap
@@ -27,6 +26,7 @@ from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
 from interaction_monitor.report.reliability import check, noise_floor_chart
 from interaction_monitor.rounding_check import largest_of_all, rounding_warning
+from interaction_monitor.settings import Settings, Thresholds
 
 
 def bfloat16():
@@ -87,7 +87,7 @@ def found_and_exact(net, probe, players, context=nullcontext, *, twin=None, **op
     v = masked_outputs(net, probe, players, forward_context=context)
     twin = copy.deepcopy(net).double() if twin is None else twin
     exact = masked_outputs(twin, Probe(probe.inputs.double(), probe.targets), players)
-    return rounding(net, probe, players, v, forward_context=context, **options), v - exact
+    return rounding(net, probe, players, v, Settings(forward_context=context), **options), v - exact
 
 
 class TestAgainstATwin:
@@ -121,7 +121,7 @@ class TestAgainstATwin:
         cast = {"forward_func": lambda model, x: model(x.bfloat16())}
         v = masked_outputs(coarse, probe, players, **cast)
         exact = masked_outputs(copy.deepcopy(coarse).double(), Probe(probe.inputs.double(), probe.targets), players)
-        sigma = rounding(coarse, probe, players, v, coalitions=64, samples=6, **cast)
+        sigma = rounding(coarse, probe, players, v, Settings(**cast), coalitions=64, samples=6)
         assert sigma == pytest.approx((v - exact).var(dim=1).mean().sqrt().item(), rel=1e-3)
 
     def test_a_few_rows_tell_as_much(self, mlp, probe):
@@ -147,7 +147,7 @@ class TestAgainstATwin:
         players, options = with_players(mlp, probe), {"forward_func": forward_func, "forward_context": outside}
         v = masked_outputs(mlp, probe, players, **options)
         exact = masked_outputs(copy.deepcopy(mlp).double(), Probe(probe.inputs.double(), probe.targets), players)
-        sigma = rounding(mlp, probe, players, v, coalitions=64, samples=6, **options)
+        sigma = rounding(mlp, probe, players, v, Settings(**options), coalitions=64, samples=6)
         assert sigma == pytest.approx((v - exact).var(dim=1).mean().sqrt().item(), rel=1e-3)
 
     def test_dict_inputs(self):
@@ -226,7 +226,7 @@ class TestLeavesNoTrace:
         flags = [part.training for part in net.modules()]
         hooks = [len(part._forward_hooks) for part in net.modules()]
         state = torch.get_rng_state()
-        assert rounding(net, probe, players, v, forward_context=context) > 0
+        assert rounding(net, probe, players, v, Settings(forward_context=context)) > 0
         for now, (tensor, value, dtype, gradient) in zip((*net.parameters(), *net.buffers()), before, strict=True):
             assert now is tensor
             assert (now.dtype, now.requires_grad) == (dtype, gradient)
@@ -334,33 +334,31 @@ class TestComplaint:
 
     def test_and_alone_takes_up_rounding_as_it_is(self, planted_run):
         row = self.row(planted_run, 1.0)
-        settings = {"interactions": "and", "thresholds": Thresholds()}
+        settings = Settings(interactions="and")
         for order in range(1, 6):  # the floor of this order is just above the threshold
             loud = replace(row, rounding=1.01 * row.tau / 2 ** (order / 2))
-            assert f"of order {order} and above" in rounding_warning(loud, **settings)
-        assert rounding_warning(replace(row, rounding=0.99 * row.tau / 2**2.5), **settings) is None
-        assert rounding_warning(replace(row, rounding=None), **settings) is None
+            assert f"of order {order} and above" in rounding_warning(loud, settings)
+        assert rounding_warning(replace(row, rounding=0.99 * row.tau / 2**2.5), settings) is None
+        assert rounding_warning(replace(row, rounding=None), settings) is None
 
     def test_the_extraction_leaves_out_what_its_correction_reaches(self, planted_run):
         row = self.row(planted_run, 1.0)
-        settings = {"interactions": "and-or", "thresholds": Thresholds(noise=0.02)}
+        settings = Settings(thresholds=Thresholds(noise=0.02))
         limit = 0.02 * row.output_change / largest_of_all(1.0, 5)
-        assert rounding_warning(replace(row, rounding=0.99 * limit), **settings) is None
-        assert "measure in float32" in rounding_warning(replace(row, rounding=1.01 * limit), **settings)
+        assert rounding_warning(replace(row, rounding=0.99 * limit), settings) is None
+        assert "measure in float32" in rounding_warning(replace(row, rounding=1.01 * limit), settings)
 
     def test_says_why_there_is_no_correction(self, planted_run):
         row = self.row(planted_run, 1e-7)
-        none = rounding_warning(row, interactions="and-or", thresholds=Thresholds(noise=0))
+        none = rounding_warning(row, Settings(thresholds=Thresholds(noise=0)))
         assert "Thresholds(noise=0) forbids that" in none
         assert "give Thresholds(noise=0.02)" in none
-        flat = rounding_warning(replace(row, output_change=0.0), interactions="and-or", thresholds=Thresholds())
+        flat = rounding_warning(replace(row, output_change=0.0), Settings())
         assert "masking changes no output" in flat
         assert "give Thresholds" not in flat
-        tiny = rounding_warning(replace(row, output_change=1.234e-9), interactions="and-or", thresholds=Thresholds())
+        tiny = rounding_warning(replace(row, output_change=1.234e-9), Settings())
         assert "it corrects outputs by 2.5e-11" in tiny
-        assert (
-            rounding_warning(replace(row, rounding=0.0), interactions="and-or", thresholds=Thresholds(noise=0)) is None
-        )
+        assert rounding_warning(replace(row, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
 
     def test_once_and_not_before_training(self, mlp, probe):
         players = with_players(mlp, probe, n=8)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from interaction_monitor.measurement import Thresholds
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.schedule import DEFAULT, Every, Schedule
+from interaction_monitor.settings import Thresholds
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -65,7 +65,7 @@ def set_up(
     if state is not None:
         resume.check(state, settings)
     ranks = Ranks.of_this_run()
-    forward_func = _Converting(monitor.forward_func or call_model, trainer.precision_plugin.convert_input)
+    forward_func = _Converting(monitor.settings.forward_func or call_model, trainer.precision_plugin.convert_input)
     with ranks.together():
         chosen = _choose(monitor, trainer, pl_module, forward_func, state) if ranks.rank == 0 else None
     probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
@@ -74,13 +74,11 @@ def set_up(
         forward_func.call = found
         say(trainer, f"{monitor.name}: {told(found)}")
     monitor.samples = plain(probe)
+    context = trainer.precision_plugin.forward_context
     observer = Observer(
         probe,
         players,
-        output=monitor.output,
-        forward_func=forward_func,
-        interactions=monitor.interactions,
-        thresholds=monitor.thresholds,
+        **vars(replace(monitor.settings, forward_func=forward_func, forward_context=context)),
         tracker=copy.deepcopy(monitor.tracker),
         ranks=ranks,
         train=train,
@@ -121,7 +119,7 @@ def _choose(
     state: dict[str, Any] | None,
 ) -> tuple[Probe, PlayerMap, tuple[Probe, PlayerMap] | None]:
     n_players = monitor.players.n_players
-    if monitor.interactions == "and-or" and n_players > MAX_PLAYERS:
+    if monitor.settings.interactions == "and-or" and n_players > MAX_PLAYERS:
         raise ValueError(
             f"n_players={n_players} is more than the {MAX_PLAYERS} that interactions='and-or' takes; "
             "take fewer players, or interactions='and'"
@@ -131,7 +129,7 @@ def _choose(
         check_number_of_training(state, monitor.n_train_samples)
         probe = samples_of(state, probe, given=monitor.probe is not None)
     check_forwards(len(probe) + monitor.n_train_samples, n_players)
-    forward_func.call = way_to_call(trainer, pl_module, probe, monitor.forward_func)
+    forward_func.call = way_to_call(trainer, pl_module, probe, monitor.settings.forward_func)
 
     def assign(samples: Probe) -> PlayerMap:
         return assign_players(

@@ -22,10 +22,10 @@ def settings_of(callback: InteractionMonitor | InteractionTrainerCallback) -> di
     """Return what decides what a measurement means, as plain values."""
     return {
         "players": plain(callback.players),
-        "output": plain(callback.output),
-        "forward_func": plain(callback.forward_func),
-        "interactions": callback.interactions,
-        "thresholds": vars(callback.thresholds),
+        "output": plain(callback.settings.output),
+        "forward_func": plain(callback.settings.forward_func),
+        "interactions": callback.settings.interactions,
+        "thresholds": vars(callback.settings.thresholds),
         "seed": callback.seed,
     }
 

@@ -60,7 +60,7 @@ def announce(
     count = None
     if monitor.after_steps is None:
         count = most_measurements(monitor.after_epochs, trainer.max_epochs)
-    monitor.forecast = forecast(observer, pl_module, forward_context=trainer.precision_plugin.forward_context)
+    monitor.forecast = forecast(observer, pl_module)
     if monitor.forecast is not None:
         say(trainer, f"{monitor.name}: {monitor.forecast.at_start(count)}")
 

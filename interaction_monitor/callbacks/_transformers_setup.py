@@ -90,15 +90,12 @@ def set_up(
             earlier = _earlier(callback, folder, state, before.get("record"))
         check_forwards(len(callback.probe), callback.players.n_players)
         drawn = assign_players(
-            model, callback.players, callback.probe, forward_func=callback.forward_func, seed=callback.seed
+            model, callback.players, callback.probe, forward_func=callback.settings.forward_func, seed=callback.seed
         )
     observer = Observer(
         callback.probe,
         ranks.of_first(drawn),
-        output=callback.output,
-        forward_func=callback.forward_func,
-        interactions=callback.interactions,
-        thresholds=callback.thresholds,
+        **vars(callback.settings),
         tracker=copy.deepcopy(callback.tracker),
         ranks=ranks,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -40,7 +39,6 @@ from interaction_monitor.distributed import MISFITS
 from interaction_monitor.forecast import Forecast
 from interaction_monitor.history import History, Row
 from interaction_monitor.losses import Losses
-from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
@@ -49,6 +47,7 @@ from interaction_monitor.plots import run_text
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Schedule, budget_of
+from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
 
 
@@ -117,7 +116,7 @@ class InteractionMonitor(Callback):
         n_samples: int = 50,
         n_train_samples: int = 0,
         output: str | Output = "log_odds",
-        forward_func: Callable[..., Any] | None = None,
+        forward_func: ForwardFunc | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
         every_n_epochs: int | Schedule | None = None,
@@ -157,10 +156,7 @@ class InteractionMonitor(Callback):
         self.probe = probe
         self.n_samples = n_samples
         self.n_train_samples = n_train_samples
-        self.output = output
-        self.forward_func = forward_func
-        self.interactions: Interactions = interactions
-        self.thresholds = thresholds or Thresholds()
+        self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
         self.max_overhead = max_overhead
         self.tracker = tracker or PhaseTracker()
         self.losses = Losses(train_loss, test_loss)
@@ -356,14 +352,7 @@ class InteractionMonitor(Callback):
             self.faults.warn_once("losses", complaint)
         row = None
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
-            row = observer.look(
-                pl_module,
-                epoch=epoch,
-                step=step,
-                train_loss=train,
-                test_loss=test,
-                forward_context=trainer.precision_plugin.forward_context,
-            )
+            row = observer.look(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
             self.shown = max(0, batches_of(trainer) - (0 if uncounted else 1))

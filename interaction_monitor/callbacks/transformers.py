@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from interaction_monitor.callbacks.faults import Faults, OnError
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.forecast import Forecast
 from interaction_monitor.losses import find_loss
-from interaction_monitor.measurement import Interactions, Thresholds
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
@@ -37,6 +35,7 @@ from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.schedule import Schedule, budget_of
+from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
 
 
@@ -101,7 +100,7 @@ class InteractionTrainerCallback(TrainerCallback):
         probe: Probe,
         *,
         output: str | Output = "log_odds",
-        forward_func: Callable[..., Any] | None = None,
+        forward_func: ForwardFunc | None = None,
         interactions: Interactions = "and-or",
         thresholds: Thresholds | None = None,
         every_n_epochs: int | Schedule | None = None,
@@ -135,10 +134,7 @@ class InteractionTrainerCallback(TrainerCallback):
             self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
         self.players = players
         self.probe = probe
-        self.output = output
-        self.forward_func = forward_func
-        self.interactions: Interactions = interactions
-        self.thresholds = thresholds or Thresholds()
+        self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
         self.tracker = tracker or PhaseTracker()
         self.train_loss, self.test_loss = train_loss, test_loss
         self.name = name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,12 +86,10 @@ def _table(network: Network, arguments: argparse.Namespace) -> str:
             network.module,
             network.probe,
             players,
+            replace(network.settings, interactions=arguments.interactions),
             n_players=range(fewest, most + 1),
             n_samples=count,
-            interactions=arguments.interactions,
             limit=arguments.limit,
-            output=network.output,
-            forward_func=network.forward_func,
         )
     except (ValueError, TypeError) as error:
         raise CommandError(f"the network cannot be measured: {error}") from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor.functional import SharedAndOr, and_interactions, shared_and_or, sparsest_and_or
+from interaction_monitor.functional.sparsest import NOISE, TOL
 
 
 class NotComparableError(ValueError):
@@ -59,8 +60,8 @@ def compare_outputs(
     *,
     names: Sequence[str] | None = None,
     alpha: float = 0.1,
-    noise: float = 0.02,
-    tol: float = 1e-2,
+    noise: float = NOISE,
+    tol: float = TOL,
     normalize: bool = False,
     player_names: tuple[tuple[str, ...], ...] | None = None,
 ) -> Comparison:

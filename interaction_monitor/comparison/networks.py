@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interaction_monitor.comparison.extraction import Comparison, NotComparableError, compare_outputs
-from interaction_monitor.forward import assign_players, masked_outputs
+from interaction_monitor.forward import assign_players
+from interaction_monitor.forward.masked import outputs_of
+from interaction_monitor.functional.sparsest import NOISE, TOL
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
+from interaction_monitor.settings import ForwardFunc, Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +42,21 @@ class Network:
     probe: Probe
     players: Players | PlayerMap
     output: str | Output = "log_odds"
-    forward_func: Callable[..., Any] | None = None
+    forward_func: ForwardFunc | None = None
     name: str = ""
+
+    @property
+    def settings(self) -> Settings:
+        """How it is measured."""
+        return Settings(self.output, self.forward_func)
 
 
 def compare_networks(
     networks: Sequence[Network],
     *,
     alpha: float = 0.1,
-    noise: float = 0.02,
-    tol: float = 1e-2,
+    noise: float = NOISE,
+    tol: float = TOL,
     normalize: bool = False,
 ) -> Comparison:
     """Measure several networks on the same samples, and compare what they encode.
@@ -111,10 +118,7 @@ def _measured(network: Network) -> Measured:
 
 
 def _outputs(network: Network) -> torch.Tensor:
-    v = masked_outputs(
-        network.module, network.probe, _map(network), output=network.output, forward_func=network.forward_func
-    )
-    return v.cpu()
+    return outputs_of(network.module, network.probe, _map(network), network.settings).cpu()
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,8 @@ def compare(
     names: Sequence[str] | None = None,
     epochs: Sequence[int] | int | None = None,
     alpha: float = 0.1,
-    noise: float = 0.02,
-    tol: float = 1e-2,
+    noise: float = NOISE,
+    tol: float = TOL,
     normalize: bool = False,
 ) -> Comparison:
     """Compare what recorded runs over the same probe samples and players encode.

@@ -3,7 +3,6 @@
 from interaction_monitor.forward.assign import assign_players
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards
 from interaction_monitor.forward.masked import masked_outputs
-from interaction_monitor.forward.model import ForwardFunc
-from interaction_monitor.forward.runner import ForwardContext
+from interaction_monitor.settings import ForwardContext, ForwardFunc
 
 __all__ = ["MAX_FORWARDS", "ForwardContext", "ForwardFunc", "assign_players", "check_forwards", "masked_outputs"]

@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from interaction_monitor._describe import describe
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.model import (
-    ForwardFunc,
     call_model,
     changed_output,
     device_of,
     eager_if_compiled,
     find_layer,
 )
-from interaction_monitor.forward.runner import ForwardContext
 from interaction_monitor.players.base import PlayerMap, Players
 from interaction_monitor.probe import Inputs, Probe, require_probe
+from interaction_monitor.settings import ForwardContext, ForwardFunc
 
 
 def assign_players(

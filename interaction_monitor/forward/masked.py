@@ -13,21 +13,15 @@ from interaction_monitor._float64 import float64_device
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
-from interaction_monitor.forward.model import (
-    ForwardFunc,
-    call_model,
-    casts_kept,
-    device_of,
-    eager_if_compiled,
-    find_layer,
-)
-from interaction_monitor.forward.runner import ForwardContext, Runner
+from interaction_monitor.forward.model import casts_kept, device_of, eager_if_compiled, find_layer
+from interaction_monitor.forward.runner import Runner
 from interaction_monitor.forward.scoring import Outputs
 from interaction_monitor.forward.size import Sizes, most_rows
 from interaction_monitor.forward.trial import try_out
 from interaction_monitor.outputs import Output, log_odds, resolve
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
+from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +85,21 @@ def masked_outputs(
         torch.Size([5, 16])
     """
     require_drawn("masked_outputs", probe, players)
-    score = resolve(output)
+    settings = Settings(output, forward_func, forward_context=forward_context)
+    return outputs_of(model, probe, players, settings, chunk_size=chunk_size, max_forwards=max_forwards)
+
+
+def outputs_of(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    settings: Settings,
+    *,
+    chunk_size: int | None = None,
+    max_forwards: int = MAX_FORWARDS,
+) -> Tensor:
+    """Do as `masked_outputs`."""
+    score = resolve(settings.output)
     if len(players) != len(probe):
         raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
@@ -108,7 +116,7 @@ def masked_outputs(
     if not len(kept):
         return v
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
-    runner = Runner(model, probe, players, forward_func or call_model, forward_context)
+    runner = Runner(model, probe, players, settings)
     with (
         undisturbed(model) as runner.kept,
         casts_kept(),
@@ -137,7 +145,7 @@ def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
         warnings.warn(
             "masking changes no output of any sample: there are no interactions to measure; check layer=, baseline= "
             "and output= (only a network whose last layer begins at zero is expected to do so, before training)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

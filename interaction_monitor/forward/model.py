@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from interaction_monitor._describe import describe, some
 from interaction_monitor.probe import Inputs
 
-ForwardFunc = Callable[[nn.Module, Any], Any]
-
 
 class WrongBatchError(ValueError):
     """The model returned logits for another number of samples than it was given."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from interaction_monitor._state import Kept, undisturbed
 from interaction_monitor.forward.model import (
-    ForwardFunc,
     call_model,
     changed_output,
     device_of,
@@ -22,11 +20,11 @@ from interaction_monitor.forward.model import (
     logits_of,
 )
 from interaction_monitor.forward.precision import computing_in
-from interaction_monitor.forward.runner import ForwardContext
 from interaction_monitor.forward.scoring import score_of
-from interaction_monitor.outputs import Output, log_odds, resolve
+from interaction_monitor.outputs import resolve
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
+from interaction_monitor.settings import ForwardFunc, Settings
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +36,8 @@ def rounding(
     probe: Probe,
     players: PlayerMap,
     v: Tensor,
+    settings: Settings = Settings(),
     *,
-    output: str | Output = log_odds,
-    forward_func: ForwardFunc | None = None,
-    forward_context: ForwardContext = nullcontext,
     coalitions: int = 16,
     samples: int = 4,
 ) -> float:
@@ -60,9 +56,7 @@ def rounding(
         probe: the S samples.
         players: their players.
         v: (S, 2^n) the outputs in the model's own precision, from `masked_outputs`.
-        output: what they were computed by from the logits.
-        forward_func: how the model was called.
-        forward_context: in what context.
+        settings: how they were computed.
         coalitions: how many of each sample run again; 16 of 4 samples give σ to about a tenth.
         samples: how many samples.
 
@@ -84,6 +78,7 @@ def rounding(
     chosen = sorted(drawn.sample(finite, min(samples, len(finite))))
     rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))
     device = device_of(model, probe.inputs)
+    forward_func = settings.forward_func or call_model
 
     def run(kept: Kept, sample: int, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, set[torch.dtype]]:
         of_probe = probe.select([sample] * len(rows)).to(device)
@@ -91,11 +86,11 @@ def rounding(
 
         def forward() -> tuple[Tensor, set[torch.dtype]]:
             given = of_probe.select(range(len(of_probe)))
-            with forward_context(), computing_in(dtype) as raised:
-                return _logits(model, given, of_players, rows.to(device), forward_func or call_model).clone(), raised
+            with settings.forward_context(), computing_in(dtype) as raised:
+                return _logits(model, given, of_players, rows.to(device), forward_func).clone(), raised
 
         logits, raised = kept.run(forward)
-        return score_of(resolve(output), logits, of_probe.targets).to(v), raised
+        return score_of(resolve(settings.output), logits, of_probe.targets).to(v), raised
 
     # A measurement does without this number rather than fail for it, whatever a model makes of another precision.
     try:

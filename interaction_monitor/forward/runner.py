@@ -14,13 +14,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from interaction_monitor._state import Kept
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.masking import MaskedRows
-from interaction_monitor.forward.model import ForwardFunc, changed_output, find_layer, is_compiled, logits_of
+from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.forward.prefix import Prefix, repeated
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
-
-ForwardContext = Callable[[], AbstractContextManager[Any]]
-
+from interaction_monitor.settings import Settings
 
 Way = Literal["full", "spread", "given again"]
 
@@ -43,8 +41,7 @@ class Runner:
     model: nn.Module
     probe: Probe
     players: PlayerMap
-    forward_func: ForwardFunc
-    forward_context: ForwardContext
+    settings: Settings
     way: Way = "full"
     packed: bool = True
     kept: Kept | None = None
@@ -132,8 +129,8 @@ class Runner:
             with ExitStack() as stack:
                 for context in around:
                     stack.enter_context(context)
-                with self.forward_context():
-                    result = self.forward_func(self.model, given)
+                with self.settings.forward_context():
+                    result = (self.settings.forward_func or call_model)(self.model, given)
             if self.spoils is None:
                 self.spoils = not all(map(_same, tree_leaves(inputs), tree_leaves(given)))
             logits = logits_of(result, batch_size)

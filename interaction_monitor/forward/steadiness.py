@@ -48,7 +48,7 @@ def warn_if_unsteady(runner: Runner, alone: Tensor, ends: Tensor | None) -> None
         log.info("not known whether the outputs are steady: %s: %s", type(error).__name__, error)
         return
     # Where masked_outputs was called.
-    level = 4
+    level = 5
     if random:
         warnings.warn(
             "the model gives different outputs for the same input: something in it is random also in eval mode "
@@ -69,7 +69,7 @@ def _epsilon(runner: Runner, logits: Tensor) -> float:
     """Return the coarsest rounding there may be on the way to the logits."""
     device = logits.device.type
     dtypes = {tensor.dtype for tensor in (logits, *runner.model.parameters()) if tensor.is_floating_point()}
-    with runner.forward_context():
+    with runner.settings.forward_context():
         if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
             dtypes.add(torch.get_autocast_dtype(device))
     finest = 0.0 if device == "cpu" else _TF32_EPSILON

@@ -17,8 +17,11 @@ from torch import Tensor
 from interaction_monitor._float64 import as_float64, to_float64
 from interaction_monitor.functional.coalitions import n_players, orders
 
+# The paper's share of the mean output change.
+SALIENCY = 0.03
 
-def saliency_threshold(v: Tensor, fraction: float = 0.03) -> Tensor:
+
+def saliency_threshold(v: Tensor, fraction: float = SALIENCY) -> Tensor:
     """Give the size from which on an interaction counts as salient.
 
     τ = fraction · mean over samples of |v(N) - v(∅)| (Ren et al. 2024, Section 3.2). One threshold for all
@@ -40,7 +43,7 @@ def saliency_threshold(v: Tensor, fraction: float = 0.03) -> Tensor:
     """
     n_players(v)
     if not fraction >= 0:
-        raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.03")
+        raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
     v = to_float64(v)
     return fraction * (v[..., -1] - v[..., 0]).abs().mean()
 

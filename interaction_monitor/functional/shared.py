@@ -20,7 +20,7 @@ from interaction_monitor.functional._lp.atoms import atoms_of
 from interaction_monitor.functional._lp.problem import Problem
 from interaction_monitor.functional._lp.solve import solve
 from interaction_monitor.functional.coalitions import n_players
-from interaction_monitor.functional.sparsest import ToleranceNotMetWarning
+from interaction_monitor.functional.sparsest import NOISE, TIE_BREAK, TOL, ToleranceNotMetWarning
 from interaction_monitor.functional.transforms import and_outputs, or_outputs
 
 _MAX_PLAYERS = 14
@@ -42,10 +42,10 @@ def shared_and_or(
     v: Tensor,
     *,
     alpha: float = 0.1,
-    noise: float = 0.02,
+    noise: float = NOISE,
     share_bound: float = 0.5,
-    tol: float = 1e-2,
-    tie_break: float = 0.01,
+    tol: float = TOL,
+    tie_break: float = TIE_BREAK,
     normalize: bool = False,
 ) -> SharedAndOr:
     """Find the sparsest AND-OR interactions of several networks that are as much as can be the same ones.

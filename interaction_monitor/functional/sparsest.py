@@ -24,6 +24,11 @@ from interaction_monitor.functional.transforms import and_outputs, or_outputs
 
 MAX_PLAYERS = 16
 
+# ζ as the papers take it; a gap that averages over samples do not show; a cost that settles ties and none else.
+NOISE = 0.02
+TOL = 0.01
+TIE_BREAK = 0.01
+
 
 class ToleranceNotMetWarning(UserWarning):
     """Some sample's interactions are not proven to be as close to the sparsest as was asked."""
@@ -41,7 +46,9 @@ class SparsestAndOr:
     gap: Tensor  # (...,) proven bound of (objective - optimum) / objective; 0 where the objective is 0
 
 
-def sparsest_and_or(v: Tensor, *, noise: float = 0.02, tol: float = 1e-2, tie_break: float = 0.01) -> SparsestAndOr:
+def sparsest_and_or(
+    v: Tensor, *, noise: float = NOISE, tol: float = TOL, tie_break: float = TIE_BREAK
+) -> SparsestAndOr:
     """Find the sparsest AND-OR interactions that explain all outputs of each sample.
 
     Of all answers within `tol` of the sparsest there are many; this is one that depends on the sample alone (see

@@ -12,6 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
+from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.metrics._double_sums import Float64Metric
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ class GeneralizingStrength(Float64Metric):
     held_or: list[Tensor]
 
     def __init__(
-        self, n_players: int, *, fraction: float = 0.03, level: float = 0.95, at_least: int = 1, **kwargs: Any
+        self, n_players: int, *, fraction: float = SALIENCY, level: float = 0.95, at_least: int = 1, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if n_players < 1:
             raise ValueError(f"n_players must be at least 1, but is {n_players}")
         if not fraction >= 0:
-            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.03")
+            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
         self.n_players = n_players

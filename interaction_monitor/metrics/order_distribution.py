@@ -15,6 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
+from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.metrics._double_sums import Float64Metric
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ class OrderDistribution(Float64Metric):
     and_: list[Tensor]
     or_: list[Tensor]
 
-    def __init__(self, n_players: int, *, fraction: float = 0.03, **kwargs: Any) -> None:
+    def __init__(self, n_players: int, *, fraction: float = SALIENCY, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if n_players < 1:
             raise ValueError(f"n_players must be at least 1, but is {n_players}")
         if not fraction >= 0:
-            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.03")
+            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
         self.n_players = n_players
         self.fraction = fraction
         # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples

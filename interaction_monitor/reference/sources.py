@@ -16,12 +16,13 @@ from interaction_monitor._state import undisturbed
 from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.history import History
-from interaction_monitor.measurement import Measurement, Thresholds
+from interaction_monitor.measurement import Measurement
 from interaction_monitor.outputs import OUTPUTS
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.reference.salient import Salient
+from interaction_monitor.settings import Settings
 
 Measure = Callable[[nn.Module], Measurement]
 
@@ -54,10 +55,7 @@ class Run:
     model: nn.Module
     probe: Probe
     players: PlayerMap
-    output: object
-    interactions: str
-    thresholds: Thresholds
-    forward_func: Callable[..., Any] | None
+    settings: Settings
     train: Probe | None  # training samples that are measured too
     folder: Path | None  # of its own record, where there is one
 
@@ -114,11 +112,11 @@ def from_record(source: str | Path | Record, run: Run) -> Salient:
     if not len(record.history):
         raise ValueError(f"{name} holds no measurement")
     probe, output = run.probe.to("cpu"), record.settings.get("output")
-    ours = Measured("this run", run.players.to("cpu"), probe.inputs, probe.targets, run.output)
+    ours = Measured("this run", run.players.to("cpu"), probe.inputs, probe.targets, run.settings.output)
     # Records of plain loops hold what their author chose.
-    theirs = output if output in OUTPUTS else run.output
+    theirs = output if output in OUTPUTS else run.settings.output
     require_comparable([ours, Measured(name, record.players, record.probe_inputs, record.probe_targets, theirs)])
-    for setting, here in (("interactions", run.interactions), ("thresholds", vars(run.thresholds))):
+    for setting, here in (("interactions", run.settings.interactions), ("thresholds", vars(run.settings.thresholds))):
         there = record.settings.get(setting, here)
         if there != here:
             raise ValueError(f"{name} was measured with {setting}={there!r}, but this run has {setting}={here!r}")
@@ -170,7 +168,7 @@ def _n_outputs(network: nn.Module, run: Run) -> int:
     sample = run.probe.select([0])
     sample = sample.to(device_of(network, sample.inputs))
     with undisturbed(network), eager_if_compiled(network):
-        logits = logits_of((run.forward_func or call_model)(network, sample.inputs), 1)
+        logits = logits_of((run.settings.forward_func or call_model)(network, sample.inputs), 1)
     return logits.shape[-1] if logits.ndim > 1 else 1
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional import n_players, order_strength
+from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.theory.closed_form import Spectrum, checked_interactions, checked_levels
 
 
@@ -27,7 +28,7 @@ class Prediction:
     or_: Tensor  # (..., 2^n) float64, index 0 = 0
     or_whole: Tensor  # (...) float64, the shrunk v_or(x_N), which the flip puts in the place of ∅
 
-    def threshold(self, fraction: float = 0.03) -> Tensor:
+    def threshold(self, fraction: float = SALIENCY) -> Tensor:
         """Give τ_theo, the size from which on a predicted interaction counts as salient.
 
         The paper's τ_theo = 0.03·|Σ_S ŵ_S - ŵ_∅| is 0.03·|v_theo(x_N) - v_theo(x_∅)| of the AND part. With OR,
@@ -112,7 +113,7 @@ def predicted_strength(
     sigma2: float | Tensor,
     *,
     or_whole: Tensor | None = None,
-    fraction: float = 0.03,
+    fraction: float = SALIENCY,
 ) -> Tensor:
     """Sum the salient predicted interactions of every order, keeping no prediction in memory.
 

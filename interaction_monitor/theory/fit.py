@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
+from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.theory.and_or import predicted_strength
 from interaction_monitor.theory.closed_form import EIGENVALUES
 
@@ -98,7 +99,7 @@ def fit_sigma2(
     or_: Tensor | None = None,
     *,
     tau: float,
-    fraction: float = 0.03,
+    fraction: float = SALIENCY,
     distance: Distance = "total-variation",
     replicates: int = 200,
     level: float = 0.95,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interaction_monitor.functional import mean_order
+from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import onset_index, places
 from interaction_monitor.measurement import Measurement
@@ -173,4 +174,4 @@ def _fraction(settings: Mapping[str, Any]) -> float:
     # Records of plain loops hold whatever settings their author chose.
     thresholds = settings.get("thresholds")
     value = thresholds.get("saliency") if isinstance(thresholds, dict) else None
-    return float(value) if isinstance(value, (int, float)) and value > 0 else 0.03
+    return float(value) if isinstance(value, (int, float)) and value > 0 else SALIENCY
