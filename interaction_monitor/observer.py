@@ -145,10 +145,10 @@ class Observer:
     ) -> Row:
         """Do as `observe`, but leave writing the record to `keep`."""
         settings = self._settings(forward_context)
+        self.measure_references(model, forward_context=forward_context)
         measurement = self._measure(model, self.probe, self.players, settings)
         measurement = self._with_rounding(measurement, model, settings)
         if self.references is not None:
-            self.measure_references(model, forward_context=forward_context)
             measurement = self.references.compare(measurement, first=not len(self.history))
         train = None if self.train is None else self._measure(model, *self.train, settings)
         state = self.tracker.update(
@@ -176,8 +176,7 @@ class Observer:
             forward_context: as in `observe`.
 
         Raises:
-            ValueError: if a reference does not fit the run.
-            RecordError: if the record of one cannot be read.
+            ValueError: if a reference does not fit the run, or cannot be measured.
         """
         if self.references is None or self.references.measured is not None:
             return
@@ -194,7 +193,7 @@ class Observer:
         def measure(network: nn.Module) -> Measurement:
             return self._measure(network, self.probe, self.players, settings)
 
-        self.references.prepare(run, measure)
+        self.references.prepare(run, measure, self.ranks)
 
     def _settings(self, forward_context: ForwardContext | None) -> Settings:
         return replace(self.settings, forward_context=forward_context or self.settings.forward_context)

@@ -21,10 +21,12 @@ class StopRule(ABC):
 
     Attributes:
         needs_train_samples: whether the rule can only stop runs that measure training samples too.
+        needs_reference: whether the rule can only stop runs that are laid beside references.
         needs_losses: whether the rule can only stop runs whose training and validation loss are known.
     """
 
     needs_train_samples: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
 
     @abstractmethod
@@ -213,6 +215,7 @@ class GeneralizingShare(StopRule):
         GeneralizingShare(drop=0.15, measurements=2)
     """
 
+    needs_reference: ClassVar[bool] = True
     drop: float = 0.15
     measurements: int = 2
 

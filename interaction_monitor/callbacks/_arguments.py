@@ -9,6 +9,7 @@ from typing import Any
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
+from interaction_monitor.reference.sources import refusal
 from interaction_monitor.schedule import DEFAULT, Every, Schedule
 from interaction_monitor.settings import Thresholds
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
@@ -105,6 +106,16 @@ def require_tracker(tracker: PhaseTracker | None) -> None:
         raise RefusedError("tracker", tracker, "PhaseTracker(...) of interaction_monitor.phases, or None")
 
 
+def require_reference(reference: object) -> None:
+    """Raise unless this is one source of a reference or several, or None."""
+    given = reference if isinstance(reference, (list, tuple)) else [reference]
+    if not len(given):
+        raise RefusedError("reference", reference, "at least one, or None")
+    for source in given:
+        if source is not None and (instead := refusal(source)) is not None:
+            raise RefusedError("reference", source, instead)
+
+
 def require_seed(seed: int) -> None:
     """Raise unless this is a whole number."""
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -150,7 +161,12 @@ def require_shared(
 
 
 def rule_of(
-    *, stop: StopRule | None, stop_on_onset: bool, patience: int | None, n_train_samples: int | None = None
+    *,
+    stop: StopRule | None,
+    stop_on_onset: bool,
+    patience: int | None,
+    n_train_samples: int | None = None,
+    reference: object = None,
 ) -> StopRule | None:
     """Return the stop rule that the arguments ask for; raise where that is unclear, or can never stop a run.
 
@@ -159,6 +175,7 @@ def rule_of(
         stop_on_onset: whether to stop by the rule that did best, without naming one.
         patience: with `stop_on_onset`, how many measurements to wait after the onset is known instead.
         n_train_samples: how many training samples are measured; None where the callback cannot measure any.
+        reference: what the run is laid beside; None where there is nothing.
 
     Returns:
         The rule; None lets the run go on to its end.
@@ -181,6 +198,8 @@ def rule_of(
                 "stop", stop, "another rule; this one needs training samples, which are not measured here"
             )
         raise RefusedError("stop", stop, "n_train_samples=50 too, say; this rule needs n_train_samples=")
+    if stop is not None and stop.needs_reference and reference is None:
+        raise RefusedError("stop", stop, "reference= too; this rule looks at what references have too")
     if stop is not None and (stop_on_onset or patience is not None):
         raise RefusedError("stop", stop, "neither stop_on_onset nor patience beside it; it is a rule by itself")
     if patience is not None and not stop_on_onset:

@@ -80,6 +80,7 @@ def set_up(
         players,
         **vars(replace(monitor.settings, forward_func=forward_func, forward_context=context)),
         tracker=copy.deepcopy(monitor.tracker),
+        reference=monitor.reference,
         ranks=ranks,
         train=train,
     )
@@ -89,14 +90,14 @@ def set_up(
     if is_trial(trainer):
         return observer
     observer.begin = resume.Begin(target, observer, settings) if ranks.rank == 0 else None
-    adopted: list[tuple[Row, Tensor]] = []
+    adopted: list[tuple[Row, Tensor, Tensor | None]] = []
     with monitor.faults.guard("opening the record"), ranks.together():
         if ranks.rank == 0 and state is not None:
             observer.record, adopted = resume.continued(
                 state["record"], target, observer, step=monitor.steps.now(trainer)
             )
-    for row, strength in ranks.of_first(adopted):
-        observer.adopt(row, strength)
+    for row, strength, generalizing in ranks.of_first(adopted):
+        observer.adopt(row, strength, generalizing)
     if len(observer.history) and (monitor.shown is None or observer.history[-1].step == monitor.steps.now(trainer)):
         monitor.shown = counted_batches_of(trainer) - 1
     with ranks.together():

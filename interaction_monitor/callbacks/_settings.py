@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from interaction_monitor.reference.sources import names_of
+
 if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
     from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
@@ -27,6 +29,7 @@ def settings_of(callback: InteractionMonitor | InteractionTrainerCallback) -> di
         "interactions": callback.settings.interactions,
         "thresholds": vars(callback.settings.thresholds),
         "seed": callback.seed,
+        "reference": names_of(callback.reference),
     }
 
 

@@ -97,6 +97,7 @@ def set_up(
         ranks.of_first(drawn),
         **vars(callback.settings),
         tracker=copy.deepcopy(callback.tracker),
+        reference=callback.reference,
         ranks=ranks,
     )
     with ranks.together():
@@ -189,7 +190,7 @@ def _resumed(
     up_to = positions[-1] if positions else (0, -1)
     record = resume.go_on(earlier, target, up_to=up_to, step=state.global_step, who=type(callback).__name__)
     for measurement, row in zip(record.measurements, record.history, strict=True):
-        observer.adopt(row, measurement.strength)
+        observer.adopt(row, measurement.strength, measurement.generalizing)
     return record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from interaction_monitor.callbacks._arguments import (
     arguments_of,
     require_at_least,
     require_probe,
+    require_reference,
     require_shared,
     rule_of,
     schedules_of,
@@ -46,6 +48,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
+from interaction_monitor.reference.sources import Source
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
@@ -87,6 +90,9 @@ class InteractionMonitor(Callback):
         train_loss: name of the logged training loss; None averages what `training_step` returns over the batches of
             the epoch, or where steps are counted, over those since the last measurement.
         test_loss: name of the logged validation loss; None looks for the common names.
+        reference: other networks for the same task, trained on other samples, beside which it shows which part of the
+            strength will hold on new samples: the record of another run over the same probe and players (or its
+            folder), a trained network, a `reference.Checkpoint`, or several of these.
         name: prefix of the logged keys, and the record's folder beside the logger's files. Several monitors in
             one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
@@ -128,6 +134,7 @@ class InteractionMonitor(Callback):
         patience: int | None = None,
         train_loss: str | None = None,
         test_loss: str | None = None,
+        reference: Source | Sequence[Source] | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,
@@ -147,10 +154,15 @@ class InteractionMonitor(Callback):
                 name=name,
                 seed=seed,
             )
+            require_reference(reference)
             require_probe(probe, optional=True)
             self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps=every_n_train_steps)
             self.stop = rule_of(
-                stop=stop, stop_on_onset=stop_on_onset, patience=patience, n_train_samples=n_train_samples
+                stop=stop,
+                stop_on_onset=stop_on_onset,
+                patience=patience,
+                n_train_samples=n_train_samples,
+                reference=reference,
             )
         self.players = players
         self.probe = probe
@@ -160,6 +172,7 @@ class InteractionMonitor(Callback):
         self.max_overhead = max_overhead
         self.tracker = tracker or PhaseTracker()
         self.losses = Losses(train_loss, test_loss)
+        self.reference = reference
         self.name = name
         self.faults = Faults(on_error)
         self.seed = seed

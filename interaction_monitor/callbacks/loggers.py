@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 KEYS = (
     *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
     *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
-    "high_order_gap",
+    *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
 )
+BY_ORDER = "generalizing_share_order_"
 Guard = Callable[[str], AbstractContextManager[None]]
 
 
@@ -39,6 +40,7 @@ def scalars(row: Row, name: str) -> dict[str, float]:
     values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
     values["phase"] = PHASES.index(row.phase)
     values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
+    values |= {f"{BY_ORDER}{order}": share for order, share in row.generalizing_by_order.items()}
     return {
         f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
     }
@@ -46,7 +48,9 @@ def scalars(row: Row, name: str) -> dict[str, float]:
 
 def keys(name: str, n_players: int) -> list[str]:
     """List every key that `scalars` may give."""
-    return [f"{name}/{key}" for key in (*KEYS, *(f"order_{order}" for order in range(1, n_players + 1)))]
+    orders = range(1, n_players + 1)
+    by_order = [f"{prefix}{order}" for prefix in ("order_", BY_ORDER) for order in orders]
+    return [f"{name}/{key}" for key in (*KEYS, *by_order)]
 
 
 def introduce(loggers: Sequence[Any], *, name: str, guard: Guard) -> None:

@@ -135,7 +135,7 @@ def _damaged(what: str) -> str:
 
 def continued(
     earlier: str | None, target: Path, observer: Observer, *, step: int
-) -> tuple[Record | None, list[tuple[Row, Tensor]]]:
+) -> tuple[Record | None, list[tuple[Row, Tensor, Tensor | None]]]:
     """Go on with the record of the run that wrote the checkpoint, or branch off it.
 
     A run that was stopped goes on in its record, where it measures again what it had measured after its newest
@@ -165,7 +165,7 @@ def continued(
     record = Record.open(earlier)
     position = observer.history[-1].position
     adopted = [
-        (row, measurement.strength)
+        (row, measurement.strength, measurement.generalizing)
         for row, measurement in zip(record.history, record.measurements, strict=True)
         if row.position > position and row.step == step
     ]

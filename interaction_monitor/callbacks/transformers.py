@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from interaction_monitor.callbacks import _transformers_setup, loggers, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
     require_probe,
+    require_reference,
     require_shared,
     rule_of,
     schedules_of,
@@ -34,6 +36,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
+from interaction_monitor.reference.sources import Source
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
@@ -72,6 +75,9 @@ class InteractionTrainerCallback(TrainerCallback):
             rule.
         train_loss: name of the training loss in the trainer's logs.
         test_loss: name of the loss in the metrics of an evaluation.
+        reference: other networks for the same task, trained on other samples, beside which it shows which part of the
+            strength will hold on new samples: the record of another run over the same probe and players (or its
+            folder), a trained network, a `reference.Checkpoint`, or several of these.
         name: prefix of the keys, and the folder of the record. Several callbacks in one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
         seed: draws the players.
@@ -112,6 +118,7 @@ class InteractionTrainerCallback(TrainerCallback):
         patience: int | None = None,
         train_loss: str = "loss",
         test_loss: str = "eval_loss",
+        reference: Source | Sequence[Source] | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,
@@ -129,14 +136,16 @@ class InteractionTrainerCallback(TrainerCallback):
                 name=name,
                 seed=seed,
             )
+            require_reference(reference)
             require_probe(probe)
             self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_steps=every_n_steps)
-            self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience)
+            self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience, reference=reference)
         self.players = players
         self.probe = probe
         self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
         self.tracker = tracker or PhaseTracker()
         self.train_loss, self.test_loss = train_loss, test_loss
+        self.reference = reference
         self.name = name
         self.faults = Faults(on_error, who=type(self).__name__)
         self.seed = seed

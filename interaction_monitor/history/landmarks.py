@@ -64,6 +64,12 @@ def find_gap_opening(history: History) -> Landmark | None:
     return None if last is None else _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
 
 
+def find_overfitting(history: History) -> Landmark | None:
+    """Return from where the generalizing share sinks; None where that is not known."""
+    last = history[-1] if len(history) else None
+    return None if last is None else _find(history, last.overfitting_epoch, last.overfitting_step)
+
+
 def onset_index(history: History) -> int | None:
     """Return which measurement the onset of phase two is; None where it is not known, or not in the history."""
     found = find_onset(history)

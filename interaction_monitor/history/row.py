@@ -17,6 +17,7 @@ ADDED = (
     *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
 )
 DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
+LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
 
@@ -105,6 +106,15 @@ class Row:
         if self.train_loss is None or self.test_loss is None:
             return None
         return self.test_loss - self.train_loss
+
+    @property
+    def generalizing_by_order(self) -> dict[int, float]:
+        """Order to the part of its strength that a reference has too, of each order that holds 2% of the strength."""
+        if not self.generalizing:
+            return {}
+        least = LEAST_OF_ORDER * sum(self.strength)
+        orders = enumerate(zip(self.generalizing, self.strength, strict=True), start=1)
+        return {order: part / whole for order, (part, whole) in orders if whole > 0 and whole >= least}
 
     @property
     def persisted_share(self) -> float | None:

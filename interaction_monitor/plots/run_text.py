@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.landmarks import by_step, find_detection, find_gap_opening, find_onset, onset_index
+from interaction_monitor.history.landmarks import (
+    by_step,
+    find_detection,
+    find_gap_opening,
+    find_onset,
+    find_overfitting,
+    onset_index,
+    places,
+)
 
 # Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
 LEAST_FOR_PHASE_ONE = 3
@@ -70,6 +80,8 @@ def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> st
         f"high orders {row.high_order_share:.1%}",
         _PHASES[row.phase],
     ]
+    if row.generalizing_share is not None:
+        parts.append(f"generalizes {row.generalizing_share:.0%}")
     if row.loss_gap is not None:
         parts.append(f"loss gap {row.loss_gap:+.3f}")
     parts.append(f"{row.seconds:.1f} s")
@@ -77,7 +89,7 @@ def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> st
 
 
 def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
-    """Say in a sentence or two what the run showed: the phases, the onset and the loss gap.
+    """Say in a sentence or two what the run showed: over-fitting, the phases, the onset and the loss gap.
 
     Args:
         history: all measurements of the run.
@@ -89,6 +101,39 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     rows = History(history)
     if not rows:
         return "nothing was measured" + (f", because {failure}" if failure else "")
+    return overfitting(rows) + _phases(rows)
+
+
+def overfitting(history: History) -> str:
+    """Say from when the run over-fits by the references, or what of it generalizes; nothing without references.
+
+    Args:
+        history: the measurements so far.
+
+    Returns:
+        A sentence with "; " behind it, or an empty one.
+    """
+    shares = history.column("generalizing_share")
+    known = np.flatnonzero(np.isfinite(shares))
+    if not len(known):
+        return ""
+    now = f"{shares[known[-1]]:.0%}"
+    began = find_overfitting(history)
+    if began is None:
+        highest = int(known[np.argmax(shares[known])])
+        return (
+            f"of what the network encodes {now} generalized in the end, {shares[highest]:.0%} at "
+            f"{places(history)[highest]}, and it has not clearly begun to over-fit; "
+        )
+    detected = next(index for index, row in enumerate(history) if row.overfitting_detected_epoch is not None)
+    then = float("nan") if began.index is None else shares[began.index]
+    return (
+        f"over-fitting began at {began.place} (known at {places(history)[detected].split()[-1]}): of what the network "
+        f"encodes {then:.0%} generalized, now {now}; "
+    )
+
+
+def _phases(rows: History) -> str:
     first, last = rows[0], rows[-1]
     if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
         found = "1 measurement" if len(rows) == 1 else f"{len(rows)} measurements"

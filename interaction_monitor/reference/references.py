@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interaction_monitor.distributed import Ranks
 from interaction_monitor.functional import generalizing_share, generalizing_strength
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
@@ -53,30 +54,28 @@ class References:
         """Return the references that an argument gives; None where it gives none."""
         return None if reference is None else cls(reference)
 
-    def describe(self) -> list[str]:
-        """Name the sources, the same in every process, to be recorded and compared on resuming."""
-        return [described(source) for source in self.sources]
-
-    def prepare(self, run: Run, measure: Measure) -> None:
+    def prepare(self, run: Run, measure: Measure, ranks: Ranks) -> None:
         """Measure the references, unless that has been done.
 
         Args:
             run: the run beside which they are laid.
             measure: measures a network as the run's own is measured.
+            ranks: the processes that measure together; records are read by the first.
 
         Raises:
             ValueError: if one does not fit the run, or is the run itself.
-            RecordError: if a record cannot be read.
         """
         if self.measured is None:
-            self.measured = tuple(self._measured(source, run, measure) for source in self.sources)
+            self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
 
-    def _measured(self, source: Source, run: Run, measure: Measure) -> Salient:
+    def _measured(self, source: Source, run: Run, measure: Measure, ranks: Ranks) -> Salient:
         if isinstance(source, Checkpoint):
             return from_network(source.factory(source.path), run, measure, name=described(source))
         if isinstance(source, torch.nn.Module):
             return from_network(source, run, measure, name=described(source))
-        return from_record(source, run)
+        with ranks.together():
+            found = from_record(source, run) if ranks.rank == 0 else None
+        return ranks.of_first(found)  # type: ignore[return-value]  # None only where rank zero sends its own
 
     def compare(self, measurement: Measurement, *, first: bool) -> Measurement:
         """Add to a measurement which part of its strength some reference has too.

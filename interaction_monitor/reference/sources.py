@@ -20,7 +20,7 @@ from interaction_monitor.measurement import Measurement
 from interaction_monitor.outputs import OUTPUTS
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Record
+from interaction_monitor.record import Record, RecordError
 from interaction_monitor.reference.salient import Salient
 from interaction_monitor.settings import Settings
 
@@ -67,19 +67,41 @@ def sources_of(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
         TypeError: if one is of another kind.
         ValueError: if there is none, or a folder or file does not exist.
     """
-    given = tuple(reference) if isinstance(reference, (list, tuple)) else (reference,)
+    given = _listed(reference)
     if not given:
         raise ValueError(f"reference={reference!r}: give at least one, or None")
     for source in given:
-        if not isinstance(source, (str, Path, Record, nn.Module, Checkpoint)):
-            raise TypeError(
-                f"reference={describe(source)}: give the folder of a record, a record, a network, or "
-                "Checkpoint(factory, path) of interaction_monitor.reference; or several of these"
-            )
-        path = source.path if isinstance(source, Checkpoint) else source if isinstance(source, (str, Path)) else None
-        if path is not None and not Path(path).exists():
-            raise ValueError(f"reference={str(path)!r}: there is no such folder or file")
+        instead = refusal(source)
+        if instead is not None:
+            kind = ValueError if isinstance(source, (str, Path, Checkpoint)) else TypeError
+            shown = repr(source) if isinstance(source, (str, Path)) else describe(source)
+            raise kind(f"reference={shown}: give {instead}")
     return given
+
+
+def refusal(source: object) -> str | None:
+    """Say what to give instead of a source that is none; None where it is one."""
+    if not isinstance(source, (str, Path, Record, nn.Module, Checkpoint)):
+        return (
+            "the folder of a record, a record, a network, or Checkpoint(factory, path) of "
+            "interaction_monitor.reference; or several of these"
+        )
+    path = source.path if isinstance(source, Checkpoint) else source if isinstance(source, (str, Path)) else None
+    if path is not None and not Path(path).exists():
+        return f"a folder or file that exists, unlike {path}"
+    return None
+
+
+def names_of(reference: Source | Sequence[Source] | None) -> list[str] | None:
+    """Name the sources, the same in every process, to be recorded and compared on resuming; None where there are none.
+
+    Nothing is opened: a folder may be gone by then.
+    """
+    return None if reference is None else [described(source) for source in _listed(reference)]
+
+
+def _listed(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
+    return tuple(reference) if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
 
 
 def described(source: Source) -> str:
@@ -102,10 +124,17 @@ def from_record(source: str | Path | Record, run: Run) -> Salient:
     """Take the reference's best network: that with the lowest test loss, or the last where no loss is known.
 
     Raises:
-        ValueError: if the record is of another probe, other players, another output, or of the run itself.
-        RecordError: if it cannot be read.
+        ValueError: if the record is of another probe, other players, another output, or of the run itself, or cannot be
+            read.
     """
-    record = source if isinstance(source, Record) else Record.open(source)
+    try:
+        record = source if isinstance(source, Record) else Record.open(source)
+        return _taken(record, run)
+    except RecordError as error:
+        raise ValueError(f"reference={str(source)!r} cannot be read: {error}") from error
+
+
+def _taken(record: Record, run: Run) -> Salient:
     name = f"reference {record.folder}"
     if run.folder is not None and record.folder.resolve() == run.folder.resolve():
         raise ValueError(f"{name} is the record of this very run; give that of another one")
@@ -141,7 +170,10 @@ def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -
             f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
             "task"
         )
-    return Salient.of(measure(network), name)
+    try:
+        return Salient.of(measure(network), name)
+    except Exception as error:
+        raise ValueError(f"reference={name} cannot be measured: {type(error).__name__}: {error}") from error
 
 
 def require_other(references: Sequence[Salient], measurement: Measurement) -> None:

@@ -190,8 +190,8 @@ def test_the_run_itself_is_refused(tmp_path):
         ([], ValueError, "give at least one"),
         (3, TypeError, "reference=.*3.*: give the folder of a record"),
         ([network], TypeError, "give the folder of a record"),
-        ("nowhere", ValueError, "reference='nowhere': there is no such folder"),
-        (Checkpoint(network, "nowhere.pt"), ValueError, "reference='nowhere.pt': there is no such folder or file"),
+        ("nowhere", ValueError, "reference='nowhere': give a folder or file that exists"),
+        (Checkpoint(network, "nowhere.pt"), ValueError, "give a folder or file that exists, unlike nowhere.pt"),
     ],
 )
 def test_other_arguments_are_refused_before_anything_is_measured(given, error, message):

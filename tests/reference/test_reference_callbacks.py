@@ -1,0 +1,131 @@
+"""References in the two callbacks: told, logged, kept across a resume, and never felt by the training."""
+
+import copy
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers_runs import trained
+
+from interaction_monitor import InteractionMonitor, Record
+from interaction_monitor.callbacks import loggers
+from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
+from interaction_monitor.history import History
+from interaction_monitor.players import FeaturePatches
+from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.stopping import GeneralizingShare
+from tests.history.test_history import make_row
+
+PATCHES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leave out the pictures, which take seconds."""
+    monkeypatch.setattr(loggers, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
+
+
+def monitor(**arguments):
+    return InteractionMonitor(PATCHES, n_samples=6, every_n_epochs=1, on_error="raise", **arguments)
+
+
+def other(make_net):
+    torch.manual_seed(5)
+    return make_net()
+
+
+def fit(trainer, net, loaders, **arguments):
+    torch.manual_seed(1)
+    trainer.fit(net, *loaders, **arguments)
+
+
+def test_the_training_is_the_same_to_the_bit_and_the_share_is_logged(loaders, make_trainer, make_net, net, tmp_path):
+    alone = copy.deepcopy(net)
+    fit(make_trainer(logger=False), alone, loaders)
+    reference = other(make_net)
+    watching = monitor(reference=reference)
+    trainer = make_trainer(watching)
+    fit(trainer, net, loaders)
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, net.state_dict()[name]), name
+    rows = watching.observer.history
+    assert len(rows) == 3
+    assert all(0 < row.generalizing_share < 1 for row in rows)
+    logged = trainer.callback_metrics
+    assert float(logged["interactions/generalizing_share"]) == pytest.approx(rows[-1].generalizing_share)
+    by_order = rows[-1].generalizing_by_order
+    assert float(logged["interactions/generalizing_share_order_1"]) == pytest.approx(by_order[1])
+    assert set(logged) >= {f"interactions/generalizing_share_order_{order}" for order in by_order}
+
+
+def test_the_record_of_an_earlier_run_is_a_reference(loaders, make_trainer, make_net, net, capsys):
+    first = monitor()
+    fit(make_trainer(first), other(make_net), loaders)
+    second = monitor(reference=first.observer.record.folder)
+    fit(make_trainer(second), net, loaders)
+    assert all(0 < row.generalizing_share < 1 for row in second.observer.history)
+    shown = f"generalizes {second.observer.history[-1].generalizing_share:.0%}"
+    assert shown in capsys.readouterr().out
+    recorded = Record.open(second.observer.record.folder)
+    assert recorded.settings["reference"][0].startswith("record version_0/interactions")
+    assert recorded.history[-1].generalizing_share == second.observer.history[-1].generalizing_share
+
+
+def test_a_resumed_run_goes_on_with_its_references(loaders, make_trainer, make_net, net, tmp_path):
+    straight = monitor(reference=other(make_net))
+    fit(make_trainer(straight, max_epochs=3), copy.deepcopy(net), loaders)
+    saving = ModelCheckpoint(tmp_path / "saved", save_top_k=-1, save_on_train_epoch_end=True)
+    fit(make_trainer(monitor(reference=other(make_net)), saving, max_epochs=1), copy.deepcopy(net), loaders)
+    changed = other(make_net)
+    torch.nn.init.zeros_(changed.head[2].weight)  # it is not measured again
+    resumed = monitor(reference=changed)
+    fit(make_trainer(resumed, max_epochs=2), net, loaders, ckpt_path=saving.best_model_path)
+    assert len(resumed.observer.history) == 3
+    known = resumed.observer.references.measured[0]
+    assert torch.equal(known.and_, straight.observer.references.measured[0].and_)
+    assert resumed.observer.history[0].generalizing_share == straight.observer.history[0].generalizing_share
+    with pytest.raises(MisconfigurationException, match=r"measured with reference=\['network SmallNet'\], but this"):
+        fit(make_trainer(monitor(), max_epochs=2), net, loaders, ckpt_path=saving.best_model_path)
+
+
+def test_what_is_no_reference_is_refused_before_the_first_batch(loaders, make_trainer, make_net, net):
+    with pytest.raises(MisconfigurationException, match=r"InteractionMonitor\(reference=3\): give the folder"):
+        monitor(reference=3)
+    with pytest.raises(ValueError, match=r"InteractionTrainerCallback\(reference='nowhere'\): give a folder or file"):
+        InteractionTrainerCallback(PATCHES, None, reference="nowhere")
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(MisconfigurationException, match="holds the very weights that are trained"):
+        fit(make_trainer(monitor(reference=net), logger=False), net, loaders)
+    with pytest.raises(MisconfigurationException, match="has the same weights"):
+        fit(make_trainer(monitor(reference=copy.deepcopy(net)), logger=False), net, loaders)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_rule_that_looks_at_references_needs_them(make_net):
+    with pytest.raises(MisconfigurationException, match="give reference= too"):
+        monitor(stop=GeneralizingShare())
+    assert monitor(stop=GeneralizingShare(), reference=make_net()).stop == GeneralizingShare()
+
+
+def test_transformers_runs_have_references_too(tmp_path):
+    trained(tmp_path / "first", learning_rate=1e-2)
+    reference = tmp_path / "first" / "interactions"
+    _, watcher = trained(tmp_path / "second", callback={"reference": reference})
+    assert all(0 < row.generalizing_share <= 1 for row in watcher.observer.history)
+
+
+def told(share, epoch, **changes):
+    return make_row(epoch, epoch, generalizing_share=share, **changes)
+
+
+def test_the_verdict_says_from_when_the_share_sinks():
+    shares = [0.2, 0.4, 0.57, 0.55, 0.45, 0.36]
+    known = {"overfitting_epoch": 2, "overfitting_detected_epoch": 4, "overfitting_step": 2}
+    rows = [told(share, epoch, **(known if epoch >= 4 else {})) for epoch, share in enumerate(shares)]
+    begins = "over-fitting began at epoch 2 (known at 4): of what the network encodes 57% generalized, now 36%; "
+    assert run_text.verdict(rows).startswith(begins)
+    begins = "of what the network encodes 55% generalized in the end, 57% at epoch 2, and it has not clearly begun to"
+    assert run_text.verdict(rows[:4]).startswith(begins)
+    assert run_text.overfitting(History([make_row(0, 0)])) == ""
