@@ -21,7 +21,7 @@ from interaction_monitor.players import Segments
 
 
 def main() -> None:
-    options = shared_steps.options(__doc__, "shared_mnist3", epochs=3, train=8000, samples=30, width=8)
+    options = shared_steps.options(__doc__, "shared_mnist3", epochs=3, train=8000, samples=30, width=8, background=1)
     with training.refusals():
         data = mnist3(options.data, n_train=options.train)
         images, parts = mnist3_parts(options.data)
@@ -35,7 +35,9 @@ def main() -> None:
         network = build(2, channels=1, width=options.width)
         shared_steps.train(network, data.train, epochs=options.epochs, learning_rate=1e-3)
         print(f"{name}: {shared_steps.accuracy(network, test):.1%} of the test digits right", flush=True)
-        networks.append(Network(network, probe, players, output="logit", name=name))
+        networks.append(
+            Network(network, probe, players, output="logit", name=name, background_levels=options.background)
+        )
     shared_steps.conclude(compare_networks(networks, alpha=options.alpha, normalize=True), options.out)
 
 

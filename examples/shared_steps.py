@@ -19,7 +19,7 @@ def options(description: str | None, out: str, **defaults: int) -> argparse.Name
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public data sets")
     parser.add_argument("--out", type=Path, default=Path("runs") / out)
-    alpha = training.number(float, "0 to 1", lambda x: 0 <= x <= 1)
+    alpha = training.number(float, "0 or more", lambda x: 0 <= x < float("inf"))
     parser.add_argument("--alpha", type=alpha, default=0.1, help="charge for an interaction in each network")
     count = training.number(int, "1 or more", lambda x: x >= 1)
     for name, value in defaults.items():

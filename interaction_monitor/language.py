@@ -8,8 +8,10 @@ from __future__ import annotations
 import inspect
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,3 +104,30 @@ def most_probable(
     with undisturbed(model) as kept, eager_if_compiled(model):
         found = [kept.run(partial(predicted, sample)) for sample in range(len(probe))]
     return Probe(probe.inputs, torch.cat(found).to(probe.device))
+
+
+def read_baseline(path: str | Path) -> Tensor:
+    """Read a baseline vector that the code of the papers' authors has learned for a language model's embedding.
+
+    Their file holds the vector of each epoch; the last is taken. For `Words(layer=..., baseline=...)`.
+
+    Args:
+        path: a .npy file of (epochs, D) or (epochs, 1, D) numbers, such as their `baseline_embeds_list.npy`.
+
+    Returns:
+        (D,) float32.
+
+    Raises:
+        ValueError: if the file holds an array of another shape.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "baseline_embeds_list.npy"
+        >>> np.save(file, [[0.0, 0.0], [0.5, -1.0]])
+        >>> read_baseline(file)
+        tensor([ 0.5000, -1.0000])
+    """
+    vectors = np.load(path, allow_pickle=False)
+    if vectors.ndim not in (2, 3) or vectors[-1].size != vectors.shape[-1]:
+        raise ValueError(f"{path} must hold (epochs, D) or (epochs, 1, D), but holds {vectors.shape}")
+    return torch.from_numpy(vectors[-1].reshape(-1)).float()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -6,7 +7,7 @@ from torch import nn
 
 from interaction_monitor import outputs
 from interaction_monitor.forward import assign_players, masked_outputs
-from interaction_monitor.language import last_token_logits, most_probable
+from interaction_monitor.language import last_token_logits, most_probable, read_baseline
 from interaction_monitor.players import Words
 from interaction_monitor.probe import Probe
 
@@ -125,3 +126,14 @@ def test_a_label_of_a_multi_label_network_is_an_output():
     for label in (2, -1):
         with pytest.raises(ValueError, match=f"label={label} must be a column"):
             outputs.label_log_odds(label)(logits, None)
+
+
+def test_a_published_baseline_is_the_last_epochs(tmp_path):
+    file = tmp_path / "baseline.npy"
+    vectors = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for stored in (vectors, vectors[:, None]):
+        np.save(file, stored)
+        assert read_baseline(file).tolist() == [8.0, 9.0, 10.0, 11.0]
+    np.save(file, np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"must hold \(epochs, D\)"):
+        read_baseline(file)

@@ -253,3 +253,14 @@ def test_an_autoencoder_is_no_classifier_of_as_many_classes_as_pixels():
     with torch.no_grad():
         expected = -(net(probe.inputs) - probe.inputs.flatten(1)).square().mean(1)
     torch.testing.assert_close(error[:, -1], expected.double(), rtol=1e-5, atol=1e-8)
+
+
+def test_smoothed_log_odds_are_those_of_the_authors_formula():
+    logits = torch.tensor([[2.0, 0.5, -1.0], [40.0, 0.0, 0.0], [-60.0, 0.0, 0.0]], dtype=torch.float64)
+    p = logits.softmax(1)[:, 0]
+    expected = (p / (1 - p + 1e-7) + 1e-7).log()
+    found = outputs.smoothed_log_odds()(logits, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert found[1:].tolist() == pytest.approx([16.118, -16.118], abs=1e-3)
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        outputs.smoothed_log_odds(0.0)

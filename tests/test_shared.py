@@ -103,7 +103,9 @@ def charged(result: SharedAndOr, alpha: float, tie_break: float = 0.01) -> Tenso
 
 
 @pytest.mark.parametrize("m", [2, 3])
-@pytest.mark.parametrize(("n", "alpha", "share_bound"), [(3, 0.1, 0.5), (5, 0.0, 0.5), (5, 1.0, 0.02), (6, 0.1, 0.05)])
+@pytest.mark.parametrize(
+    ("n", "alpha", "share_bound"), [(3, 0.1, 0.5), (5, 0.0, 0.5), (5, 1.0, 0.02), (6, 0.1, 0.05), (5, 4.0, 0.02)]
+)
 def test_lies_within_the_reported_gap_of_the_optimum(m: int, n: int, alpha: float, share_bound: float) -> None:
     v = networks(m, 2, n, seed=n)
     result = shared_and_or(v, alpha=alpha, share_bound=share_bound)
@@ -281,7 +283,7 @@ def test_warns_where_the_tolerance_is_missed(monkeypatch: pytest.MonkeyPatch) ->
         (torch.zeros(2, 4, 7), {}, "last axis"),
         (torch.zeros(0, 4, 8), {}, "v must be"),
         (torch.zeros(1, 1, 2**15), {}, "n = 15 players"),
-        (torch.zeros(2, 1, 8), {"alpha": 1.5}, "alpha must lie between 0 and 1, but is 1.5"),
+        (torch.zeros(2, 1, 8), {"alpha": math.inf}, "alpha must be a finite number, at least 0, but is inf"),
         (torch.zeros(2, 1, 8), {"alpha": math.nan}, "alpha"),
         (torch.zeros(2, 1, 8), {"alpha": -0.1}, "alpha"),
         (torch.zeros(2, 1, 8), {"noise": -1.0}, "noise must be"),

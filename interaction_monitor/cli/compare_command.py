@@ -6,6 +6,7 @@ With `--factory`, checkpoints take the place of recorded runs.
 from __future__ import annotations
 
 import argparse
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from interaction_monitor.cli.factories import networks_of
 from interaction_monitor.cli.records import CommandError
 
 if TYPE_CHECKING:
-    from interaction_monitor.comparison import Comparison
+    from interaction_monitor.comparison import Comparison, Counting
 
 SUMMARY = "extract the interactions that several networks share: tables, pictures, one HTML file and TensorBoard"
 
@@ -45,10 +46,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epoch 2 3, A's at 2 and B's at 3); or several of a single run; default: the last of each",
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.1, help="charge for an interaction in each network, 0 to 1; default: 0.1"
+        "--alpha", type=float, default=0.1, help="charge for an interaction in each network; default: 0.1"
     )
     parser.add_argument(
         "--normalize", action="store_true", help="count each network in units of its mean change of output"
+    )
+    counting = parser.add_argument_group("what the tables and pictures count")
+    counting.add_argument(
+        "--k",
+        type=_count_or_share,
+        nargs="+",
+        metavar="K",
+        default=[],
+        help="numbers of strongest interactions, or percentages of 2^n (Figure 3 of Chen et al. 2024: 5%% to 45%%); "
+        "default: 5 to 100",
+    )
+    counting.add_argument(
+        "--floor",
+        type=float,
+        default=1e-3,
+        help="leave out of the strongest k what is at most this fraction of the sample's largest; 0 leaves none out; "
+        "default: 0.001",
+    )
+    counting.add_argument(
+        "--salient",
+        type=float,
+        default=0.05,
+        metavar="FRACTION",
+        help="a salient interaction exceeds this share; default: 0.05",
+    )
+    counting.add_argument(
+        "--salient-of",
+        choices=("largest", "change"),
+        default="largest",
+        help="of the sample's largest interaction, or of the network's mean change of output; default: largest",
+    )
+    counting.add_argument(
+        "--pooled",
+        action="store_true",
+        help="sort the interactions of all samples together in the picture of the sparsity, as Figure 2 does",
     )
     parser.add_argument("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
     parser.add_argument(
@@ -61,10 +97,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-damaged", action="store_true", help="do without measurements that are damaged")
 
 
+def _count_or_share(text: str) -> int | float:
+    """Read a number of interactions, or a percentage as a share below 1."""
+    value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    if not 0 < value < (1 if text.endswith("%") else math.inf):
+        raise ValueError
+    return value
+
+
+_count_or_share.__name__ = "number or percentage"  # argparse names it in its refusal
+
+
+def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
+    from interaction_monitor.comparison import Counting
+
+    try:
+        return Counting(
+            ks=tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k),
+            floor=arguments.floor,
+            fraction=arguments.salient,
+            unit=arguments.salient_of,
+            pooled=arguments.pooled,
+        )
+    except ValueError as error:
+        raise CommandError(f"--floor or --salient: {error}") from error
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Print the tables, save them and the pictures, and write to TensorBoard."""
-    if not 0 <= arguments.alpha <= 1:
-        raise CommandError(f"--alpha must lie between 0 and 1, but is {arguments.alpha}")
+    if not 0 <= arguments.alpha < math.inf:
+        raise CommandError(f"--alpha must be a finite number, at least 0, but is {arguments.alpha}")
     from interaction_monitor.comparison import NotComparableError
 
     try:
@@ -86,7 +148,8 @@ def _of_records(arguments: argparse.Namespace) -> Comparison:
         epochs = epochs[0]
     opened = [records.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
     _check_results(arguments, opened[0].n_samples)
-    return compare(opened, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize)
+    counting = _counting(arguments, opened[0].n_players)
+    return compare(opened, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
 
 
 def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
@@ -100,7 +163,8 @@ def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
         raise CommandError("a comparison takes two checkpoints or more")
     networks = networks_of(arguments.factory, arguments.runs)
     _check_results(arguments, len(networks[0].probe))
-    return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize)
+    counting = _counting(arguments, networks[0].players.n_players)
+    return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
 
 
 def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:

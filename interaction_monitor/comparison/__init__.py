@@ -3,15 +3,24 @@
 Chen et al. 2024, "Defining and extracting generalizable interaction primitives from DNNs".
 """
 
-from interaction_monitor.comparison.extraction import Comparison, Extraction, NotComparableError, compare_outputs
+from interaction_monitor.comparison.extraction import (
+    Comparison,
+    Counting,
+    Extraction,
+    NotComparableError,
+    compare_outputs,
+    read_published,
+)
 from interaction_monitor.comparison.networks import Network, compare, compare_networks
 
 __all__ = [
     "Comparison",
+    "Counting",
     "Extraction",
     "Network",
     "NotComparableError",
     "compare",
     "compare_networks",
     "compare_outputs",
+    "read_published",
 ]

@@ -4,16 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional import SharedAndOr, and_interactions, shared_and_or, sparsest_and_or
+from interaction_monitor.functional import (
+    SharedAndOr,
+    and_interactions,
+    highest_bit_first,
+    salient,
+    shared_and_or,
+    sparsest_and_or,
+)
 from interaction_monitor.functional.sparsest import NOISE, TOL
 
 
 class NotComparableError(ValueError):
     """The networks were not measured on the same samples with the same players; the message says what differs."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Which interactions the tables and pictures of a comparison count.
+
+    Args:
+        ks: numbers of strongest interactions whose generalization power is shown; none: 5 to 100. Those of Chen et al.
+            2024, Figure 3, are 5% to 45% of 2^n, with `floor=0`.
+        floor: leave out interactions of at most this fraction of the sample's largest: what is fainter than 1e-3 is
+            what the extraction's tolerance leaves. 0 counts as the paper does.
+        fraction: a salient interaction exceeds this share of `unit`; 0.05 is the paper's.
+        unit: "largest", the sample's largest interaction (the paper's section 3), or "change", the network's
+            mean |v(N) - v(∅)| (the authors' notebook of Figure 4, with `fraction=0.03`).
+        pooled: whether the sparsity curve sorts the interactions of all samples together (the paper's Figure 2), and
+            not each sample's, of which the mean is drawn.
+
+    Raises:
+        ValueError: if a number makes no sense; it says which.
+
+    Example:
+        >>> papers = Counting(ks=(12, 64, 115), floor=0.0)  # n = 8
+    """
+
+    ks: tuple[int, ...] = ()
+    floor: float = 1e-3
+    fraction: float = 0.05
+    unit: Literal["largest", "change"] = "largest"
+    pooled: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.ks, default=1) < 1:
+            raise ValueError(f"ks must be at least 1, but hold {min(self.ks)}")
+        for name in ("floor", "fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}")
+        if self.unit not in ("largest", "change"):
+            raise ValueError(f"unit must be 'largest' or 'change', but is {self.unit!r}")
 
 
 @dataclass(frozen=True)
@@ -23,6 +71,14 @@ class Extraction:
     name: str
     and_: Tensor  # (m, S, 2^n) float64
     or_: Tensor  # (m, S, 2^n) float64
+    counting: Counting = Counting()
+    change: Tensor | None = None  # (m,) mean |v(N) - v(∅)| of each network; for `counting.unit` "change"
+
+    @property
+    def salient(self) -> tuple[Tensor, Tensor]:
+        """(m, S, 2^n) bool each, which AND and which OR interactions are salient."""
+        unit = None if self.counting.unit == "largest" or self.change is None else self.change[:, None]
+        return salient(self.and_, self.or_, self.counting.fraction, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -39,6 +95,20 @@ class Comparison:
     gap: Tensor  # (S,) certified relative gap of the shared extraction
     samples: tuple[int, ...]  # (S,) which probe samples these are
     player_names: tuple[tuple[str, ...], ...] | None = None  # (S, n)
+    counting: Counting = Counting()
+
+    @property
+    def ks(self) -> list[int]:
+        """Which numbers of strongest interactions are shown; 5 to 100 if nothing was asked for.
+
+        Example:
+            >>> compare_outputs(torch.rand(2, 3, 16)).ks
+            [5, 10]
+        """
+        most = 2**self.n_players - 1
+        if self.counting.ks:
+            return [k for k in self.counting.ks if k <= most] or [most]
+        return [k for k in (5, 10, 20, 30, 40, 50, 75, 100) if k < most] or [1]
 
     @property
     def extractions(self) -> tuple[Extraction, ...]:
@@ -64,6 +134,7 @@ def compare_outputs(
     tol: float = TOL,
     normalize: bool = False,
     player_names: tuple[tuple[str, ...], ...] | None = None,
+    counting: Counting | None = None,
 ) -> Comparison:
     """Extract the interactions of several networks, one by one and together.
 
@@ -80,6 +151,7 @@ def compare_outputs(
         tol: as in `shared_and_or`, for both extractions.
         normalize: as in `shared_and_or`.
         player_names: (S, n) what the players of each sample are called.
+        counting: which interactions are counted; None takes the defaults.
 
     Returns:
         The comparison, on the CPU.
@@ -105,6 +177,12 @@ def compare_outputs(
         raise NotComparableError("no sample has finite outputs in all networks, so there is nothing to compare")
     v = v[:, valid].detach().double().cpu()
     kept = [int(i) for i in valid.nonzero()]
+    counting = Counting() if counting is None else counting
+    change = (v[..., -1] - v[..., 0]).abs().mean(1)
+
+    def extraction(name: str, and_: Tensor, or_: Tensor) -> Extraction:
+        return Extraction(name, and_, or_, counting, change)
+
     dividends = and_interactions(v)
     singles = [sparsest_and_or(outputs, noise=noise, tol=tol) for outputs in v]
 
@@ -115,16 +193,51 @@ def compare_outputs(
     control = None
     if len(kept) >= len(v):
         apart = together(torch.stack([outputs.roll(network, 0) for network, outputs in enumerate(v)]))
-        control = Extraction("control", apart.and_, apart.or_)
+        control = extraction("control", apart.and_, apart.or_)
     return Comparison(
         names=tuple(names),
         v=v,
-        harsanyi=Extraction("Harsanyi", dividends, dividends),
-        alone=Extraction("each alone", *(torch.stack([getattr(r, i) for r in singles]) for i in ("and_", "or_"))),
-        shared=Extraction("shared", shared.and_, shared.or_),
+        harsanyi=extraction("Harsanyi", dividends, dividends),
+        alone=extraction("each alone", *(torch.stack([getattr(r, i) for r in singles]) for i in ("and_", "or_"))),
+        shared=extraction("shared", shared.and_, shared.or_),
         control=control,
         alpha=alpha,
         gap=shared.gap,
         samples=tuple(kept),
         player_names=None if player_names is None else tuple(player_names[i] for i in kept),
+        counting=counting,
     )
+
+
+def read_published(path: str | Path) -> Tensor:
+    """Read outputs or interactions that the code of the papers' authors has saved, in the numbering used here.
+
+    Their masks have player 0 in the highest bit. Their `rewards.npy` are v(x_T), `I_and.pth` and `Iand.npy` AND
+    interactions, `I_or.pth` and `Ior.npy` OR interactions, of one sample each.
+
+    Args:
+        path: a .npy file, or a .pth or .pt file that holds one tensor; nothing in it is executed.
+
+    Returns:
+        (2^n,) float64, or (..., 2^n) as in the file.
+
+    Raises:
+        ValueError: if the file holds no vector over coalitions, or is of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "rewards.npy"
+        >>> np.save(file, [0.0, 20.0, 10.0, 30.0])  # of nobody, player 1, player 0, both
+        >>> read_published(file).tolist()
+        [0.0, 10.0, 20.0, 30.0]
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".npy", ".pth", ".pt"):
+        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
+    if suffix == ".npy":
+        values = torch.from_numpy(np.load(path, allow_pickle=False))
+    else:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")
+    return highest_bit_first(values.double())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.comparison.extraction import Comparison, NotComparableError, compare_outputs
+from interaction_monitor.comparison.extraction import Comparison, Counting, NotComparableError, compare_outputs
 from interaction_monitor.forward import assign_players
 from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.functional.sparsest import NOISE, TOL
@@ -27,9 +27,13 @@ class Network:
         module: the network, on the device where it is to run.
         probe: the samples, the same for all networks that are compared.
         players: their input variables: a kind, which is drawn by seed 0, or players that are drawn already.
-        output: the scalar output, by name or as a function of (logits, targets); the same for all.
+        output: the scalar output, by name or as a function (logits, targets); the same for all.
         forward_func: how the module is called, (module, inputs) -> logits; None calls `module(inputs)`.
         name: what it is called; empty for a number.
+        background_levels: average over L intensities, 1/L to 1, of what belongs to no player; Chen et al.'s code has 10.
+
+    Raises:
+        ValueError: if `background_levels` is below 1, or there is no such input.
 
     Example:
         >>> from interaction_monitor.players import ImagePatches
@@ -44,6 +48,14 @@ class Network:
     output: str | Output = "log_odds"
     forward_func: ForwardFunc | None = None
     name: str = ""
+    background_levels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.background_levels < 1:
+            raise ValueError(f"background_levels must be at least 1, but is {self.background_levels}")
+        floating = isinstance(self.probe.inputs, Tensor) and self.probe.inputs.is_floating_point()
+        if self.background_levels > 1 and not (floating and getattr(self.players, "layer", None) is None):
+            raise ValueError("background_levels above 1 needs players of a floating input; leave it out")
 
     @property
     def settings(self) -> Settings:
@@ -58,6 +70,7 @@ def compare_networks(
     noise: float = NOISE,
     tol: float = TOL,
     normalize: bool = False,
+    counting: Counting | None = None,
 ) -> Comparison:
     """Measure several networks on the same samples, and compare what they encode.
 
@@ -69,6 +82,7 @@ def compare_networks(
         noise: as in `shared_and_or`.
         tol: as in `shared_and_or`.
         normalize: as in `shared_and_or`.
+        counting: as in `compare_outputs`.
 
     Returns:
         The comparison.
@@ -98,6 +112,7 @@ def compare_networks(
         noise=noise,
         tol=tol,
         normalize=normalize,
+        counting=counting,
         player_names=_map(named[0]).names,
     )
 
@@ -114,11 +129,24 @@ def _map(network: Network) -> PlayerMap:
 
 
 def _measured(network: Network) -> Measured:
-    return Measured(network.name, _map(network), network.probe.inputs, network.probe.targets, network.output)
+    probe, levels = network.probe, network.background_levels
+    return Measured(network.name, _map(network), probe.inputs, probe.targets, network.output, levels)
 
 
 def _outputs(network: Network) -> torch.Tensor:
-    return outputs_of(network.module, network.probe, _map(network), network.settings).cpu()
+    levels = network.background_levels
+    probes = [*(_faded(network, level / levels) for level in range(1, levels)), network.probe]
+    return torch.stack([outputs_of(network.module, x, _map(network), network.settings).cpu() for x in probes]).mean(0)
+
+
+def _faded(network: Network, intensity: float) -> Probe:
+    """The samples, with what belongs to no player brought near to the baseline."""
+    players, inputs = _map(network), network.probe.inputs
+    assert isinstance(inputs, Tensor)
+    background = replace(players, labels=torch.where(players.labels < 0, 0, -1), n_players=1, names=None)
+    rows = torch.arange(len(inputs), device=inputs.device)
+    without = background.mask(inputs, rows, torch.zeros_like(rows))
+    return replace(network.probe, inputs=intensity * inputs + (1 - intensity) * without)
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,7 @@ class Measured:
     inputs: Tensor | dict[str, Tensor]  # (S, ...)
     targets: Tensor | None  # (S,)
     output: object
+    background_levels: int = 1
 
 
 def require_comparable(measured: Sequence[Measured]) -> None:
@@ -148,6 +177,7 @@ def _require_same(first: Measured, other: Measured) -> None:
         ("number of players", one.n_players, another.n_players),
         ("number of probe samples", len(one), len(another)),
         ("output", first.output, other.output),
+        ("levels of the background", first.background_levels, other.background_levels),
         ("masked layer", one.layer or "the input", another.layer or "the input"),
         ("masked input", _input(one), _input(another)),
         ("masked axes", one.axes, another.axes),
@@ -190,6 +220,7 @@ def compare(
     noise: float = NOISE,
     tol: float = TOL,
     normalize: bool = False,
+    counting: Counting | None = None,
 ) -> Comparison:
     """Compare what recorded runs over the same probe samples and players encode.
 
@@ -201,6 +232,7 @@ def compare(
         noise: as in `shared_and_or`.
         tol: as in `shared_and_or`.
         normalize: as in `shared_and_or`.
+        counting: as in `compare_outputs`.
 
     Returns:
         The comparison.
@@ -228,6 +260,7 @@ def compare(
         noise=noise,
         tol=tol,
         normalize=normalize,
+        counting=counting,
         player_names=records[0].players.names,
     )
 

@@ -1,6 +1,6 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
-from interaction_monitor.functional.coalitions import coalition, members, n_players, orders
+from interaction_monitor.functional.coalitions import coalition, highest_bit_first, members, n_players, orders
 from interaction_monitor.functional.faithfulness import (
     matching_error,
     matching_precision,
@@ -68,6 +68,7 @@ __all__ = [
     "generalizing_share",
     "generalizing_strength",
     "high_order_share",
+    "highest_bit_first",
     "matching_error",
     "matching_precision",
     "matching_precision_curve",

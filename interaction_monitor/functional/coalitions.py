@@ -62,6 +62,31 @@ def orders(n: int, device: torch.device | str | None = None) -> Tensor:
     return result
 
 
+def highest_bit_first(v: Tensor) -> Tensor:
+    """Turn a vector over coalitions whose player 0 has the highest bit into one whose player 0 has the lowest, or back.
+
+    The code of the papers' authors lists masks as binary numbers read from the left, so that index 1 is the last
+    player alone. Applied twice it changes nothing.
+
+    Args:
+        v: (..., 2^n) outputs or interactions.
+
+    Returns:
+        (..., 2^n) the same values in the other order.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+
+    Examples:
+        >>> highest_bit_first(torch.tensor([0, 20, 10, 30])).tolist()  # 10 is what player 0 has alone
+        [0, 10, 20, 30]
+    """
+    n = n_players(v)
+    axes = v.reshape(*v.shape[:-1], *[2] * n)
+    first = v.ndim - 1
+    return axes.permute(*range(first), *reversed(range(first, first + n))).reshape(v.shape)
+
+
 def members(coalition: int) -> tuple[int, ...]:
     """List the players of a coalition, in ascending order.
 

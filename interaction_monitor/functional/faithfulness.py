@@ -112,19 +112,22 @@ def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> T
     return curve[..., k - 1]
 
 
-def sparsity_curve(and_: Tensor, or_: Tensor | None) -> Tensor:
-    """Give the sizes of the interactions from the strongest to the weakest, averaged over samples.
+def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
+    """Give the sizes of the interactions from the strongest to the weakest.
 
     Each sample's |I|, AND and OR together and the empty one left out, is sorted on its own; entry k-1
-    is the mean of the k-th largest (the curves of Chen et al. 2024, Figure 2). A curve that drops
-    steeply is a network that a few patterns explain.
+    is the mean of the k-th largest. Pooled, the interactions of all samples are sorted together (the curves
+    of Chen et al. 2024, Figure 2): a sample of large outputs then makes the beginning of the curve by itself.
+    A curve that drops steeply is a network that a few patterns explain.
 
     Args:
         and_: (..., 2^n) AND interactions; any leading axes count as samples.
         or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        pooled: whether all samples are sorted together, as the paper does.
 
     Returns:
-        (K,) float64, never rising, with K = 2(2^n - 1), or 2^n - 1 without OR.
+        (K,) float64, never rising, with K = 2(2^n - 1), or 2^n - 1 without OR; pooled as many times as there
+        are samples.
 
     Raises:
         ValueError: if the last axis is no power of two or the shapes differ.
@@ -134,8 +137,9 @@ def sparsity_curve(and_: Tensor, or_: Tensor | None) -> Tensor:
         [2.5, 1.0, 0.0]
     """
     _check(and_, and_=and_, or_=or_)
-    pooled = _pool(and_, or_).abs()
-    return pooled.reshape(-1, pooled.shape[-1]).sort(-1, descending=True).values.mean(0)
+    size = _pool(and_, or_).abs()
+    by_sample = size.reshape(1 if pooled else -1, size.numel() if pooled else size.shape[-1])
+    return by_sample.sort(-1, descending=True).values.mean(0)
 
 
 def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:

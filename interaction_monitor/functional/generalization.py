@@ -60,16 +60,17 @@ def strongest(interactions: Tensor, k: int, *, floor: float = 0.0) -> Tensor:
     return _ranks(interactions, floor) < k
 
 
-def salient(and_: Tensor, or_: Tensor, fraction: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Mark the interactions of more than a share of the sample's largest.
+def salient(and_: Tensor, or_: Tensor, fraction: float = 0.05, *, unit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mark the interactions of more than a share of the sample's largest, or of another unit.
 
     |I(S)| > τ with τ = fraction · max_S |I(S)| over AND and OR, for each network and sample (Chen et al. 2024,
-    Section 3).
+    Section 3). The authors' notebook of Figure 4 has τ = 0.03 · E_x|v(N) - v(∅)| instead.
 
     Args:
         and_: (..., 2^n) AND interactions.
         or_: (..., 2^n) OR interactions.
         fraction: 0.05 is the paper's.
+        unit: (...), or what broadcasts to it, what `fraction` is a share of; None takes the sample's largest.
 
     Returns:
         (..., 2^n) bool each, for AND and for OR.
@@ -88,7 +89,8 @@ def salient(and_: Tensor, or_: Tensor, fraction: float = 0.05) -> tuple[Tensor, 
         raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.05")
     size = torch.stack((and_, or_)).abs()
     size[..., 0] = 0.0
-    above = size > fraction * size.amax((0, -1)).unsqueeze(-1)
+    unit = size.amax((0, -1)) if unit is None else unit
+    above = size > fraction * unit.unsqueeze(-1)
     return above[0], above[1]
 
 

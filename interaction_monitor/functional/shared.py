@@ -62,8 +62,9 @@ def shared_and_or(
     Args:
         v: (m, S, 2^n) outputs of m networks on the same samples with the same players, floating, finite; computed
             with in float64 on its own device (on the CPU if that has no float64).
-        alpha: charge for an interaction in each network, beside that for the largest; 0 to 1. 0 is Eq. 5, which
-            leaves open what the networks with less than the largest do.
+        alpha: charge for an interaction in each network, beside that for the largest; 0 or more. 0 is Eq. 5, which
+            leaves open what the networks with less than the largest do. The authors' code minimises (1 - a) max + a Σ:
+            its a is a / (1 - a) here, its 0.1 is 0.111.
         noise: ζ as a share of |v(N) - v(∅)| of each network and sample. 0.02 is the paper's value.
         share_bound: how far each network's split γ^(i) may lie from a common one, as a share of the network's mean
             |v(N) - v(∅)| over the S samples: the only thing that ties samples together. 0.5 is the paper's value,
@@ -79,8 +80,8 @@ def shared_and_or(
         The interactions of each network, the splits they come from, and the proven gap of each sample.
 
     Raises:
-        ValueError: if `v` is not (m, S, 2^n), n is above 14, a network's outputs are not finite, `alpha` is outside
-            0 to 1, `noise`, `share_bound` or `tie_break` is negative, or `tol` is not positive.
+        ValueError: if `v` is not (m, S, 2^n), n is above 14, a network's outputs are not finite, `alpha`, `noise`,
+            `share_bound` or `tie_break` is negative, or `tol` is not positive.
         TypeError: if `v` is not floating.
 
     Warns:
@@ -136,9 +137,7 @@ def _check(v: Tensor, alpha: float, noise: float, share_bound: float, tol: float
         raise TypeError(f"v must be of a floating dtype, but is {v.dtype}; call it with v.double()")
     if n > _MAX_PLAYERS:
         raise ValueError(f"v has n = {n} players, but the extraction takes at most {_MAX_PLAYERS}; take fewer players")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}; the default is 0.1")
-    for name, value in (("noise", noise), ("tie_break", tie_break)):
+    for name, value in (("alpha", alpha), ("noise", noise), ("tie_break", tie_break)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number, at least 0, but is {value}")
     if not share_bound >= 0:

@@ -20,10 +20,9 @@ from interaction_monitor.functional import (
     members,
     or_outputs,
     order_sharing,
-    salient,
     sparsity_curve,
 )
-from interaction_monitor.plots.comparison_text import powers, strengths_of_interest
+from interaction_monitor.plots.comparison_text import powers
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -51,6 +50,9 @@ def _styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
 def sparsity(comparison: Comparison) -> Figure:
     """Draw the strengths of the interactions from the strongest down, by extraction [Figure 2].
 
+    The paper sorts the interactions of all samples together; so does this with `Counting(pooled=True)`. Otherwise it
+    draws the mean over samples of the strongest, the second and so on, in which no sample makes the curve alone.
+
     Args:
         comparison: The networks.
 
@@ -58,18 +60,19 @@ def sparsity(comparison: Comparison) -> Figure:
         The figure, a panel per network.
     """
     figure, axes = _panels(comparison, height=3.6)
+    pooled = comparison.counting.pooled
     for network, ax in enumerate(axes):
         largest = 0.0
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS[:3], strict=True):
-            curve = sparsity_curve(extraction.and_[network], extraction.or_[network])
+            curve = sparsity_curve(extraction.and_[network], extraction.or_[network], pooled=pooled)
             largest = max(largest, float(curve[0]))
             rank = torch.arange(1, len(curve) + 1)
             ax.plot(rank, curve.clamp_min(1e-12), color=colour, label=extraction.name, lw=1.8)
         bottom = max(largest, 1e-9) * 1e-4
         ax.set(title=comparison.names[network], xlabel="interaction, strongest first", xscale="log", yscale="log")
         ax.set_ylim(bottom, largest * 1.5 or 1.0)
-        ax.axhline(0.05 * largest, color="#BBBBBB", lw=1, ls="--")
-    axes[0].set_ylabel("strength |I|, mean over samples")
+        ax.axhline(0.05 * largest, color="#BBBBBB", lw=1, ls="--")  # the paper's, whatever is counted elsewhere
+    axes[0].set_ylabel("strength |I|, all samples" if pooled else "strength |I|, mean over samples")
     _legend(figure, axes[0])
     return figure
 
@@ -87,7 +90,7 @@ def generalization(comparison: Comparison) -> Figure:
     """
     figure = Figure(figsize=(8.5, 3.6), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2, sharey=True)
-    ks = strengths_of_interest(comparison.n_players)
+    ks = comparison.ks
     for kind, (ax, title) in enumerate(zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True)):
         for extraction, colour, line in zip(comparison.extractions, _COLOURS, _LINES, strict=False):
             power = powers(extraction, ks)[kind]
@@ -114,7 +117,7 @@ def orders(comparison: Comparison) -> Figure:
     axes = figure.subplots(2, networks, sharex=True, sharey=True, squeeze=False)
     order = range(1, comparison.n_players + 1)
     for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
-        sharing = order_sharing(extraction.and_, extraction.or_, *salient(extraction.and_, extraction.or_))
+        sharing = order_sharing(extraction.and_, extraction.or_, *extraction.salient)
         parts = [
             (sharing.all_positive, _POSITIVE, _PALE, "positive"),
             (sharing.all_negative, _NEGATIVE, _PALE, "negative"),

@@ -6,33 +6,21 @@ import math
 from collections.abc import Sequence
 
 from interaction_monitor.comparison.extraction import Comparison, Extraction
-from interaction_monitor.functional import generalization_curve, order_sharing, salient, strongest
-
-# what is fainter than this share of the largest is what the extraction's tolerance leaves
-FLOOR = 1e-3
-
-
-def strengths_of_interest(n_players: int) -> list[int]:
-    """Choose the numbers k of strongest interactions to show: 5 to 100, as far as there are so many.
-
-    Example:
-        >>> strengths_of_interest(4)
-        [5, 10]
-    """
-    return [k for k in (5, 10, 20, 30, 40, 50, 75, 100) if k < 2**n_players - 1] or [1]
+from interaction_monitor.functional import generalization_curve, order_sharing, strongest
 
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
     """Give s_and and s_or for each k, means over networks and samples."""
     means = [
-        generalization_curve(i, ks, floor=FLOOR).nanmean((0, 1)).tolist() for i in (extraction.and_, extraction.or_)
+        generalization_curve(i, ks, floor=extraction.counting.floor).nanmean((0, 1)).tolist()
+        for i in (extraction.and_, extraction.or_)
     ]
     return means[0], means[1]
 
 
 def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
     """Give, for each order, the mean strength of the salient interactions and that of the shared ones among them."""
-    sharing = order_sharing(extraction.and_, extraction.or_, *salient(extraction.and_, extraction.or_))
+    sharing = order_sharing(extraction.and_, extraction.or_, *extraction.salient)
     every = (sharing.all_positive - sharing.all_negative).mean((0, 1))
     shared = (sharing.shared_positive - sharing.shared_negative).mean((0, 1))
     return every.tolist(), shared.tolist()
@@ -45,7 +33,7 @@ def sign_agreement(extraction: Extraction, k: int) -> float:
     """
     shared = agreed = 0.0
     for effects in (extraction.and_, extraction.or_):
-        in_all = strongest(effects, k, floor=FLOOR).all(0)
+        in_all = strongest(effects, k, floor=extraction.counting.floor).all(0)
         shared += float(in_all.sum())
         agreed += float((in_all & (effects.sign() == effects[0].sign()).all(0)).sum())
     return agreed / shared if shared else math.nan
@@ -60,13 +48,13 @@ def table(comparison: Comparison) -> str:
     Returns:
         Two tables, a line per extraction.
     """
-    ks = strengths_of_interest(comparison.n_players)
+    ks = comparison.ks
     lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
     lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks))
     for extraction in comparison.extractions:
         pairs = zip(*powers(extraction, ks), strict=True)
         lines.append(f"{extraction.name:12}" + "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs))
-    lines += ["", "salient strength by order (above 5% of the sample's largest), and the share of it that is shared"]
+    lines += ["", f"salient strength by order ({threshold(comparison)}), and the share of it that is shared"]
     lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in range(1, comparison.n_players + 1)) + f"{'all':>14}")
     for extraction in comparison.extractions:
         every, shared = shared_by_order(extraction)
@@ -74,6 +62,13 @@ def table(comparison: Comparison) -> str:
         shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
         lines.append(f"{extraction.name:12}" + "".join(shown))
     return "\n".join(lines)
+
+
+def threshold(comparison: Comparison) -> str:
+    """Say what a salient interaction exceeds."""
+    counting = comparison.counting
+    unit = "the sample's largest" if counting.unit == "largest" else "the network's mean change of output"
+    return f"above {counting.fraction:.3g} of {unit}"
 
 
 def shared_percentages(extraction: Extraction) -> list[str]:
@@ -84,7 +79,7 @@ def shared_percentages(extraction: Extraction) -> list[str]:
 
 def verdict(comparison: Comparison) -> str:
     """Say in one sentence what the networks share, beside what unrelated outputs would."""
-    k = strengths_of_interest(comparison.n_players)[0]
+    k = comparison.ks[0]
     and_, or_ = (powers(comparison.shared, [k])[kind][0] for kind in (0, 1))
     sentence = (
         f"Of their {k} strongest AND interactions the networks share {and_:.0%}, of the OR interactions {or_:.0%}"
@@ -104,7 +99,7 @@ def findings(comparison: Comparison) -> list[str]:
     Returns:
         The sentences.
     """
-    ks = strengths_of_interest(comparison.n_players)
+    ks = comparison.ks
     alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
     sentences = _the_same(comparison) + [
         f"More {name} interactions are shared if extracted together than if alone: {_where(after, before)}."

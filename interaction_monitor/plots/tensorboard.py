@@ -282,7 +282,7 @@ def write_comparison(
     """
     for earlier in folder.glob(f"{_EVENTS}*{_OF_COMPARISON}"):
         earlier.unlink()
-    ks = comparison_text.strengths_of_interest(comparison.n_players)
+    ks = comparison.ks
     with SummaryWriter(str(folder), filename_suffix=_OF_COMPARISON) as writer:
         for key, picture in (pictures or comparison_figures.draw_all(comparison)).items():
             pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))

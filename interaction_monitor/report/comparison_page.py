@@ -21,6 +21,8 @@ class Shown:
     alpha: float
     control: bool
     verdict: str
+    threshold: str
+    pooled: bool
     findings: list[str]
     ks: list[int]
     powers: list[tuple[str, list[tuple[float, float]]]]  # extraction -> (s_and, s_or) for each k
@@ -38,7 +40,7 @@ def shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -
     Returns:
         What the template `comparison.html.jinja` takes.
     """
-    ks = comparison_text.strengths_of_interest(comparison.n_players)
+    ks = comparison.ks
     findings = comparison_text.findings(comparison)
     pictures = pictures or comparison_figures.draw_all(comparison)
     return Shown(
@@ -48,6 +50,8 @@ def shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -
         alpha=comparison.alpha,
         control=comparison.control is not None,
         verdict=comparison_text.verdict(comparison),
+        threshold=comparison_text.threshold(comparison),
+        pooled=comparison.counting.pooled,
         findings=findings,
         ks=ks,
         powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -16,12 +18,14 @@ from torch import Tensor
 
 from interaction_monitor import Probe, cli
 from interaction_monitor.comparison import (
+    Counting,
     Extraction,
     Network,
     NotComparableError,
     compare,
     compare_networks,
     compare_outputs,
+    read_published,
 )
 from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward import masked_outputs
@@ -34,6 +38,7 @@ from interaction_monitor.functional import (
 )
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
+from interaction_monitor.players import Segments
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.plots import comparison_figures, comparison_text
 from interaction_monitor.record import Record
@@ -90,7 +95,7 @@ def test_shared_extraction_shares_more_and_the_control_less():
 
 def test_equal_networks_share_all_in_every_table():
     result = compare_outputs(outputs(1).repeat(3, 1, 1), names=["a", "b", "c"])
-    ks = comparison_text.strengths_of_interest(N)
+    ks = compare_outputs(torch.rand(2, 1, 2**N)).ks
     for extraction in result.extractions[:3]:
         assert comparison_text.powers(extraction, ks) == ([1.0] * len(ks), [1.0] * len(ks))
         every, shared = comparison_text.shared_by_order(extraction)
@@ -186,7 +191,7 @@ def test_refuses_records_of_other_samples_or_players_and_says_what_differs(recor
 
 def test_pictures_show_what_the_tables_say():
     result = compare_outputs(torch.stack((outputs(1), outputs(2))), names=["small", "large"], player_names=NAMES)
-    ks = comparison_text.strengths_of_interest(N)
+    ks = compare_outputs(torch.rand(2, 1, 2**N)).ks
     and_axes, or_axes = comparison_figures.generalization(result).axes
     for kind, ax in enumerate((and_axes, or_axes)):
         drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
@@ -244,7 +249,7 @@ def test_the_command_writes_tables_pictures_and_tensorboard(record, tmp_path: Pa
     assert (out / "comparison.txt").read_text(encoding="utf-8").strip() in printed
     assert {path.stem for path in out.glob("*.png")} == set(comparison_figures.PICTURES)
     events = EventAccumulator(str(out)).Reload()
-    assert len(events.Scalars("comparison/s_and/shared")) == len(comparison_text.strengths_of_interest(N))
+    assert len(events.Scalars("comparison/s_and/shared")) == len(compare_outputs(torch.rand(2, 1, 2**N)).ks)
     assert set(events.Tags()["images"]) == {f"comparison/{name}" for name in comparison_figures.PICTURES}
     html = (out / "comparison.html").read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == len(comparison_figures.PICTURES)
@@ -255,7 +260,7 @@ def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
     out = ["--out", tmp_path / "out"]
     assert "two runs or more, or one run and several --epoch" in refused(capsys, first.folder, *out)
     assert "differ in the output" in refused(capsys, first.folder, second.folder, *out)
-    assert "--alpha must lie between 0 and 1, but is 2.0" in refused(capsys, first.folder, "--alpha", 2, *out)
+    assert "--alpha must be a finite number, at least 0" in refused(capsys, first.folder, "--alpha", -1, *out)
     third = record("c", outputs(4))
     assert "no measurement at epoch 5" in refused(capsys, first.folder, third.folder, "--epoch", 5, *out)
     assert "--sample must lie between 0 and 5" in refused(capsys, first.folder, third.folder, "--sample", 6, *out)
@@ -414,3 +419,83 @@ def test_a_sample_without_outputs_cannot_be_drawn(record, tmp_path: Path, capsys
     text = refused(capsys, third.folder, fourth.folder, "--out", tmp_path / "out")
     assert "no sample has finite outputs in all networks" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_counting_by_the_change_of_output_is_that_of_the_figures_notebook():
+    v = torch.stack((outputs(1), outputs(2)))
+    result = compare_outputs(v, counting=Counting(fraction=0.03, unit="change"))
+    for network in range(2):
+        tau = 0.03 * sum(abs(float(x[-1] - x[0])) for x in v[network]) / SAMPLES
+        for interactions, mask in zip((result.alone.and_, result.alone.or_), result.alone.salient, strict=True):
+            expected = interactions[network].abs() > tau
+            expected[:, 0] = False
+            assert torch.equal(mask[network], expected)
+    assert "above 0.03 of the network's mean change of output" in comparison_text.table(result)
+    assert "above 0.05 of the sample's largest" in comparison_text.table(compare_outputs(v))
+
+
+def test_the_command_counts_what_it_is_told_to(record, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(comparison_figures, "draw_all", lambda comparison, sample: stand_ins())
+    first, second = record("a", outputs(1)), record("b", outputs(3))
+    command = [str(first.folder), str(second.folder), "--out", str(tmp_path / "out")]
+    options = ["--k", "3", "45%", "--floor", "0", "--salient", "0.03", "--salient-of", "change", "--pooled"]
+    assert cli.main(["compare", *command, *options]) == 0
+    printed = capsys.readouterr().out
+    counting = Counting(ks=(3, 14), floor=0.0, fraction=0.03, unit="change", pooled=True)
+    result = compare([first, second], counting=counting)
+    assert result.ks == [3, 14]
+    assert comparison_text.table(result) in printed
+    power = generalization_curve(result.shared.and_, [14]).nanmean((0, 1)).tolist()
+    assert comparison_text.powers(result.shared, [14])[0] == power
+    assert "floor must be at least 0 and below 1, but is -1.0" in refused(capsys, *command, "--floor", -1)
+    with pytest.raises(SystemExit):
+        cli.main(["compare", *command, "--k", "0%"])
+    assert "invalid number or percentage value: '0%'" in capsys.readouterr().err
+
+
+def test_the_background_is_averaged_over_its_intensities():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    images = torch.rand(3, 1, 4, 4)
+    parts = [[[0, 1], [5, 6], [10]], [[2, 3], [4], [15]], [[7], [8, 9], [1, 2]]]
+    networks = [
+        Network(
+            module, Probe(images, torch.arange(3)), Segments.from_indices(parts, (4, 4)), "logit", background_levels=4
+        )
+        for _ in range(2)
+    ]
+    v = compare_networks(networks).v[0]
+    for sample, players in enumerate(parts):
+        for coalition in range(8):
+            total = 0.0
+            for level in (0.25, 0.5, 0.75, 1.0):
+                image = level * images[sample].flatten()
+                for player, places in enumerate(players):
+                    image[places] = images[sample].flatten()[places] * float(coalition >> player & 1)
+                total += float(module(image[None])[0, sample]) / 4
+            assert float(v[sample, coalition]) == pytest.approx(total, abs=1e-6)
+    with pytest.raises(NotComparableError, match="levels of the background: 4 and 1"):
+        compare_networks([networks[0], replace(networks[1], background_levels=1)])
+    with pytest.raises(ValueError, match="background_levels must be at least 1"):
+        replace(networks[0], background_levels=0)
+    with pytest.raises(ValueError, match="players of a floating input"):
+        replace(networks[0], probe=Probe(images.long(), torch.arange(3)))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pth"])
+def test_published_files_are_renumbered(tmp_path, suffix):
+    # v(x_T) of a game in which every coalition's output names it: players as decimal digits
+    masks = list(itertools.product((0, 1), repeat=3))  # their order: player 0 is the leftmost, highest bit
+    rewards = torch.tensor([float(a * 1 + b * 10 + c * 100) for a, b, c in masks])
+    file = tmp_path / f"rewards{suffix}"
+    if suffix == ".npy":
+        np.save(file, rewards.numpy())
+    else:
+        torch.save(rewards, file)
+    expected = [float(sum(10**p for p in range(3) if coalition >> p & 1)) for coalition in range(8)]
+    assert read_published(file).tolist() == expected
+    with pytest.raises(ValueError, match=r"must end in \.npy"):
+        read_published(tmp_path / "rewards.txt")
+    torch.save({"a": rewards}, tmp_path / "several.pth")
+    with pytest.raises(ValueError, match="holds a dict"):
+        read_published(tmp_path / "several.pth")

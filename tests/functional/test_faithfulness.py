@@ -157,3 +157,10 @@ def test_bad_input_is_named():
         matching_error(v, v, torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"2\*\*n"):
         shapley_values(torch.zeros(2, 6), None)
+
+
+def test_the_pooled_curve_sorts_all_samples_together():
+    and_, or_ = torch.tensor([[5.0, 1.0, -3.0, 0.0], [5.0, 40.0, 2.0, 0.5]]), torch.zeros(2, 4)
+    curve = sparsity_curve(and_, or_, pooled=True)
+    assert curve.tolist() == [40.0, 3.0, 2.0, 1.0, 0.5] + [0.0] * 7
+    assert sparsity_curve(and_, or_)[0] == 21.5  # (3 + 40) / 2

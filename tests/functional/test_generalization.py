@@ -175,3 +175,9 @@ def test_bad_input_says_what_to_do() -> None:
         GeneralizationPower(n_networks=2).update(interactions(3, 1, 0), interactions(3, 1, 0))
     with pytest.raises(ValueError, match=r"\(2, samples, 8\)"):
         SharedStrength(n_networks=2, n_players=3).update(effects, effects)
+
+
+def test_salient_by_a_unit_of_each_networks_own():
+    and_ = torch.tensor([[[0.0, 1.0, 0.4, -0.6]], [[0.0, 1.0, 0.4, -0.6]]])
+    masks = functional.salient(and_, torch.zeros_like(and_), 0.5, unit=torch.tensor([[1.0], [1.5]]))
+    assert masks[0][:, 0].tolist() == [[False, True, False, True], [False, True, False, False]]
