@@ -30,7 +30,7 @@ class Network:
         output: the scalar output, by name or as a function (logits, targets); the same for all.
         forward_func: how the module is called, (module, inputs) -> logits; None calls `module(inputs)`.
         name: what it is called; empty for a number.
-        background_levels: average over L intensities, 1/L to 1, of what belongs to no player; Chen et al.'s code has 10.
+        background_levels: average over L intensities, 1/L to 1, of what belongs to no player; Chen et al.'s code: 10.
 
     Raises:
         ValueError: if `background_levels` is below 1, or there is no such input.
