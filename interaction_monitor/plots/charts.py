@@ -18,7 +18,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import find_gap_opening, find_onset, onset_index, positions, telling_columns
+from interaction_monitor.history.landmarks import (
+    find_gap_opening,
+    find_onset,
+    find_overfitting,
+    onset_index,
+    positions,
+    telling_columns,
+)
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 TRAIN = "#0072B2"
@@ -26,6 +33,7 @@ TEST = "#D55E00"
 GAP = "#B2558A"
 MEAN_ORDER = "#1B1B1B"
 ONSET = "#009E73"
+GENERALIZING = "#56B4E9"
 PHASE_ONE = "#E9EEF5"
 PHASE_TWO = "#FBF0DD"
 _NOTE = "#555555"
@@ -184,6 +192,28 @@ def loss_curves(ax: Axes, history: History) -> None:
     _known(ax, values, test, TEST, "test loss", "--", marker_of(history))
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
+    run_axis(ax, history, unit)
+
+
+def generalizing_curve(ax: Axes, history: History) -> None:
+    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, beside references.
+    """
+    values, unit = positions(history)
+    share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
+    known = ~np.isnan(share)
+    ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
+    _known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
+    began = find_overfitting(history)
+    if began is not None and began.index is not None:
+        ax.axvline(values[began.index], color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
+    ax.set_ylabel("generalizes")
+    ax.legend(loc="lower center", ncols=2, frameon=False)
     run_axis(ax, history, unit)
 
 

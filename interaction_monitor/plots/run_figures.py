@@ -109,6 +109,8 @@ def curves(history: History) -> Figure:
 def story(history: History) -> Figure:
     """Draw the whole run on one page: bars at six moments, every order over time, mean order and losses.
 
+    Beside references it also has which part of the strength they have too.
+
     Args:
         history: The run so far.
 
@@ -125,9 +127,9 @@ def story(history: History) -> Figure:
         ...
         ValueError: history is empty: measure at least once before drawing
     """
-    losses = _has_losses(history)
-    figure = _figure(13, 14 if losses else 11)
-    heights = [2.6, 3.0, 3.2, 2.2][: 3 + losses]
+    losses, beside = _has_losses(history), not np.isnan(history.column("generalizing_share")).all()
+    figure = _figure(13, 11 + 3 * losses + 3 * beside)
+    heights = [2.6, 3.0, 3.2, *[2.2] * (losses + beside)]
     parts: Any = figure.subfigures(2, 1, height_ratios=[heights[0], sum(heights[1:])], hspace=0.02)
     charts.bar_row(list(parts[0].subplots(1, 6, sharey=True)), history)
     title = "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once"
@@ -136,7 +138,13 @@ def story(history: History) -> Figure:
     _heat_map(axes[0], history)
     axes[0].set_title("2  The same over the whole run, one column per measurement", fontsize=12)
     axes[0].set_xlabel("")
-    _curves(list(axes[1:]), history)
+    _curves(list(axes[1 : len(axes) - beside]), history)
+    if beside:
+        charts.generalizing_curve(axes[-1], history)
+        axes[-2].set_xlabel("")
+        axes[-1].set_title(
+            "4  Which part of it will hold: what networks trained on other samples encode too", fontsize=12
+        )
     title = "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap"
     axes[1].set_title(title, fontsize=12)
     sentence = verdict(history)

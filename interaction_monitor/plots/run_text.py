@@ -125,7 +125,7 @@ def overfitting(history: History) -> str:
             f"of what the network encodes {now} generalized in the end, {shares[highest]:.0%} at "
             f"{places(history)[highest]}, and it has not clearly begun to over-fit; "
         )
-    detected = next(index for index, row in enumerate(history) if row.overfitting_detected_epoch is not None)
+    detected = next(index for index, row in enumerate(history) if row.overfitting_epoch is not None)
     then = float("nan") if began.index is None else shares[began.index]
     return (
         f"over-fitting began at {began.place} (known at {places(history)[detected].split()[-1]}): of what the network "

@@ -66,7 +66,8 @@ def write_measurement(
         losses: Tags of the train and test loss as they are logged; empty looks for the common names.
     """
     if name not in _layouts.setdefault(writer, {}):
-        _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses)
+        beside = bool(history[-1].generalizing)
+        _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
         writer.add_custom_scalars(_layouts[writer])
         writer.add_text(f"{name}/how_to_read", run_text.HOW_TO_READ.format(name=name), step)
     distribution = history[-1].distribution
@@ -164,7 +165,7 @@ def picture_due(n_measurements: int) -> bool:
 
 
 def custom_scalars(
-    n_players: int, *, name: str = "interactions", losses: Sequence[str] = ()
+    n_players: int, *, name: str = "interactions", losses: Sequence[str] = (), reference: bool = False
 ) -> dict[str, dict[str, list[Any]]]:
     """Lay out the Custom Scalars tab for `SummaryWriter.add_custom_scalars`.
 
@@ -172,6 +173,7 @@ def custom_scalars(
         n_players: Number of players, one curve per order.
         name: Prefix of the tags; the layout's category.
         losses: Tags of the train and test loss as they are logged; empty matches the common names.
+        reference: Whether the run is laid beside references, of which there is a chart then.
 
     Returns:
         Category to chart to [kind, tags].
@@ -183,8 +185,12 @@ def custom_scalars(
     orders = [_exactly(f"{name}/order_{k}") for k in range(1, n_players + 1)]
     loss_tags = [_exactly(tag) for tag in losses] or [_exactly(*TRAIN_NAMES), _exactly(*TEST_NAMES)]
     mean_order = f"{name}/mean_order"
+    share = f"{name}/generalizing_share"
+    margin = [share, f"{name}/generalizing_low", f"{name}/generalizing_high"]
+    first = {"generalizing share with its 95% band": ["Margin", margin]} if reference else {}
     return {
         name: {
+            **first,
             "mean order ⟨k⟩ with its 95% band": ["Margin", [mean_order, f"{mean_order}_low", f"{mean_order}_high"]],
             "I^(k), strength of each order (sums to n)": ["Multiline", orders],
             "mean order, losses and loss gap": [

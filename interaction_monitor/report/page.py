@@ -85,6 +85,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         "precision": reliability.precision_chart(checks, names),
         "noise-floor": reliability.noise_floor_chart(checks),
         **run_charts.persistence(history),
+        **run_charts.generalizing(history),
     }
     return _render(
         record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
@@ -148,6 +149,7 @@ def _render(
         examples=drawn,
         with_or=with_or,
         carried="turnover" in figures,
+        beside="generalizing" in figures,
         trained=any(row.train_effect for row in history),
         comparison=comparison,
         above_floor=above_floor,

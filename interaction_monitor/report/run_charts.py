@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import onset_index, positions
+from interaction_monitor.history.landmarks import find_overfitting, onset_index, positions
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.persistence import APPEARED, PERSISTED, VANISHED, persisted_shares, turnover_shares
 from interaction_monitor.report.plotly_style import legend_above, mark_run, styled
@@ -56,6 +56,33 @@ def curves(history: History) -> go.Figure:
     figure.update_xaxes(title=unit, row=1 + losses, col=1)
     figure = styled(figure, height=560 if losses else 380, hovermode="x unified", showlegend=True)
     return figure.update_layout(legend=legend_above(), margin_t=80)
+
+
+def generalizing(history: History) -> dict[str, go.Figure]:
+    """Draw which part of the strength references have too, and of each order; nothing without references."""
+    share = history.column("generalizing_share")
+    known = ~np.isnan(share)
+    if not known.any():
+        return {}
+    values, unit = positions(history)
+    low, high = history.column("generalizing_low")[known], history.column("generalizing_high")[known]
+    figure = go.Figure()
+    shade = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    figure.add_scatter(x=values[known], y=low, showlegend=False, **shade)
+    figure.add_scatter(
+        x=values[known], y=high, fill="tonexty", fillcolor="rgba(86,180,233,0.25)", name="its 95% band", **shade
+    )
+    figure.add_scatter(
+        x=values[known], y=share[known], name="generalizing share", mode="lines+markers",
+        line={"color": charts.GENERALIZING}, hovertemplate="%{y:.0%}",
+    )  # fmt: skip
+    began = find_overfitting(history)
+    if began is not None and began.index is not None:
+        figure.add_vline(x=values[began.index], line={"color": charts.TEST, "width": 2})
+    figure.update_xaxes(title=unit)
+    figure.update_yaxes(title="share of the strength", tickformat=".0%", range=[0, 1])
+    by_order = [[row.generalizing_by_order.get(k, np.nan) for k in range(1, row.n_players + 1)] for row in history]
+    return {"generalizing": _finished(figure, 330), "generalizing-orders": shares_map(history, np.array(by_order))}
 
 
 def heat_map(history: History) -> go.Figure:

@@ -183,6 +183,29 @@ def with_turnover(record, **more):
     return record
 
 
+class TestWhatWillHold:
+    def test_is_told_beside_references(self, planted_run):
+        record = planted_run()
+        rows = [
+            replace(
+                row,
+                generalizing=tuple(0.5 * x for x in row.strength),
+                **dict.fromkeys(("generalizing_share", "generalizing_low", "generalizing_high"), 0.5),
+                overfitting_epoch=2 if row.epoch >= 4 else None,
+                overfitting_detected_epoch=4 if row.epoch >= 4 else None,
+            )
+            for row in record.history
+        ]
+        record.history = History(rows)
+        page = Page(report_page(record))
+        assert set(page.figures) == FIGURES | {"generalizing", "generalizing-orders"}
+        curve = next(
+            trace for trace in page.figures["generalizing"]["data"] if trace.get("name") == "generalizing share"
+        )
+        np.testing.assert_allclose(numbers(curve["y"]), 0.5)
+        assert "ver-fitting began at epoch 2 (known at 4)" in page.text
+
+
 class TestWhatCarriesOver:
     def test_is_told_where_it_is_known(self, planted_run):
         record = with_turnover(planted_run())
