@@ -36,6 +36,7 @@ from interaction_monitor._parts import (
     TensorPart,
     Unordered,
 )
+from interaction_monitor._split import is_split
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class _Walk:
         self._bytes = 0
 
     def over(self, root: nn.Module) -> list[Part]:
+        self._is_split = is_split(root)
         self._push("", root)
         while self._waiting:
             if len(self.parts) > MAX_PARTS:
@@ -193,6 +195,8 @@ class _Walk:
         attributes = vars(module)
         self.parts.append(Mapping(name or type(module).__name__, attributes))
         for key, value in attributes.items():
+            if key == "_parameters" and self._is_split:
+                continue  # what is in there changes whenever the processes exchange their parts
             if key in _REGISTRIES:
                 self._seen[id(value)] = value
                 self.parts.append(Mapping(f"{inside}{key}", value))

@@ -19,6 +19,7 @@ from interaction_monitor._describe import some
 from interaction_monitor._parts import Part, TensorPart
 from interaction_monitor._silent import silent
 from interaction_monitor._snapshot import parts_of
+from interaction_monitor._split import as_split_as_before, is_split
 from interaction_monitor._watched import Watched, calls_to_sockets, without_fast_path
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
     # Flags are set one by one because train() and eval() may be overridden, with effects that nothing could
     # undo.
     flags = [(module, module.training) for module in model.modules()]
-    with preserved_rng(), torch.no_grad(), silent(model):
+    with preserved_rng(), torch.no_grad(), silent(model), as_split_as_before(model):
         kept = None
         try:
             for module, _ in flags:
@@ -94,6 +95,7 @@ class Kept:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._is_split = is_split(model)
         self._parts = parts_of(model)
         self._changing: list[Part] | None = None  # what forwards change, known after the first
         self._collectives = False
@@ -117,10 +119,12 @@ class Kept:
                 part.restore()
 
     def _run_first(self, forward: Callable[[], T]) -> T:
-        answering = not is_split(self._model)
-        watched = Watched(self._parts, answering=answering)
+        watched = Watched(self._parts)
         used: set[str] = set()
         try:
+            if self._is_split:
+                # A second forward after one that failed would find the parts half exchanged.
+                return forward()
             try:
                 with calls_to_sockets(self._parts) as used, without_fast_path(), watched:
                     return forward()
@@ -132,7 +136,7 @@ class Kept:
             self._learn(used)
             return forward()
         finally:
-            self._collectives = watched.collectives and answering
+            self._collectives = watched.collectives
             self._learn(used)
 
     def _learn(self, used: set[str]) -> None:
@@ -173,15 +177,6 @@ def _restored(part: Part) -> bool:
         log.info("%s cannot be put back: %s: %s", part.name, type(error).__name__, error)
         return False
     return True
-
-
-def is_split(model: nn.Module) -> bool:
-    """Tell whether processes hold parts of the model only, which they exchange when it runs."""
-    return any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()) or any(
-        base.__name__ in ("FullyShardedDataParallel", "FSDPModule")
-        for module in model.modules()
-        for base in type(module).__mro__
-    )
 
 
 def _cuda_in_use() -> bool:

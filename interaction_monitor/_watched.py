@@ -24,16 +24,14 @@ class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 
     Args:
         parts: what is reached from the network.
-        answering: whether to answer collectives on the spot, or let them through.
 
     Attributes:
         collectives: whether there were any.
     """
 
-    def __init__(self, parts: Iterable[Part], *, answering: bool) -> None:
+    def __init__(self, parts: Iterable[Part]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.collectives = False
-        self._answering = answering
         self._uncopied: dict[int, list[TensorPart]] = {}
         for part in parts:
             if isinstance(part, TensorPart) and not part.copied and (storage := part.storage()) is not None:
@@ -44,9 +42,8 @@ class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         kwargs = kwargs or {}
         if is_collective(func):
             self.collectives = True
-            if self._answering:
-                self._save((args, kwargs))
-                return answer(func, args, kwargs)
+            self._save((args, kwargs))
+            return answer(func, args, kwargs)
         if self._uncopied and func._schema.is_mutable:
             for argument, value in zip(func._schema.arguments, args, strict=False):
                 if argument.is_write:

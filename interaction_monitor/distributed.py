@@ -115,6 +115,27 @@ class Ranks:
                 buffer.copy_(value)
             yield
 
+    def equal_share_of(self, n_samples: int) -> range:
+        """Return this process's samples, as many as every other's: at the end, shares overlap.
+
+        Example:
+            >>> [Ranks(size=3, rank=rank).equal_share_of(5) for rank in range(3)]
+            [range(0, 2), range(2, 4), range(3, 5)]
+        """
+        most = -(-n_samples // self.size)
+        start = min(self.rank * most, n_samples - most)
+        return range(start, start + most)
+
+    def join_equal_shares(self, part: Tensor, n_samples: int) -> Tensor:
+        """Put equal shares of a tensor (most, ...) together, (S, ...), the same bits on every process."""
+        if self.size == 1:
+            return part
+        joined = part.new_empty(n_samples, *part.shape[1:])
+        for rank, found in enumerate(self.gather(part.cpu())):
+            share = Ranks(size=self.size, rank=rank).equal_share_of(n_samples)
+            joined[share.start : share.stop] = found.to(part.device)
+        return joined
+
     def join_samples(self, part: Tensor) -> Tensor:
         """Put the processes' shares of a tensor (S_rank, ...) together, in the order of samples.
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._split import is_split
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.forward.rounding import rounding
@@ -213,10 +214,11 @@ class Observer:
 
     def _measure(self, model: nn.Module, probe: Probe, players: PlayerMap, settings: Settings) -> Measurement:
         started = time.perf_counter()
-        share = self.ranks.share_of(len(probe))
+        # Of a split model the processes run each its share, and join them, where they exchange the model's parts.
+        ranks = Ranks() if is_split(model) else self.ranks
         with self.ranks.same_buffers(model), self.ranks.together():
-            v = self._outputs(model, probe, players, share, settings)
-        v = self.ranks.join_samples(v)
+            v = self._outputs(model, probe, players, ranks.share_of(len(probe)), settings)
+        v = ranks.join_samples(v)
         forward_seconds = time.perf_counter() - started
         with self.ranks.together():
             measurement = interpret_by(v, settings)

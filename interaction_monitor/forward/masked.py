@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from interaction_monitor._float64 import float64_device
+from interaction_monitor._split import is_split, require_shared_by_samples
 from interaction_monitor._state import undisturbed
+from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
 from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
 from interaction_monitor.forward.model import casts_kept, device_of, eager_if_compiled, find_layer
@@ -48,6 +51,9 @@ def masked_outputs(
     gets full forwards. A chunk holds several samples if 2^n is small and nothing bypasses the layer. Masked
     inputs exist only for one chunk at a time.
 
+    A model that is split over processes by `fully_shard` is run by all of them together, each on a part of the
+    samples: all must call this with the same arguments, and all get the outputs of all samples.
+
     The model runs in eval mode, without gradients, on the device of its parameters. Its modes, buffers and
     hooks and the random states are put back, also after an exception. Nothing in the loop waits for the
     device.
@@ -74,6 +80,7 @@ def masked_outputs(
     Raises:
         ValueError: if the arguments do not fit each other or the model.
         TypeError: if the model returns no logits.
+        NotImplementedError: if the model is split over processes otherwise than by `fully_shard` over all of them.
 
     Example:
         >>> from interaction_monitor.forward import assign_players
@@ -109,6 +116,7 @@ def outputs_of(
         find_layer(model, players.layer)
     else:
         players.check(probe.entry(players.input_key)[1])
+    require_shared_by_samples(model)
     device = device_of(model, probe.inputs)
     shape = len(probe), 1 << players.n_players
     v = torch.full(shape, torch.nan, dtype=torch.float64, device=float64_device(device))
@@ -116,8 +124,10 @@ def outputs_of(
     if not len(kept):
         return v
     probe, players = probe.select(kept.cpu()).to(device), players.select(kept).to(device)
+    ranks = Ranks.of_this_run() if is_split(model) else Ranks()
     runner = Runner(model, probe, players, settings)
     with (
+        ranks.same_buffers(model),
         undisturbed(model) as runner.kept,
         casts_kept(),
         eager_if_compiled(model) if players.layer else nullcontext(),
@@ -126,12 +136,16 @@ def outputs_of(
         # What decides the memory of a row, besides the model.
         key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)
         size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(runner, key)
-        found = v.new_empty(len(probe) << players.n_players)
+        share = ranks.equal_share_of(len(probe))
+        if len(share) < len(probe):
+            runner = replace(runner, probe=probe.select(share), players=players.select(share))
+        found = v.new_empty(len(share) << players.n_players)
         left = _fill(found, runner, score, size)
+        found = ranks.join_equal_shares(found.view(len(share), -1), len(probe))
         if left < size and not chunk_size:
             SIZES.halve(model, key, left)
-    v[kept.to(v.device)] = found.view(len(probe), -1)
-    _warn_if_unchanged(found.view(len(probe), -1), logits.dtype)
+    v[kept.to(v.device)] = found
+    _warn_if_unchanged(found, logits.dtype)
     return v
 
 
@@ -171,7 +185,8 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
                 outputs.finish()
             continue
         except (RuntimeError, MemoryError) as error:
-            if len(chunk) == 1 or not is_out_of_memory(error):
+            # The other processes of a split model run the same chunks, and would wait for ever for one more.
+            if len(chunk) == 1 or is_split(runner.model) or not is_out_of_memory(error):
                 raise
         # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
         outputs.drop()

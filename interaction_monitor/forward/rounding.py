@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._split import is_split
 from interaction_monitor._state import Kept, undisturbed
 from interaction_monitor.forward.model import (
     call_model,
@@ -96,6 +97,8 @@ def rounding(
     try:
         if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
             raise TypeError("it computes in float64")
+        if is_split(model):
+            raise TypeError("processes exchange its parts in the precision that they are in")
         with undisturbed(model) as kept, eager_if_compiled(model):
             # What a model computes in shows only when it runs: its own code may enter or leave an autocast.
             _, raised = run(kept, chosen[0], rows[:1], torch.float32)

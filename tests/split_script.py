@@ -1,0 +1,120 @@
+"""Trains a network that processes hold in parts, and writes down what each saw; run by test_split.py."""
+
+import json
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+from interaction_monitor import Observer, Probe, assign_players, masked_outputs, measure
+from interaction_monitor.players import FeaturePatches, ImagePatches
+
+PLAYERS = {
+    "input": ImagePatches(grid=4, margin=0, n_players=5),
+    "layer": FeaturePatches("1", grid=4, margin=0, n_players=5),
+}
+
+
+class Counting(nn.Module):
+    """Keeps a buffer and a plain number that each forward changes, in evaluation too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x):
+        self.seen += x.abs().mean()
+        self.calls += 1
+        return x
+
+
+def network():
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.BatchNorm1d(32), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), block, Counting(), nn.Linear(32, 10)).double()
+
+
+def split(model):
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(model[2], mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def whole(model):
+    """Return a network with the same state, all of it in this process."""
+    copy = network()
+    state = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
+    copy.load_state_dict(state)
+    return copy
+
+
+def trained(kind, *, watched):
+    """Train for three steps, measuring before each; return the weights, and how far outputs are from a whole one's."""
+    torch.manual_seed(1)
+    probe = Probe(torch.rand(5, 1, 8, 8).double(), torch.arange(5))
+    model = split(network())
+    observer = Observer(probe, assign_players(model, PLAYERS[kind], probe)) if watched else None
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    generator = torch.Generator().manual_seed(dist.get_rank())  # each process has batches of its own
+    differences = []
+    for step in range(3):
+        if observer is not None:
+            observer.observe(model, epoch=step, step=step)
+            alone = measure(whole(model), probe, observer.players)
+            differences.append((alone.v - observer.last.v).abs().max().item())
+        optimizer.zero_grad()
+        model(torch.rand(4, 1, 8, 8, generator=generator).double()).square().mean().backward()
+        optimizer.step()
+    state = whole(model).state_dict()
+    return {
+        "weights": {name: value.flatten().tolist() for name, value in state.items()},
+        "calls": model[3].calls,
+        "rng": torch.get_rng_state().tolist(),
+        "differences": differences,
+        "parts": all(hasattr(parameter, "device_mesh") for parameter in model.parameters()),
+        "orders": [] if observer is None else [row.mean_order for row in observer.history],
+        "rounding": None if observer is None else observer.history[-1].rounding,
+    }
+
+
+def refusals():
+    """Return what is said of networks that cannot be measured so."""
+    probe = Probe(torch.rand(5, 1, 8, 8).double(), torch.arange(5))
+    size, said = dist.get_world_size(), []
+    across = parallelize_module(network(), init_device_mesh("cpu", (size,)), {"4": ColwiseParallel()})
+    players = assign_players(network(), PLAYERS["input"], probe)
+    try:
+        masked_outputs(across, probe, players)
+    except NotImplementedError as error:
+        said.append(str(error))
+    return said
+
+
+def run(folder):
+    result = {
+        f"{kind} {'watched' if watched else 'alone'}": trained(kind, watched=watched)
+        for kind in PLAYERS
+        for watched in (True, False)
+    } | {"refusals": refusals()}
+    Path(folder, f"rank_{dist.get_rank()}.json").write_text(json.dumps(result))
+
+
+def main(rank, world, folder):
+    warnings.simplefilter("error", UserWarning)
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    run(folder)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.multiprocessing.start_processes(main, (int(sys.argv[2]), sys.argv[1]), int(sys.argv[2]), start_method="fork")
