@@ -17,8 +17,7 @@ from gallery.stored import Stored, load_all
 from interaction_monitor.functional.intervals import mean_order_influence, student_quantile
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.phases.loss_gap import GapOpening, gap_opening
-from interaction_monitor.phases.monotone import valley
+from interaction_monitor.phases.loss_gap import GapOpening, gap_opening, valley
 
 # A rise counts as true from this part of the fall on: twice what the tracker asks for, so that it can be seen.
 CLEAR_RISE = 0.2

@@ -18,7 +18,7 @@ from gallery.spindle import FILE as SPINDLE
 from gallery.stops import RULES
 from gallery.stored import RESULTS, load_all, read
 from interaction_monitor.functional import first_high_order
-from interaction_monitor.history.landmarks import telling_columns
+from interaction_monitor.history.landmarks import representative_measurements
 
 IMAGES = RESULTS.parent.parent / "docs" / "images"
 REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"
@@ -29,7 +29,7 @@ def run_figure(run: Detected) -> Figure:
     history, settings = run.history, run.stored.run
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     rows = figure.subfigures(2, 1, height_ratios=(1, 1.25))
-    columns = telling_columns(history)
+    columns = representative_measurements(history)
     bars = rows[0].subplots(1, len(columns), sharey=True)
     for ax, index in zip(np.atleast_1d(bars), columns, strict=True):
         _bars(ax, run, index)

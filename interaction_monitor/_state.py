@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from interaction_monitor._checks import some
 from interaction_monitor._collectives import Answered
-from interaction_monitor._describe import some
 from interaction_monitor._parts import Part, TensorPart
 from interaction_monitor._silent import silent
 from interaction_monitor._snapshot import parts_of

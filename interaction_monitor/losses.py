@@ -151,7 +151,7 @@ class Losses:
         self._averaged = self._averaged or mean is not None
         return find_loss(metrics, self.train_names) if mean is None else mean, test
 
-    def complaint(self, metrics: Iterable[str], *, trained: bool) -> str | None:
+    def missing_loss(self, metrics: Iterable[str], *, trained: bool) -> str | None:
         """Say which loss is not logged at all although its loop has run, and what to do.
 
         Args:
@@ -159,10 +159,10 @@ class Losses:
             trained: whether a whole epoch of training has been.
 
         Returns:
-            The sentence, or None if there is nothing to complain of.
+            The sentence, or None if each loss is logged that should be.
 
         Example:
-            >>> Losses(train_loss="train/los").complaint(["train/loss"], trained=True)
+            >>> Losses(train_loss="train/los").missing_loss(["train/loss"], trained=True)
             "train_loss='train/los' is not among the logged metrics ['train/loss'], so the loss gap is not known"
         """
         logged = sorted(metrics)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.forward.masked import outputs_of
 from interaction_monitor.forward.rounding import rounding

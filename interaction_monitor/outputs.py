@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import to_float64, where_float64_is
-from interaction_monitor._target_checks import classes_of
+from interaction_monitor.targets import classes_of
 
 Output = Callable[[Tensor, Tensor | None], Tensor]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor.loading import read_samples
 
 Inputs = Tensor | dict[str, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from interaction_monitor.functional import noise_floor
-from interaction_monitor.functional.sparsest import NOISE
+from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.history.row import Row
 from interaction_monitor.settings import Settings
 

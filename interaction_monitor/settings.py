@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
+from interaction_monitor.functional.extraction import NOISE, TIE_BREAK, TOL
 from interaction_monitor.functional.salient_orders import SALIENCY
-from interaction_monitor.functional.sparsest import NOISE, TIE_BREAK, TOL
 from interaction_monitor.outputs import Output
 
 Interactions = Literal["and-or", "and"]

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from interaction_monitor._checks import is_number, is_whole
 from interaction_monitor.history import History
 
 
@@ -242,7 +243,7 @@ class GeneralizingShare(StopRule):
 def _check(*, measurements: int, **shares: float) -> None:
     _check_count(1, measurements=measurements)
     for name, value in shares.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             raise ValueError(f"{name} must be a number, but is {value!r}")
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, but is {value}")
@@ -250,7 +251,7 @@ def _check(*, measurements: int, **shares: float) -> None:
 
 def _check_count(least: int, **counts: int) -> None:
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not is_whole(value):
             raise ValueError(f"{name} must be a whole number, but is {value!r}")
         if value < least:
             raise ValueError(f"{name} must be at least {least}, but is {value}")

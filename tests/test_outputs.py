@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from interaction_monitor import _target_checks, outputs
+from interaction_monitor import outputs, targets
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.players import Columns, ImagePatches
 from interaction_monitor.probe import Probe
@@ -105,11 +105,11 @@ def test_a_vocabulary_is_worked_through_in_blocks(monkeypatch):
 def test_probabilities_in_place_of_logits_are_warned_of(scale):
     logits = scale * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match=r"probabilities.*forward_func="):
-        _target_checks.warn_of_probabilities(logits.softmax(1))
+        targets.warn_of_probabilities(logits.softmax(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for fine in (logits, logits.log_softmax(1), logits.sigmoid(), torch.ones(3, 1)):
-            _target_checks.warn_of_probabilities(fine)
+            targets.warn_of_probabilities(fine)
 
 
 def test_names_and_callables_are_resolved():

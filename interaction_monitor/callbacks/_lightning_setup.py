@@ -26,7 +26,7 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
-from interaction_monitor.functional.sparsest import MAX_PLAYERS
+from interaction_monitor.functional.extraction import MAX_PLAYERS
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.players.base import PlayerMap

@@ -361,8 +361,8 @@ class InteractionMonitor(Callback):
         if self.after_steps is not None:
             self.losses.batches.reset()
         logged = [metric for metric in metrics or {} if not metric.startswith(f"{self.name}/")]
-        if complaint := self.losses.complaint(logged, trained=epoch > 0):
-            self.faults.warn_once("losses", complaint)
+        if missing := self.losses.missing_loss(logged, trained=epoch > 0):
+            self.faults.warn_once("losses", missing)
         row = None
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
             row = observer.look(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from interaction_monitor import __version__
-from interaction_monitor.cli.records import CommandError
+from interaction_monitor.cli.inputs import CommandError
 
 _COMMANDS = ("theory", "report", "compare", "bench")
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interaction_monitor.cli.factories import networks_of
-from interaction_monitor.cli.records import CommandError
+from interaction_monitor.cli.inputs import CommandError, networks_of
 
 if TYPE_CHECKING:
     from interaction_monitor.comparison import Network
@@ -73,7 +72,7 @@ def _table(network: Network, arguments: argparse.Namespace) -> str:
     from interaction_monitor.cost import bench
     from interaction_monitor.forecast import duration
     from interaction_monitor.forward import assign_players
-    from interaction_monitor.functional.sparsest import MAX_PLAYERS
+    from interaction_monitor.functional.extraction import MAX_PLAYERS
     from interaction_monitor.players.base import PlayerMap
 
     players = network.players

@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interaction_monitor.cli import records
-from interaction_monitor.cli.factories import networks_of
-from interaction_monitor.cli.records import CommandError
+from interaction_monitor.cli import inputs
+from interaction_monitor.cli.inputs import CommandError, networks_of
 
 if TYPE_CHECKING:
     from interaction_monitor.comparison import Comparison, Counting
@@ -146,7 +145,7 @@ def _of_records(arguments: argparse.Namespace) -> Comparison:
         raise CommandError("a comparison takes two runs or more, or one run and several --epoch")
     if epochs is not None and len(epochs) == 1:
         epochs = epochs[0]
-    opened = [records.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
+    opened = [inputs.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
     _check_results(arguments, opened[0].n_samples)
     counting = _counting(arguments, opened[0].n_players)
     return compare(opened, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
@@ -171,7 +170,7 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
     """Refuse before anything is computed what would fail after it."""
     if not 0 <= arguments.sample < n_samples:
         raise CommandError(f"--sample must lie between 0 and {n_samples - 1}, but is {arguments.sample}")
-    records.require_writable(arguments.out)
+    inputs.require_writable(arguments.out)
 
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
@@ -186,7 +185,7 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     print(text)
     print()
     pictures = comparison_figures.draw_all(comparison, comparison.samples.index(arguments.sample))
-    with records.writing(arguments.out):
+    with inputs.writing(arguments.out):
         (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
         for name, picture in pictures.items():
             (arguments.out / f"{name}.png").write_bytes(picture)

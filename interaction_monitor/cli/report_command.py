@@ -6,15 +6,15 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from interaction_monitor.cli import records
-from interaction_monitor.cli.records import CommandError
+from interaction_monitor.cli import inputs
+from interaction_monitor.cli.inputs import CommandError
 
 SUMMARY = "tell a recorded run's story in one HTML file that works offline"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    records.add_arguments(parser)
+    inputs.add_arguments(parser)
     parser.add_argument(
         "--with",
         dest="others",
@@ -31,16 +31,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the report."""
     if find_spec("plotly") is None:
         raise CommandError("the report needs plotly; install it by: pip install 'interaction-monitor[report]'")
-    from interaction_monitor.record import layout
+    from interaction_monitor.record import files
 
-    record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
-    others = [records.open_record(other, skip_damaged=arguments.skip_damaged) for other in arguments.others]
-    out = arguments.out or record.folder / layout.REPORT
+    record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    others = [inputs.open_record(other, skip_damaged=arguments.skip_damaged) for other in arguments.others]
+    out = arguments.out or record.folder / files.REPORT
     if out.is_dir():
         raise CommandError(f"{out} is a folder; give --out the name of a file")
     if out.exists() and not _is_report(out):
         raise CommandError(f"{out} is there already and is no report; give --out another name, or remove the file")
-    records.require_writable(out.parent)
+    inputs.require_writable(out.parent)
 
     from interaction_monitor.comparison import NotComparableError
     from interaction_monitor.report import report_page
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         page = report_page(record, others)
     except (NoOverlayError, NotComparableError) as error:
         raise CommandError(str(error)) from error
-    with records.writing(out.parent):
+    with inputs.writing(out.parent):
         out.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in any browser")
 

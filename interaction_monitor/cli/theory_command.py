@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from interaction_monitor.cli import records
-from interaction_monitor.cli.records import CommandError
+from interaction_monitor.cli import inputs
+from interaction_monitor.cli.inputs import CommandError
 
 SUMMARY = "lay the theory's prediction over a recorded run: table, pictures and TensorBoard"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    records.add_arguments(parser)
+    inputs.add_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go; default: into the record")
     parser.add_argument(
         "--tensorboard",
@@ -26,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, save the pictures and write to TensorBoard."""
     from interaction_monitor.plots import tensorboard, theory_figures, theory_text
-    from interaction_monitor.record import layout
+    from interaction_monitor.record import files
     from interaction_monitor.theory.overlay import NoOverlayError, fit_record
 
-    record = records.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
+    record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
     board = arguments.tensorboard or tensorboard.run_folder(record.folder)
-    records.require_writable(out)
+    inputs.require_writable(out)
     if board is not None:
-        records.require_writable(board, option="--tensorboard")
+        inputs.require_writable(board, option="--tensorboard")
     try:
         overlay = fit_record(record)
     except NoOverlayError as error:
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
     for sentence in theory_text.findings(overlay):
         print(sentence)
     print()
-    with records.writing(out):
+    with inputs.writing(out):
         for name, picture in (
-            (layout.THEORY_BARS, theory_figures.bars),
-            (layout.THEORY_NOISE_LEVEL, theory_figures.noise_level),
+            (files.THEORY_BARS, theory_figures.bars),
+            (files.THEORY_NOISE_LEVEL, theory_figures.noise_level),
         ):
             picture(overlay).savefig(out / name, dpi=130)
             print(f"wrote {out / name}")
@@ -59,6 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
             "--tensorboard FOLDER writes to one elsewhere"
         )
         return
-    with records.writing(board, option="--tensorboard"):
+    with inputs.writing(board, option="--tensorboard"):
         tensorboard.write_theory(overlay, board, name=record.folder.resolve().name)
     print(f"wrote to the TensorBoard run {board}")

@@ -3,7 +3,7 @@
 Chen et al. 2024, "Defining and extracting generalizable interaction primitives from DNNs".
 """
 
-from interaction_monitor.comparison.extraction import (
+from interaction_monitor.comparison.comparison import (
     Comparison,
     Counting,
     Extraction,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.comparison.extraction import Comparison, Counting, NotComparableError, compare_outputs
+from interaction_monitor.comparison.comparison import Comparison, Counting, NotComparableError, compare_outputs
 from interaction_monitor.forward import assign_players
 from interaction_monitor.forward.masked import outputs_of
-from interaction_monitor.functional.sparsest import NOISE, TOL
+from interaction_monitor.functional.extraction import NOISE, TOL
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, Players
 from interaction_monitor.probe import Probe

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.model import (
     call_model,

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor.forward.model import call_model, logits_of
 from interaction_monitor.probe import Inputs
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._describe import describe, some
+from interaction_monitor._checks import describe, some
 from interaction_monitor.probe import Inputs
 
 

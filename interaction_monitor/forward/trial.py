@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from interaction_monitor._target_checks import refuse_reconstructions, warn_of_probabilities
 from interaction_monitor.forward.chunk import Chunk
 from interaction_monitor.forward.heads import ends_in_sigmoid
 from interaction_monitor.forward.limits import is_out_of_memory
@@ -23,6 +22,7 @@ from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.forward.scoring import score_of
 from interaction_monitor.forward.steadiness import warn_if_unsteady
 from interaction_monitor.outputs import OUTPUTS, Output, prediction
+from interaction_monitor.targets import refuse_reconstructions, warn_of_probabilities
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,12 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
-from interaction_monitor.functional.coalitions import coalition, highest_bit_first, members, n_players, orders
+from interaction_monitor.functional.extraction import (
+    SharedAndOr,
+    SparsestAndOr,
+    ToleranceNotMetWarning,
+    shared_and_or,
+    sparsest_and_or,
+)
 from interaction_monitor.functional.faithfulness import (
     matching_error,
     matching_precision,
@@ -8,20 +14,22 @@ from interaction_monitor.functional.faithfulness import (
     shapley_values,
     sparsity_curve,
 )
-from interaction_monitor.functional.generalization import (
-    OrderSharing,
-    generalization_curve,
-    generalization_power,
-    order_sharing,
-    overlap,
-    salient,
-    strongest,
-)
 from interaction_monitor.functional.generalizing import (
     GeneralizingParts,
     generalizing_parts,
     generalizing_share,
     generalizing_strength,
+)
+from interaction_monitor.functional.interactions import (
+    and_interactions,
+    and_outputs,
+    coalition,
+    highest_bit_first,
+    members,
+    n_players,
+    or_interactions,
+    or_outputs,
+    orders,
 )
 from interaction_monitor.functional.intervals import (
     MeanOrderInterval,
@@ -39,13 +47,14 @@ from interaction_monitor.functional.salient_orders import (
     saliency_threshold,
     salient_counts,
 )
-from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
-from interaction_monitor.functional.sparsest import SparsestAndOr, ToleranceNotMetWarning, sparsest_and_or
-from interaction_monitor.functional.transforms import (
-    and_interactions,
-    and_outputs,
-    or_interactions,
-    or_outputs,
+from interaction_monitor.functional.sharing import (
+    OrderSharing,
+    generalization_curve,
+    generalization_power,
+    order_sharing,
+    overlap,
+    salient,
+    strongest,
 )
 from interaction_monitor.functional.turnover import Turnover, order_effects, order_similarity, order_turnover
 

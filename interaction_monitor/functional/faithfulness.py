@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.functional.coalitions import n_players, orders
-from interaction_monitor.functional.transforms import and_outputs, or_outputs
+from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders
 
 
 def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | None = None) -> Tensor:

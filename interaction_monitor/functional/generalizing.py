@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import as_float64, to_float64, where_float64_is
-from interaction_monitor.functional.coalitions import n_players, orders
+from interaction_monitor.functional.interactions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
 from interaction_monitor.functional.salient_orders import order_strength
 

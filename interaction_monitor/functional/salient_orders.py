@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import as_float64, to_float64
-from interaction_monitor.functional.coalitions import n_players, orders
+from interaction_monitor.functional.interactions import n_players, orders
 
 # The paper's share of the mean output change.
 SALIENCY = 0.03

@@ -1,4 +1,4 @@
-"""Where things were in a run: the place of each measurement, the onset, the opening of the gap, the telling moments.
+"""Where things were in a run: each measurement, the onset, the opening of the gap, and a few that stand for all.
 
 Pictures, reports, tables and sentences all look these up here, so that they name the same measurement: by the step
 where steps are known, since an epoch may have been measured many times.
@@ -94,7 +94,7 @@ def _find(history: History, epoch: int | None, step: int | None, *, lowest: str 
     return Landmark(index, f"step {step}" if by_step(history) and step is not None else f"epoch {epoch}")
 
 
-def telling_columns(history: History, n_columns: int = 6) -> list[int]:
+def representative_measurements(history: History, n_columns: int = 6) -> list[int]:
     """Choose the measurements that tell a run's story: start, phase one, the onset, and later ones.
 
     With fewer measurements than columns all are taken. While no onset is known the lowest mean order so far

@@ -143,14 +143,11 @@ class Row:
             Column name to text. None is the empty cell; floats keep every digit.
         """
         cells: dict[str, str] = {}
-        for name, kind in KINDS.items():
-            value = getattr(self, name)
-            if kind == TUPLE:
-                cells |= {f"{PREFIXES[name]}{k}": repr(float(x)) for k, x in enumerate(value, start=1)}
-            elif value is None:
-                cells[name] = ""
+        for name, value in self.to_primitives().items():
+            if KINDS[name] == TUPLE:
+                cells |= {f"{PREFIXES[name]}{k}": str(x) for k, x in enumerate(value, start=1)}
             else:
-                cells[name] = repr(float(value)) if kind.startswith("float") else str(value)
+                cells[name] = "" if value is None else str(value)
         return cells
 
     @classmethod
@@ -193,7 +190,6 @@ class Row:
 TUPLE = "tuple[float, ...]"
 KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
 PREFIXES = {"distribution": "order_", "strength": "strength_"} | {name: f"{name}_" for name in OPTIONAL}
-_READ: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "int": int,
     "float": float,
@@ -243,7 +239,7 @@ def _read_cell(cells: Mapping[str, str], name: str, kind: str) -> Any:
     if text == "" and kind.endswith("None"):
         return None
     try:
-        return _READ[kind.removesuffix(" | None")](text)
+        return _PLAIN[kind](text)
     except ValueError:
         raise ValueError(f"column {name!r} holds {text[:40]!r}, which is no {kind}") from None
 

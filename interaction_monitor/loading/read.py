@@ -9,19 +9,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from interaction_monitor._state import preserved_rng
-from interaction_monitor.loading.batches import DifferentShapesError, rows_of, size_of
-from interaction_monitor.loading.keys import key_batches
-from interaction_monitor.loading.ownership import SharedStateError
+from interaction_monitor.loading.batches import DifferentShapesError, Selection, TooFewSamplesError, rows_of, size_of
 from interaction_monitor.loading.private_loader import (
     UnreadableLoaderError,
     base_of,
     copied,
     is_map_style,
+    key_batches,
     loader_like,
     start_method_of,
 )
-from interaction_monitor.loading.process import NeedsThisProcessError, can_fork, in_own_process
-from interaction_monitor.loading.selection import Selection, TooFewSamplesError
+from interaction_monitor.loading.process import NeedsThisProcessError, SharedStateError, can_fork, in_own_process
 
 # The choice is made among this many candidates per sample asked for: enough to balance classes, few enough to
 # read.

@@ -13,7 +13,7 @@ from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
 from interaction_monitor.functional.salient_orders import SALIENCY
-from interaction_monitor.metrics._double_sums import Float64Metric
+from interaction_monitor.metrics.order_distribution import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

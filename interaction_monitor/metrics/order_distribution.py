@@ -6,21 +6,34 @@ No mathematics here: the metric keeps the interactions of all samples of all pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.salient_orders import SALIENCY
-from interaction_monitor.metrics._double_sums import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+class Float64Metric(Metric):
+    """A metric with states in float64; they stay on the CPU where the metric's device has no float64."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.set_dtype(torch.float64)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        device = fn(torch.zeros(1, device=self.device)).device
+        staying = exclude_state if float64_device(device) == device else tuple(self._defaults)
+        return super()._apply(fn, staying)
 
 
 class OrderDistribution(Float64Metric):

@@ -2,12 +2,9 @@
 
 from interaction_monitor.players.base import Baseline, PlayerMap, Players
 from interaction_monitor.players.columns import Columns
-from interaction_monitor.players.feature_patches import FeaturePatches
-from interaction_monitor.players.image_patches import ImagePatches
+from interaction_monitor.players.patches import FeaturePatches, ImagePatches, TokenPatches
 from interaction_monitor.players.point_clusters import PointClusters
-from interaction_monitor.players.segments import Segments
-from interaction_monitor.players.spans import Spans
-from interaction_monitor.players.token_patches import TokenPatches
+from interaction_monitor.players.segments import Segments, Spans
 from interaction_monitor.players.words import Words
 
 __all__ = [

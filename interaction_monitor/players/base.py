@@ -6,12 +6,11 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor._float64 import float64_device
 from interaction_monitor.probe import Probe, require_probe
 
@@ -232,17 +231,6 @@ def require_drawn(who: str, probe: object, players: object) -> None:
     if not isinstance(players, PlayerMap):
         given = describe(players)
         raise TypeError(f"{who}(players={given}): give assign_players(model, players, probe), drawn on the samples")
-
-
-def require_whole(who: object, **numbers: object) -> None:
-    """Raise unless each argument is a whole number.
-
-    Raises:
-        TypeError: that names the kind of players, the argument and its value.
-    """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral):
-            raise TypeError(f"{type(who).__name__}({name}={number!r}): give a whole number")
 
 
 def require_complete(players: PlayerMap, parts: str) -> PlayerMap:

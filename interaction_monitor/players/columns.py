@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe, require_whole
 from interaction_monitor._draw import draw
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, require_whole, resolve_baseline
+from interaction_monitor.players.base import Baseline, PlayerMap, Players, resolve_baseline
 from interaction_monitor.probe import Probe
 
 

@@ -9,10 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe, require_whole
 from interaction_monitor._draw import draw
-from interaction_monitor.players._stop_words import STOP_WORDS
-from interaction_monitor.players._tokens import (
+from interaction_monitor.players.base import (
+    Baseline,
+    PlayerMap,
+    Players,
+    require_complete,
+    resolve_baseline,
+)
+from interaction_monitor.players.vocabulary import (
+    STOP_WORDS,
     group_words,
     has_letters,
     marks_of,
@@ -20,14 +27,6 @@ from interaction_monitor.players._tokens import (
     special_ids,
     text_of,
     tokens_of,
-)
-from interaction_monitor.players.base import (
-    Baseline,
-    PlayerMap,
-    Players,
-    require_complete,
-    require_whole,
-    resolve_baseline,
 )
 from interaction_monitor.probe import Probe
 

@@ -24,7 +24,7 @@ from interaction_monitor.history.landmarks import (
     find_overfitting,
     onset_index,
     positions,
-    telling_columns,
+    representative_measurements,
 )
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -90,7 +90,7 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
         axes: One per column; those left over are hidden.
         history: The run so far, at least one measurement.
     """
-    chosen = telling_columns(history, len(axes))
+    chosen = representative_measurements(history, len(axes))
     onset = onset_index(history)
     values, unit = positions(history)
     highest = max(_shares(history.distribution[index]).max() for index in chosen)

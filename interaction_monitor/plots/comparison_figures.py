@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interaction_monitor.comparison.extraction import Comparison, Extraction
+from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import (
     and_outputs,
     matching_precision_curve,

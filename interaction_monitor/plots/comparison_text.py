@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from interaction_monitor.comparison.extraction import Comparison, Extraction
+from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import generalization_curve, order_sharing, strongest
 
 

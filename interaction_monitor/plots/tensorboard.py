@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.comparison.extraction import Comparison
+from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import telling_columns
+from interaction_monitor.history.landmarks import representative_measurements
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
 from interaction_monitor.plots import (
     comparison_figures,
@@ -245,7 +245,7 @@ def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") 
 
 def _write_overlay(writer: SummaryWriter, overlay: Overlay, name: str) -> None:
     history, fit = overlay.history, overlay.fit
-    pictured = telling_columns(history, _MOST_PICTURES)
+    pictured = representative_measurements(history, _MOST_PICTURES)
     for index, row in enumerate(history):
         if index in pictured:
             image = to_image(theory_figures.bars(overlay, [index]))

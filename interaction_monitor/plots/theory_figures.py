@@ -16,7 +16,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from interaction_monitor.history.landmarks import positions, telling_columns
+from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.theory_text import WHY_GREY, level
 from interaction_monitor.theory.closed_form import norm_ratio
@@ -50,7 +50,7 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     Returns:
         The figure; what lies in phase one is grey.
     """
-    chosen = list(columns) if columns is not None else telling_columns(overlay.history)
+    chosen = list(columns) if columns is not None else representative_measurements(overlay.history)
     greys = not overlay.in_phase_two[chosen].all()
     figure = Figure(figsize=(max(2.3 * len(chosen), 6.5), 3.9), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]

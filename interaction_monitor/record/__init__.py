@@ -1,8 +1,8 @@
 """What a run leaves on disk, and how it is read back."""
 
 from interaction_monitor.record.encoding import Measurements
+from interaction_monitor.record.files import RecordError
 from interaction_monitor.record.manifest import Progress
 from interaction_monitor.record.record import Record
-from interaction_monitor.record.storage import RecordError
 
 __all__ = ["Measurements", "Progress", "Record", "RecordError"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record.storage import RecordError, Shape, read_arrays
+from interaction_monitor.record.files import RecordError, Shape, read_arrays
 
 # No OR interactions were measured, which would be all zeros; or there was no reference.
 OPTIONAL = frozenset({"or_", "generalizing"})

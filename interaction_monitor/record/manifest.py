@@ -16,8 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from interaction_monitor.record.layout import PROGRESS, RUN
-from interaction_monitor.record.storage import RecordError, read_text, write_bytes
+from interaction_monitor.record.files import PROGRESS, RUN, RecordError, read_text, write_bytes
 
 FORMAT_VERSION = 1
 _FORMAT = "interaction_monitor record"

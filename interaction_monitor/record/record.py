@@ -1,6 +1,6 @@
 """What a run leaves on disk: one folder that can be read back without the model, the data or Lightning.
 
-Its files are listed in `interaction_monitor.record.layout`. A measurement's arrays are put in place before its row, and
+Its files are listed in `interaction_monitor.record.files`. A measurement's arrays are put in place before its row, and
 a row counts only where its arrays are whole, so a run killed at any moment leaves a record that opens with at most the
 measurement in progress missing.
 """
@@ -20,10 +20,9 @@ from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import encoding, layout, manifest, tables
-from interaction_monitor.record.layout import measurement_path
+from interaction_monitor.record import encoding, files, manifest, tables
+from interaction_monitor.record.files import RecordError, copy_file, measurement_path, remove_leftovers, write_arrays
 from interaction_monitor.record.manifest import Progress, read_progress, write_progress
-from interaction_monitor.record.storage import RecordError, copy_file, remove_leftovers, write_arrays
 
 
 class Record:
@@ -100,11 +99,11 @@ class Record:
             players=player_facts,
             probe=probe_facts,
         )
-        (folder / layout.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
+        (folder / files.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
-        write_arrays(folder / layout.PLAYERS, player_arrays)
-        write_arrays(folder / layout.PROBE, probe_arrays)
-        tables.write_rows(folder / layout.HISTORY, History(), players.n_players)
+        write_arrays(folder / files.PLAYERS, player_arrays)
+        write_arrays(folder / files.PROBE, probe_arrays)
+        tables.write_rows(folder / files.HISTORY, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
         return cls(folder, run, History())
@@ -156,9 +155,9 @@ class Record:
         _remove_leftovers(record.folder)
         # A run that is killed in here has its measurements twice, never not at all.
         tables.keep_waiting(record.folder, record.history[len(history) :], record.n_players)
-        tables.write_rows(record.folder / layout.HISTORY, history, record.n_players)
+        tables.write_rows(record.folder / files.HISTORY, history, record.n_players)
         kept = {measurement_path(record.folder, row.position) for row in history}
-        for path in record.folder.glob(f"{layout.MEASUREMENTS}/*.npz"):
+        for path in record.folder.glob(f"{files.MEASUREMENTS}/*.npz"):
             if path not in kept:
                 path.unlink()
         return cls(record.folder, record._run, history)
@@ -182,13 +181,13 @@ class Record:
         record, target = cls.open(folder), Path(target)
         _require_free(target)
         history = record.history.until(*up_to)
-        (target / layout.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
+        (target / files.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        for name in (layout.PLAYERS, layout.PROBE):
+        for name in (files.PLAYERS, files.PROBE):
             copy_file(record.folder / name, target / name)
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
-        tables.write_rows(target / layout.HISTORY, history, record.n_players)
+        tables.write_rows(target / files.HISTORY, history, record.n_players)
         manifest.write(target, dict(record._run))
         return cls(target, record._run, history)
 
@@ -208,7 +207,7 @@ class Record:
         history = History([*self.history, row])
         arrays = encoding.pack_measurement(measurement, self.n_samples, self.n_players)
         write_arrays(measurement_path(self.folder, row.position), arrays)
-        tables.write_rows(self.folder / layout.HISTORY, history, self.n_players)
+        tables.write_rows(self.folder / files.HISTORY, history, self.n_players)
         self.history = history
         with suppress(OSError):  # it is tried again at the next measurement
             tables.drop_measured(self.folder, row.position, self.n_players)
@@ -264,7 +263,7 @@ class Record:
         Raises:
             RecordError: If `players.npz` is missing or damaged.
         """
-        return encoding.read_players(self.folder / layout.PLAYERS, self._run)
+        return encoding.read_players(self.folder / files.PLAYERS, self._run)
 
     @property
     def probe_inputs(self) -> Tensor | dict[str, Tensor]:
@@ -286,14 +285,14 @@ class Record:
 
     @cached_property
     def _probe(self) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
-        return encoding.read_probe(self.folder / layout.PROBE, self._run)
+        return encoding.read_probe(self.folder / files.PROBE, self._run)
 
 
 def _require_free(folder: Path) -> None:
-    if layout.is_record(folder) or any(folder.glob(f"{layout.MEASUREMENTS}/*.npz")):
+    if files.is_record(folder) or any(folder.glob(f"{files.MEASUREMENTS}/*.npz")):
         raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
 
 
 def _remove_leftovers(folder: Path) -> None:
     remove_leftovers(folder)
-    remove_leftovers(folder / layout.MEASUREMENTS)
+    remove_leftovers(folder / files.MEASUREMENTS)

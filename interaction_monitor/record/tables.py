@@ -14,12 +14,17 @@ from pathlib import Path
 
 from interaction_monitor.history import History, Row, csv_columns
 from interaction_monitor.record.encoding import OPTIONAL, measurement_arrays
-from interaction_monitor.record.layout import HISTORY, MEASUREMENTS, RUN, WAITING, measurement_name, measurement_path
-from interaction_monitor.record.storage import (
+from interaction_monitor.record.files import (
+    HISTORY,
+    MEASUREMENTS,
+    RUN,
+    WAITING,
     RecordError,
     Shape,
     check_arrays,
     copy_file,
+    measurement_name,
+    measurement_path,
     read_text,
     remove_leftovers,
     write_bytes,

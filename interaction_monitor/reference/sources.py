@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._describe import describe
+from interaction_monitor._checks import describe
 from interaction_monitor._state import undisturbed
 from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of

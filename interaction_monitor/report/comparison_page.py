@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interaction_monitor import __version__
-from interaction_monitor.comparison.extraction import Comparison
+from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.plots import comparison_figures, comparison_text
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from interaction_monitor.history.landmarks import positions, telling_columns
+from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.theory_text import level
 from interaction_monitor.report.plotly_style import GREY, LIGHT_GREY, legend_above, shade, styled
@@ -16,7 +16,7 @@ from interaction_monitor.theory.overlay import Overlay
 def overlay_bars(overlay: Overlay) -> go.Figure:
     """Draw measured and predicted distributions beside each other, a column per telling measurement."""
     fit, history = overlay.fit, overlay.history
-    chosen = telling_columns(history)
+    chosen = representative_measurements(history)
     values, unit = positions(history)
     titles = [
         f"{unit} {values[i]:.0f}<br>σ² = {level(float(fit.sigma2[i]))}<br>cosine {float(fit.cosine[i]):.3f}"

@@ -4,12 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.atoms import atoms_of
-from interaction_monitor.functional._lp.bounded import _system
-from interaction_monitor.functional._lp.problem import meet_splits, members_of
-from interaction_monitor.functional._lp.projection import Metric, Projection, Workspace
-from interaction_monitor.functional._lp.symmetry import chain_basis, symmetry
-from interaction_monitor.functional.coalitions import orders
+from interaction_monitor.functional._lp.bounded_splitting import _system
+from interaction_monitor.functional._lp.problem import atoms_of, meet_splits, members_of
+from interaction_monitor.functional._lp.projection import Metric, Projection, Workspace, chain_basis, symmetry
+from interaction_monitor.functional.interactions import orders
 
 CPU = torch.device("cpu")
 NETWORKS, HIGH_ORDERS = Metric(0.6, 0.5), Metric(1.6, 1.0)

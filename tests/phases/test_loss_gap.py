@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import isotonic_regression
 
-from interaction_monitor.phases.loss_gap import GapOpening, change_point, gap_opening
-from interaction_monitor.phases.monotone import falling_fit, falling_fits, valley
+from interaction_monitor.phases.loss_gap import GapOpening, change_point, falling_fit, falling_fits, gap_opening, valley
 
 
 def falling_error(curve):

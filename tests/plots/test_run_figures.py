@@ -76,7 +76,7 @@ def history():
 
 
 def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
-    columns = landmarks.telling_columns(history)
+    columns = landmarks.representative_measurements(history)
     assert columns[0] == 0
     assert columns[-1] == 60
     assert columns[2] == 10
@@ -86,7 +86,7 @@ def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
 
 @pytest.mark.parametrize("last", range(12))
 def test_few_measurements(last):
-    columns = landmarks.telling_columns(make_history(last))
+    columns = landmarks.representative_measurements(make_history(last))
     assert len(columns) == min(last + 1, 6)
     assert columns == sorted(set(columns))
     assert columns[0] == 0
@@ -95,14 +95,14 @@ def test_few_measurements(last):
 
 @pytest.mark.parametrize("onset", [1, 2, 30, 55, 56])
 def test_the_onset_has_a_column_wherever_it_is(onset):
-    columns = landmarks.telling_columns(make_history(onset=onset))
+    columns = landmarks.representative_measurements(make_history(onset=onset))
     assert {0, onset, 60} <= set(columns)
     assert len(columns) == 6
 
 
 def test_columns_without_salient_interactions():
     rows = [row.to_primitives() | {"mean_order": float("nan")} for row in make_history(30)]
-    columns = landmarks.telling_columns(History.from_primitives(rows))
+    columns = landmarks.representative_measurements(History.from_primitives(rows))
     assert len(columns) == 6
     assert columns[-1] == 30
 

@@ -19,7 +19,7 @@ from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Progress, Record, RecordError, encoding, storage
+from interaction_monitor.record import Progress, Record, RecordError, encoding, files
 
 S, N = 3, 4
 
@@ -601,7 +601,7 @@ def test_a_flipped_bit_inside_a_large_array_is_found_when_it_is_read(tmp_path):
 
 
 def test_labels_outside_the_players(copy):
-    storage.write_arrays(copy / "players.npz", {"labels": np.full((S, 2, 2), 9)})
+    files.write_arrays(copy / "players.npz", {"labels": np.full((S, 2, 2), 9)})
     with pytest.raises(RecordError, match=r"players\.npz does not fit run\.json: labels must be from -1"):
         assert Record.open(copy).players
 
@@ -614,14 +614,14 @@ def test_a_folder_without_a_record(tmp_path):
 
 def test_objects_are_never_pickled(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
-        storage.write_arrays(tmp_path / "x.npz", {"x": np.array([Explosive()])})
+        files.write_arrays(tmp_path / "x.npz", {"x": np.array([Explosive()])})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.npz"
-    storage.write_arrays(path, {"x": np.arange(3)})
+    files.write_arrays(path, {"x": np.arange(3)})
     with pytest.raises(ValueError, match="allow_pickle"):
-        storage.write_arrays(path, {"x": np.arange(4), "y": np.array([Explosive()])})
-    assert storage.read_arrays(path, {"x": ("int64", (3,))})["x"].tolist() == [0, 1, 2]
+        files.write_arrays(path, {"x": np.arange(4), "y": np.array([Explosive()])})
+    assert files.read_arrays(path, {"x": ("int64", (3,))})["x"].tolist() == [0, 1, 2]
     assert [left.name for left in tmp_path.iterdir()] == ["a.npz"]

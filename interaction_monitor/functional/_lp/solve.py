@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.bounded import BoundedSplitting
+from interaction_monitor.functional._lp.bounded_splitting import BoundedSplitting
 from interaction_monitor.functional._lp.interior_point import InteriorPoint
 from interaction_monitor.functional._lp.problem import Problem, cost, exceeds_bound
 from interaction_monitor.functional._lp.projection import Metric

@@ -1,13 +1,11 @@
-import re
+"""Masking by labels, and what may be a baseline."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, PointClusters
-from interaction_monitor.players._grid import cell_index
+from interaction_monitor.players import ImagePatches, PlayerMap
 from interaction_monitor.players.base import resolve_baseline
 from interaction_monitor.probe import Probe
 
@@ -142,55 +140,6 @@ def test_tensors_that_do_not_fit_are_refused():
         players.mask(torch.zeros(2, 2), 0, torch.tensor([0, 1, 2]))
 
 
-@given(st.integers(1, 300), st.integers(1, 40))
-def test_cells_are_even(size, grid):
-    if size < grid:
-        return
-    sizes = torch.bincount(cell_index(size, grid), minlength=grid)
-    assert sizes.sum() == size
-    assert sizes.max() - sizes.min() <= 1
-    assert (cell_index(size, grid).diff() >= 0).all()
-
-
-def test_patches_are_the_papers():
-    """10 of the central 6x6 cells of an 8x8 grid, other ones in each sample."""
-    labels = ImagePatches().assign(IMAGES, seed=3).labels
-    assert labels.shape == (6, 16, 24)
-    cells = labels.unfold(1, 2, 2).unfold(2, 3, 3).flatten(3)  # 8 x 8 cells of 2 x 3 pixels
-    assert (cells == cells[..., :1]).all()
-    cells = cells[..., 0]
-    for sample in cells:
-        assert sorted(sample[sample >= 0].tolist()) == list(range(10))
-        assert sample[sample >= 0].tolist() == list(range(10))  # in reading order
-    border = torch.ones(8, 8, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    assert (cells[:, border] == -1).all()
-    assert len({tuple(sample.flatten().tolist()) for sample in cells}) == 6
-
-
-def test_the_draw_depends_on_the_seed_and_on_the_sample_alone():
-    players = ImagePatches(n_players=5)
-    labels = players.assign(IMAGES, seed=0).labels
-    assert torch.equal(players.assign(IMAGES, seed=0).labels, labels)
-    assert torch.equal(players.assign(Probe(torch.rand(3, 1, 16, 24)), seed=0).labels, labels[:3])
-    assert not torch.equal(players.assign(IMAGES, seed=1).labels, labels)
-
-
-def test_feature_patches_are_those_of_the_layers_map():
-    players = FeaturePatches("features.1", grid=7, n_players=10)
-    drawn = players.assign(IMAGES, torch.rand(1, 8, 14, 14), seed=0)
-    assert (drawn.layer, drawn.axes, drawn.baseline, drawn.input_key) == ("features.1", (2, 3), 0.0, None)
-    assert drawn.complete.all()
-    assert torch.equal(drawn.labels, ImagePatches(grid=7).assign(Probe(torch.rand(6, 1, 14, 14)), seed=0).labels)
-
-
-def test_images_in_a_dict_are_found():
-    probe = Probe({"pixel_values": IMAGES.inputs, "mask": torch.ones(6)})
-    assert ImagePatches(input_key="pixel_values").assign(probe, seed=0).input_key == "pixel_values"
-    with pytest.raises(ValueError, match="input_key=None must be one of"):
-        ImagePatches().assign(probe, seed=0)
-
-
 @pytest.mark.parametrize(
     ("baseline", "expected"),
     [
@@ -234,44 +183,3 @@ def test_bad_baselines_are_refused(baseline, error, message):
 def test_half_a_baseline_does_not_fit_integers():
     with pytest.raises(ValueError, match=r"baseline=0.5 does not fit .* torch.uint8"):
         resolve_baseline(0.5, torch.zeros(1, 3, dtype=torch.uint8), n_samples=1)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"n_players": 37}, "n_players=37 is more than the 36 cells of the central 6x6 region of a 8x8 grid"),
-        ({"margin": 4}, "the 0 cells of the central 0x0"),
-        ({"grid": 0}, "grid=0"),
-        ({"margin": -1}, "margin=-1"),
-        ({"n_players": 0}, "n_players=0"),
-    ],
-)
-def test_grids_that_do_not_fit_are_refused(settings, message):
-    for make in (ImagePatches, lambda **kwargs: FeaturePatches("a", **kwargs)):
-        with pytest.raises(ValueError, match=message):
-            make(**settings)
-
-
-@pytest.mark.parametrize("name", ["grid", "margin", "n_players"])
-@pytest.mark.parametrize("value", [6.0, "6", True, None, (4, 4)])
-def test_numbers_that_are_not_whole_are_refused(name, value):
-    with pytest.raises(TypeError, match=re.escape(f"ImagePatches({name}={value!r}): give a whole number")):
-        ImagePatches(**{name: value})
-    with pytest.raises(TypeError, match=re.escape(f"FeaturePatches({name}={value!r}): give a whole number")):
-        FeaturePatches("a", **{name: value})
-    with pytest.raises(TypeError, match=re.escape(f"PointClusters(n_clusters={value!r}): give")):
-        PointClusters(n_clusters=value)
-
-
-def test_numpy_numbers_are_whole():
-    players = ImagePatches(grid=np.int64(4), margin=np.int64(0), n_players=np.int64(3))
-    assert players.assign(IMAGES, seed=0).n_players == 3
-
-
-def test_data_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"height, width\), got a tensor of shape \(2, 8\)"):
-        ImagePatches().assign(Probe(torch.rand(2, 8)), seed=0)
-    with pytest.raises(ValueError, match=r"layer='fc' gives a tensor of shape \(1, 8\)"):
-        FeaturePatches("fc").assign(IMAGES, torch.rand(1, 8), seed=0)
-    with pytest.raises(ValueError, match=r"7x9 .* too small for a 8x8 grid; take grid=7 or less"):
-        FeaturePatches("a").assign(IMAGES, torch.rand(1, 2, 7, 9), seed=0)

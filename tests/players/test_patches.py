@@ -1,17 +1,101 @@
-"""Players of maps with their channels last, of a transformer's tokens, and of sequences."""
+"""Patches of images, of maps with their channels first or last, and of a transformer's tokens."""
 
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from interaction_monitor.forward import assign_players, masked_outputs
-from interaction_monitor.players import FeaturePatches, ImagePatches, Spans, TokenPatches
+from interaction_monitor.players import FeaturePatches, ImagePatches, PointClusters, Spans, TokenPatches
 from interaction_monitor.probe import Probe
 
-IMAGES = Probe(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2]))
+IMAGES = Probe(torch.rand(6, 3, 16, 24), torch.arange(6))
+
+
+def test_patches_are_the_papers():
+    """10 of the central 6x6 cells of an 8x8 grid, other ones in each sample."""
+    labels = ImagePatches().assign(IMAGES, seed=3).labels
+    assert labels.shape == (6, 16, 24)
+    cells = labels.unfold(1, 2, 2).unfold(2, 3, 3).flatten(3)  # 8 x 8 cells of 2 x 3 pixels
+    assert (cells == cells[..., :1]).all()
+    cells = cells[..., 0]
+    for sample in cells:
+        assert sorted(sample[sample >= 0].tolist()) == list(range(10))
+        assert sample[sample >= 0].tolist() == list(range(10))  # in reading order
+    border = torch.ones(8, 8, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert (cells[:, border] == -1).all()
+    assert len({tuple(sample.flatten().tolist()) for sample in cells}) == 6
+
+
+def test_the_draw_depends_on_the_seed_and_on_the_sample_alone():
+    players = ImagePatches(n_players=5)
+    labels = players.assign(IMAGES, seed=0).labels
+    assert torch.equal(players.assign(IMAGES, seed=0).labels, labels)
+    assert torch.equal(players.assign(Probe(torch.rand(3, 1, 16, 24)), seed=0).labels, labels[:3])
+    assert not torch.equal(players.assign(IMAGES, seed=1).labels, labels)
+
+
+def test_feature_patches_are_those_of_the_layers_map():
+    players = FeaturePatches("features.1", grid=7, n_players=10)
+    drawn = players.assign(IMAGES, torch.rand(1, 8, 14, 14), seed=0)
+    assert (drawn.layer, drawn.axes, drawn.baseline, drawn.input_key) == ("features.1", (2, 3), 0.0, None)
+    assert drawn.complete.all()
+    assert torch.equal(drawn.labels, ImagePatches(grid=7).assign(Probe(torch.rand(6, 1, 14, 14)), seed=0).labels)
+
+
+def test_images_in_a_dict_are_found():
+    probe = Probe({"pixel_values": IMAGES.inputs, "mask": torch.ones(6)})
+    assert ImagePatches(input_key="pixel_values").assign(probe, seed=0).input_key == "pixel_values"
+    with pytest.raises(ValueError, match="input_key=None must be one of"):
+        ImagePatches().assign(probe, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_players": 37}, "n_players=37 is more than the 36 cells of the central 6x6 region of a 8x8 grid"),
+        ({"margin": 4}, "the 0 cells of the central 0x0"),
+        ({"grid": 0}, "grid=0"),
+        ({"margin": -1}, "margin=-1"),
+        ({"n_players": 0}, "n_players=0"),
+    ],
+)
+def test_grids_that_do_not_fit_are_refused(settings, message):
+    for make in (ImagePatches, lambda **kwargs: FeaturePatches("a", **kwargs)):
+        with pytest.raises(ValueError, match=message):
+            make(**settings)
+
+
+@pytest.mark.parametrize("name", ["grid", "margin", "n_players"])
+@pytest.mark.parametrize("value", [6.0, "6", True, None, (4, 4)])
+def test_numbers_that_are_not_whole_are_refused(name, value):
+    with pytest.raises(TypeError, match=re.escape(f"ImagePatches({name}={value!r}): give a whole number")):
+        ImagePatches(**{name: value})
+    with pytest.raises(TypeError, match=re.escape(f"FeaturePatches({name}={value!r}): give a whole number")):
+        FeaturePatches("a", **{name: value})
+    with pytest.raises(TypeError, match=re.escape(f"PointClusters(n_clusters={value!r}): give")):
+        PointClusters(n_clusters=value)
+
+
+def test_numpy_numbers_are_whole():
+    players = ImagePatches(grid=np.int64(4), margin=np.int64(0), n_players=np.int64(3))
+    assert players.assign(IMAGES, seed=0).n_players == 3
+
+
+def test_data_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"height, width\), got a tensor of shape \(2, 8\)"):
+        ImagePatches().assign(Probe(torch.rand(2, 8)), seed=0)
+    with pytest.raises(ValueError, match=r"layer='fc' gives a tensor of shape \(1, 8\)"):
+        FeaturePatches("fc").assign(IMAGES, torch.rand(1, 8), seed=0)
+    with pytest.raises(ValueError, match=r"7x9 .* too small for a 8x8 grid; take grid=7 or less"):
+        FeaturePatches("a").assign(IMAGES, torch.rand(1, 2, 7, 9), seed=0)
+
+
+SQUARE_IMAGES = Probe(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2]))
 
 
 class ToChannelsLast(nn.Module):
@@ -31,7 +115,7 @@ class ToTokens(nn.Module):
         return torch.cat([tokens.new_ones(len(x), self.class_tokens, tokens.shape[2]), tokens], dim=1)
 
 
-def outputs_at(model, players, probe=IMAGES):
+def outputs_at(model, players, probe=SQUARE_IMAGES):
     return masked_outputs(model, probe, assign_players(model, players, probe))
 
 
@@ -45,8 +129,8 @@ def test_maps_with_channels_last_are_masked_where_those_with_channels_first_are(
     patches = {"grid": 4, "margin": 0, "n_players": 4, "baseline": vector}
     expected = outputs_at(first, FeaturePatches("1", **patches))
     torch.testing.assert_close(outputs_at(last, FeaturePatches("2", **patches)), expected)
-    assert assign_players(last, FeaturePatches("2", **patches), IMAGES).axes == (1, 2)
-    assert assign_players(first, FeaturePatches("1", **patches), IMAGES).axes == (2, 3)
+    assert assign_players(last, FeaturePatches("2", **patches), SQUARE_IMAGES).axes == (1, 2)
+    assert assign_players(first, FeaturePatches("1", **patches), SQUARE_IMAGES).axes == (2, 3)
 
 
 class ToChannelsFirst(nn.Module):
@@ -84,11 +168,11 @@ def test_axes_that_cannot_be_known_are_asked_for(probe, maps):
 
 def test_images_with_channels_last():
     patches = ImagePatches(grid=4, margin=0, n_players=3, baseline=torch.tensor([0.1, 0.2, 0.3]))
-    first = patches.assign(IMAGES)
-    last = patches.assign(Probe(IMAGES.inputs.permute(0, 2, 3, 1).contiguous()))
+    first = patches.assign(SQUARE_IMAGES)
+    last = patches.assign(Probe(SQUARE_IMAGES.inputs.permute(0, 2, 3, 1).contiguous()))
     assert (first.axes, last.axes) == ((2, 3), (1, 2))
-    masked = last.mask(IMAGES.inputs[:1].permute(0, 2, 3, 1), 0, torch.arange(8))
-    assert torch.equal(masked.permute(0, 3, 1, 2), first.mask(IMAGES.inputs[:1], 0, torch.arange(8)))
+    masked = last.mask(SQUARE_IMAGES.inputs[:1].permute(0, 2, 3, 1), 0, torch.arange(8))
+    assert torch.equal(masked.permute(0, 3, 1, 2), first.mask(SQUARE_IMAGES.inputs[:1], 0, torch.arange(8)))
 
 
 @pytest.mark.parametrize("class_tokens", [0, 1, 5])
@@ -99,7 +183,7 @@ def test_patches_of_tokens_are_those_of_the_map_that_they_come_from(class_tokens
     patches = {"grid": 4, "margin": 1, "n_players": 4, "baseline": torch.rand(12)}
     expected = outputs_at(nn.Sequential(stem, nn.Identity(), nn.Flatten(), head), FeaturePatches("1", **patches))
     torch.testing.assert_close(outputs_at(model, TokenPatches("2", **patches)), expected)
-    drawn = assign_players(model, TokenPatches("2", **patches), IMAGES)
+    drawn = assign_players(model, TokenPatches("2", **patches), SQUARE_IMAGES)
     assert (drawn.labels[:, :class_tokens] == -1).all()
     assert all(re.fullmatch(r"tokens from row \d, column \d", name) for name in drawn.names[0])
 
@@ -165,76 +249,6 @@ def test_arguments_of_tokens_and_spans_are_checked():
 
 
 SIGNALS = Probe(torch.rand(4, 2, 40, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 0, 1]))
-
-
-def by_hand(model, probe, spans, chosen, *, axis, target):
-    """Mask spans of the first sample's input by zero."""
-    x = probe.inputs[:1]
-    n_spans, size = spans, x.shape[axis] // spans
-    outputs = []
-    for coalition in range(1 << len(chosen)):
-        masked = x.clone()
-        for player, span in enumerate(chosen):
-            if not coalition >> player & 1:
-                masked.narrow(axis, span * size, size).zero_()
-        with torch.no_grad():
-            z = model(masked)[0].double()
-        outputs.append(z[target] - z[1 - target])
-    assert n_spans * size == x.shape[axis]
-    return torch.stack(outputs)
-
-
-def test_spans_of_a_signal_are_masked_position_by_position():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(160, 2))
-    expected = by_hand(net, SIGNALS, 5, range(5), axis=2, target=0)
-    torch.testing.assert_close(outputs_at(net, Spans(n_spans=5), SIGNALS)[0], expected, rtol=1e-5, atol=1e-6)
-    drawn = assign_players(net, Spans(n_spans=5, n_players=3), SIGNALS)
-    starts = [int(name.split()[1]) // 8 for name in drawn.names[0]]
-    found = masked_outputs(net, SIGNALS, drawn)[0]
-    torch.testing.assert_close(found, by_hand(net, SIGNALS, 5, starts, axis=2, target=0), rtol=1e-5, atol=1e-6)
-
-
-def test_spans_at_a_layer_of_a_recurrent_network():
-    torch.manual_seed(0)
-
-    class Reader(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(2, 6, batch_first=True), nn.Linear(6, 2)
-
-        def forward(self, x):
-            return self.head(self.lstm(x)[0].tanh().sum(1))
-
-    probe = Probe(SIGNALS.inputs.mT.contiguous(), SIGNALS.targets)
-    net = Reader()
-    v = outputs_at(net, Spans(layer="lstm", n_spans=4, axis=1), probe)
-    with torch.no_grad():
-        states = net.lstm(probe.inputs[:1])[0]
-        kept = states.clone()
-        kept[:, 10:] = 0
-        z = net.head(kept.tanh().sum(1))[0].double()
-    torch.testing.assert_close(v[0, 1], z[0] - z[1], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("players", "shape", "message"),
-    [
-        (Spans(), (4, 16, 40), r"unclear which axis.*axis=1 .*recurrent.*axis=2 .*Conv1d"),
-        (Spans(), (4, 5, 7), r"no axis of n_spans=10 positions; give n_spans=7 or less"),
-        (Spans(), (4, 1, 1), "name a layer whose output is a sequence"),
-        (Spans(axis=3), (4, 16, 40), "axis=3.*no such axis"),
-        (Spans(axis=1), (4, 5, 40), "axis=1.*5 positions there for n_spans=10"),
-    ],
-)
-def test_a_sequence_that_is_unclear_is_asked_for(players, shape, message):
-    with pytest.raises(ValueError, match=message):
-        players.assign(Probe(torch.rand(shape)))
-
-
-@pytest.mark.parametrize(("shape", "axis"), [((4, 40), 1), ((4, 1, 40), 2), ((4, 40, 3), 1)])
-def test_a_sequence_that_is_clear_is_found(shape, axis):
-    assert Spans().assign(Probe(torch.rand(shape))).axes == (axis,)
 
 
 def test_maps_of_a_one_dimensional_network_are_sent_to_players_of_sequences():

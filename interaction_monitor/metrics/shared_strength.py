@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor import functional
-from interaction_monitor.metrics._double_sums import Float64Metric
+from interaction_monitor.metrics.order_distribution import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,18 +1,79 @@
-"""Cutting a plane into cells and drawing some of them, for each sample others."""
+"""Planes of images, feature maps and tokens: where height and width are, and cells of a grid drawn on them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_whole
 from interaction_monitor._draw import draw
-from interaction_monitor.players.base import Baseline, require_whole, resolve_baseline
+from interaction_monitor.players.base import Baseline, resolve_baseline
+from interaction_monitor.probe import Probe
+
+_COLOURS = (1, 3, 4)
+# How far the proportions of a map may be from those of the image: borders that convolutions cut off, odd sizes.
+_ALIKE = math.log(1.6)
+_EQUAL = math.log(1.05)
 
 
-class Patches(Protocol):
+def image_is_channels_last(image: Tensor) -> bool:
+    """Tell whether images (S, ., ., .) have as many channels as colours on the last axis, and not on the second."""
+    return image.shape[3] in _COLOURS and image.shape[1] not in _COLOURS
+
+
+def image_size(probe: Probe) -> tuple[int, int] | None:
+    """Return height and width of the images among the inputs; None if there are none, or of several sizes."""
+    inputs = probe.inputs.values() if isinstance(probe.inputs, dict) else [probe.inputs]
+    sizes = {
+        (x.shape[1], x.shape[2]) if image_is_channels_last(x) else (x.shape[2], x.shape[3])
+        for x in inputs
+        if x.ndim == 4
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def map_is_channels_last(maps: Tensor, image: tuple[int, int] | None) -> bool | None:
+    """Find out whether maps are (B, H, W, C) and not (B, C, H, W): their proportions are those of the image.
+
+    Args:
+        maps: (B, ., ., .).
+        image: height and width of the image; None takes maps to be square.
+
+    Returns:
+        None where neither is likely. Where both are, channels come first, as in torch, unless the proportions are the
+        image's with channels last alone.
+    """
+    first, last = (_distortion(maps.shape[a], maps.shape[a + 1], image or (1, 1)) for a in (2, 1))
+    if image is None:
+        return False if first <= last or last > 0 else None
+    if min(first, last) > _ALIKE:
+        return None
+    return first > _ALIKE or last < _EQUAL < first
+
+
+def _distortion(height: int, width: int, image: tuple[int, int]) -> float:
+    return abs(math.log(image[0] / height) - math.log(image[1] / width))
+
+
+def plane_of(n_tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the height and width of so many tokens in the proportions of the image, if there are such."""
+    # Square patches of some size, side by side; what is left over at the border is cut off.
+    for patch in range(1, min(image) + 1):
+        plane = image[0] // patch, image[1] // patch
+        if n_tokens == plane[0] * plane[1]:
+            return plane
+    # Patches that overlap, or several pictures of one size.
+    divisor = math.gcd(*image)
+    high, wide = image[0] // divisor, image[1] // divisor
+    side = math.isqrt(max(n_tokens, 0) // (high * wide))
+    return (side * high, side * wide) if side and side * side * high * wide == n_tokens else None
+
+
+class _Patches(Protocol):
     """What the patch players have in common."""
 
     @property
@@ -23,7 +84,7 @@ class Patches(Protocol):
     def n_players(self) -> int: ...
 
 
-def check_grid(patches: Patches) -> None:
+def check_grid(patches: _Patches) -> None:
     """Refuse a grid whose inner cells are fewer than the players.
 
     Raises:
@@ -54,7 +115,7 @@ def cell_index(size: int, grid: int) -> Tensor:
     return torch.repeat_interleave(torch.arange(grid), torch.tensor(starts).diff())
 
 
-def draw_cells(patches: Patches, n_samples: int, size: Sequence[int], *, seed: int) -> Tensor:
+def draw_cells(patches: _Patches, n_samples: int, size: Sequence[int], *, seed: int) -> Tensor:
     """Draw cells of a grid for each sample and label the positions in them.
 
     The plane is cut into grid x grid cells as even as whole positions allow. Of the cells that are at least

@@ -18,7 +18,7 @@ from torch import Tensor
 from interaction_monitor.functional import and_interactions, and_outputs, or_outputs, sparsest_and_or
 from interaction_monitor.functional._lp.problem import largest_sums
 from interaction_monitor.functional._lp.splitting import shrink_together
-from interaction_monitor.functional.shared import SharedAndOr, shared_and_or
+from interaction_monitor.functional.extraction import SharedAndOr, shared_and_or
 
 
 def networks(m: int, samples: int, n: int, seed: int = 0) -> Tensor:

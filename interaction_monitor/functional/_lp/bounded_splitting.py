@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.atoms import Atoms
 from interaction_monitor.functional._lp.problem import (
+    Atoms,
     Problem,
     complete_outputs,
     complete_splits,
@@ -24,9 +24,8 @@ from interaction_monitor.functional._lp.problem import (
     members_of,
     splits,
 )
-from interaction_monitor.functional._lp.projection import Metric
+from interaction_monitor.functional._lp.projection import Metric, symmetry
 from interaction_monitor.functional._lp.splitting import shrink_together
-from interaction_monitor.functional._lp.symmetry import symmetry
 
 _METRIC = Metric(0.6, 0.5)
 _DUAL_STEP = 0.03

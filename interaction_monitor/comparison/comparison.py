@@ -19,7 +19,7 @@ from interaction_monitor.functional import (
     shared_and_or,
     sparsest_and_or,
 )
-from interaction_monitor.functional.sparsest import NOISE, TOL
+from interaction_monitor.functional.extraction import NOISE, TOL
 
 
 class NotComparableError(ValueError):

@@ -1,0 +1,47 @@
+"""Checks of what a user gave, and words for values that came instead of what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor
+
+
+def describe(value: Any) -> str:
+    """Show what a value is, in a few words, for error messages."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} with {some([str(key) for key in value])}"
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {len(value)}: {', '.join(describe(part) for part in value[:3])}"
+    return f"{type(value).__name__}: {str(value)[:60]}"
+
+
+def some(names: list[str], limit: int = 8) -> str:
+    """List the first names of many."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return (shown or "none") + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether this is a whole number, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Tell whether this is a real number, NaN and infinity included, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_whole(who: object, **numbers: object) -> None:
+    """Raise unless each argument is a whole number.
+
+    Raises:
+        TypeError: that names the kind of players, the argument and its value.
+    """
+    for name, number in numbers.items():
+        if not is_whole(number):
+            raise TypeError(f"{type(who).__name__}({name}={number!r}): give a whole number")
