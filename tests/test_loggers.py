@@ -35,7 +35,8 @@ def test_csv_has_a_row_for_each_measurement(net, loaders, make_trainer, tmp_path
     assert [float(row["interactions/mean_order"]) for row in rows] == watch.observer.history.column(
         "mean_order"
     ).tolist()
-    assert all(float(row["interactions/overhead"]) >= 0 for row in rows)
+    assert all(float(row["interactions/measuring_per_training"]) > 0 for row in rows[1:])
+    assert rows[0]["interactions/measuring_per_training"] == "", "there is no training before the first step"
 
 
 def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_trainer, tmp_path, monkeypatch):
@@ -79,7 +80,7 @@ def test_several_loggers_get_the_same(net, loaders, make_trainer, tmp_path):
         make_trainer(monitor(), logger=[board, table]).fit(net, *loaders)
     assert sum("no pictures" in str(warning.message) for warning in caught) == 1
     events = EventAccumulator(board.log_dir, size_guidance={"images": 0}).Reload()
-    assert [event.value for event in events.Scalars("interactions/epoch")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("interactions/mean_order")] == [0, 3, 7]
     assert "interactions/story" in events.Tags()["images"]
 
 
@@ -284,3 +285,19 @@ def test_picture_tags_of_mlflow_are_files():
     figure = Figure()
     shower(MLFlowLogger())("interactions/story", figure, 12)
     assert seen == [("7", figure, "interactions/story_step_00000012.png")]
+
+
+@pytest.mark.parametrize("kind", ["TQDMProgressBar", "RichProgressBar", None])
+def test_every_line_appears_beside_any_progress_bar(net, loaders, make_trainer, kind, capsys):
+    bars = [] if kind is None else [getattr(L.pytorch.callbacks, kind)()]
+    watch = monitor()  # before the bar, which has not begun to show anything at the first line
+    make_trainer(watch, *bars, enable_progress_bar=bool(bars), logger=False).fit(net, *loaders)
+    shown = capsys.readouterr()
+    shown = " ".join((shown.out + shown.err).split())
+    for text in (
+        "epoch 0 mean order",
+        "epoch 2 mean order",
+        "has no logger, so the run is only recorded",
+        "interactions: recorded in ",
+    ):
+        assert shown.count(text) == 1, text

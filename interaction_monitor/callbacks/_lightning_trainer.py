@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
+from tqdm import tqdm
 
 from interaction_monitor.losses import Losses
 
@@ -133,7 +134,10 @@ def say(trainer: pl.Trainer, text: str) -> None:
     """Print a line, on rank zero only, without tearing the progress bar apart."""
     if not trainer.is_global_zero:
         return
-    if trainer.progress_bar_callback is not None:
-        trainer.progress_bar_callback.print(text)
+    bar = trainer.progress_bar_callback
+    if is_a(bar, "TQDMProgressBar"):
+        tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
+    elif bar is not None:
+        bar.print(text)
     else:
         print(text)

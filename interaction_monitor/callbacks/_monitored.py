@@ -37,7 +37,9 @@ class Keys:
         """Forget all, and take in what a run that goes on has measured before."""
         self.known = {}
         for row in history:
-            self.known |= loggers.scalars(row, self.name)
+            self.known |= loggers.scalars(History([row]), self.name)
+        if len(history):
+            self.known |= loggers.scalars(history, self.name)
 
     def offer(self, trainer: pl.Trainer, device: torch.device, n_players: int, values: Mapping[str, float]) -> None:
         """Take in what a measurement gave, and let other callbacks find all keys. To be called on every process.

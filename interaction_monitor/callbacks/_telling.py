@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks._lightning_trainer import batches_of, say
 from interaction_monitor.forecast import forecast
-from interaction_monitor.history import Row
+from interaction_monitor.history import History
 from interaction_monitor.observer import Observer
 from interaction_monitor.plots import run_text
 from interaction_monitor.record import Progress
@@ -19,25 +19,24 @@ if TYPE_CHECKING:
     from interaction_monitor.callbacks.lightning import InteractionMonitor
 
 
-def scalars(monitor: InteractionMonitor, row: Row) -> dict[str, float]:
-    """Return what is logged of a measurement, by key."""
-    return loggers.scalars(row, monitor.name) | {f"{monitor.name}/overhead": monitor.budget.share()}
+def scalars(monitor: InteractionMonitor, history: History) -> dict[str, float]:
+    """Return what is logged of the last measurement, by key."""
+    return loggers.scalars(history, monitor.name) | loggers.cost(history, monitor.budget, monitor.name)
 
 
-def tell(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observer, row: Row, *, step: int) -> None:
+def tell(monitor: InteractionMonitor, trainer: pl.Trainer, observer: Observer, *, step: int) -> None:
     """Write down and show the measurement that was just taken.
 
     Args:
         monitor: whose name, account and faults count.
         trainer: has the loggers.
         observer: holds the measurement.
-        row: the same as numbers.
         step: the loggers' step.
     """
     with monitor.faults.guard("writing the record"):
         observer.keep()
-    say(trainer, run_text.line(row, name=monitor.name, with_step=monitor.after_steps is not None))
-    values, guard = scalars(monitor, row), monitor.faults.guard
+    say(trainer, run_text.line(observer.history, name=monitor.name, with_step=monitor.after_steps is not None))
+    values, guard = scalars(monitor, observer.history), monitor.faults.guard
     loggers.publish(trainer.loggers, observer.history, values, name=monitor.name, step=step, guard=guard)
 
 

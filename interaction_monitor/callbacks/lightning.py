@@ -342,7 +342,7 @@ class InteractionMonitor(Callback):
         values: dict[str, float] = {}
         if self.observer is not None and len(self.observer.history):
             # Each process has its own clock, and callbacks must decide alike.
-            values = self.observer.ranks.of_first(scalars(self, self.observer.history[-1]))
+            values = self.observer.ranks.of_first(scalars(self, self.observer.history))
         self.keys.offer(trainer, pl_module.device, self.players.n_players, values)
 
     def _measure(
@@ -371,7 +371,7 @@ class InteractionMonitor(Callback):
             self.shown = max(0, batches_of(trainer) - (0 if uncounted else 1))
             with observer.ranks.together():
                 if trainer.is_global_zero:
-                    tell(self, trainer, observer, row, step=self.shown)
+                    tell(self, trainer, observer, step=self.shown)
         return row
 
     def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 from interaction_monitor.callbacks._lightning_trainer import is_a
 from interaction_monitor.callbacks._rewind import rewind
-from interaction_monitor.history import PHASES, History, Row
+from interaction_monitor.history import PHASES, History
+from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.plots import run_figures, tensorboard
+from interaction_monitor.schedule import Budget
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,26 +26,33 @@ KEYS = (
     *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
 )
 BY_ORDER = "generalizing_share_order_"
+COST = "measuring_per_training"
 Guard = Callable[[str], AbstractContextManager[None]]
 
 
-def scalars(row: Row, name: str) -> dict[str, float]:
-    """List the numbers of a row under the keys by which loggers, checkpoints and stopping rules know them.
+def scalars(history: History, name: str) -> dict[str, float]:
+    """List the last measurement's numbers under the keys by which loggers, checkpoints and stopping rules know them.
 
     Args:
-        row: the measurement.
+        history: all measurements so far, at least one.
         name: prefix of the keys.
 
     Returns:
-        Key to finite value; `phase` is 0, 1 or 2. What is not known (yet) or came out undefined is left out.
+        Key to finite value; `phase` is 1 or 2. What is not known (yet) or came out undefined is left out.
     """
+    row, phase = history[-1], told_phases(history)[-1]
     values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
-    values["phase"] = PHASES.index(row.phase)
+    values["phase"] = None if phase is None else PHASES.index(phase)
     values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
     values |= {f"{BY_ORDER}{order}": share for order, share in row.generalizing_by_order.items()}
     return {
         f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
     }
+
+
+def cost(history: History, budget: Budget, name: str) -> dict[str, float]:
+    """Give the time of all measurements per time of training; nothing before the first step of training."""
+    return {f"{name}/{COST}": budget.share()} if history[-1].step > 0 else {}
 
 
 def keys(name: str, n_players: int) -> list[str]:
@@ -102,12 +111,13 @@ def take_back_from(
         prefix: stands before the keys of scalars.
         more: scalars beside those of every monitor, without `name`.
     """
-    shown = (*keys(name, history.n_players), f"{name}/overhead", *(f"{name}/{key}" for key in more))
+    shown = (*keys(name, history.n_players), f"{name}/{COST}", *(f"{name}/{key}" for key in more))
     text, ridges = f"{name}/how_to_read/text_summary", f"{name}/{tensorboard.RIDGES}"
-    tags = {f"{prefix}{key}": "scalars" for key in shown} | {text: "text"}
+    tags = {f"{prefix}{key}": "scalars" for key in shown} | {text: "text", f"{name}/verdict/text_summary": "text"}
     tags |= {f"{name}/orders": "histograms", ridges: "histograms"}
     tags |= {f"{name}/{picture}": "images" for picture in tensorboard.PICTURES}
     own_steps = {text: 0, ridges: tensorboard.n_ridges(len(history))}
+    own_steps[f"{prefix}{name}/phase"] = tensorboard.first_undecided(history, step=step)
     rewind(writer, tags, steps=own_steps, step=step)
 
 
@@ -126,9 +136,13 @@ def publish(
     """
     for logger in loggers:
         with guard(f"writing to {type(logger).__name__}"):
-            logger.log_metrics(dict(values), step=step)
             if is_a(logger, "TensorBoardLogger"):
+                logger.log_metrics(tensorboard.charted(values, name), step=step)
+                for at, phase in tensorboard.decided_phases(history, step=step):
+                    logger.log_metrics({f"{name}/phase": phase}, step=at)
                 tensorboard.write_measurement(logger.experiment, history, name=name, step=step)
+            else:
+                logger.log_metrics(dict(values), step=step)
     if tensorboard.picture_due(len(history)):
         draw(loggers, history, ("story",), name=name, step=step, guard=guard)
 

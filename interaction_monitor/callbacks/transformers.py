@@ -212,7 +212,7 @@ class InteractionTrainerCallback(TrainerCallback):
         """Measure if that waits for the evaluation, and put the latest numbers among its metrics."""
         self._measure_if_due(kwargs["model"], state, control)
         if self.observer is not None and len(self.observer.history):
-            latest = loggers.scalars(self.observer.history[-1], self.name)
+            latest = loggers.scalars(self.observer.history, self.name)
             kwargs["metrics"].update({f"eval_{key}": value for key, value in latest.items()})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -284,7 +284,7 @@ class InteractionTrainerCallback(TrainerCallback):
             if row is not None and self.observer.ranks.rank == 0:
                 with self.faults.guard("writing the record"):
                     self.observer.keep()
-                print(run_text.line(row, name=self.name, with_step=self.after_steps is not None))
+                print(run_text.line(self.observer.history, name=self.name, with_step=self.after_steps is not None))
                 with self.faults.guard("writing the panels"):
                     self._write(self.observer, state.global_step)
 
@@ -293,13 +293,15 @@ class InteractionTrainerCallback(TrainerCallback):
             return
         row, losses = observer.history[-1], (f"{self.name}/train_loss", f"{self.name}/test_loss")
         values: dict[str, float | None] = {
-            **loggers.scalars(row, self.name),
-            f"{self.name}/overhead": self.budget.share(),
+            **loggers.scalars(observer.history, self.name),
+            **loggers.cost(observer.history, self.budget, self.name),
             **dict(zip(losses, (row.train_loss, row.test_loss), strict=True)),
         }
-        for key, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(key, value, step)
+        known = {key: value for key, value in values.items() if value is not None}
+        for key, value in tensorboard.charted(known, self.name).items():
+            self._writer.add_scalar(key, value, step)
+        for at, phase in tensorboard.decided_phases(observer.history, step=step):
+            self._writer.add_scalar(f"{self.name}/phase", phase, at)
         tensorboard.write_measurement(self._writer, observer.history, name=self.name, step=step, losses=losses)
         if tensorboard.picture_due(len(observer.history)):
             tensorboard.write_figures(self._writer, observer.history, name=self.name, step=step, pictures=("story",))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
+from interaction_monitor.phases.loss_gap import gap_opening
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,71 @@ def find_detection(history: History) -> Landmark | None:
 
 
 def find_gap_opening(history: History) -> Landmark | None:
-    """Return where the loss gap began to open; None where that is not known."""
+    """Return from where on the loss gap rises; None where that is not known.
+
+    That it does is decided during the run; where is read again from all measurements, since later ones say more.
+    """
     last = history[-1] if len(history) else None
-    return None if last is None else _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
+    if last is None or last.gap_onset_epoch is None:
+        return None
+    values, _ = positions(history)
+    gaps = history.column("loss_gap")
+    known = np.flatnonzero(np.isfinite(gaps))
+    train, test = history.column("train_loss")[known], history.column("test_loss")[known]
+    found = gap_opening(list(zip(values[known].tolist(), train.tolist(), test.tolist(), strict=True)))
+    if found is None:
+        return _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
+    index = int(np.flatnonzero(values == found.epoch)[0])
+    return Landmark(index, places(history)[index])
+
+
+def rises_below_zero(history: History) -> bool:
+    """Tell whether the loss gap begins to rise where the test loss still lies below the training loss.
+
+    So it is where training labels are wrong or the training loss is that of a network with dropout: the gap then
+    opens later than it begins to rise.
+    """
+    opening, crossing = find_gap_opening(history), find_gap_crossing(history)
+    if opening is None or opening.index is None:
+        return False
+    gap = history[opening.index].loss_gap
+    # One measurement is as near as the crossing can be told.
+    crosses_soon = crossing is not None and crossing.index is not None and crossing.index <= opening.index + 1
+    return gap is not None and gap < 0 and not crosses_soon
+
+
+def find_gap_crossing(history: History) -> Landmark | None:
+    """Return from where on the test loss lies above the training loss to the end; None where it never lay below it."""
+    known = [(index, row.loss_gap) for index, row in enumerate(history) if row.loss_gap is not None]
+    last_below = max((place for place, (_, gap) in enumerate(known) if not gap > 0), default=len(known))
+    if last_below + 1 >= len(known):
+        return None
+    index = known[last_below + 1][0]
+    return Landmark(index, places(history)[index])
+
+
+def told_phases(history: History) -> list[str | None]:
+    """Tell the phase of each measurement as it is known at the last one, not as it was known then.
+
+    Returns:
+        "one" before the onset of phase two and "two" from it on; None where that is not decided yet. While phase two
+        is not known, whatever comes before the lowest mean order is phase one, since the onset can only lie later.
+    """
+    n = len(history)
+    last = history[-1] if n else None
+    onset = onset_index(history)
+    if onset is not None:
+        return [*["one"] * onset, *["two"] * (n - onset)]
+    if last is None or last.phase != "one":
+        return [None] * n
+    before = lowest_index(history)
+    return [*["one"] * before, *[None] * (n - before)]
+
+
+def lowest_index(history: History) -> int:
+    """Return which measurement has the lowest mean order; the first where none has any."""
+    orders = history.column("mean_order")
+    return 0 if np.isnan(orders).all() else int(np.nanargmin(orders))
 
 
 def find_overfitting(history: History) -> Landmark | None:
@@ -113,7 +176,7 @@ def representative_measurements(history: History, n_columns: int = 6) -> list[in
     orders = history.column("mean_order")
     turn = onset_index(history)
     if turn is None:
-        turn = 0 if np.isnan(orders).all() else int(np.nanargmin(orders))
+        turn = lowest_index(history)
     chosen = {0, turn, n - 1}
     if turn > 1 and len(chosen) < n_columns:
         # Phase one is a steep fall, so its middle is a middle in height, not in time.

@@ -201,6 +201,8 @@ def change_point(
         return None
     at = np.arange(len(values), dtype=np.float64) if (steps == 0).any() else np.asarray(times, dtype=np.float64)
     curve = np.asarray(values, dtype=np.float64)
+    if early > 0:  # one low value would be the whole of the early rise, and hide where the others begin to
+        curve = _without_dips(curve, early)
     turn, fit = valley(curve)
     risen = fit - fit[turn]
     if not risen[-1] > least:
@@ -219,6 +221,13 @@ def change_point(
     most = errors[best] + variance * student_quantile(0.5 + level / 2, freedom) ** 2
     possible = np.flatnonzero(errors <= most).tolist()
     return possible[0], best, possible[-1]
+
+
+def _without_dips(curve: NDArray[np.float64], depth: float) -> NDArray[np.float64]:
+    """Raise single values that lie deeper than that below both of their neighbours to the lower one."""
+    beside = np.minimum(curve[:-2], curve[2:])
+    raised = np.where(curve[1:-1] < beside - depth, beside, curve[1:-1])
+    return np.concatenate((curve[:1], raised, curve[-1:]))
 
 
 def _errors(epochs: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.float64]:

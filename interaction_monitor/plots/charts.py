@@ -22,9 +22,12 @@ from interaction_monitor.history.landmarks import (
     find_gap_opening,
     find_onset,
     find_overfitting,
+    lowest_index,
     onset_index,
     positions,
     representative_measurements,
+    rises_below_zero,
+    told_phases,
 )
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -178,7 +181,7 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
 
 
 def loss_curves(ax: Axes, history: History) -> None:
-    """Draw train and test loss, the gap between them shaded.
+    """Draw train and test loss, shaded between them where the test loss is the higher one.
 
     Args:
         ax: Where to draw.
@@ -187,7 +190,11 @@ def loss_curves(ax: Axes, history: History) -> None:
     values, unit = positions(history)
     train, test = history.column("train_loss"), history.column("test_loss")
     both = ~np.isnan(train) & ~np.isnan(test)
-    ax.fill_between(values[both], train[both], test[both], color=GAP, alpha=0.18, linewidth=0)
+    above = test[both] > train[both]
+    ax.fill_between(
+        values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
+        label="test above train" if above.any() else None,
+    )  # fmt: skip
     _known(ax, values, train, TRAIN, "train loss", "-", marker_of(history))
     _known(ax, values, test, TEST, "test loss", "--", marker_of(history))
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
@@ -218,26 +225,23 @@ def generalizing_curve(ax: Axes, history: History) -> None:
 
 
 def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
-    """Shade the phases behind a chart over the run, as they are known at its last measurement.
+    """Shade the phases behind a chart over the run, as far as they are decided at its last measurement.
 
     Args:
         ax: Axes whose x is the run.
         history: The run so far, at least one measurement.
         names_at: At which part of the height to write the phases' names; None leaves them out.
     """
-    last = history[-1]
-    if last.phase == "initial":
-        return
     left, right = ax.get_xlim()
-    onset = onset_index(history)
-    turn = right if onset is None else float(positions(history)[0][onset])
-    for begin, end, colour, name in (
-        (left, turn, PHASE_ONE, "phase one"),
-        (turn, right, PHASE_TWO, "phase two"),
-    ):
+    turn, decided = phase_turn(history)
+    if turn is None:
+        return
+    after = (PHASE_TWO, "phase two") if decided else ("none", "not decided yet")
+    for begin, end, colour, name in ((left, turn, PHASE_ONE, "phase one"), (turn, right, *after)):
         if end <= begin:
             continue
-        ax.axvspan(begin, end, color=colour, linewidth=0, zorder=0)
+        if colour != "none":
+            ax.axvspan(begin, end, color=colour, linewidth=0, zorder=0)
         width = (end - begin) / (right - left)
         # A name that is wider than its phase would run into the next one: it is turned, or left out.
         if names_at is not None and width > 0.03:
@@ -246,8 +250,24 @@ def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) ->
             ax.text((begin + end) / 2, names_at, name, color=_NOTE, rotation=turned, **place)
 
 
+def phase_turn(history: History) -> tuple[float | None, bool]:
+    """Return where phase one ends, and whether phase two is known to begin there.
+
+    While it is not, phase one is decided up to the lowest mean order; None where not even that is known.
+    """
+    if history[-1].phase == "initial":
+        return None, False
+    onset = onset_index(history)
+    return float(positions(history)[0][lowest_index(history) if onset is None else onset]), onset is not None
+
+
+def gap_name(history: History) -> str:
+    """Name what the loss gap does from its landmark on: it opens, or rises while test loss is the lower one."""
+    return "loss gap rises" if rises_below_zero(history) else "loss gap opens"
+
+
 def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
-    """Draw where phase two began and where the loss gap began to open, as far as the history knows.
+    """Draw where phase two began and from where the loss gap rises, as far as the history knows.
 
     Args:
         ax: Axes whose x is the run.
@@ -257,7 +277,7 @@ def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
     values, _ = positions(history)
     for found, colour, style, name in (
         (find_onset(history), ONSET, "-", "onset of phase two"),
-        (find_gap_opening(history), GAP, ":", "gap opens"),
+        (find_gap_opening(history), GAP, ":", gap_name(history)),
     ):
         if found is not None and found.index is not None:
             label = f"{name} ({found.place})"
@@ -273,7 +293,7 @@ def _stage(index: int, onset: int | None, history: History) -> str:
     if index == 0:
         return "start"
     if onset is None:
-        return "phase one" if history[-1].phase == "one" else ""
+        return "phase one" if told_phases(history)[index] == "one" else "not decided yet"
     if index == onset:
         return "onset"
     return "phase one" if index < onset else "phase two"

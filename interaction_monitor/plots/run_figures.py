@@ -252,8 +252,9 @@ def _curves(axes: list[Axes], history: History) -> None:
         charts.mark_phases(ax, history)
         charts.mark_onsets(ax, history, height=0.86)
         _leave_room(ax, 0.2)
-        handles, labels = ax.get_legend_handles_labels()
-        ax.legend(handles[:2], labels[:2], loc="upper center", ncols=2, frameon=False)
+        shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        names = [name for name in ("train loss", "test loss", "test above train") if name in shown]
+        ax.legend([shown[name] for name in names], names, loc="upper center", ncols=len(names) or 1, frameon=False)
     for ax in axes[:-1]:
         ax.set_xlabel("")
 

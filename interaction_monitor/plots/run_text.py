@@ -10,11 +10,15 @@ from interaction_monitor.history import History, Row
 from interaction_monitor.history.landmarks import (
     by_step,
     find_detection,
+    find_gap_crossing,
     find_gap_opening,
     find_onset,
     find_overfitting,
+    lowest_index,
     onset_index,
     places,
+    rises_below_zero,
+    told_phases,
 )
 
 # Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
@@ -38,15 +42,16 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
   every order over time, ⟨k⟩ and the losses.
 - `{name}/carry_over`: which part of the strength was there at the measurement before, by order too, and what low and
   high orders add to the output. High orders mostly come and go, and cancel.
-- **Scalars**: `{name}/phase` is 0 at the start, 1 in phase one, 2 in phase two.
+- **Scalars**: `{name}/phase` is 1 in phase one and 2 in phase two, written as soon as it is decided for a
+  measurement; **Text**, `{name}/verdict`, says what was found, at the step where it became known.
 
 ### How to read it
 
 1. **The start.** A network with random weights has interactions of middle orders: noise.
 2. **Phase one.** ⟨k⟩ falls: that noise goes, simple interactions take its place. They carry over to new samples.
 3. **Phase two.** ⟨k⟩ rises again: ever more complicated interactions, which carry over less and less. Its
-   **onset** is where ⟨k⟩ was lowest; the green line. Look whether the gap between test and train loss opens
-   soon after it, the dotted line. If it does, the network is over-fitting from there on.
+   **onset** is where ⟨k⟩ was lowest; the green line. Look whether the gap between test and train loss rises
+   soon after it, from the dotted line on. Where test loss lies above train loss, shaded, it over-fits.
 
 The onset is known only some measurements later, once the rise is larger than what chance among the samples
 explains. A run that never shows a phase two has not been trained for long enough to over-fit, or has nothing
@@ -58,27 +63,40 @@ high orders got stronger beside them.
 Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024.
 """
 
-_PHASES = {"initial": "initial", "one": "phase one", "two": "phase two"}
+UNDECIDED = "phase not decided yet"
+_PHASES = {"one": "phase one", "two": "phase two", None: UNDECIDED}
 
 
-def line(row: Row, *, name: str = "interactions", with_step: bool = False) -> str:
-    """Tell one measurement in one line.
+def phase_now(history: History) -> str:
+    """Say what is known of the phase of the last measurement, so that nothing told later contradicts it.
 
     Args:
-        row: the measurement.
+        history: the run so far, at least one measurement.
+    """
+    if history[-1].phase == "one" and lowest_index(history) == len(history) - 1:
+        return "phase one so far"
+    return _PHASES[told_phases(history)[-1]]
+
+
+def line(history: History, *, name: str = "interactions", with_step: bool = False) -> str:
+    """Tell the last measurement in one line.
+
+    Args:
+        history: the run so far, at least one measurement.
         name: the monitor's name.
         with_step: whether to tell the optimizer step too, for runs that are measured within epochs.
 
     Returns:
         The line, without a line break.
     """
+    row = history[-1]
     parts = [
         f"{name}: epoch {row.epoch:>3}" + (f" step {row.step:>6}" if with_step else ""),
         f"mean order {row.mean_order:.2f}"
         # The band comes from the spread over samples, of which one has none.
         + (f" ({row.mean_order_low:.2f}-{row.mean_order_high:.2f})" if row.n_valid > 1 else ""),
         f"high orders {row.high_order_share:.1%}",
-        _PHASES[row.phase],
+        phase_now(history),
     ]
     if row.generalizing_share is not None:
         parts.append(f"generalizes {row.generalizing_share:.0%}")
@@ -148,17 +166,30 @@ def _phases(rows: History) -> str:
         )
     onset = find_onset(rows)
     if onset is None:
+        at = lowest_index(rows)
         return (
-            f"phase one: the mean order fell from {first.mean_order:.2f} to {last.mean_order:.2f}, "
-            "and phase two has not clearly begun"
+            f"phase one: the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at "
+            f"{places(rows)[at]}, and phase two has not clearly begun"
         )
     lowest = float("nan") if onset.index is None else rows[onset.index].mean_order
-    known, opening = find_detection(rows), find_gap_opening(rows)
+    known, gap = find_detection(rows), gap_in_words(rows)
     text = f"phase two began at {onset.place}" + ("" if known is None else f" (known at {known.place})")
     text += f": the mean order fell from {first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
-    if opening is not None:
-        text += f"; the gap between test and training loss opened at {opening.place}"
-    return text
+    return f"{text}; {gap}" if gap else text
+
+
+def gap_in_words(history: History) -> str:
+    """Say from where the loss gap rises, and from where the test loss lies above the training loss; "" if unknown."""
+    opening, crossing = find_gap_opening(history), find_gap_crossing(history)
+    if opening is None:
+        return ""
+    if not rises_below_zero(history):
+        return f"the gap between test and training loss opened at {opening.place}"
+    if crossing is None:
+        return f"the loss gap rises from {opening.place} on, and test loss still lies below training loss"
+    return (
+        f"the loss gap rises from {opening.place} on, and test loss lies above training loss from {crossing.place} on"
+    )
 
 
 def table(history: History, *, most: int = 16) -> str:
@@ -171,7 +202,7 @@ def table(history: History, *, most: int = 16) -> str:
     Returns:
         The table, a line per measurement.
     """
-    onset = onset_index(history)
+    onset, phases = onset_index(history), told_phases(history)
     stride = max(1, -(-len(history) // most))
     with_step = by_step(history)
     steps = "    step  " if with_step else ""
@@ -187,6 +218,6 @@ def table(history: History, *, most: int = 16) -> str:
         step = f"{row.step:>8}  " if with_step else ""
         lines.append(
             f"{row.epoch:>5}  {step}{row.mean_order:>10.2f}  {row.high_order_share:>11.1%}  {losses}  "
-            f"{_PHASES[row.phase]}{mark}"
+            f"{_PHASES[phases[i]]}{mark}"
         )
     return "\n".join(lines)

@@ -21,8 +21,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.comparison.comparison import Comparison
-from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import representative_measurements
+from interaction_monitor.history import PHASES, History
+from interaction_monitor.history.landmarks import representative_measurements, told_phases
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
 from interaction_monitor.plots import (
     comparison_figures,
@@ -46,11 +46,64 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
     "carry_over": run_figures.carry_over,
 }
 
+# Numbers of every measurement that say nothing as single charts: hardly any changes, or the story shows it.
+_NO_CHARTS = ("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step")
 RIDGES = "orders_from_early_to_late"
 _EVENTS = "events.out.tfevents."
 _OF_COMPARISON = ".comparison"
 # TensorBoard keeps ten pictures of a tag and drops others at random.
 _MOST_PICTURES = 10
+
+
+def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
+    """Keep of a measurement's numbers those that read well as single charts; `decided_phases` gives the phase.
+
+    Args:
+        values: Key to value, as all loggers get them.
+        name: Prefix of the keys.
+
+    Example:
+        >>> charted({"interactions/mean_order": 1.5, "interactions/seconds": 0.8}, "interactions")
+        {'interactions/mean_order': 1.5}
+    """
+    return {key: value for key, value in values.items() if key.removeprefix(f"{name}/") not in _NO_CHARTS}
+
+
+def decided_phases(history: History, *, step: int) -> list[tuple[int, int]]:
+    """List what the last measurement has decided of the phases: of itself, and of some that came before.
+
+    A phase is known only afterwards. It is charted where it was, and once, so that the chart never takes anything back.
+
+    Args:
+        history: The run so far, at least one measurement.
+        step: The writer's step for the last measurement.
+
+    Returns:
+        The writer's step and the phase, 1 or 2, of each measurement that is newly decided, in order.
+    """
+    before = [*told_phases(history[:-1]), None]
+    return [
+        (_step_of(history, index, step), PHASES.index(phase))
+        for index, phase in enumerate(told_phases(history))
+        if phase is not None and before[index] is None
+    ]
+
+
+def first_undecided(history: History, *, step: int) -> int:
+    """Return the writer's step of the first measurement whose phase is not decided, or `step`, which comes after all.
+
+    Args:
+        history: The run so far.
+        step: The first of the writer's steps that comes after it.
+    """
+    phases = told_phases(history)
+    return _step_of(history, phases.index(None), step - 1) if None in phases else step
+
+
+def _step_of(history: History, index: int, step: int) -> int:
+    # A logger's steps run along with the optimizer's, one behind or half as many.
+    last = history[-1].step
+    return max(0, round(history[index].step * step / last)) if last else step
 
 
 def write_measurement(
@@ -70,12 +123,23 @@ def write_measurement(
         _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
         writer.add_custom_scalars(_layouts[writer])
         writer.add_text(f"{name}/how_to_read", run_text.HOW_TO_READ.format(name=name), step)
+    if _milestones(history) != _milestones(history[:-1]):
+        sentence = run_text.verdict(history)
+        writer.add_text(f"{name}/verdict", f"{sentence[:1].upper()}{sentence[1:]}.", step)
     distribution = history[-1].distribution
     write_histogram(writer, distribution, tag=f"{name}/orders", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
     if ridge_due(len(history)):
         write_histogram(writer, distribution, tag=f"{name}/{RIDGES}", step=n_ridges(len(history) - 1))
+
+
+def _milestones(history: History) -> tuple[Any, ...]:
+    """What the verdict hangs on: it is told anew where this changes."""
+    if not len(history):
+        return ()
+    last = history[-1]
+    return last.phase, last.onset_epoch, last.onset_step, last.overfitting_epoch, last.gap_onset_epoch is None
 
 
 def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag: str, step: int) -> None:
@@ -202,7 +266,7 @@ def custom_scalars(
                 "Multiline",
                 [_exactly(f"{name}/persisted_share")],
             ],
-            "phase: 0 start, 1 phase one, 2 phase two": ["Multiline", [_exactly(f"{name}/phase")]],
+            "phase, 1 or 2, once it is decided": ["Multiline", [_exactly(f"{name}/phase")]],
         }
     }
 

@@ -15,9 +15,16 @@ from plotly.offline import get_plotlyjs
 from interaction_monitor import __version__
 from interaction_monitor.comparison import compare
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.landmarks import find_detection, find_gap_opening, find_onset, onset_index, positions
+from interaction_monitor.history.landmarks import (
+    find_detection,
+    find_gap_opening,
+    find_onset,
+    onset_index,
+    positions,
+    told_phases,
+)
 from interaction_monitor.plots import theory_text
-from interaction_monitor.plots.run_text import verdict
+from interaction_monitor.plots.run_text import gap_in_words, verdict
 from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts, theory_charts
@@ -138,7 +145,8 @@ def _render(
         last=history[-1],
         onset=find_onset(history),
         detection=find_detection(history),
-        opening=find_gap_opening(history),
+        gap_words=gap_in_words(history),
+        phases=told_phases(history),
         lag=_lag(history),
         stages=stages(history),
         overlay=overlay,
@@ -157,15 +165,15 @@ def _render(
 
 
 def _lag(history: History) -> str:
-    """Say how long after the onset the loss gap opened, or before it; nothing unless both are known."""
+    """Say how long after the onset the loss gap begins to rise, or before it; nothing unless both are known."""
     onset, opening = find_onset(history), find_gap_opening(history)
     if onset is None or opening is None or onset.index is None or opening.index is None:
         return ""
     values, unit = positions(history)
     lag = int(values[opening.index] - values[onset.index])
     if not lag:
-        return ", at the onset"
-    return f", {abs(lag)} {unit}{'s' * (abs(lag) != 1)} {'after' if lag > 0 else 'before'} the onset"
+        return "at the onset"
+    return f"{abs(lag)} {unit}{'s' * (abs(lag) != 1)} {'after' if lag > 0 else 'before'} the onset"
 
 
 def _moments(overlay: Overlay) -> dict[int, str]:

@@ -95,12 +95,12 @@ def mark_run(figure: go.Figure, history: History) -> None:
         history: The run.
     """
     values, _ = positions(history)
-    onset = find_onset(history)
-    if history[-1].phase != "initial":
-        shade(figure, values, None if onset is None or onset.index is None else values[onset.index])
+    turn, decided = charts.phase_turn(history)
+    if turn is not None:
+        shade(figure, values, turn, two=decided)
     for found, colour, dash, name in (
-        (onset, charts.ONSET, "solid", "onset of phase two"),
-        (find_gap_opening(history), charts.GAP, "dot", "loss gap opens"),
+        (find_onset(history), charts.ONSET, "solid", "onset of phase two"),
+        (find_gap_opening(history), charts.GAP, "dot", charts.gap_name(history)),
     ):
         if found is not None and found.index is not None:
             line = {"color": colour, "width": 2, "dash": dash}

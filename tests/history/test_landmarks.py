@@ -5,10 +5,19 @@ import torch
 from matplotlib.figure import Figure
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import find_detection, find_gap_opening, find_onset, onset_index, places
+from interaction_monitor.history.landmarks import (
+    find_detection,
+    find_gap_crossing,
+    find_gap_opening,
+    find_onset,
+    onset_index,
+    places,
+    rises_below_zero,
+    told_phases,
+)
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.plots import charts
-from interaction_monitor.plots.run_text import table, verdict
+from interaction_monitor.plots.run_text import line, phase_now, table, verdict
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import run_charts
 from interaction_monitor.report.page import report_page, stages
@@ -47,7 +56,7 @@ def test_all_say_the_same_step():
     ax = Figure().subplots()
     charts.mark_onsets(ax, history)
     assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
-    assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "gap opens (step 900)"]
+    assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
     figure = run_charts.curves(history)
     assert [line.x0 for line in figure.layout.shapes if line.type == "line"] == [600, 600, 900, 900]
     assert [(stage.begin, stage.end) for stage in stages(history)] == [(0, 600), (600, 1700)]
@@ -61,7 +70,7 @@ def test_a_recorded_run_of_one_epoch(planted_run):
     assert findings(overlay)[0] == "Phase two is from its onset on, step 60."
     page = report_page(record)
     assert "Onset of phase two: <b>step 60</b>, known at step 70." in page
-    assert "The loss gap began to open at <b>step 70</b>, 10 optimizer steps after the onset." in page
+    assert "opened at step 0; its rise begins 60 optimizer steps before the onset." in page
     assert [row.count("<td>60</td>") for row in page.split("<tr") if row.startswith(' class="onset"')] == [1]
 
 
@@ -121,3 +130,80 @@ def test_a_state_of_before_there_were_steps_of_the_gap_is_read():
     assert (
         tracker.update(epoch=1, step=9, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1).gap_onset_step is None
     )
+
+
+def measured(orders, *, known_from=None, onset=None, one_from=3, gaps=None):
+    """A run whose rows hold what a tracker knew at the time; the gaps stand on a training loss of 2."""
+    rows = []
+    for epoch, order in enumerate(orders):
+        known = known_from is not None and epoch >= known_from
+        gap = None if gaps is None else gaps[epoch]
+        rows.append(
+            make_row(
+                epoch, 10 * epoch, mean_order=order,
+                phase="two" if known else "one" if epoch >= one_from else "initial",
+                onset_epoch=onset if known else None, onset_step=10 * onset if known else None,
+                detected_epoch=known_from if known else None,
+                gap_onset_epoch=0 if gap is not None and epoch >= 6 else None,
+                train_loss=None if gap is None else 2.0, test_loss=None if gap is None else 2.0 + gap,
+            )
+        )  # fmt: skip
+    return History(rows)
+
+
+FALL_AND_RISE = [3.3, 2.3, 1.3, 1.5, 1.4, 1.6, 1.7, 1.9, 2.1]
+
+
+def test_phases_are_told_as_they_were_and_nothing_told_before_contradicts_it():
+    run = measured(FALL_AND_RISE, known_from=7, onset=2)
+    assert told_phases(run) == ["one"] * 2 + ["two"] * 7
+    for n in range(1, len(run) + 1):
+        early = told_phases(run[:n])
+        assert all(then in (None, now) for then, now in zip(early, told_phases(run), strict=False))
+    assert [phase_now(run[:n]) for n in (1, 3, 5, 7, 8)] == [
+        *["phase not decided yet"] * 4,  # at 5 and 7 the tracker says phase one while the mean order rises
+        "phase two",
+    ]
+    assert phase_now(measured(FALL_AND_RISE[:3], one_from=2)) == "phase one so far"
+    assert "  phase not decided yet  " in line(run[:6])
+    told = table(run).splitlines()[1:]
+    assert ["phase one" in row for row in told] == [True] * 2 + [False] * 7
+    assert told[2].endswith("phase two  <- onset of phase two")
+
+
+def test_phases_before_anything_is_known():
+    assert told_phases(History()) == []
+    assert told_phases(measured([3.0, 2.9])) == [None, None]
+    nothing = measured([float("nan")] * 3, one_from=9)
+    assert told_phases(nothing) == [None] * 3
+
+
+# Training labels are partly wrong, and the logged training loss lags behind: one dip, then a rise through zero.
+DIPS = [0.0, -0.05, -0.6, -0.3, -0.36, -0.33, -0.28, -0.2, -0.1, 0.1, 0.2]
+
+
+def test_a_gap_that_rises_below_zero_has_not_opened_there():
+    run = measured([3.0] * 11, gaps=DIPS)
+    assert find_gap_opening(run).index == 4, "a single dip is not where it rises, though nothing is lower"
+    assert find_gap_crossing(run).place == "epoch 9"
+    assert rises_below_zero(run)
+    above = measured([3.0] * 11, gaps=[0.0, 0.01, 0.0, 0.01, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert not rises_below_zero(above)
+    assert find_gap_opening(above).place == "epoch 4"
+    assert find_gap_crossing(measured([3.0] * 9, gaps=DIPS[:9])) is None
+    assert find_gap_crossing(measured([3.0] * 3, gaps=[0.1, 0.2, 0.3])) is None, "it never lay below"
+    assert find_gap_crossing(measured([3.0] * 3)) is None
+
+
+def test_headline_and_legend_say_what_the_gap_does():
+    run = measured([*FALL_AND_RISE, 2.2, 2.3], known_from=7, onset=2, gaps=DIPS)
+    assert verdict(run).endswith("on, and test loss lies above training loss from epoch 9 on")
+    assert "opened" not in verdict(run)
+    assert verdict(run[:9]).endswith("and test loss still lies below training loss")
+    ax = Figure().subplots()
+    charts.mark_onsets(ax, run)
+    assert ax.lines[1].get_label().startswith("loss gap rises (epoch ")
+    ax = Figure().subplots()
+    charts.loss_curves(ax, run)
+    (shaded,) = ax.collections
+    assert shaded.get_paths()[0].vertices[:, 0].min() > 8, "only where the test loss is the higher one"

@@ -70,6 +70,14 @@ def test_the_opening_is_found_where_it_is_and_the_interval_holds_it(shape, dip):
     assert np.mean([o.high - o.low for o in wide]) > np.mean([o.high - o.low for o in found])
 
 
+def test_a_single_dip_hides_nothing():
+    generator = np.random.default_rng(2)
+    run = losses(generator, "a line")
+    dipped = [(at, train, test - 0.5 * (at == 7)) for at, train, test in run]
+    assert min(dipped, key=lambda point: point[2] - point[1])[0] == 7
+    assert abs(gap_opening(dipped).epoch - 20) <= 1
+
+
 def test_a_flat_beginning_has_its_lowest_anywhere_but_one_opening():
     generator = np.random.default_rng(1)
     runs = [losses(generator, "a line", noise=0.003) for _ in range(20)]

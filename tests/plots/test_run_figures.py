@@ -163,11 +163,11 @@ def test_the_phases_meet_at_the_onset_and_the_lines_stand_there(history):
     assert spans == [(-0.5, 10), (10, 60.5)]
     assert [text.get_text() for text in ax.texts] == ["phase one", "phase two"]
     lines = {line.get_label(): line.get_xdata()[0] for line in ax.lines[1:]}
-    assert lines == {"onset of phase two (epoch 10)": 10, "gap opens (epoch 30)": 30}
+    assert lines == {"onset of phase two (epoch 10)": 10, "loss gap opens (epoch 20)": 20}
 
 
 def test_phases_while_nothing_is_known():
-    for last, spans in ((0, []), (3, [(-0.5, 3.5)])):
+    for last, spans in ((0, []), (3, [(-0.5, 3)])):
         ax = Figure().subplots()
         history = make_history(last)
         charts.mean_order_curve(ax, history)
@@ -255,7 +255,7 @@ def test_the_story_says_what_happened(history):
     figure = run_figures.story(history)
     title = figure.get_suptitle().replace("\n", " ")
     assert "epoch 10" in title
-    assert title.endswith("epoch 30.")
+    assert title.endswith("epoch 20.")
     labels = [label for ax in figure.get_axes() for label in [ax.get_ylabel()] if label]
     assert {"order k", "mean order ⟨k⟩", "loss gap", "loss"} <= set(labels)
     # Charts over the run share their axis, so that an epoch is at the same place in each.
@@ -339,6 +339,27 @@ def test_pictures_and_text_are_there(written):
     words = text.tensor_proto.string_val[0].decode()
     assert "`interactions/orders_from_early_to_late`" in words
     assert "{name}" not in words
+
+
+def test_the_phase_is_charted_where_it_was_and_never_taken_back(history):
+    points = []
+    for i, row in enumerate(history):
+        points += tensorboard.decided_phases(history[: i + 1], step=row.step)
+    assert points == [(10 * epoch, 1 if epoch < 10 else 2) for epoch in range(61)]
+    # A logger may count one behind.
+    assert tensorboard.decided_phases(history[:16], step=149) == [(149, 2)]
+    assert tensorboard.decided_phases(history[:15], step=139)[:2] == [(99, 2), (109, 2)]
+    assert tensorboard.first_undecided(history[:13], step=121) == 100
+    assert tensorboard.first_undecided(history, step=601) == 601
+
+
+def test_a_verdict_is_told_where_it_was_reached(written):
+    said = written.Tensors("interactions/verdict/text_summary")
+    words = [text.tensor_proto.string_val[0].decode() for text in said]
+    assert [text.step for text in said] == [0, 10, 140, 330]
+    assert words[0].startswith("1 measurement is too few")
+    assert words[2].startswith("Phase two began at epoch 10")
+    assert words[3].endswith("opened at epoch 20.")
 
 
 def read_layout(events):

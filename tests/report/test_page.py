@@ -106,7 +106,10 @@ class TestPage:
         text = " ".join(page.text.split())
         assert "Phase two began at epoch 2 (known at epoch 3)" in text
         assert "Onset of phase two: epoch 2, known at epoch 3." in text
-        assert "began to open at epoch 3, 1 epoch after the onset" in text
+        assert (
+            "The gap between test and training loss opened at epoch 0; its rise begins 2 epochs before the onset."
+            in text
+        )
         assert "Worst match in phase two: cosine 0.99" in text
         assert "section 3.3.3" in text
 
