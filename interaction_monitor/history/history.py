@@ -22,17 +22,16 @@ class History(Sequence[Row]):
         rows: The rows to begin with.
 
     Example:
-        >>> row = Row(
-        ...     epoch=0, step=0, distribution=(0.5, 1.5), strength=(1.0, 3.0), mean_order=1.75,
-        ...     mean_order_low=1.7, mean_order_high=1.8, high_order_share=0.75, n_salient=2.0, tau=0.1,
-        ...     output_change=3.3, solver_gap=0.004, seconds=1.5, n_valid=50, phase="initial",
-        ...     onset_epoch=None, detected_epoch=None, gap_onset_epoch=None, train_loss=None, test_loss=2.3,
-        ... )
-        >>> history = History([row])
-        >>> history.distribution
-        array([[0.5, 1.5]])
-        >>> history.column("train_loss")
-        array([nan])
+        >>> import torch
+        >>> from interaction_monitor import Observer, Probe, assign_players, players
+        >>> model, probe = torch.nn.Linear(4, 3), Probe(torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+        >>> observer = Observer(probe, assign_players(model, players.Columns(n_players=4), probe))
+        >>> row = observer.observe(model, epoch=0, step=0, test_loss=2.3)
+        >>> history = History([row])  # what observer.history is now
+        >>> history.distribution.shape
+        (1, 4)
+        >>> history.column("test_loss"), history.column("train_loss")
+        (array([2.3]), array([nan]))
         >>> History.from_primitives(history.to_primitives()) == history
         True
         >>> history.append(row)
