@@ -19,7 +19,7 @@ from typing import Any
 from interaction_monitor import __version__
 from interaction_monitor.cli.inputs import CommandError
 
-_COMMANDS = ("theory", "report", "compare", "bench")
+_COMMANDS = ("theory", "report", "compare", "analyse", "ratio", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

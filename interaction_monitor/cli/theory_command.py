@@ -14,6 +14,9 @@ SUMMARY = "lay the theory's prediction over a recorded run: table, pictures and 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     inputs.add_arguments(parser)
+    parser.add_argument(
+        "--and-part", action="store_true", help="match the AND interactions alone, of a run measured with AND and OR"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go; default: into the record")
     parser.add_argument(
         "--tensorboard",
@@ -36,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     if board is not None:
         inputs.require_writable(board, option="--tensorboard")
     try:
-        overlay = fit_record(record)
+        overlay = fit_record(record, and_part=arguments.and_part)
     except NoOverlayError as error:
         raise CommandError(str(error)) from error
     print(theory_text.table(overlay))

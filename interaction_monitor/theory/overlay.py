@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interaction_monitor.functional import mean_order
+from interaction_monitor.functional import mean_order, order_strength
 from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import onset_index, places
@@ -102,13 +102,15 @@ class Overlay:
         return Trend("unclear")
 
 
-def fit_record(record: Record) -> Overlay:
+def fit_record(record: Record, *, and_part: bool = False) -> Overlay:
     """Fit the noise level of every measurement of a record.
 
     w* is what is salient in the last measurement; the saliency threshold's fraction is the one the run used.
 
     Args:
         record: At least two measurements of at least two players.
+        and_part: Leave the OR interactions of a run that has them out of both sides: the theorem is about AND, and
+            Figure 7 of the paper may be read so. A run measured with AND interactions alone is its other reading.
 
     Returns:
         The overlay. Measurements without a single finite sample are left out, and named.
@@ -121,21 +123,21 @@ def fit_record(record: Record) -> Overlay:
     measurements = record.measurements
     last = measurements[-1]
     epoch = record.history[-1].epoch
-    strength = torch.stack([*(_strength(measurement) for measurement in measurements[:-1]), _strength(last)])
+    strength = torch.stack([_strength(measurement, and_part) for measurement in measurements])
     finite = strength[-1].isfinite().all(-1)
     if not finite.any():
         raise NoOverlayError(
             f"the last measurement, at epoch {epoch}, has no sample with finite outputs: the run diverged, and there "
             "is no final network to predict from"
         )
-    if not last.strength[finite].any():
+    if not strength[-1, finite].any():
         raise NoOverlayError(
             f"the last measurement, at epoch {epoch}, has no salient interaction: the network never converged to any, "
             "so there is nothing to predict from; train it on"
         )
     kept = strength.isfinite().all(-1).any(-1).nonzero()[:, 0].tolist()
     history = History(record.history[i] for i in kept)
-    or_ = last.or_ if last.or_.nan_to_num().any() else None
+    or_ = last.or_ if last.or_.nan_to_num().any() and not and_part else None
     try:
         fit = fit_sigma2(strength[kept], last.and_, or_, tau=last.tau, fraction=_fraction(record.settings))
     except ValueError as error:
@@ -146,9 +148,10 @@ def fit_record(record: Record) -> Overlay:
     return Overlay(history, fit, turn, onset is not None, left_out)
 
 
-def _strength(measurement: Measurement) -> Tensor:
+def _strength(measurement: Measurement, and_part: bool) -> Tensor:
     """Return (S, n), with NaN for samples that were left out, whatever a damaged file holds for them."""
-    return measurement.strength.where(measurement.valid[:, None], torch.nan)
+    strength = order_strength(measurement.and_, None, measurement.tau) if and_part else measurement.strength
+    return strength.where(measurement.valid[:, None], torch.nan)
 
 
 def require_two(record: Record) -> None:

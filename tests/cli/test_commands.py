@@ -16,11 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor import cli
+from interaction_monitor.functional import order_strength
+from interaction_monitor.functional.conditions import average_outputs, largest_drop
+from interaction_monitor.functional.shapes import fit_shapes
 from interaction_monitor.history import History, Row
 from interaction_monitor.plots import tensorboard, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
-from interaction_monitor.theory import SigmaFit
+from interaction_monitor.theory import SigmaFit, fit_sigma2
 from interaction_monitor.theory.overlay import Overlay, Trend, fit_record
 
 PICTURES = ("theory_bars.png", "theory_noise_level.png")
@@ -442,3 +445,39 @@ def test_bench_says_what_is_wrong(tmp_path, monkeypatch, capsys, options, messag
     (tmp_path / "small.ckpt").touch()
     assert cli.main(["bench", "small.ckpt", "--factory", "benched:load", *options]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_and_part_is_matched_by_itself(planted_run, capsys):
+    record = planted_run()
+    last = record.measurements[-1]
+    strength = torch.stack([order_strength(m.and_, None, m.tau) for m in record.measurements])
+    expected = fit_sigma2(strength, last.and_, None, tau=last.tau)
+    found = fit_record(record, and_part=True)
+    assert torch.equal(found.fit.sigma2, expected.sigma2)
+    assert not torch.equal(found.fit.real, fit_record(record).fit.real)
+    assert cli.main(["theory", str(record.folder), "--and-part"]) == 0
+    assert theory_text.table(found) in capsys.readouterr().out
+
+
+def test_the_ratio_says_whether_the_proposition_holds(tmp_path, capsys):
+    picture = tmp_path / "made" / "ratio.png"
+    assert cli.main(["ratio", "--players", "4", "12", "--out", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "n = 4: every ratio falls with the noise, and is above 1"
+    assert re.fullmatch(r"n = 12: every ratio does not fall .* and is as low as 0\.99\d\d \(order 1\)", lines[1])
+    assert imread(picture).std() > 0
+    assert "--players must be at least 2" in refused(capsys, "ratio", "--players", 1, "--out", picture)
+
+
+def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
+    record = planted_run()
+    assert cli.main(["analyse", str(record.folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    last = record.measurements[-1]
+    average = average_outputs(last.v)
+    assert f"so on {int((largest_drop(average) == 0).sum())} of {len(last.v)} samples" in lines[2]
+    fit = fit_shapes(torch.tensor(record.history[0].strength))
+    row = next(line for line in lines if line.split()[:2] == ["epoch", "0"])
+    assert row.split()[2] == f"{float(fit.decay_share):.0%}"
+    assert "rank correlation" not in lines[-1]  # the run had no references
+    assert "fewer than four" in refused(capsys, "analyse", planted_run(record.folder.parent / "small", n=3).folder)
