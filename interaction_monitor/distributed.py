@@ -6,7 +6,7 @@ it failed, all hear all, and either all go on or all raise. So none ever waits f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -135,6 +135,20 @@ class Ranks:
             share = Ranks(size=self.size, rank=rank).equal_share_of(n_samples)
             joined[share.start : share.stop] = found.to(part.device)
         return joined
+
+    def average(self, gradients: Sequence[Tensor | None], *, like: Sequence[Tensor]) -> None:
+        """Put the mean over all processes into each parameter's gradient; a process without one counts as zero.
+
+        Args:
+            gradients: of the parameters, None where there is none.
+            like: the parameters.
+        """
+        if self.size == 1:
+            return
+        for gradient, parameter in zip(gradients, like, strict=True):
+            mean = torch.zeros_like(parameter) if gradient is None else gradient
+            dist.all_reduce(mean)
+            parameter.grad = mean / self.size
 
     def join_samples(self, part: Tensor) -> Tensor:
         """Put the processes' shares of a tensor (S_rank, ...) together, in the order of samples.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,8 @@ from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.reference.references import References
-from interaction_monitor.reference.sources import Run, Source
+from interaction_monitor.reference.sources import Given, Run
+from interaction_monitor.reference.twins import TwinTraining
 from interaction_monitor.rounding_check import rounding_warning
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
 
@@ -52,7 +53,8 @@ class Observer:
             takes as long again for each of them. None leaves them out.
         reference: other networks for the same task, trained on other samples, to see which part of the strength they
             have too: the folder of another run's record over the same probe and players, or the record; a trained
-            network; a `reference.Checkpoint`; or several of these. They are measured once, by the first `observe`.
+            network; a `reference.Checkpoint`; or several of these. They are measured once, by the first `observe`. Or
+            `reference.Twins`, which your loop trains by `observer.twins.step(batch)`.
 
     Raises:
         TypeError: if the probe, the players, the thresholds or a reference are of another kind.
@@ -84,7 +86,7 @@ class Observer:
         record: Record | None = None,
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
-        reference: Source | Sequence[Source] | None = None,
+        reference: Given | None = None,
     ) -> None:
         require_drawn("Observer", probe, players)
         self.probe = probe
@@ -150,7 +152,7 @@ class Observer:
         measurement = self._measure(model, self.probe, self.players, settings)
         measurement = self._with_rounding(measurement, model, settings)
         if self.references is not None:
-            measurement = self.references.compare(measurement, first=not len(self.history))
+            measurement = self._beside_references(measurement, settings)
         train = None if self.train is None else self._measure(model, *self.train, settings)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
@@ -182,7 +184,28 @@ class Observer:
         if self.references is None or self.references.measured is not None:
             return
         settings = self._settings(forward_context)
-        run = Run(
+        self.references.prepare(self._run(model, settings), self._measuring(settings), self.ranks)
+
+    @property
+    def twins(self) -> TwinTraining:
+        """The twins that are trained in step with the run, where `reference=Twins(...)` is given.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.references is None or self.references.twins is None:
+            raise ValueError("this observer has no twins; give reference=Twins(factory, loss=..., optimizer=...)")
+        return self.references.twins
+
+    def _beside_references(self, measurement: Measurement, settings: Settings) -> Measurement:
+        assert self.references is not None
+        return self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
+
+    def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
+        return lambda network: self._measure(network, self.probe, self.players, settings)
+
+    def _run(self, model: nn.Module, settings: Settings) -> Run:
+        return Run(
             model=model,
             probe=self.probe,
             players=self.players,
@@ -190,11 +213,6 @@ class Observer:
             train=None if self.train is None else self.train[0],
             folder=None if self.record is None else self.record.folder,
         )
-
-        def measure(network: nn.Module) -> Measurement:
-            return self._measure(network, self.probe, self.players, settings)
-
-        self.references.prepare(run, measure, self.ranks)
 
     def _settings(self, forward_context: ForwardContext | None) -> Settings:
         return replace(self.settings, forward_context=forward_context or self.settings.forward_context)

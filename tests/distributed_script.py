@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from interaction_monitor import InteractionMonitor, measure
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import FeaturePatches
+from interaction_monitor.reference import Twins
 
 
 class Net(Convolutional):
@@ -68,6 +69,9 @@ class Witness(L.Callback):
             here["distribution"] = observer.last.distribution.tolist()
             here["record"] = observer.record is not None
             here["stop_reason"] = self.monitor.stop_reason
+            if observer.references is not None:
+                here["twins"] = [[p.flatten().tolist() for p in n.parameters()] for n in observer.twins.networks]
+                here["shares"] = observer.history.column("generalizing_share").tolist()
         seen = [None] * trainer.world_size
         dist.all_gather_object(seen, here)
         if trainer.is_global_zero:
@@ -125,6 +129,7 @@ def run_all(folder, only):
         ("changed_2", 2, {"checkpoint": f"{folder}/saved/epoch=0.ckpt", "seed": 5}),
         ("undisturbed_2", 2, {"precision": "32-true"}),
         ("without_2", 2, {"precision": "32-true", "monitored": False}),
+        ("twins_2", 2, {"precision": "32-true", "reference": Twins(Net)}),
     ]:
         if only and name not in only:
             continue

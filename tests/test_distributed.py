@@ -133,6 +133,19 @@ def test_training_with_several_processes_is_undisturbed(result):
             assert rank[name] == alone[name], name
 
 
+def test_twins_are_the_same_on_all_processes_and_the_run_is_undisturbed(result):
+    found, _ = result("twins_2")
+    without, _ = result("without_2")
+    first, second = found["ranks"]
+    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
+        for name in ("weights", "buffers", "rng", "epoch"):
+            assert rank[name] == alone[name], name
+    assert first["twins"] == second["twins"]
+    assert first["twins"][0] != first["twins"][1]
+    assert first["shares"] == second["shares"]
+    assert all(0 <= share <= 1 for share in first["shares"])
+
+
 @pytest.mark.parametrize("n_samples", [1, 2, 5, 50])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_each_sample_has_one_process(n_samples, size):

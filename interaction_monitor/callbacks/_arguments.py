@@ -112,7 +112,7 @@ def require_reference(reference: object) -> None:
     if not len(given):
         raise RefusedError("reference", reference, "at least one, or None")
     for source in given:
-        if source is not None and (instead := refusal(source)) is not None:
+        if source is not None and (instead := refusal(source, alone=len(given) == 1)) is not None:
             raise RefusedError("reference", source, instead)
 
 

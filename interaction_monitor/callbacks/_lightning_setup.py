@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks import lightning_twins, loggers, resume
 from interaction_monitor.callbacks._lightning_call import told, way_to_call
 from interaction_monitor.callbacks._lightning_samples import training_samples, validation_samples
 from interaction_monitor.callbacks._lightning_trainer import (
@@ -84,6 +84,7 @@ def set_up(
         ranks=ranks,
         train=train,
     )
+    lightning_twins.begin(observer, trainer, pl_module, name=monitor.name)
     if state is not None:
         resume.restore(state, observer, monitor.budget)
     target = folder_of(trainer) / monitor.name

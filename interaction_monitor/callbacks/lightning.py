@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._state import preserved_rng
-from interaction_monitor.callbacks import resume
+from interaction_monitor.callbacks import lightning_twins, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
     require_at_least,
@@ -48,7 +47,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
-from interaction_monitor.reference.sources import Source
+from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
@@ -92,7 +91,8 @@ class InteractionMonitor(Callback):
         test_loss: name of the logged validation loss; None looks for the common names.
         reference: other networks for the same task, trained on other samples, beside which it shows which part of the
             strength will hold on new samples: the record of another run over the same probe and players (or its
-            folder), a trained network, a `reference.Checkpoint`, or several of these.
+            folder), a trained network, a `reference.Checkpoint`, or several of these. Where there is none,
+            `reference.Twins(factory)`: two networks trained in step with the run, each on a half of every batch.
         name: prefix of the logged keys, and the record's folder beside the logger's files. Several monitors in
             one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
@@ -134,7 +134,7 @@ class InteractionMonitor(Callback):
         patience: int | None = None,
         train_loss: str | None = None,
         test_loss: str | None = None,
-        reference: Source | Sequence[Source] | None = None,
+        reference: Given | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,
@@ -251,10 +251,12 @@ class InteractionMonitor(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note a checkpoint that has been written by now."""
+        """Note a checkpoint that has been written by now, and train the twins on their halves of the batch."""
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None
+        with self.faults.guard("training the twins"):
+            lightning_twins.step(self.observer, trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from interaction_monitor.players import Players
 from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
-from interaction_monitor.reference.sources import Source
+from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
 from interaction_monitor.stopping import StopRule
@@ -77,7 +76,8 @@ class InteractionTrainerCallback(TrainerCallback):
         test_loss: name of the loss in the metrics of an evaluation.
         reference: other networks for the same task, trained on other samples, beside which it shows which part of the
             strength will hold on new samples: the record of another run over the same probe and players (or its
-            folder), a trained network, a `reference.Checkpoint`, or several of these.
+            folder), a trained network, a `reference.Checkpoint`, or several of these. Where there is none,
+            `reference.Twins(factory)`: two networks trained in step with the run, each on a half of every batch.
         name: prefix of the keys, and the folder of the record. Several callbacks in one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
         seed: draws the players.
@@ -118,7 +118,7 @@ class InteractionTrainerCallback(TrainerCallback):
         patience: int | None = None,
         train_loss: str = "loss",
         test_loss: str = "eval_loss",
-        reference: Source | Sequence[Source] | None = None,
+        reference: Given | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,

@@ -3,5 +3,6 @@
 from interaction_monitor.reference.references import References
 from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.sources import Checkpoint
+from interaction_monitor.reference.twins import Twins, TwinTraining
 
-__all__ = ["Checkpoint", "References", "Salient"]
+__all__ = ["Checkpoint", "References", "Salient", "TwinTraining", "Twins"]

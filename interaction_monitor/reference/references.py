@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,20 +12,23 @@ from torch import Tensor
 
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.functional import generalizing_share, generalizing_strength
-from interaction_monitor.measurement import Measurement
+from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
 from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.sources import (
     Checkpoint,
+    Given,
     Measure,
     Run,
     Source,
     described,
     from_network,
     from_record,
+    require_fitting,
     require_other,
     sources_of,
 )
+from interaction_monitor.reference.twins import Twins, TwinTraining
 
 
 class References:
@@ -32,11 +36,12 @@ class References:
 
     Args:
         reference: one or several of: the folder of another run's record, or the record; a trained network; a
-            `Checkpoint`. All over the same probe and players.
+            `Checkpoint`. All over the same probe and players. Or `Twins`, which are trained in step.
 
     Attributes:
         sources: what was given.
-        measured: what is salient in each; None until they are measured.
+        twins: the training of the twins, where they are given and it has begun.
+        measured: what is salient in each; None until they are measured. Twins are measured again and again.
         tracker: finds from when the generalizing share sinks.
 
     Raises:
@@ -44,15 +49,38 @@ class References:
         ValueError: if there is none, or a folder or file does not exist.
     """
 
-    def __init__(self, reference: Source | Sequence[Source]) -> None:
+    def __init__(self, reference: Given) -> None:
         self.sources = sources_of(reference)
         self.measured: tuple[Salient, ...] | None = None
         self.tracker = OverfittingTracker()
+        self.twins: TwinTraining | None = None
+        self._waiting: Mapping[str, Any] | None = None  # the state of twins that are not made yet
+        given = self.asked_twins
+        if given is not None and given.loss is not None and given.optimizer is not None:
+            networks, optimizer = given.networks(), given.optimizer
+            self.begin(TwinTraining(networks, [[optimizer(each)] for each in networks], given.loss, seed=given.seed))
 
     @classmethod
-    def of(cls, reference: Source | Sequence[Source] | None) -> References | None:
+    def of(cls, reference: Given | None) -> References | None:
         """Return the references that an argument gives; None where it gives none."""
         return None if reference is None else cls(reference)
+
+    @property
+    def asked_twins(self) -> Twins | None:
+        """The twins that were given; None where other references were."""
+        return self.sources[0] if isinstance(self.sources[0], Twins) else None
+
+    @property
+    def at_least(self) -> int:
+        """How many references must have an interaction."""
+        return 1 if self.asked_twins is None else self.asked_twins.at_least
+
+    def begin(self, training: TwinTraining) -> None:
+        """Take the twins that are trained from now on, and go on where a checkpoint left them."""
+        self.twins = training
+        if self._waiting is not None:
+            training.load_state_dict(self._waiting)
+            self._waiting = None
 
     def prepare(self, run: Run, measure: Measure, ranks: Ranks) -> None:
         """Measure the references, unless that has been done.
@@ -65,23 +93,33 @@ class References:
         Raises:
             ValueError: if one does not fit the run, or is the run itself.
         """
-        if self.measured is None:
-            self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
+        if self.measured is not None:
+            return
+        if self.asked_twins is not None:
+            if self.twins is None:
+                raise ValueError("Twins(loss=None, optimizer=None): a training loop of your own must give both")
+            for network in self.twins.networks:
+                require_fitting(network, run, name=f"Twins({type(network).__name__})")
+            self.measured = ()
+            return
+        self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
 
-    def _measured(self, source: Source, run: Run, measure: Measure, ranks: Ranks) -> Salient:
+    def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
         if isinstance(source, Checkpoint):
             return from_network(source.factory(source.path), run, measure, name=described(source))
         if isinstance(source, torch.nn.Module):
             return from_network(source, run, measure, name=described(source))
+        assert not isinstance(source, Twins)
         with ranks.together():
             found = from_record(source, run) if ranks.rank == 0 else None
         return ranks.of_first(found)  # type: ignore[return-value]  # None only where rank zero sends its own
 
-    def compare(self, measurement: Measurement, *, first: bool) -> Measurement:
-        """Add to a measurement which part of its strength some reference has too.
+    def compare(self, measurement: Measurement, measure: Measure, *, first: bool) -> Measurement:
+        """Add to a measurement which part of its strength the references have too.
 
         Args:
             measurement: of the run's network.
+            measure: measures a network as that was measured.
             first: whether it is the run's first, so that a reference of the same outputs is refused.
 
         Raises:
@@ -90,13 +128,30 @@ class References:
         assert self.measured is not None
         if first:
             require_other(self.measured, measurement)
-        references = [reference.as_reference() for reference in self.measured]
-        strength = generalizing_strength(measurement.and_, measurement.or_, references, tau=measurement.tau)
-        return replace(measurement, generalizing=strength)
+        started, references = time.perf_counter(), [each.as_reference() for each in self._present(measure)]
+        if not references:
+            return measurement
+        strength = generalizing_strength(
+            measurement.and_, measurement.or_, references, tau=measurement.tau, at_least=self.at_least
+        )
+        seconds = measurement.forward_seconds + time.perf_counter() - started
+        return replace(measurement, generalizing=strength, forward_seconds=seconds)
+
+    def _present(self, measure: Measure) -> Sequence[Salient]:
+        """Return what the references have now; nothing where the twins are no use any more."""
+        if self.twins is None:
+            return self.measured or ()
+        if self.twins.failure is not None:
+            return ()
+        try:
+            return [Salient.of(measure(network), "twin") for network in self.twins.networks]
+        except NoValidSamplesError:  # one has diverged
+            return ()
 
     def update(self, measurement: Measurement, *, epoch: int, step: int) -> dict[str, Any]:
         """Take in a measurement with its generalizing strength, and return the fields of a row that follow from it."""
-        assert measurement.generalizing is not None
+        if measurement.generalizing is None:
+            return {}
         state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step)
         return row_fields(measurement.generalizing, measurement.strength, state)
 
@@ -109,6 +164,7 @@ class References:
         return {
             "measured": None if self.measured is None else [each.to_primitives() for each in self.measured],
             "tracker": self.tracker.state_dict(),
+            "twins": self._waiting if self.twins is None else self.twins.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,6 +176,9 @@ class References:
         measured = state["measured"]
         self.measured = None if measured is None else tuple(map(Salient.from_primitives, measured))
         self.tracker.load_state_dict(state["tracker"])
+        self._waiting = state.get("twins")
+        if self.twins is not None and self._waiting is not None:
+            self.begin(self.twins)
 
 
 def row_fields(generalizing: Tensor, strength: Tensor, state: OverfittingState) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.reference.salient import Salient
+from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
 
 Measure = Callable[[nn.Module], Measurement]
@@ -46,6 +47,7 @@ class Checkpoint:
 
 
 Source = str | Path | Record | nn.Module | Checkpoint
+Given = Source | Sequence[Source] | Twins
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Run:
     folder: Path | None  # of its own record, where there is one
 
 
-def sources_of(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
-    """Return one or several sources as a tuple.
+def sources_of(reference: Given) -> tuple[Source | Twins, ...]:
+    """Return one or several sources as a tuple, or the twins alone.
 
     Raises:
         TypeError: if one is of another kind.
@@ -71,7 +73,7 @@ def sources_of(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
     if not given:
         raise ValueError(f"reference={reference!r}: give at least one, or None")
     for source in given:
-        instead = refusal(source)
+        instead = refusal(source, alone=len(given) == 1)
         if instead is not None:
             kind = ValueError if isinstance(source, (str, Path, Checkpoint)) else TypeError
             shown = repr(source) if isinstance(source, (str, Path)) else describe(source)
@@ -79,12 +81,16 @@ def sources_of(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
     return given
 
 
-def refusal(source: object) -> str | None:
-    """Say what to give instead of a source that is none; None where it is one."""
+def refusal(source: object, *, alone: bool) -> str | None:
+    """Say what to give instead of a source that is none, or cannot stand beside others; None where it is one."""
+    if isinstance(source, Twins):
+        return None if alone else "Twins alone, or the others alone: what counts as held differs"
+    if isinstance(source, type) and issubclass(source, nn.Module):
+        return f"a network and not its class, or Twins({source.__name__})"
     if not isinstance(source, (str, Path, Record, nn.Module, Checkpoint)):
         return (
             "the folder of a record, a record, a network, or Checkpoint(factory, path) of "
-            "interaction_monitor.reference; or several of these"
+            "interaction_monitor.reference; or several of these, or Twins(factory)"
         )
     path = source.path if isinstance(source, Checkpoint) else source if isinstance(source, (str, Path)) else None
     if path is not None and not Path(path).exists():
@@ -92,7 +98,7 @@ def refusal(source: object) -> str | None:
     return None
 
 
-def names_of(reference: Source | Sequence[Source] | None) -> list[str] | None:
+def names_of(reference: Given | None) -> list[str] | None:
     """Name the sources, the same in every process, to be recorded and compared on resuming; None where there are none.
 
     Nothing is opened: a folder may be gone by then.
@@ -100,11 +106,11 @@ def names_of(reference: Source | Sequence[Source] | None) -> list[str] | None:
     return None if reference is None else [described(source) for source in _listed(reference)]
 
 
-def _listed(reference: Source | Sequence[Source]) -> tuple[Source, ...]:
+def _listed(reference: Given) -> tuple[Source | Twins, ...]:
     return tuple(reference) if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
 
 
-def described(source: Source) -> str:
+def described(source: Source | Twins) -> str:
     """Name a source, the same in every process and wherever its folder lies.
 
     Examples:
@@ -115,6 +121,8 @@ def described(source: Source) -> str:
         return f"record {'/'.join(Path(source).parts[-2:])}"
     if isinstance(source, Record):
         return described(source.folder)
+    if isinstance(source, Twins):
+        return f"twins, of which {source.at_least} must have an interaction"
     if isinstance(source, Checkpoint):
         return f"checkpoint {Path(source.path).name}"
     return f"network {type(source).__name__}"
@@ -161,6 +169,19 @@ def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -
     Raises:
         ValueError: if it shares weights with the network that is trained, or has another number of outputs.
     """
+    require_fitting(network, run, name=name)
+    try:
+        return Salient.of(measure(network), name)
+    except Exception as error:
+        raise ValueError(f"reference={name} cannot be measured: {type(error).__name__}: {error}") from error
+
+
+def require_fitting(network: nn.Module, run: Run, *, name: str) -> None:
+    """Refuse a network that shares weights with the one that is trained, or has another number of outputs.
+
+    Raises:
+        ValueError: that names it.
+    """
     mine = {id(parameter) for parameter in run.model.parameters()}
     if network is run.model or any(id(parameter) in mine for parameter in network.parameters()):
         raise ValueError(f"reference={name} holds the very weights that are trained; give another network")
@@ -170,10 +191,6 @@ def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -
             f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
             "task"
         )
-    try:
-        return Salient.of(measure(network), name)
-    except Exception as error:
-        raise ValueError(f"reference={name} cannot be measured: {type(error).__name__}: {error}") from error
 
 
 def require_other(references: Sequence[Salient], measurement: Measurement) -> None:

@@ -1,0 +1,298 @@
+"""Twins: trained in step with the run, each on its half, and never felt by it."""
+
+import copy
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, measure
+from interaction_monitor.callbacks import loggers
+from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.reference import Twins, TwinTraining
+from interaction_monitor.reference.halves import sides
+
+PATCHES = ImagePatches(grid=4, margin=0, n_players=4)
+FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leave out the pictures, which take seconds."""
+    monkeypatch.setattr(loggers, "draw", lambda *_, **__: None)
+
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
+
+
+def loss(net, batch):
+    return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+
+def batches(count=6, size=16):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 1, 8, 8, generator=generator)
+    y = torch.randint(3, (40,), generator=generator)
+    return [(x[part], y[part]) for part in (torch.randperm(40, generator=generator)[:size] for _ in range(count))]
+
+
+PROBE = Probe(torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3)
+PLAYERS = assign_players(network(), PATCHES, PROBE)
+TWINS = Twins(network, loss=loss, optimizer=sgd)
+
+
+def trained(observer=None, *, lr=None):
+    """Train a network, and the twins with it; return it and what was drawn afterwards."""
+    torch.manual_seed(0)
+    net = network()
+    optimizer = sgd(net)
+    if observer is not None:
+        observer.observe(net, epoch=0, step=0)
+    for number, batch in enumerate(batches()):
+        if lr is not None:
+            optimizer.param_groups[0]["lr"] = lr / (1 + number)
+        if observer is not None:
+            observer.twins.step(batch, like=[optimizer])
+        optimizer.zero_grad()
+        loss(net, batch).backward()
+        optimizer.step()
+    if observer is not None:
+        observer.observe(net, epoch=1, step=6)
+    return net, torch.rand(3)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_loop_with_twins_trains_the_same_network_to_the_bit():
+    alone, drawn = trained()
+    observer = Observer(PROBE, PLAYERS, reference=TWINS)
+    watched, also_drawn = trained(observer)
+    assert same(alone, watched)
+    assert torch.equal(drawn, also_drawn)
+    assert all(parameter.grad is None or not parameter.grad.isnan().any() for parameter in watched.parameters())
+
+
+def test_each_twin_learns_its_half_of_every_batch_by_the_runs_learning_rate():
+    """Without dropout each is a network that is trained by hand on the samples of its side."""
+
+    def plain():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 3))
+
+    observer = Observer(PROBE, PLAYERS, reference=Twins(plain, loss=loss, optimizer=sgd))
+    by_hand = copy.deepcopy(observer.twins.networks)
+    assert not same(*by_hand)
+    trained(observer, lr=0.5)
+    for number, net in enumerate(by_hand):
+        optimizer = sgd(net)
+        for step, (x, y) in enumerate(batches()):
+            optimizer.param_groups[0]["lr"] = 0.5 / (1 + step)
+            mine = sides(x) if number else ~sides(x)
+            optimizer.zero_grad()
+            loss(net, (x[mine], y[mine])).backward()
+            optimizer.step()
+        assert same(net, observer.twins.networks[number])
+
+
+@pytest.mark.parametrize("at_least", [1, 2])
+def test_the_share_counts_what_both_have_or_one(at_least):
+    twins = Twins(network, loss=loss, optimizer=sgd, at_least=at_least)
+    observer = Observer(PROBE, PLAYERS, reference=twins)
+    net, _ = trained(observer)
+    mine, theirs = measure(net, PROBE, PLAYERS), [measure(twin, PROBE, PLAYERS) for twin in observer.twins.networks]
+    held = 0.0
+    for kind in ("and_", "or_"):
+        value = getattr(mine, kind)
+        agree = sum(
+            ((getattr(other, kind).abs() >= other.tau) & (getattr(other, kind) * value > 0)).int() for other in theirs
+        )
+        counted = (agree >= at_least) & (value.abs() >= mine.tau)
+        held += float(value[:, 1:][counted[:, 1:]].abs().sum())
+    row = observer.history[-1]
+    assert 0 < row.generalizing_share < 1
+    assert row.generalizing_share == pytest.approx(held / float(mine.strength.sum()))
+
+
+def test_a_resumed_loop_goes_on_with_the_same_twins():
+    straight = Observer(PROBE, PLAYERS, reference=TWINS)
+    for batch in batches():
+        straight.twins.step(batch)
+    halted = Observer(PROBE, PLAYERS, reference=TWINS)
+    for batch in batches()[:3]:
+        halted.twins.step(batch)
+    state = copy.deepcopy(halted.state_dict())
+    torch.manual_seed(77)
+    resumed = Observer(PROBE, PLAYERS, reference=TWINS)
+    resumed.load_state_dict(state)
+    for batch in batches()[3:]:
+        resumed.twins.step(batch)
+    assert all(same(*pair) for pair in zip(straight.twins.networks, resumed.twins.networks, strict=True))
+    other = Twins(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), loss=loss, optimizer=sgd)
+    with pytest.raises(ValueError, match="are of another kind than Twins"):
+        Observer(PROBE, PLAYERS, reference=other).load_state_dict(state)
+
+
+def test_a_twin_that_fails_leaves_the_run_and_its_measurements():
+    def failing(net, batch):
+        raise RuntimeError("no more")
+
+    observer = Observer(PROBE, PLAYERS, reference=Twins(network, loss=failing, optimizer=sgd))
+    with pytest.raises(RuntimeError, match="no more"):
+        observer.twins.step(batches()[0])
+    observer.twins.step(batches()[0])  # it has been said once
+    row = observer.observe(network(), epoch=0, step=0)
+    assert row.generalizing_share is None
+    assert row.mean_order > 0
+
+
+def test_a_twin_that_diverges_leaves_the_share_unknown():
+    observer = Observer(PROBE, PLAYERS, reference=TWINS)
+    nn.init.constant_(observer.twins.networks[1][1].weight, torch.nan)
+    row = observer.observe(network(), epoch=0, step=0)
+    assert row.generalizing_share is None
+    assert row.strength
+
+
+def test_a_half_of_a_single_sample_is_left_out():
+    """Normalisation over a batch fails on one sample."""
+
+    def normalised():
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+
+    networks = Twins(normalised).networks()
+    training = TwinTraining(networks, [[sgd(net)] for net in networks], loss)
+    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    side = sides(x)
+    batch = torch.cat([x[side][:1], x[~side][:9]])
+    before = copy.deepcopy(networks)
+    training.step((batch, torch.zeros(10, dtype=torch.long)))
+    assert not same(before[0], networks[0])
+    assert same(before[1], networks[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"factory": network()}, TypeError, r"Twins\(factory=Sequential\): give a function"),
+        ({"factory": None}, TypeError, r"Twins\(factory=None\): give a function"),
+        ({"factory": network, "loss": 3}, TypeError, r"Twins\(loss=3\): give a function"),
+        ({"factory": network, "at_least": 3}, ValueError, r"Twins\(at_least=3\): give 2 or 1"),
+    ],
+)
+def test_arguments_that_are_no_use_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Twins(**arguments)
+
+
+def test_twins_that_are_none_are_refused():
+    one = network()
+    with pytest.raises(ValueError, match="returned the same network twice"):
+        Observer(PROBE, PLAYERS, reference=Twins(lambda: one, loss=loss, optimizer=sgd))
+    with pytest.raises(TypeError, match="must return a network, but returned int"):
+        Observer(PROBE, PLAYERS, reference=Twins(lambda: 3, loss=loss, optimizer=sgd))
+    with pytest.raises(TypeError, match="Twins alone, or the others alone"):
+        Observer(PROBE, PLAYERS, reference=[TWINS, network()])
+    with pytest.raises(ValueError, match="a training loop of your own must give both"):
+        Observer(PROBE, PLAYERS, reference=Twins(network)).observe(network(), epoch=0, step=0)
+    with pytest.raises(ValueError, match="this observer has no twins"):
+        _ = Observer(PROBE, PLAYERS).twins
+    narrow = Twins(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), loss=loss, optimizer=sgd)
+    with pytest.raises(ValueError, match="has 5 outputs, but the network that is trained has 3"):
+        Observer(PROBE, PLAYERS, reference=narrow).observe(network(), epoch=0, step=0)
+
+
+def monitor(reference, **arguments):
+    return InteractionMonitor(
+        FEATURES, n_samples=6, every_n_epochs=1, on_error="raise", reference=reference, **arguments
+    )
+
+
+def fit(trainer, net, loaders, **arguments):
+    torch.manual_seed(1)
+    trainer.fit(net, *loaders, **arguments)
+    return torch.rand(3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"accumulate_grad_batches": 3, "gradient_clip_val": 0.5}])
+def test_a_lightning_run_with_twins_is_the_same_to_the_bit(loaders, make_trainer, make_net, net, settings, capsys):
+    alone = copy.deepcopy(net)
+    without = make_trainer(logger=False, **settings)
+    drawn = fit(without, alone, loaders)
+    watching = monitor(Twins(make_net))
+    trainer = make_trainer(watching, **settings)
+    assert torch.equal(fit(trainer, net, loaders), drawn)
+    assert same(alone, net)
+    losses = {name: float(value) for name, value in without.callback_metrics.items()}
+    assert {name: float(trainer.callback_metrics[name]) for name in losses} == losses
+    twins = watching.observer.twins
+    assert twins.failure is None
+    assert twins.steps == 8
+    assert not same(*twins.networks)
+    fresh = Twins(make_net).networks()
+    assert not any(same(*pair) for pair in zip(fresh, twins.networks, strict=True))
+    assert all(row.generalizing_share is not None for row in watching.observer.history)
+    assert "two twins are trained in step" in capsys.readouterr().out
+
+
+def test_a_lightning_run_goes_on_with_its_twins(loaders, make_trainer, make_net, net, tmp_path):
+    train = torch.utils.data.DataLoader(loaders[0].dataset, batch_size=50)  # in the same order when resumed
+    torch.manual_seed(5)
+    straight = monitor(Twins(make_net))
+    fit(make_trainer(straight), copy.deepcopy(net), (train, loaders[1]))
+    saving = ModelCheckpoint(tmp_path / "saved", save_top_k=-1, save_on_train_epoch_end=True)
+    fit(make_trainer(monitor(Twins(make_net)), saving, max_epochs=1), copy.deepcopy(net), (train, loaders[1]))
+    resumed = monitor(Twins(make_net))
+    fit(make_trainer(resumed), net, (train, loaders[1]), ckpt_path=saving.best_model_path)
+    pairs = zip(straight.observer.twins.networks, resumed.observer.twins.networks, strict=True)
+    assert all(same(*pair) for pair in pairs)
+    assert resumed.observer.twins.steps == straight.observer.twins.steps
+
+
+def test_twins_follow_the_runs_schedule_and_frozen_parts(loaders, make_trainer, make_net):
+    class Scheduled(make_net):
+        def on_train_epoch_start(self):
+            self.features[0].eval()
+            self.head[2].requires_grad_(False)
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+            schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    watching = monitor(Twins(Scheduled))
+    fit(make_trainer(watching, logger=False), Scheduled(), loaders)
+    twins = watching.observer.twins
+    assert twins.optimizers[0][0].param_groups[0]["lr"] == pytest.approx(0.001)
+    assert not twins.networks[0].features[0].training
+    assert twins.networks[0].features[1].training
+    fresh = Twins(Scheduled).networks()[0]
+    assert torch.equal(fresh.head[2].weight, twins.networks[0].head[2].weight)
+
+
+def test_a_failing_twin_is_told_of_and_training_goes_on(loaders, make_trainer, make_net, net):
+    class Failing(make_net):
+        def training_step(self, batch, batch_idx):
+            raise RuntimeError("no more")
+
+    watching = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, reference=Twins(Failing))
+    with pytest.warns(UserWarning, match="training the twins failed and training goes on: RuntimeError: no more"):
+        fit(make_trainer(watching, logger=False), net, loaders)
+    assert [row.generalizing_share is None for row in watching.observer.history] == [False, True, True]
+
+
+def test_a_module_that_optimizes_by_itself_is_refused(loaders, make_trainer, make_net):
+    class Manual(make_net):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    with pytest.raises(MisconfigurationException, match=r"give Twins\(loss=..., optimizer=...\), or another"):
+        fit(make_trainer(monitor(Twins(Manual)), logger=False), Manual(), loaders)
