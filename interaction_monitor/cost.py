@@ -11,8 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.forward.masked import outputs_of
-from interaction_monitor.forward.memory import LiveBytes
+from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward.batching import LiveBytes
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe

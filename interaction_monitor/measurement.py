@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.forward.masked import outputs_of
-from interaction_monitor.forward.rounding import rounding
+from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward.precision import rounding
 from interaction_monitor.functional import (
     and_interactions,
     mean_order,
+    noise_floor,
     order_distribution,
     order_strength,
     saliency_threshold,
     sparsest_and_or,
 )
+from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
@@ -54,6 +56,11 @@ class Measurement:
     def seconds(self) -> float:
         """The time that the whole measurement took."""
         return self.forward_seconds + self.extraction_seconds
+
+    @property
+    def output_change(self) -> float:
+        """The mean |v(x) - v(x_∅)| over the valid samples."""
+        return float((self.v[self.valid, -1] - self.v[self.valid, 0]).abs().mean())
 
 
 def _require_outputs(v: object) -> None:
@@ -176,3 +183,66 @@ def measure(
     sigma = rounding(model, probe, players, v, settings)
     forward_seconds = time.perf_counter() - started
     return replace(interpret_by(v, settings), forward_seconds=forward_seconds, rounding=sigma)
+
+
+def rounding_warning(measurement: Measurement, settings: Settings) -> str | None:
+    """Warn where interactions come from rounding rather than from the network.
+
+    AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
+    AND and OR interactions leaves out of the outputs what its correction can reach, so that rounding does nothing to
+    them as long as the largest of 2^n errors, about σ √(2 n ln 2), stays below the correction (docs/forward.md).
+
+    Args:
+        measurement: of a network.
+        settings: how it was measured.
+
+    Returns:
+        A sentence with the fix; None where all is well or σ is not known.
+    """
+    sigma, n = measurement.rounding, measurement.strength.shape[-1]
+    if math.isnan(sigma):
+        return None
+    known = f"rounding inside the network gives its outputs a standard deviation of {sigma:.2g}"
+    advice = "measure in float32 (Precision in docs/forward.md says how)"
+    v = measurement.v[measurement.valid]
+    spread = float((v.amax(1) - v.amin(1)).mean())
+    # So far apart lie the highest and the lowest of 2^n outputs by rounding alone.
+    if sigma > 0 and spread <= 2 * largest_of_all(sigma, n):
+        return (
+            "the network gives the same output whatever is masked: on each sample the outputs of all coalitions lie "
+            f"within {spread:.2g}, and {known}. There are no interactions to measure"
+        )
+    if settings.interactions == "and":
+        tau = measurement.tau
+        drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > tau]
+        if drowned:
+            return (
+                f"{known}. That alone makes interactions of order {drowned[0]} and above salient (τ = {tau:.2g}): "
+                f"{advice}, or take fewer players"
+            )
+        return None
+    correction = settings.thresholds.noise * measurement.output_change
+    if correction == 0 and sigma > 0:
+        why, fix = "here masking all players changes no output", ""
+        if settings.thresholds.noise == 0:
+            why, fix = "Thresholds(noise=0) forbids that", f"give Thresholds(noise={NOISE}), or "
+        return (
+            f"{known}. The extraction can remove it only where it may correct outputs, and {why}. Interactions of high "
+            f"order may be rounding: {fix}{advice}"
+        )
+    if largest_of_all(sigma, n) > correction:
+        return (
+            f"{known}. That is more than the extraction can remove (it corrects outputs by {correction:.2g}). "
+            f"Interactions of high order may be rounding: {advice}"
+        )
+    return None
+
+
+def largest_of_all(sigma: float, n: int) -> float:
+    """Return about how large the largest of 2^n normally distributed errors is.
+
+    Example:
+        >>> round(largest_of_all(1.0, 10), 1)
+        3.7
+    """
+    return sigma * math.sqrt(2 * n * math.log(2))

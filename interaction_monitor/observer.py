@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from interaction_monitor._split import is_split
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward.masked import outputs_of
-from interaction_monitor.forward.rounding import rounding
+from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward.precision import rounding
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.measurement import Measurement, interpret_by
+from interaction_monitor.measurement import Measurement, interpret_by, rounding_warning
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
@@ -30,7 +30,6 @@ from interaction_monitor.record import Record
 from interaction_monitor.reference.references import References
 from interaction_monitor.reference.sources import Given, Run
 from interaction_monitor.reference.twins import TwinTraining
-from interaction_monitor.rounding_check import rounding_warning
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
 
 
@@ -168,7 +167,7 @@ class Observer:
         row = self.ranks.of_first(row)
         self.history.append(row)
         self.last = measurement
-        self._complain_of_rounding(row)
+        self._warn_of_rounding(measurement, row)
         return row
 
     def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
@@ -251,11 +250,11 @@ class Observer:
         seconds = measurement.forward_seconds + time.perf_counter() - started
         return replace(measurement, rounding=sigma, forward_seconds=seconds)
 
-    def _complain_of_rounding(self, row: Row) -> None:
+    def _warn_of_rounding(self, measurement: Measurement, row: Row) -> None:
         # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
         if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
             return
-        text = rounding_warning(row, self.settings)
+        text = rounding_warning(measurement, self.settings)
         if text is not None:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interaction_monitor._float64 import to_float64, where_float64_is
+from interaction_monitor._float64 import float64_device, to_float64, where_float64_is
 from interaction_monitor.targets import classes_of
 
 Output = Callable[[Tensor, Tensor | None], Tensor]
@@ -223,6 +223,29 @@ def resolve(output: str | Output) -> Output:
     if not callable(output):
         raise TypeError(f"output must be a name or a callable (logits, targets) -> (B,), got {type(output).__name__}")
     return output
+
+
+def score_of(score: Output, logits: Tensor, targets: Tensor | None) -> Tensor:
+    """Compute the outputs of a batch, on the CPU where its device has no float64.
+
+    Args:
+        score: from `resolve`.
+        logits: (B, ...).
+        targets: (B, ...) or None.
+
+    Returns:
+        (B,).
+
+    Raises:
+        ValueError: if `score` does not return one number per row.
+    """
+    if float64_device(logits.device) != logits.device:
+        logits, targets = logits.cpu(), None if targets is None else targets.cpu()
+    values = score(logits, targets)
+    if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"output= must return one number per row, shape ({len(logits)},), but returned {shape}")
+    return values
 
 
 def _signed(logits: Tensor, targets: Tensor) -> Tensor:

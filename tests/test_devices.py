@@ -6,6 +6,7 @@ Most of it runs on a pretended device (see `pretended_device`); where there is a
 import inspect
 import math
 from dataclasses import fields, is_dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -166,6 +167,7 @@ CASES = {
         "next_token_log_odds": [called(outputs.next_token_log_odds, LOGITS[:, None], TARGETS)],
         "label_log_odds": [called(outputs.label_log_odds(1), LOGITS)],
         "prediction": [called(outputs.prediction, ONE_LOGIT)],
+        "score_of": [called(partial(outputs.score_of, outputs.log_odds), LOGITS, TARGETS)],
     },
     "metrics": {
         "GeneralizingStrength": [updated(lambda: metrics.GeneralizingStrength(N), V, AND, OR, ((V, OR, 0.1),))],
@@ -369,7 +371,7 @@ class Speaking(nn.Module):
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_the_next_token_is_found_on_the_device(kind):
-    assert public(language) == {"last_token_logits", "most_probable"}
+    assert public(language) == {"last_token_logits", "most_probable", "read_baseline"}
     sentences = {"input_ids": torch.arange(6).reshape(2, 3), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     model = Speaking()
     expected = language.most_probable(model, Probe(sentences)).targets

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor.forward.chunk import Chunk
+from interaction_monitor.forward.batching import Chunk
 from interaction_monitor.players.base import PlayerMap
 
 

@@ -1,7 +1,8 @@
 """Running the layers before the masked one only once for all chunks of a sample.
 
-A model's forward cannot be entered in the middle. But the modules that are done before the masked layer is can be left
-out: they give again what they gave the first time. The code between them runs as ever, on these outputs.
+A model's forward cannot be entered in the middle. But what each module before the masked layer returned for a sample
+can be kept: in the next forward it is returned at once, and the module does not run. The model's own code between
+these modules runs as always.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 @dataclass
-class _Given:
+class _Recorded:
     """What a module gave in one call."""
 
     module: nn.Module
@@ -25,12 +26,12 @@ class _Given:
     versions: list[tuple[Tensor, int | None]]
 
     @classmethod
-    def by(cls, module: nn.Module, result: Any) -> _Given:
+    def by(cls, module: nn.Module, result: Any) -> _Recorded:
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         return cls(module, result, tree_map(_cloned, result), [(tensor, _version(tensor)) for tensor in tensors])
 
     def again(self) -> Any:
-        """Return it as it was given, also where the code that followed has changed it in place."""
+        """Return it as it was, also where the code that followed has changed it in place."""
         return self.result if self.unchanged else tree_map(_cloned, self.copy)
 
     @property
@@ -41,7 +42,7 @@ class _Given:
 
 @dataclass
 class Prefix:
-    """The outputs of the modules that are done before a layer is, and of the layer itself.
+    """What the modules before a layer returned, and the layer itself.
 
     Attributes:
         model: the whole.
@@ -52,60 +53,60 @@ class Prefix:
     model: nn.Module
     layer: nn.Module
     samples: range = range(0)
-    _given: list[_Given] = field(default_factory=list)
+    _recorded: list[_Recorded] = field(default_factory=list)
 
     @contextmanager
     def recorded(self, samples: range) -> Iterator[None]:
         """Keep what the modules give in the forward inside the block."""
         begun: list[int] = []
-        given: list[_Given] = []
+        done: list[_Recorded] = []
         ended = False
 
         def begin(_module: nn.Module, _args: Any) -> None:
-            begun.append(len(given))
+            begun.append(len(done))
 
         def end(module: nn.Module, _args: Any, result: Any) -> None:
             nonlocal ended
             first = begun.pop()
             if ended:
                 return
-            # Its parts need not be given again.
-            given[first:] = [_Given.by(module, result)]
+            # Where it is replayed, its parts do not run.
+            done[first:] = [_Recorded.by(module, result)]
             ended = module is self.layer
 
         self.samples = range(0)
         handles: list[Any] = []
         # After the first time it is known which modules there are; asking all of a large model takes its time.
-        watched = dict.fromkeys(given.module for given in self._given) or self.model.modules()
+        watched = dict.fromkeys(record.module for record in self._recorded) or self.model.modules()
         try:
             for module in watched:
-                # First, so that the user's own hooks change what is given again as they changed it before.
+                # First, so that the user's own hooks change what is replayed as they changed it before.
                 handles.append(module.register_forward_pre_hook(begin, prepend=True))
                 handles.append(module.register_forward_hook(end, prepend=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        self.samples, self._given = samples, given
+        self.samples, self._recorded = samples, done
 
     @contextmanager
-    def given_again(self, repeat: int = 1) -> Iterator[None]:
-        """Let the modules give their outputs again instead of running, in the forward inside the block.
+    def replayed(self, repeat: int = 1) -> Iterator[None]:
+        """Let the modules return what they returned before instead of running, in the forward inside the block.
 
         Args:
             repeat: how often each row of the outputs comes, except for those of the layer itself.
         """
-        before = {given.module: given.module.__dict__.get("forward") for given in self._given}
+        before = {record.module: record.module.__dict__.get("forward") for record in self._recorded}
         calls: dict[nn.Module, list[Any]] = {}
-        for given in self._given:
-            result = given.again()
+        for record in self._recorded:
+            result = record.again()
             if repeat > 1:
-                widen = _repeated_rest if given.module is self.layer else repeated
+                widen = _repeated_rest if record.module is self.layer else repeated
                 result = widen(result, repeat, self.samples)
-                if not given.unchanged:
+                if not record.unchanged:
                     # Nobody can write to a view that has all rows in one place.
                     result = tree_map(_own, result)
-            calls.setdefault(given.module, []).append(result)
+            calls.setdefault(record.module, []).append(result)
         try:
             for module, results in calls.items():
                 # Past nn.Module's own __setattr__, which takes its time.
@@ -119,7 +120,7 @@ class Prefix:
 
 
 def _giving(results: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a forward that gives the results in turn, and runs after that."""
+    """Make a forward that returns the results in turn, and runs once there are none left."""
     waiting = iter(results)
 
     def give(*args: Any, **kwargs: Any) -> Any:

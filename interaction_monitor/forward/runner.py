@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor._state import Kept
-from interaction_monitor.forward.chunk import Chunk
+from interaction_monitor.forward.batching import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.forward.prefix import Prefix, repeated
@@ -20,7 +20,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import Settings
 
-Way = Literal["full", "spread", "given again"]
+Way = Literal["full", "spread", "replayed"]
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Runner:
     Attributes:
         way: how the rows of a chunk get through the layers before the masked one. "full": all run. "spread": the
             samples alone run, and what comes out of the masked layer is spread over the coalitions, as is by
-            broadcasting whatever bypasses it. "given again": the samples alone run, once, and for the chunks of their
-            rows the modules before the masked layer give their outputs again, spread over the rows.
+            broadcasting whatever bypasses it. "replayed": the samples alone run, once; for the chunks of their rows the
+            modules before the masked layer return what they returned then, repeated for the rows, and do not run.
         packed: whether a chunk may hold several samples.
         kept: the state that each forward starts from.
         spoils: whether a forward changes its inputs in place; None before the first.
@@ -71,8 +71,8 @@ class Runner:
             return self.logits(wider)[-len(chunk) :]
         if self.way == "spread":
             return self.spread_logits(chunk)
-        if self.way == "given again":
-            return self.given_again_logits(chunk)
+        if self.way == "replayed":
+            return self.replayed_logits(chunk)
         if players.layer is not None:
             return self.full_logits(chunk)
         key, x = self.probe.entry(players.input_key)
@@ -91,18 +91,18 @@ class Runner:
             # The only chunk of these samples.
             again: AbstractContextManager[None] = nullcontext()
         else:
-            again = prefix.given_again() if known else prefix.recorded(chunk.samples)
+            again = prefix.replayed() if known else prefix.recorded(chunk.samples)
         changed = self._changed(lambda x: self._masked.rows(x, chunk))
         return self.call(self._slice(chunk.samples), len(chunk), again, changed)
 
-    def given_again_logits(self, chunk: Chunk) -> Tensor:
+    def replayed_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on a copy of its sample for each row, without the modules before the masked layer."""
         prefix = self._known_prefix()
         if prefix.samples != chunk.samples:
             self.call(self._slice(chunk.samples), len(chunk.samples), prefix.recorded(chunk.samples))
         inputs = repeated(self._slice(chunk.samples), len(chunk.coalitions), chunk.samples)
         changed = self._changed(lambda x: self._masked.rows(x, chunk))
-        return self.call(inputs, len(chunk), prefix.given_again(len(chunk.coalitions)), changed)
+        return self.call(inputs, len(chunk), prefix.replayed(len(chunk.coalitions)), changed)
 
     def full_logits(self, chunk: Chunk) -> Tensor:
         """Run the whole model on a copy of its sample for each row, masked at the layer."""

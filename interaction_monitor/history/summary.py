@@ -47,7 +47,6 @@ def summarise(
     """
     valid = measurement.valid
     strength = measurement.strength[valid]
-    change = (measurement.v[valid, -1] - measurement.v[valid, 0]).abs().mean()
     n_salient = salient_counts(measurement.and_[valid], measurement.or_[valid], measurement.tau).sum(dim=-1)
     low, _, high = mean_order_interval(strength)
     return Row(
@@ -61,7 +60,7 @@ def summarise(
         high_order_share=high_order_share(strength),
         n_salient=float(n_salient.double().mean()),
         tau=measurement.tau,
-        output_change=float(change),
+        output_change=measurement.output_change,
         solver_gap=float(measurement.gap[valid].max()),
         seconds=measurement.seconds,
         n_valid=int(valid.sum()),

@@ -14,18 +14,17 @@ from torch import nn
 
 from interaction_monitor import InteractionMonitor, Probe, assign_players, measure
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.forward import rounding as module
-from interaction_monitor.forward.precision import computing_in
-from interaction_monitor.forward.rounding import rounding
+from interaction_monitor.forward import precision as module
+from interaction_monitor.forward.precision import computing_in, rounding
 from interaction_monitor.functional import and_interactions, noise_floor, orders
 from interaction_monitor.history import History
+from interaction_monitor.measurement import largest_of_all, rounding_warning
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
 from interaction_monitor.report.reliability import check, noise_floor_chart
-from interaction_monitor.rounding_check import largest_of_all, rounding_warning
 from interaction_monitor.settings import Settings, Thresholds
 
 
@@ -328,37 +327,54 @@ class TestWhereItGoes:
         assert type(record.history[0]).from_primitives(primitives).rounding is None
 
 
-class TestComplaint:
-    def row(self, planted_run, sigma):
-        return replace(planted_run().history[-1], rounding=sigma)
+class TestWarning:
+    @pytest.fixture
+    def measured(self, planted_run):
+        return replace(planted_run().measurements[-1], rounding=1.0)
 
-    def test_and_alone_takes_up_rounding_as_it_is(self, planted_run):
-        row = self.row(planted_run, 1.0)
+    def flat(self, measured, change):
+        """The measurement of a network whose outputs differ by that much in the middle, and by nothing at the ends."""
+        v = torch.zeros_like(measured.v)
+        v[:, 1] = change
+        return replace(measured, v=v)
+
+    def test_and_alone_takes_up_rounding_as_it_is(self, measured):
         settings = Settings(interactions="and")
         for order in range(1, 6):  # the floor of this order is just above the threshold
-            loud = replace(row, rounding=1.01 * row.tau / 2 ** (order / 2))
+            loud = replace(measured, rounding=1.01 * measured.tau / 2 ** (order / 2))
             assert f"of order {order} and above" in rounding_warning(loud, settings)
-        assert rounding_warning(replace(row, rounding=0.99 * row.tau / 2**2.5), settings) is None
-        assert rounding_warning(replace(row, rounding=None), settings) is None
+        assert rounding_warning(replace(measured, rounding=0.99 * measured.tau / 2**2.5), settings) is None
+        assert rounding_warning(replace(measured, rounding=math.nan), settings) is None
 
-    def test_the_extraction_leaves_out_what_its_correction_reaches(self, planted_run):
-        row = self.row(planted_run, 1.0)
+    def test_the_extraction_leaves_out_what_its_correction_reaches(self, measured):
         settings = Settings(thresholds=Thresholds(noise=0.02))
-        limit = 0.02 * row.output_change / largest_of_all(1.0, 5)
-        assert rounding_warning(replace(row, rounding=0.99 * limit), settings) is None
-        assert "measure in float32" in rounding_warning(replace(row, rounding=1.01 * limit), settings)
+        limit = 0.02 * measured.output_change / largest_of_all(1.0, 5)
+        assert rounding_warning(replace(measured, rounding=0.99 * limit), settings) is None
+        assert "measure in float32" in rounding_warning(replace(measured, rounding=1.01 * limit), settings)
 
-    def test_says_why_there_is_no_correction(self, planted_run):
-        row = self.row(planted_run, 1e-7)
-        none = rounding_warning(row, Settings(thresholds=Thresholds(noise=0)))
+    def test_says_why_there_is_no_correction(self, measured):
+        measured = replace(measured, rounding=1e-7)
+        none = rounding_warning(measured, Settings(thresholds=Thresholds(noise=0)))
         assert "Thresholds(noise=0) forbids that" in none
         assert "give Thresholds(noise=0.02)" in none
-        flat = rounding_warning(replace(row, output_change=0.0), Settings())
-        assert "masking changes no output" in flat
+        flat = rounding_warning(self.flat(measured, 1.0), Settings())
+        assert "masking all players changes no output" in flat
         assert "give Thresholds" not in flat
-        tiny = rounding_warning(replace(row, output_change=1.234e-9), Settings())
-        assert "it corrects outputs by 2.5e-11" in tiny
-        assert rounding_warning(replace(row, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
+        uneven = self.flat(measured, 1.0)
+        uneven.v[:, -1] = 1.234e-9
+        assert "it corrects outputs by 2.5e-11" in rounding_warning(uneven, Settings())
+        assert rounding_warning(replace(measured, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
+
+    @pytest.mark.parametrize("kind", ["and-or", "and"])
+    def test_a_network_that_gives_the_same_whatever_is_masked_is_named(self, measured, kind):
+        measured = replace(measured, rounding=1e-12)
+        apart = 2 * largest_of_all(1e-12, 5)
+        text = rounding_warning(self.flat(measured, 0.99 * apart), Settings(interactions=kind))
+        assert "the network gives the same output whatever is masked" in text
+        assert "within 5.2e-12" in text
+        assert "float32" not in text
+        text = rounding_warning(self.flat(measured, 1.01 * apart), Settings(interactions=kind))
+        assert text is None or "whatever is masked" not in text
 
     def test_once_and_not_before_training(self, mlp, probe):
         players = with_players(mlp, probe, n=8)

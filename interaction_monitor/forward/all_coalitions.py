@@ -6,6 +6,7 @@ import logging
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,21 @@ from interaction_monitor._float64 import float64_device
 from interaction_monitor._split import is_split, require_shared_by_samples
 from interaction_monitor._state import undisturbed
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward.chunk import largest_power_of_two, next_chunk
-from interaction_monitor.forward.limits import MAX_FORWARDS, check_forwards, is_out_of_memory
+from interaction_monitor.forward.batching import (
+    MAX_FORWARDS,
+    Chunk,
+    Sizes,
+    check_forwards,
+    fitting_rows,
+    is_out_of_memory,
+    largest_power_of_two,
+    most_rows,
+    next_chunk,
+)
 from interaction_monitor.forward.model import casts_kept, device_of, eager_if_compiled, find_layer
+from interaction_monitor.forward.preflight import try_out
 from interaction_monitor.forward.runner import Runner
-from interaction_monitor.forward.scoring import Outputs
-from interaction_monitor.forward.size import Sizes, most_rows
-from interaction_monitor.forward.trial import try_out
-from interaction_monitor.outputs import Output, log_odds, resolve
+from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
@@ -29,6 +37,8 @@ from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
 log = logging.getLogger(__name__)
 
 SIZES = Sizes()
+# Logits are collected up to here. An output is a dozen small operations, which a small network would feel per chunk.
+COLLECTED_BYTES = 2**20
 
 
 def masked_outputs(
@@ -135,7 +145,7 @@ def outputs_of(
         logits = try_out(runner, score, chunk_size or most_rows(device))
         # What decides the memory of a row, besides the model.
         key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)
-        size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(runner, key)
+        size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(model, key, partial(_fitting, runner))
         share = ranks.equal_share_of(len(probe))
         if len(share) < len(probe):
             runner = replace(runner, probe=probe.select(share), players=players.select(share))
@@ -147,6 +157,18 @@ def outputs_of(
     v[kept.to(v.device)] = found
     _warn_if_unchanged(found, logits.dtype)
     return v
+
+
+def _fitting(runner: Runner) -> int:
+    layer = runner.players.layer
+
+    def run(chunk: Chunk) -> None:
+        # Other batch sizes would be compiled for, and what counts bytes is not compiled.
+        with eager_if_compiled(runner.model):
+            runner.logits(chunk)
+
+    after = None if layer is None else find_layer(runner.model, layer)
+    return fitting_rows(run, runner.n_coalitions, runner.players.labels.device, after=after)
 
 
 def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
@@ -196,3 +218,50 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return size
+
+
+class Outputs:
+    """Collects the logits of chunk after chunk, and computes the outputs when there are enough.
+
+    Args:
+        v: (S * 2^n,) float64, filled in place, sample by sample.
+        targets: (S, ...) of the samples, or None.
+        score: what is computed from the logits.
+
+    Attributes:
+        done: how many outputs are computed.
+    """
+
+    def __init__(self, v: Tensor, targets: Tensor | None, n_coalitions: int, score: Output) -> None:
+        self.v = v
+        self.targets = targets
+        self.n_coalitions = n_coalitions
+        self.score = score
+        self.done = 0
+        self._waiting: list[Tensor] = []
+        self._bytes = 0
+
+    def add(self, logits: Tensor) -> None:
+        """Take the logits of the next rows, (rows, ...)."""
+        # They may be a view of memory that the next chunk is written to.
+        self._waiting.append(logits if logits.nbytes >= COLLECTED_BYTES else logits.clone())
+        self._bytes += logits.nbytes
+        if self._bytes >= COLLECTED_BYTES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Compute the outputs of what is waiting."""
+        if not self._waiting:
+            return
+        logits = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
+        self.drop()
+        stop = self.done + len(logits)
+        rows = torch.arange(self.done, stop, device=logits.device) // self.n_coalitions
+        targets = None if self.targets is None else self.targets[rows.to(self.targets.device)]
+        self.v[self.done : stop] = score_of(self.score, logits, targets)
+        self.done = stop
+
+    def drop(self) -> None:
+        """Forget what is waiting."""
+        self._waiting = []
+        self._bytes = 0

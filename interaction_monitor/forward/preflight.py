@@ -7,6 +7,7 @@ which rows run together, is told of.
 from __future__ import annotations
 
 import logging
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,17 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from interaction_monitor.forward.chunk import Chunk
-from interaction_monitor.forward.heads import ends_in_sigmoid
-from interaction_monitor.forward.limits import is_out_of_memory
+from interaction_monitor.forward.batching import Chunk, is_out_of_memory
 from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import Runner, Way
-from interaction_monitor.forward.scoring import score_of
-from interaction_monitor.forward.steadiness import warn_if_unsteady
-from interaction_monitor.outputs import OUTPUTS, Output, prediction
-from interaction_monitor.targets import refuse_reconstructions, warn_of_probabilities
+from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
+from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_probabilities
 
 log = logging.getLogger(__name__)
+
+# TF32, which GPUs compute in without saying so.
+_TF32_EPSILON = 2.0**-10
 
 
 def try_out(runner: Runner, score: Output, size: int) -> Tensor:
@@ -43,18 +43,18 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     """
     logits = _check_output(runner, score)
     if runner.players.layer is None:
-        warn_if_unsteady(runner, logits, None)
+        _warn_if_unsteady(runner, logits, None)
         return logits
     samples, reference = _reference(runner, min(len(runner.probe), 2 if 2 * runner.n_coalitions <= size else 1))
     if reference is None:
         return logits
-    warn_if_unsteady(runner, logits, reference)
+    _warn_if_unsteady(runner, logits, reference)
     if isinstance(find_layer(runner.model, runner.players.layer), nn.Embedding):
         # Nothing comes before it, so there is nothing to save.
         return logits
     # Other inputs, such as attention masks, would stay a batch of one, and be indexed by row.
     several = isinstance(runner.probe.inputs, dict) and len(runner.probe.inputs) > 1
-    ways: tuple[Way, ...] = ("given again",) if several else ("spread", "given again")
+    ways: tuple[Way, ...] = ("replayed",) if several else ("spread", "replayed")
     # Together is best, but what bypasses the layer can be spread from one sample only.
     for together in (samples, range(1)) if len(samples) > 1 else (samples,):
         for way in ways:
@@ -125,11 +125,11 @@ def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool
     Raises:
         ValueError: if the logits do not depend on the layer.
     """
-    run = runner.spread_logits if way == "spread" else runner.given_again_logits
+    run = runner.spread_logits if way == "spread" else runner.replayed_logits
     name, chunk = runner.players.layer, _ends(runner, samples)
     try:
         with _CheckedIndices() if reference.device.type == "cuda" else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            # Twice, because the second time modules give again what they gave the first time.
+            # Twice, because modules are replayed from the second time on.
             found = [run(chunk).clone() for _ in range(2)]
     except WrongBatchError as error:
         if reference[0].equal(reference[1]):
@@ -146,6 +146,64 @@ def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool
         return True
     log.info("not %s: a batch of %d before %r differs", way, len(samples), name)
     return False
+
+
+def _warn_if_unsteady(runner: Runner, alone: Tensor, ends: Tensor | None) -> None:
+    """Warn if the first sample gives other logits when it runs again, or when other rows run beside it.
+
+    Args:
+        runner: about to run.
+        alone: the logits of the first sample, unmasked, (1, ...).
+        ends: those of the empty and the full coalition of one or two samples in one batch, by full forwards; None lets
+            them run here.
+    """
+    # A measurement does without this check rather than fail for it.
+    try:
+        # A compiled model would be compiled for these batch sizes.
+        with eager_if_compiled(runner.model):
+            again = runner.call(runner.probe.inputs_of(0), 1).clone()
+            if ends is None:
+                last = runner.n_coalitions - 1
+                ends = runner.logits(Chunk(range(min(len(runner.probe), 2)), range(0, last + 1, last))).clone()
+                # The sizes of this chunk say nothing about those that follow.
+                runner.forget()
+        if not alone.shape == again.shape == ends[1:2].shape:
+            return
+        effect = (ends[0] - ends[1]).abs().max()
+        # Rounding depends on the batch size.
+        rounding = 64 * _epsilon(runner, alone) * torch.maximum(alone.abs().max(), ends.abs().max())
+        random = bool((again - alone).abs().max() > 0.03 * effect + rounding)
+        mixed = bool((ends[1] - alone[0]).abs().max() > 0.03 * effect + rounding)
+    except Exception as error:
+        log.info("not known whether the outputs are steady: %s: %s", type(error).__name__, error)
+        return
+    # Where masked_outputs was called.
+    level = 5
+    if random:
+        warnings.warn(
+            "the model gives different outputs for the same input: something in it is random also in eval mode "
+            "(dropout that is always on? torch.nn.functional.dropout without training=self.training); what is "
+            "measured is partly chance",
+            stacklevel=level,
+        )
+    elif mixed:
+        warnings.warn(
+            "the model's outputs for an input depend on the other inputs in its batch (batch normalization without "
+            "running statistics?), so that what is measured depends on chunk_size; normalize each sample by itself, "
+            "or keep running statistics",
+            stacklevel=level,
+        )
+
+
+def _epsilon(runner: Runner, logits: Tensor) -> float:
+    """Return the coarsest rounding there may be on the way to the logits."""
+    device = logits.device.type
+    dtypes = {tensor.dtype for tensor in (logits, *runner.model.parameters()) if tensor.is_floating_point()}
+    with runner.settings.forward_context():
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            dtypes.add(torch.get_autocast_dtype(device))
+    finest = 0.0 if device == "cpu" else _TF32_EPSILON
+    return max(finest, runner.epsilon, *(torch.finfo(dtype).eps for dtype in dtypes))
 
 
 def same(logits: Tensor, reference: Tensor, epsilon: float) -> bool:
