@@ -94,6 +94,7 @@ CASES = {
         "or_outputs": [called(F.or_outputs, OR)],
         "orders": [lambda put, device: F.orders(N, device)],
         "n_players": [called(F.n_players, V)],
+        "highest_bit_first": [called(F.highest_bit_first, V)],
         "saliency_threshold": [called(F.saliency_threshold, V)],
         "order_strength": [
             called(F.order_strength, AND, OR, TAU),
@@ -167,6 +168,7 @@ CASES = {
         "next_token_log_odds": [called(outputs.next_token_log_odds, LOGITS[:, None], TARGETS)],
         "label_log_odds": [called(outputs.label_log_odds(1), LOGITS)],
         "prediction": [called(outputs.prediction, ONE_LOGIT)],
+        "smoothed_log_odds": [called(outputs.smoothed_log_odds(), LOGITS, TARGETS)],
         "score_of": [called(partial(outputs.score_of, outputs.log_odds), LOGITS, TARGETS)],
     },
     "metrics": {
