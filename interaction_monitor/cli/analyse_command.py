@@ -18,6 +18,11 @@ SUMMARY = "check the conditions of sparsity on a recorded run, and split each me
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     inputs.add_arguments(parser)
+    parser.add_argument(
+        "--same-players",
+        action="store_true",
+        help="a player means the same in every sample, as a column or a labelled part does: tell what samples share",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     if not last.valid.any():
         raise CommandError("the last measurement has no sample with finite outputs: the run diverged")
     print("\n".join(conditions(last)))
+    if arguments.same_players:
+        print("\n".join(transfer(last)))
     print()
     print("\n".join(shapes(record)))
 
@@ -79,6 +86,33 @@ def conditions(measurement: Measurement) -> list[str]:
         low, middle, high = (float(x) for x in exponent.quantile(exponent.new_tensor([0.25, 0.5, 0.75])))
         lines.append(f"ξ of n^ξ/τ: {middle:.2f} (half of the samples: {low:.2f} to {high:.2f}); the paper: 0.9 to 1.2.")
     return lines
+
+
+def transfer(measurement: Measurement) -> list[str]:
+    """Say how far the samples of a measurement have the same interactions, where players mean the same in all.
+
+    Args:
+        measurement: with a valid sample.
+
+    Returns:
+        A line on which patterns they share, and one on their signs.
+    """
+    import torch
+
+    from interaction_monitor.functional.conditions import discrimination_power, transfer_curve
+
+    valid = measurement.valid
+    effects = torch.cat((measurement.and_[valid, 1:], measurement.or_[valid, 1:]), 1)
+    is_salient = effects.abs() >= measurement.tau
+    curve = transfer_curve(is_salient)
+    ks = [k for k in (5, 10, 20, 50, 100) if k <= len(curve)]
+    return [
+        "Of a sample's salient interactions, so many are among the k that most samples have: "
+        + ", ".join(f"k={k} {float(curve[k - 1]):.0%}" for k in ks)
+        + ".",
+        f"Where a pattern is salient it has its most frequent sign in {discrimination_power(effects, is_salient):.0%} "
+        "of the samples; patterns of a single sample count as all.",
+    ]
 
 
 def shapes(record: Record) -> list[str]:

@@ -50,6 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalize", action="store_true", help="count each network in units of its mean change of output"
     )
+    parser.add_argument(
+        "--alphas",
+        type=float,
+        nargs="+",
+        metavar="A",
+        help="extract with each of these charges too, and tell what sharing and sparsity become: Figure 8",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="extract each network a second time, from outputs changed by a millionth: Table 2 and Figure 12",
+    )
+    parser.add_argument(
+        "--salient-matching",
+        action="store_true",
+        help="draw the outputs that the salient interactions of --sample give by themselves: Figure 6",
+    )
     counting = parser.add_argument_group("what the tables and pictures count")
     counting.add_argument(
         "--k",
@@ -124,6 +141,8 @@ def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the tables, save them and the pictures, and write to TensorBoard."""
+    if arguments.alphas is not None and not all(0 <= alpha < math.inf for alpha in arguments.alphas):
+        raise CommandError(f"--alphas must be finite numbers, at least 0, but are {arguments.alphas}")
     if not 0 <= arguments.alpha < math.inf:
         raise CommandError(f"--alpha must be a finite number, at least 0, but is {arguments.alpha}")
     from interaction_monitor.comparison import NotComparableError
@@ -174,22 +193,39 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
-    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard
+    from interaction_monitor.comparison import ablate, extract_again
+    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard, variation_figures
     from interaction_monitor.report.comparison_page import page
 
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
         raise CommandError(f"--sample {arguments.sample} has no finite outputs in some network; take one of {kept}")
     names = [f"{i}: {name}" for i, name in enumerate(comparison.names)]
-    text = "\n".join([*names, "", comparison_text.table(comparison), "", *comparison_text.findings(comparison)])
+    lines = [*names, "", comparison_text.table(comparison), "", *comparison_text.findings(comparison)]
+    sample = comparison.samples.index(arguments.sample)
+    ablation = None
+    if arguments.alphas is not None:
+        ablation = ablate(comparison, arguments.alphas, normalize=arguments.normalize)
+        lines += ["", "s_and / s_or, Σ|I| and number of salient interactions by α:"]
+        lines += [comparison_text.ablation_table(ablation, comparison.ks)]
+    if arguments.again:
+        lines += ["", *comparison_text.repetition_lines(extract_again(comparison), comparison, sample)]
+    text = "\n".join(lines)
     print(text)
     print()
-    pictures = comparison_figures.draw_all(comparison, comparison.samples.index(arguments.sample))
+    pictures = comparison_figures.draw_all(comparison, sample)
     with inputs.writing(arguments.out):
         (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
         for name, picture in pictures.items():
             (arguments.out / f"{name}.png").write_bytes(picture)
             print(f"wrote {arguments.out / name}.png")
+        if ablation is not None:
+            variation_figures.ablation(ablation, comparison.ks).savefig(arguments.out / "ablation.png", dpi=110)
+            print(f"wrote {arguments.out / 'ablation'}.png")
+        if arguments.salient_matching:
+            figure = variation_figures.salient_matching(comparison, sample)
+            figure.savefig(arguments.out / "salient_matching.png", dpi=110)
+            print(f"wrote {arguments.out / 'salient_matching'}.png")
         if find_spec("jinja2") is None:
             print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
         else:

@@ -12,6 +12,7 @@ from interaction_monitor.comparison.comparison import (
     read_published,
 )
 from interaction_monitor.comparison.networks import Network, compare, compare_networks
+from interaction_monitor.comparison.variations import ablate, extract_again
 
 __all__ = [
     "Comparison",
@@ -19,8 +20,10 @@ __all__ = [
     "Extraction",
     "Network",
     "NotComparableError",
+    "ablate",
     "compare",
     "compare_networks",
     "compare_outputs",
+    "extract_again",
     "read_published",
 ]

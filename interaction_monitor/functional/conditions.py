@@ -1,4 +1,4 @@
-"""Whether the conditions hold under which few interactions suffice, and how few they are.
+"""Whether the conditions hold under which few interactions suffice, how few they are, and whether samples share them.
 
 Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions"), Theorem 1 and Appendix B: a network
 that encodes no very high orders, grows surer the more of the sample it sees, and does so at most polynomially, has
@@ -119,3 +119,54 @@ def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
     tau = torch.as_tensor(tau, dtype=torch.float64, device=effects.device)
     count = (effects.abs() >= tau.unsqueeze(-1)).sum(-1)
     return (count * tau / effects.sum(-1).abs()).log() / math.log(n)
+
+
+def transfer_curve(is_salient: Tensor) -> Tensor:
+    """Give how much of a sample's salient interactions lies among the k that most samples have, for every k.
+
+    E_x[|D_k ∩ Ω_x| / |Ω_x|], D_k the k patterns that are salient in most samples, the earlier first of equals (the
+    transfer over samples of Li and Zhang 2023, "Does a neural network really encode symbolic concepts?"). **It
+    presumes that a player means the same in every sample**, as a hand-labelled part does and a random patch does not.
+
+    Args:
+        is_salient: (S, P) bool, which of P patterns are salient, such as AND and OR interactions side by side.
+
+    Returns:
+        (P,) float64 in 0..1, entry k-1 for k; NaN where no sample has a salient interaction.
+
+    Raises:
+        TypeError: if the mask is not bool.
+
+    Examples:
+        >>> transfer_curve(torch.tensor([[True, True, False], [False, True, True]])).tolist()
+        [0.5, 0.75, 1.0]
+    """
+    if is_salient.dtype != torch.bool:
+        raise TypeError(f"is_salient must be bool, but is {is_salient.dtype}; make it by salient or strongest")
+    by_frequency = is_salient.sum(0).argsort(descending=True, stable=True)
+    of_sample = to_float64(is_salient[is_salient.any(-1)][:, by_frequency])
+    return (of_sample.cumsum(-1) / of_sample.sum(-1, keepdim=True)).mean(0)
+
+
+def discrimination_power(effects: Tensor, is_salient: Tensor) -> float:
+    """Give how far a pattern speaks for the same answer wherever it is salient, the frequent ones counting more.
+
+    Σ_S α_S β_S / Σ_S α_S, α_S the samples in which S is salient and β_S = max(those with I > 0, those with I < 0) / α_S
+    (Li and Zhang 2023). 1 where each pattern has one sign; half would be chance. Samples are those of one class.
+
+    Args:
+        effects: (S, P) interactions.
+        is_salient: (S, P) bool.
+
+    Returns:
+        0.5..1; NaN where nothing is salient. Patterns that one sample has count as 1.
+
+    Examples:
+        >>> effects = torch.tensor([[1.0, 2.0], [1.0, -2.0], [1.0, 2.0]])
+        >>> round(discrimination_power(effects, torch.ones(3, 2, dtype=torch.bool)), 3)  # (3 + 2) of 6
+        0.833
+    """
+    for_it = (is_salient & (effects > 0)).sum(0)
+    against = (is_salient & (effects < 0)).sum(0)
+    total = int((for_it + against).sum())
+    return float(torch.maximum(for_it, against).sum()) / total if total else math.nan

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from interaction_monitor.comparison.comparison import Comparison, Extraction
-from interaction_monitor.functional import generalization_curve, order_sharing, strongest
+from interaction_monitor.comparison.variations import Ablation, Repetition
+from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
 
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -62,6 +65,52 @@ def table(comparison: Comparison) -> str:
         shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
         lines.append(f"{extraction.name:12}" + "".join(shown))
     return "\n".join(lines)
+
+
+def ablation_table(ablation: Ablation, ks: Sequence[int]) -> str:
+    """Lay out what the charge α does to sharing and to sparsity, a line per α.
+
+    Args:
+        ablation: The extractions.
+        ks: Numbers of strongest interactions.
+
+    Returns:
+        s_and / s_or for each k, and the strength and number of salient interactions, means over networks and samples.
+    """
+    lines = [f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks) + f"{'strength':>12}{'salient':>9}"]
+    for extraction in ablation.extractions:
+        pairs = zip(*powers(extraction, ks), strict=True)
+        size = torch.stack((extraction.and_, extraction.or_))[..., 1:].abs().sum((0, -1)).mean()
+        count = sum(mask.sum(-1).double().mean() for mask in extraction.salient)
+        cells = "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs)
+        lines.append(f"{extraction.name:12}{cells}{float(size):>12.2f}{float(count):>9.1f}")
+    return "\n".join(lines)
+
+
+def repetition_lines(repetition: Repetition, comparison: Comparison, sample: int = 0) -> list[str]:
+    """Say how far a second extraction agrees, and name the five strongest of each on one sample."""
+    lines = [
+        f"Extracted again from outputs changed by a millionth, {name} has {a:.0%} of its {repetition.k} strongest AND "
+        f"interactions again, and {o:.0%} of the OR interactions."
+        for name, a, o in zip(comparison.names, repetition.and_, repetition.or_, strict=True)
+    ]
+    return lines + [
+        f"{name}, {extraction.name}, sample {comparison.samples[sample]}: {_five(extraction, comparison, i, sample)}"
+        for i, name in enumerate(comparison.names)
+        for extraction in (comparison.alone, repetition.again)
+    ]
+
+
+def _five(extraction: Extraction, comparison: Comparison, network: int, sample: int) -> str:
+    effects = {"∧": extraction.and_[network, sample], "∨": extraction.or_[network, sample]}
+    ranked = sorted(
+        ((float(values[s]), sign, s) for sign, values in effects.items() for s in range(1, len(values))),
+        key=lambda entry: -abs(entry[0]),
+    )
+    return ", ".join(
+        f"{effect:+.2f} {f' {sign} '.join(comparison.player_name(sample, p) for p in members(s))}"
+        for effect, sign, s in ranked[:5]
+    )
 
 
 def threshold(comparison: Comparison) -> str:

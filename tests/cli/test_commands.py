@@ -480,4 +480,8 @@ def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
     row = next(line for line in lines if line.split()[:2] == ["epoch", "0"])
     assert row.split()[2] == f"{float(fit.decay_share):.0%}"
     assert "rank correlation" not in lines[-1]  # the run had no references
+    assert cli.main(["analyse", str(record.folder), "--same-players"]) == 0
+    added = [line for line in capsys.readouterr().out.splitlines() if line not in lines]
+    assert [line.split()[0] for line in added] == ["Of", "Where"]
+    assert "k=20" in added[0]
     assert "fewer than four" in refused(capsys, "analyse", planted_run(record.folder.parent / "small", n=3).folder)

@@ -9,9 +9,11 @@ import torch
 from interaction_monitor.functional import and_interactions
 from interaction_monitor.functional.conditions import (
     average_outputs,
+    discrimination_power,
     largest_drop,
     polynomial_degree,
     sparsity_exponent,
+    transfer_curve,
 )
 
 
@@ -57,3 +59,25 @@ def test_the_exponent_meets_the_bound_with_equality():
     assert sparsity_exponent(torch.ones(2, 4), tau=9.0).tolist() == [-math.inf] * 2
     with pytest.raises(ValueError, match="at least two players"):
         sparsity_exponent(torch.ones(2), tau=1.0)
+
+
+def test_transfer_and_discrimination_are_those_of_their_definitions():
+    generator = torch.Generator().manual_seed(2)
+    effects = torch.randn(6, 9, generator=generator)
+    mask = effects.abs() > 0.8
+    mask[4] = False  # a sample without any
+    counts = mask.sum(0).tolist()
+    order = sorted(range(9), key=lambda p: (-counts[p], p))
+    for k, share in enumerate(transfer_curve(mask).tolist(), start=1):
+        parts = [sum(bool(mask[x, p]) for p in order[:k]) / int(mask[x].sum()) for x in range(6) if mask[x].any()]
+        assert share == pytest.approx(sum(parts) / len(parts))
+    weighted = total = 0.0
+    for p in range(9):
+        signs = [float(effects[x, p]) > 0 for x in range(6) if mask[x, p]]
+        if signs:
+            beta = max(signs.count(True), signs.count(False)) / len(signs)
+            weighted, total = weighted + counts[p] * beta, total + counts[p]
+    assert discrimination_power(effects, mask) == pytest.approx(weighted / total)
+    assert math.isnan(discrimination_power(effects, torch.zeros_like(mask)))
+    with pytest.raises(TypeError, match="must be bool"):
+        transfer_curve(effects)
