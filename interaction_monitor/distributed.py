@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from interaction_monitor._state import undisturbed
+from interaction_monitor.state import undisturbed
 
 T = TypeVar("T")
 

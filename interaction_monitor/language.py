@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.model import device_of, eager_if_compiled, logits_of
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
+from interaction_monitor.state import undisturbed
 
 
 def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 
-from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.batching import is_out_of_memory
 from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like, try_call, watched
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled
 from interaction_monitor.probe import TARGET_KEYS, Probe
+from interaction_monitor.state import undisturbed
 
 
 def way_to_call(

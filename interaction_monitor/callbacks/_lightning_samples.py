@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._state import preserved_rng, undisturbed
 from interaction_monitor.callbacks._lightning_trainer import loader_of, train_loader_of
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
 from interaction_monitor.probe import Probe
+from interaction_monitor.state import preserved_rng, undisturbed
 
 HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 

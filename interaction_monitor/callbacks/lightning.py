@@ -8,7 +8,6 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import lightning_twins, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
@@ -50,6 +49,7 @@ from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
 

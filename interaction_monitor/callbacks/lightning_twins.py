@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
-from interaction_monitor._silent import silent
 from interaction_monitor._split import is_split
-from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks._lightning_trainer import is_a, say
 from interaction_monitor.observer import Observer
 from interaction_monitor.reference.twins import TwinTraining, mirror
+from interaction_monitor.state import preserved_rng, silent
 
 COSTS = (
     "two twins are trained in step, each on its half of every batch: about one more training in all, and a measurement "

@@ -13,7 +13,6 @@ try:
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor._state import preserved_rng
 from interaction_monitor.callbacks import _transformers_setup, loggers, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
@@ -38,6 +37,7 @@ from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from interaction_monitor._float64 import float64_device
 from interaction_monitor._split import is_split, require_shared_by_samples
-from interaction_monitor._state import undisturbed
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.batching import (
     MAX_FORWARDS,
@@ -33,6 +32,7 @@ from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
+from interaction_monitor.state import undisturbed
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
-from interaction_monitor._state import undisturbed
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,
@@ -20,6 +19,7 @@ from interaction_monitor.forward.model import (
 from interaction_monitor.players.base import PlayerMap, Players
 from interaction_monitor.probe import Inputs, Probe, require_probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
+from interaction_monitor.state import undisturbed
 
 
 def assign_players(

@@ -18,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor._split import is_split
-from interaction_monitor._state import Kept, undisturbed
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,
@@ -31,6 +30,7 @@ from interaction_monitor.outputs import resolve, score_of
 from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardFunc, Settings
+from interaction_monitor.state import Kept, undisturbed
 
 log = logging.getLogger(__name__)
 

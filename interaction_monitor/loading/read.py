@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from interaction_monitor._state import preserved_rng
 from interaction_monitor.loading.batches import DifferentShapesError, Selection, TooFewSamplesError, rows_of, size_of
 from interaction_monitor.loading.private_loader import (
     UnreadableLoaderError,
@@ -20,6 +19,7 @@ from interaction_monitor.loading.private_loader import (
     start_method_of,
 )
 from interaction_monitor.loading.process import NeedsThisProcessError, SharedStateError, can_fork, in_own_process
+from interaction_monitor.state import preserved_rng
 
 # The choice is made among this many candidates per sample asked for: enough to balance classes, few enough to
 # read.

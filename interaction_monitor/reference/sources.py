@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
-from interaction_monitor._state import undisturbed
 from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.history import History
@@ -24,6 +23,7 @@ from interaction_monitor.record import Record, RecordError
 from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
+from interaction_monitor.state import undisturbed
 
 Measure = Callable[[nn.Module], Measurement]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
-from interaction_monitor._state import preserved_rng
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.reference.halves import halves
+from interaction_monitor.state import preserved_rng
 
 _ENOUGH = 8  # samples of a batch, from which a half of a single one is left out
 Loss = Callable[[nn.Module, Any], "Tensor | None"]

@@ -8,23 +8,26 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from interaction_monitor._checks import some
-from interaction_monitor._collectives import Answered
-from interaction_monitor._parts import Part, TensorPart
-from interaction_monitor._silent import silent
-from interaction_monitor._snapshot import parts_of
 from interaction_monitor._split import as_split_as_before, is_split
-from interaction_monitor._watched import Watched, calls_to_sockets, without_fast_path
+from interaction_monitor.state._collectives import Answered
+from interaction_monitor.state._parts import Part
+from interaction_monitor.state._reachable import parts_of
+from interaction_monitor.state._tensors import TensorPart
+from interaction_monitor.state._watched import Watched, calls_to_sockets, without_fast_path
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# How a Lightning module logs.
+_METHODS = ("log", "log_dict", "print")
 
 
 @contextmanager
@@ -181,3 +184,49 @@ def _restored(part: Part) -> bool:
 
 def _cuda_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+@contextmanager
+def silent(model: nn.Module) -> Iterator[None]:
+    """Let the Lightning modules in `model` log and print nothing inside the block, by their methods or their loggers.
+
+    A value that a masked forward logs would join those of the training batches; and where the hook that runs allows no
+    logging on steps, the forward would fail.
+    """
+    # By name, because `lightning.pytorch` and `pytorch_lightning` have each its own of every class.
+    modules = [m for m in model.modules() if any(base.__name__ == "LightningModule" for base in type(m).__mro__)]
+    before = [(module, {name: vars(module)[name] for name in _METHODS if name in vars(module)}) for module in modules]
+    trainers = {id(trainer): trainer for module in modules if (trainer := vars(module).get("_trainer")) is not None}
+    loggers = [(trainer, trainer.loggers) for trainer in trainers.values() if hasattr(trainer, "loggers")]
+    try:
+        for module in modules:
+            vars(module).update(dict.fromkeys(_METHODS, _nothing))
+        for trainer, own in loggers:
+            trainer.loggers = [_Nothing() for _ in own]
+        yield
+    finally:
+        for trainer, own in loggers:
+            trainer.loggers = own
+        for module, methods in before:
+            for name in _METHODS:
+                vars(module).pop(name, None)
+            vars(module).update(methods)
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Take anything, and do nothing."""
+
+
+class _Nothing:
+    """In the place of a logger: every attribute of it takes every call, and so does what comes back."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Nothing()
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        return _Nothing()
+
+    def __getitem__(self, key: Any) -> Any:
+        return _Nothing()

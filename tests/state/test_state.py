@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from interaction_monitor import Probe, assign_players
-from interaction_monitor._state import undisturbed
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.state import undisturbed
 
 CALLS = {"n": 0}
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor._collectives import answer, is_collective
-from interaction_monitor._parts import Opaque, Part, TensorPart, storage_of
+from interaction_monitor.state._collectives import answer, is_collective
+from interaction_monitor.state._parts import Opaque, Part
+from interaction_monitor.state._tensors import TensorPart, storage_of
 
 
 class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

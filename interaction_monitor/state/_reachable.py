@@ -7,25 +7,24 @@ becomes a part, which knows what was there.
 
 from __future__ import annotations
 
-import dis
 import enum
 import functools
 import io
 import logging
-import random
 import socket
 import sys
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._parts import (
+from interaction_monitor._split import is_split
+from interaction_monitor.state._parts import (
+    GENERATORS,
     Array,
     Drawing,
     Mapping,
@@ -33,10 +32,13 @@ from interaction_monitor._parts import (
     Part,
     Place,
     Sequence,
-    TensorPart,
     Unordered,
+    content,
+    globals_in,
+    slot,
+    slots_of,
 )
-from interaction_monitor._split import is_split
+from interaction_monitor.state._tensors import TensorPart
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +69,6 @@ _OF_THE_RUN = frozenset(
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _OF_THE_COMPILER = ("_compiled_call_impl", "_compiler_ctx", "_compile_kwargs")
 _OF_TRANSFORMERS = frozenset(("Trainer", "TrainingArguments", "PreTrainedTokenizerBase", "ProcessorMixin"))
-_GENERATORS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any, Any], None]], ...] = (
-    (torch.Generator, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
-    (np.random.Generator, lambda drawn: drawn.bit_generator.state, lambda drawn, s: _set_bits(drawn.bit_generator, s)),
-    (np.random.BitGenerator, lambda drawn: drawn.state, lambda drawn, state: _set_bits(drawn, state)),
-    (np.random.RandomState, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
-    (random.Random, lambda drawn: drawn.getstate(), lambda drawn, state: drawn.setstate(state)),
-)
 
 
 def parts_of(root: nn.Module) -> list[Part]:
@@ -157,7 +152,7 @@ class _Walk:
             self._take_other(name, value)
 
     def _take_other(self, name: str, value: Any) -> None:
-        for kind, get, put in _GENERATORS:
+        for kind, get, put in GENERATORS:
             if isinstance(value, kind):
                 self.parts.append(Drawing(name, value, get, put))
                 return
@@ -233,9 +228,9 @@ class _Walk:
             if id(cell) not in self._seen:
                 self._seen[id(cell)] = cell
                 self.parts.append(
-                    Place(key, functools.partial(_content, cell), functools.partial(setattr, cell, "cell_contents"))
+                    Place(key, functools.partial(content, cell), functools.partial(setattr, cell, "cell_contents"))
                 )
-                self._push(key, _content(cell))
+                self._push(key, content(cell))
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._push(name, default)
         if function.__dict__:
@@ -243,7 +238,7 @@ class _Walk:
         if _is_of_a_library(function.__module__):
             return
         space = function.__globals__
-        for key in _globals_in(function.__code__):
+        for key in globals_in(function.__code__):
             value = space.get(key)
             if key in space and _is_data(value):
                 self.parts.append(
@@ -261,59 +256,25 @@ class _Walk:
             self.parts.append(Mapping(name, attributes))
             for key, item in attributes.items():
                 self._push(f"{inside}{key}", item)
-        for key, descriptor in _slots_of(type(value)):
+        for key, descriptor in slots_of(type(value)):
             found = True
             self.parts.append(
                 Place(
                     f"{inside}{key}",
-                    functools.partial(_slot, descriptor, value),
+                    functools.partial(slot, descriptor, value),
                     functools.partial(descriptor.__set__, value),
                 )
             )
-            self._push(f"{inside}{key}", _slot(descriptor, value))
+            self._push(f"{inside}{key}", slot(descriptor, value))
         return found
-
-
-def _slots_of(cls: type) -> Iterator[tuple[str, Any]]:
-    for base in cls.__mro__:
-        if "__slots__" in vars(base):
-            for key, descriptor in vars(base).items():
-                if isinstance(descriptor, types.MemberDescriptorType):
-                    yield key, descriptor
-
-
-def _slot(descriptor: Any, value: Any) -> Any:
-    try:
-        return descriptor.__get__(value)
-    except AttributeError:
-        return None
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is empty
-        return None
-
-
-@functools.lru_cache(maxsize=4096)
-def _globals_in(code: types.CodeType) -> tuple[str, ...]:
-    """Return the globals that a function reads or binds; `co_names` has attributes among them."""
-    found = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")]
-    inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in _globals_in(part)]
-    return tuple(dict.fromkeys(found + inner))
 
 
 def _is_data(value: Any) -> bool:
     """Tell whether a global or an attribute of a class is state, not code, nor an object of some library's."""
     if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
         return False
-    kinds = (dict, list, deque, set, tuple, bytearray, Tensor, np.ndarray, *(kind for kind, _, _ in _GENERATORS))
+    kinds = (dict, list, deque, set, tuple, bytearray, Tensor, np.ndarray, *(kind for kind, _, _ in GENERATORS))
     return type(value) in _ATOMS or isinstance(value, kinds) or not _is_of_a_library(type(value).__module__)
-
-
-def _set_bits(generator: Any, state: Any) -> None:
-    generator.state = state
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,0 +1,121 @@
+"""The state of a tensor: its numbers, and the memory that it looks at."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.state._parts import Part
+
+
+class TensorPart(Part):
+    """A tensor: its numbers, and the memory that it looks at.
+
+    Args:
+        name: as code would spell it.
+        tensor: any.
+        copied: whether to copy its numbers now. Otherwise only where a forward is seen about to write to them, see
+            `save`.
+    """
+
+    def __init__(self, name: str, tensor: Tensor, *, copied: bool) -> None:
+        super().__init__(name)
+        self.tensor = tensor
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self._flag = tensor.requires_grad
+        self._version = version_of(tensor)
+        self._view = tensor.detach()
+        self._place = _place_of(tensor)
+        self._copy: Tensor | None = None
+        self._unseen = False  # whether it was written to past its count of changes
+        if copied:
+            self.save()
+
+    @property
+    def copied(self) -> bool:
+        """Whether there is a copy of its numbers."""
+        return self._copy is not None
+
+    def storage(self) -> int | None:
+        """Return a name for the memory that it looks at, if it has one."""
+        return storage_of(self.tensor)
+
+    def save(self) -> None:
+        """Copy its numbers, unless that was done."""
+        if self._copy is None:
+            with suppress(NotImplementedError, RuntimeError):  # some kinds of tensors cannot be copied
+                self._copy = self._view.clone()
+
+    def changed(self, *, closely: bool = False) -> bool:
+        if closely and not self._written() and self._copy is not None and not _moved(self.tensor, self._place):
+            self._unseen = not _equal(self.tensor.detach(), self._copy)
+        return self._written() or _moved(self.tensor, self._place) or self._of_gradients()
+
+    def _written(self) -> bool:
+        if version_of(self.tensor) != self._version:
+            return True
+        return self._unseen and self._copy is not None and not _equal(self.tensor.detach(), self._copy)
+
+    def _of_gradients(self) -> bool:
+        grad = self.tensor.grad if self.tensor.is_leaf else None
+        return grad is not self.grad or self.tensor.requires_grad != self._flag
+
+    def restore(self) -> None:
+        tensor = self.tensor
+        if tensor.requires_grad != self._flag and tensor.is_leaf:
+            tensor.requires_grad_(self._flag)
+        if tensor.is_leaf and tensor.grad is not self.grad:
+            tensor.grad = self.grad
+        if _moved(tensor, self._place):
+            tensor.data = self._view
+        if not self._written():
+            return
+        if self._copy is None:
+            raise RuntimeError("it was written to before there was a copy")
+        with torch.inference_mode(tensor.is_inference()):
+            self._view.copy_(self._copy)
+        if self._version is not None:
+            # A graph of the user's that goes through the tensor counts on it.
+            _set_version(tensor, self._version)
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; inference tensors keep no count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def storage_of(tensor: Tensor) -> int | None:
+    """Return a name for the memory that a tensor looks at; None where it is of a kind that has none."""
+    if tensor.layout != torch.strided:
+        return None
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _set_version(tensor: Tensor, version: int) -> None:
+    with suppress(AttributeError, TypeError, RuntimeError):  # private to torch, and spelt otherwise in older versions
+        torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...] | None:
+    storage = storage_of(tensor)
+    if storage is None:
+        return None
+    return storage, tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+
+
+def _moved(tensor: Tensor, place: tuple[Any, ...] | None) -> bool:
+    return place is not None and _place_of(tensor) != place
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    try:
+        # A NaN does not equal itself.
+        return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+    except (NotImplementedError, RuntimeError):
+        return True
