@@ -15,6 +15,8 @@ def on_page_content(content: str, **_: Any) -> str:
     """Called by MkDocs with the HTML of each page."""
 
     def to_mathml(match: re.Match[str]) -> str:
-        return convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
+        formula = convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
+        # Few fonts have the sign for set difference, U+2216; a backslash looks the same.
+        return formula.replace("&#x02216;", "&#x0005C;")
 
     return _FORMULA.sub(to_mathml, content)

@@ -20,6 +20,7 @@ from interaction_monitor.functional import (
     sparsest_and_or,
 )
 from interaction_monitor.functional.extraction import NOISE, TOL
+from interaction_monitor.players.base import PlayerMap
 
 
 class NotComparableError(ValueError):
@@ -96,6 +97,8 @@ class Comparison:
     samples: tuple[int, ...]  # (S,) which probe samples these are
     player_names: tuple[tuple[str, ...], ...] | None = None  # (S, n)
     counting: Counting = Counting()
+    players: PlayerMap | None = None  # of all probe samples, for a map of the players; None where it is not known
+    inputs: Tensor | dict[str, Tensor] | None = None  # of all probe samples
 
     @property
     def ks(self) -> list[int]:

@@ -253,7 +253,7 @@ def compare(
     if names is None:
         found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
         names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
-    return compare_outputs(
+    result = compare_outputs(
         v,
         names=names,
         alpha=alpha,
@@ -263,6 +263,7 @@ def compare(
         counting=counting,
         player_names=records[0].players.names,
     )
+    return replace(result, players=records[0].players, inputs=records[0].probe_inputs)
 
 
 def _of_record(record: Record) -> Measured:
@@ -276,13 +277,14 @@ def _of_record(record: Record) -> Measured:
 
 
 def _names(records: Sequence[Record]) -> list[str]:
-    """Name records by as much of the ends of their paths as tells them apart."""
+    """Name records by the parts of their paths that tell them apart: `resnet`, not `resnet/version_0/interactions`."""
     parts = [record.folder.resolve().parts for record in records]
-    # the monitor puts its record into a folder of the same name in every run
-    length = 2
-    while len({path[-length:] for path in parts}) < len(set(parts)):
-        length += 1
-    return ["/".join(path[-length:]) for path in parts]
+    shortest = min(map(len, parts))
+    ends = [path[-shortest:] for path in parts]
+    telling = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
+    if not telling:
+        return [records[0].folder.resolve().parent.name] * len(records)
+    return ["/".join(end[place] for place in telling) for end in ends]
 
 
 def _row(record: Record, epoch: int | None) -> int:

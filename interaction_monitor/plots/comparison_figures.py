@@ -23,6 +23,7 @@ from interaction_monitor.functional import (
     sparsity_curve,
 )
 from interaction_monitor.plots.comparison_text import powers
+from interaction_monitor.plots.sample_figures import draw_players, image_of
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -156,6 +157,7 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
     figure = Figure(figsize=(12, height), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2)
+    _map_of_players(figure, comparison, sample)
     for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
         _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
         ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
@@ -208,6 +210,22 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
     (output, *_), (extractions, names) = (ax.get_legend_handles_labels() for ax in axes[:, 0])
     figure.legend([*output, *extractions], ["output", *names], loc="outside upper right", ncols=4, frameon=False)
     return figure
+
+
+def _map_of_players(figure: Figure, comparison: Comparison, sample: int) -> None:
+    """Draw the sample with its players numbered, beside the bars, where these are patches of an image."""
+    if comparison.players is None or comparison.inputs is None:
+        return
+    probed = comparison.samples[sample]
+    image = image_of(comparison.inputs, comparison.players, probed)
+    if image is None:
+        return
+    figure.set_size_inches(14.5, max(figure.get_figheight(), 3.2))
+    figure.get_layout_engine().set(rect=(0.18, 0, 0.82, 1))  # type: ignore[union-attr, call-arg]  # a constrained layout
+    ax = figure.add_axes((0.005, 0.5, 0.16, 0.4))
+    draw_players(ax, image, comparison.players.regions(probed, image.shape[0], image.shape[1]).numpy())
+    ax.set_axis_off()
+    ax.set_title("the players", fontsize=10)
 
 
 Pattern = tuple[str, int]

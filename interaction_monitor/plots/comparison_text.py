@@ -11,6 +11,9 @@ from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.comparison.variations import Ablation, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
 
+# Less than this beyond unrelated outputs is within what samples and ties make.
+LEAST_BEYOND = 0.05
+
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
     """Give s_and and s_or for each k, means over networks and samples."""
@@ -127,16 +130,28 @@ def shared_percentages(extraction: Extraction) -> list[str]:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Say in one sentence what the networks share, beside what unrelated outputs would."""
-    k = comparison.ks[0]
-    and_, or_ = (powers(comparison.shared, [k])[kind][0] for kind in (0, 1))
-    sentence = (
-        f"Of their {k} strongest AND interactions the networks share {and_:.0%}, of the OR interactions {or_:.0%}"
-    )
+    """Say in one sentence where the networks share most beyond what unrelated outputs would."""
+    ks = comparison.ks
     if comparison.control is None:
-        return f"{sentence}."
-    chance = powers(comparison.control, [k])
-    return f"{sentence}; of unrelated outputs it would be {chance[0][0]:.0%} and {chance[1][0]:.0%}."
+        and_, or_ = (powers(comparison.shared, ks[:1])[kind][0] for kind in (0, 1))
+        return f"Of their {ks[0]} strongest AND interactions the networks share {and_:.0%}, of the OR ones {or_:.0%}."
+    told, alike = [], []
+    for name, shared, chance in zip(
+        ("AND", "OR"), powers(comparison.shared, ks), powers(comparison.control, ks), strict=True
+    ):
+        beyond = [mine - theirs for mine, theirs in zip(shared, chance, strict=True)]
+        more = [i for i, difference in enumerate(beyond) if difference >= LEAST_BEYOND]
+        if not more:
+            alike.append(name)
+            continue
+        most, last = max(more, key=lambda i: beyond[i]), more[-1]
+        end = f", from {ks[last + 1]} on no more" if last + 1 < len(ks) else ""
+        told.append((beyond[most], f"{shared[most]:.0%} of the {ks[most]} strongest {name} ({chance[most]:.0%}){end}"))
+    if not told:
+        return "The networks share no more of their strongest interactions than unrelated outputs do."
+    most_first = "; ".join(text for _, text in sorted(told, reverse=True))
+    rest = f"; of the {alike[0]} no more than these" if alike else ""
+    return f"The networks share, beside unrelated outputs in brackets, {most_first}{rest}."
 
 
 def findings(comparison: Comparison) -> list[str]:

@@ -63,7 +63,7 @@ def turnover(ax: Axes, history: History) -> None:
     )
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    ax.set_ylabel("share of the\nstrength")
+    ax.set_ylabel("share")
     if not known.any():
         _nothing(ax, "one measurement has nothing to be compared with")
     run_axis(ax, history, unit)
@@ -112,7 +112,7 @@ def order_effects(ax: Axes, history: History) -> None:
                 ax.plot(values[known], y[known], dash, color=colour, marker=marker_of(history), ms=3)
                 ax.plot([], [], dash, color=colour, label=f"{orders}, {samples}")
     ax.axhline(0, color=GAP, lw=0.8, alpha=0.5)
-    ax.set_ylabel("effect on\nthe output")
+    ax.set_ylabel("effect")
     if not ax.get_legend_handles_labels()[0]:
         _nothing(ax, "not measured")
     run_axis(ax, history, unit)

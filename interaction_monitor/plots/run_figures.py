@@ -27,7 +27,13 @@ __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "stor
 
 _STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
-    {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.axisbelow": True},
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.axisbelow": True,
+        "axes.titley": 1.0,
+    },  # fixed, since looking for a free place takes a sixth of the drawing,
 ]
 
 
@@ -57,10 +63,9 @@ def order_rows(history: History) -> Figure:
     Raises:
         ValueError: If the history is empty.
     """
-    figure = _figure(13, 3.1)
-    axes = figure.subplots(1, 6, sharey=True)
-    charts.bar_row(list(axes), history)
-    figure.suptitle("Which orders carry the interactions, from the start of the run to its end")
+    figure = _page(_WIDTH, 2.9)
+    charts.bar_row(_row(figure, top=0.95, height=1.4), history)
+    _title(figure, "Which orders carry the interactions, from the start of the run to its end")
     return figure
 
 
@@ -77,8 +82,8 @@ def heat_map(history: History) -> Figure:
     Raises:
         ValueError: If the history is empty.
     """
-    figure = _figure(12, 4.5)
-    ax = figure.subplots()
+    figure = _page(_WIDTH, 4.0)
+    (ax,) = _stack(figure, [3.0], top=0.45)
     _heat_map(ax, history)
     ax.set_title("How the interaction strength spreads over the orders")
     return figure
@@ -98,10 +103,10 @@ def curves(history: History) -> Figure:
         ValueError: If the history is empty.
     """
     losses = _has_losses(history)
-    figure = _figure(12, 7 if losses else 4.5)
-    axes = figure.subplots(2 if losses else 1, 1, sharex=True, squeeze=False, height_ratios=[3, 2][: 1 + losses])
-    _curves(list(axes[:, 0]), history)
-    axes[0, 0].set_title("How many inputs an interaction joins on average, beside the gap between test and train loss")
+    figure = _page(_WIDTH, 6.0 if losses else 4.0)
+    axes = _stack(figure, [3.0, 1.9][: 1 + losses], top=0.45, gap=0.15)
+    _curves(axes, history)
+    axes[0].set_title("How many inputs an interaction joins on average, beside the gap between test and train loss")
     return figure
 
 
@@ -128,28 +133,24 @@ def story(history: History) -> Figure:
         ValueError: history is empty: measure at least once before drawing
     """
     losses, beside = _has_losses(history), not np.isnan(history.column("generalizing_share")).all()
-    figure = _figure(13, 11 + 3 * losses + 3 * beside)
-    heights = [2.6, 3.0, 3.2, *[2.2] * (losses + beside)]
-    parts: Any = figure.subfigures(2, 1, height_ratios=[heights[0], sum(heights[1:])], hspace=0.02)
-    charts.bar_row(list(parts[0].subplots(1, 6, sharey=True)), history)
-    title = "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once"
-    parts[0].suptitle(title, x=0.042, ha="left", fontsize=12)
-    axes = parts[1].subplots(len(heights) - 1, 1, sharex=True, height_ratios=heights[1:])
+    heights = [2.3, 2.5, *[1.7] * (losses + beside)]
+    sentence = verdict(history)
+    lines = textwrap.wrap(f"{sentence[:1].upper()}{sentence[1:]}.", 104)
+    head = 0.35 + 0.24 * len(lines)
+    below = head + 2.95  # the bars take that much
+    figure = _page(_WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
+    _title(figure, "\n".join(lines), size=10.5, weight="bold")
+    figure.text(_LEFT / _WIDTH, 1 - head / figure.get_figheight(), _TITLES[0], va="center", fontsize=11)
+    charts.bar_row(_row(figure, top=head + 0.65, height=1.4), history)
+    axes = _stack(figure, heights, top=below, gap=0.42)
     _heat_map(axes[0], history)
-    axes[0].set_title("2  The same over the whole run, one column per measurement", fontsize=12)
-    axes[0].set_xlabel("")
-    _curves(list(axes[1 : len(axes) - beside]), history)
+    _curves(axes[1 : len(axes) - beside], history)
     if beside:
         charts.generalizing_curve(axes[-1], history)
-        axes[-2].set_xlabel("")
-        axes[-1].set_title(
-            "4  Which part of it will hold: what networks trained on other samples encode too", fontsize=12
-        )
-    title = "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap"
-    axes[1].set_title(title, fontsize=12)
-    sentence = verdict(history)
-    lines = textwrap.wrap(f"{sentence[:1].upper()}{sentence[1:]}.", 115)
-    figure.suptitle("\n".join(lines), fontsize=13, fontweight="bold")
+        axes[-1].set_title(_TITLES[3])
+    axes[0].set_title(_TITLES[1])
+    axes[1].set_title(_TITLES[2])
+    _name_the_lowest(axes)
     return figure
 
 
@@ -169,8 +170,8 @@ def carry_over(history: History) -> Figure:
     """
     alike = history.by_order("similarity")
     with_alike = not np.isnan(alike).all()
-    figure = _figure(12, 11.5 if with_alike else 9)
-    axes = figure.subplots(3 + with_alike, 1, sharex=True)
+    figure = _page(_WIDTH, 10.2 if with_alike else 7.8)
+    axes = _stack(figure, [1.9] * (3 + with_alike), top=0.45, gap=0.5)
     persistence.turnover(axes[0], history)
     axes[0].set_title("1  What was salient at a measurement or at the one before it")
     _shares_map(axes[1], history, persistence.persisted_shares(history))
@@ -183,18 +184,18 @@ def carry_over(history: History) -> Figure:
     for ax in axes:
         charts.mark_onsets(ax, history)
     for ax, count in ((axes[0], 3), (axes[2], 4)):
+        _leave_room(ax, 0.2)
         handles, labels = ax.get_legend_handles_labels()
-        ax.legend(handles[:count], labels[:count], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    for ax in axes[:-1]:
-        ax.set_xlabel("")
+        ax.legend(handles[:count], labels[:count], loc="upper center", ncols=count, fontsize=8, frameon=False)
+    _name_the_lowest(axes)
     return figure
 
 
 def to_image(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure and free it.
+    """Render a figure.
 
     Args:
-        figure: A figure of this module, of no use afterwards.
+        figure: A figure of this module.
 
     Returns:
         (height, width, 3) pixels.
@@ -202,14 +203,62 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
-    figure.clear()
     return pixels
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+# Inches at 100 pixels each. Placed by hand: a layout engine takes longer than all the drawing.
+_WIDTH, _LEFT, _RIGHT = 10.0, 0.82, 0.95
+_TITLES = (
+    "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once",
+    "2  The same over the whole run, one column per measurement",
+    "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
+    "4  Which part of it will hold: what networks trained on other samples encode too",
+)
+
+
+def _page(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _title(figure: Figure, text: str, *, size: float = 11, weight: str = "normal") -> None:
+    y = 1 - 0.1 / figure.get_figheight()
+    figure.suptitle(text, x=_LEFT / _WIDTH, y=y, ha="left", va="top", fontsize=size, fontweight=weight)
+
+
+def _row(figure: Figure, *, top: float, height: float, n: int = 6) -> list[Axes]:
+    """Place axes beside each other on one y axis; `top` is measured from the upper edge."""
+    step = (_WIDTH - _LEFT - 0.1) / n
+    axes: list[Axes] = []
+    for i in range(n):
+        axes.append(_place(figure, _LEFT + i * step, top, step - 0.1, height, sharey=axes[0] if axes else None))
+    return axes
+
+
+def _stack(figure: Figure, heights: list[float], *, top: float, gap: float = 0.42) -> list[Axes]:
+    """Place axes under each other on one x axis."""
+    axes: list[Axes] = []
+    for height in heights:
+        first = axes[0] if axes else None
+        axes.append(_place(figure, _LEFT, top, _WIDTH - _LEFT - _RIGHT, height, sharex=first))
+        top += height + gap
+    return axes
+
+
+def _place(figure: Figure, left: float, top: float, width: float, height: float, **shared: Any) -> Axes:
+    page_width, page_height = figure.get_size_inches()
+    bottom = page_height - top - height
+    return figure.add_axes(
+        (left / page_width, bottom / page_height, width / page_width, height / page_height), **shared
+    )
+
+
+def _name_the_lowest(axes: list[Axes]) -> None:
+    """Leave the run's axis to the lowest of charts that share it."""
+    for ax in axes[:-1]:
+        ax.set_xlabel("")
+        ax.tick_params(labelbottom=False)
 
 
 def _has_losses(history: History) -> bool:
@@ -236,17 +285,19 @@ def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None
 def _curves(axes: list[Axes], history: History) -> None:
     top = axes[0]
     charts.mean_order_curve(top, history)
-    _leave_room(top, 0.3)
-    charts.mark_phases(top, history, names_at=0.86)
-    charts.mark_onsets(top, history, height=0.89)
+    _leave_room(top, 0.38)
+    charts.mark_phases(top, history, names_at=0.82)
+    charts.mark_onsets(top, history, height=0.84)
     handles, labels = top.get_legend_handles_labels()
     if not np.isnan(history.column("loss_gap")).all():
         right = top.twinx()
         charts.loss_gap_curve(right, history)
-        _leave_room(right, 0.3)
+        _leave_room(right, 0.38)
         more, names = right.get_legend_handles_labels()
         handles, labels = handles + more, labels + names
-    top.legend(handles, labels, loc="upper center", ncols=len(labels), frameon=False, columnspacing=1.2)
+    # Two rows where all would not go into one.
+    columns = len(labels) if len(labels) < 5 else -(-len(labels) // 2)
+    top.legend(handles, labels, loc="upper center", ncols=columns, frameon=False, columnspacing=1.2, fontsize=8)
     for ax in axes[1:]:
         charts.loss_curves(ax, history)
         charts.mark_phases(ax, history)
@@ -255,8 +306,7 @@ def _curves(axes: list[Axes], history: History) -> None:
         shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         names = [name for name in ("train loss", "test loss", "test above train") if name in shown]
         ax.legend([shown[name] for name in names], names, loc="upper center", ncols=len(names) or 1, frameon=False)
-    for ax in axes[:-1]:
-        ax.set_xlabel("")
+    _name_the_lowest(axes)
 
 
 def _leave_room(ax: Axes, share: float) -> None:

@@ -40,8 +40,8 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
   *Ignore outliers*, which hides the start.
 - **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
   every order over time, ⟨k⟩ and the losses.
-- `{name}/carry_over`: which part of the strength was there at the measurement before, by order too, and what low and
-  high orders add to the output. High orders mostly come and go, and cancel.
+- `{name}/what_carries_over`: which part of the strength was there at the measurement before, by order too, and what low
+  and high orders add to the output. High orders mostly come and go, and cancel.
 - **Scalars**: `{name}/phase` is 1 in phase one and 2 in phase two, written as soon as it is decided for a
   measurement; **Text**, `{name}/verdict`, says what was found, at the step where it became known.
 

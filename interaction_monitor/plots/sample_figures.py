@@ -37,6 +37,11 @@ class Interaction:
     effect: float  # in units of the output
 
     @property
+    def label(self) -> str:
+        """Its kind, or "alone": of one player AND and OR are the same."""
+        return self.kind if len(self.players) > 1 else "alone"
+
+    @property
     def signed(self) -> str:
         """The effect with its sign."""
         return f"{self.effect:+.2g}"
@@ -49,6 +54,7 @@ class Example:
     sample: int
     target: int | None
     picture: str | None  # a data URI; None where the players are named instead
+    sentence: tuple[tuple[str, int | None], ...]  # its words, with their players; None for what lies between
     moments: tuple[tuple[str, tuple[tuple[Interaction, tuple[str, ...]], ...]], ...]  # name, interactions and names
 
 
@@ -83,7 +89,7 @@ def examples(
             (name, tuple((interaction, _names(players, sample, interaction)) for interaction in interactions))
             for name, interactions in shown
         )
-        found.append(Example(sample, _target(targets, sample), picture, named))
+        found.append(Example(sample, _target(targets, sample), picture, sentence(players, sample), named))
     return found
 
 
@@ -184,17 +190,23 @@ def _draw(
                 ax.text(0.5, 1.01, title, transform=ax.transAxes, ha="center", va="bottom", fontsize=9, weight=weight)
                 return ax
 
-            _players(panel(0, name.replace(", ", ",\n"), bold=True), image, regions)
+            draw_players(panel(0, name.replace(", ", ",\n"), bold=True), image, regions)
             for column, interaction in enumerate(interactions, start=1):
-                kind = interaction.kind if len(interaction.players) > 1 else "alone"
-                title = f"{kind} {', '.join(map(str, interaction.players))}\n{interaction.signed}"
+                title = f"{interaction.label} {', '.join(map(str, interaction.players))}\n{interaction.signed}"
                 _interaction(panel(column, title), image, regions, interaction)
         file = io.BytesIO()
         figure.savefig(file, format="png")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _players(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64]) -> None:
+def draw_players(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64]) -> None:
+    """Draw an image with its players outlined and numbered.
+
+    Args:
+        ax: Where to draw.
+        image: (height, width) or (height, width, 3) in 0..1.
+        regions: (height, width) the player of each pixel; -1 is of none.
+    """
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     for player in np.unique(regions[regions >= 0]):
         inside = regions == player
@@ -216,12 +228,43 @@ def _interaction(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64
     ax.add_collection(LineCollection(list(outline(inside)), colors=colour, linewidths=2, linestyles=[dashes]))
 
 
+def sentence(players: PlayerMap, sample: int) -> tuple[tuple[str, int | None], ...]:
+    """List the words of a sample in their order, each with its player, and "…" for the words between them.
+
+    Args:
+        players: Words of sequences, called by name.
+        sample: Which sample.
+
+    Returns:
+        Pairs of text and player; nothing where the players are no words of a sentence.
+
+    Example:
+        >>> labels = torch.tensor([[-1, 0, -1, 1, 1, -1], [0, 1, -1, -1, -1, -1]])
+        >>> names = (("funny", "film"), ("dull", "film"))
+        >>> sentence(PlayerMap(labels, n_players=2, axes=(1,), names=names), 0)
+        (('…', None), ('funny', 0), ('…', None), ('film', 1), ('…', None))
+    """
+    names = players.names
+    if names is None or players.labels.ndim != 2 or len(set(names)) < 2:
+        return ()
+    order = [int(label) for label in players.labels[sample]]
+    runs = [label for place, label in enumerate(order) if not place or label != order[place - 1]]
+    return tuple((names[sample][label], label) if label >= 0 else ("…", None) for label in runs)
+
+
 def _names(players: PlayerMap, sample: int, interaction: Interaction) -> tuple[str, ...]:
     if players.names is None:
         return tuple(f"player {player}" for player in interaction.players)
     # Names can be fewer than players where a sample had too few parts; it is left out of measurements then.
     names = players.names[sample]
-    return tuple(names[player] if player < len(names) else f"player {player}" for player in interaction.players)
+    return tuple(_name(names, player) for player in interaction.players)
+
+
+def _name(names: Sequence[str], player: int) -> str:
+    """Call a player by its name, and by its number too where others have the same."""
+    if player >= len(names):
+        return f"player {player}"
+    return f"{names[player]} ({player})" if names.count(names[player]) > 1 else names[player]
 
 
 def _target(targets: Tensor | None, sample: int) -> int | None:

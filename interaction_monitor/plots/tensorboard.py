@@ -40,10 +40,7 @@ _layouts: WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = WeakKeyDicti
 
 PICTURES: Mapping[str, Callable[[History], Figure]] = {
     "story": run_figures.story,
-    "order_rows": run_figures.order_rows,
-    "heat_map": run_figures.heat_map,
-    "curves": run_figures.curves,
-    "carry_over": run_figures.carry_over,
+    "what_carries_over": run_figures.carry_over,  # TensorBoard sorts by name, and the story comes first
 }
 
 # Numbers of every measurement that say nothing as single charts: hardly any changes, or the story shows it.
@@ -246,7 +243,15 @@ def custom_scalars(
         >>> list(custom_scalars(3)["interactions"])[0]
         'mean order ⟨k⟩ with its 95% band'
     """
-    orders = [_exactly(f"{name}/order_{k}") for k in range(1, n_players + 1)]
+    # TensorBoard gives all curves of a run one colour, so few share a chart.
+    spans = [(first, min(first + 2, n_players)) for first in range(1, n_players + 1, 3)]
+    orders = {
+        f"I^(k), strength of orders {first} to {last}" if last > first else f"I^(k), strength of order {first}": [
+            "Multiline",
+            [_exactly(f"{name}/order_{k}") for k in range(first, last + 1)],
+        ]
+        for first, last in spans
+    }
     loss_tags = [_exactly(tag) for tag in losses] or [_exactly(*TRAIN_NAMES), _exactly(*TEST_NAMES)]
     mean_order = f"{name}/mean_order"
     share = f"{name}/generalizing_share"
@@ -256,7 +261,7 @@ def custom_scalars(
         name: {
             **first,
             "mean order ⟨k⟩ with its 95% band": ["Margin", [mean_order, f"{mean_order}_low", f"{mean_order}_high"]],
-            "I^(k), strength of each order (sums to n)": ["Multiline", orders],
+            **orders,
             "mean order, losses and loss gap": [
                 "Multiline",
                 [_exactly(mean_order), _exactly(f"{name}/loss_gap"), *loss_tags],

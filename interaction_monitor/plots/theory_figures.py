@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts
-from interaction_monitor.plots.theory_text import WHY_GREY, level
+from interaction_monitor.plots.theory_text import WHY_GREY, level, match_words
 from interaction_monitor.theory.closed_form import norm_ratio
 from interaction_monitor.theory.overlay import Overlay
 
@@ -132,7 +132,7 @@ def _column(ax: Axes, overlay: Overlay, index: int) -> None:
     known = "onset" if index == overlay.turn else "phase two"
     stage = "phase one" if not two else known if overlay.onset_known else "phase two?"
     ax.set_title(f"{overlay.places[index]}\n{stage}", fontsize=10, color="black" if two else _GREY)
-    note = f"σ² = {level(float(fit.sigma2[index]))}\ncosine {float(fit.cosine[index]):.3f}"
+    note = f"σ² = {level(float(fit.sigma2[index]))}\n{match_words(overlay, index)}"
     ax.text(0.97, 0.97, note, transform=ax.transAxes, ha="right", va="top", color="black" if two else _GREY, fontsize=9)
     ax.set_xlabel("order k")
 

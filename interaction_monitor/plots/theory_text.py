@@ -77,6 +77,13 @@ def level(sigma2: float) -> str:
     return "-" if math.isnan(sigma2) else f"{sigma2:.2g}"
 
 
+def match_words(overlay: Overlay, index: int) -> str:
+    """Say how well the theory matches a measurement; of the last, from which it is made, that it must."""
+    if index == len(overlay.history) - 1:
+        return "its own prediction"
+    return f"cosine {float(overlay.fit.cosine[index]):.3f}"
+
+
 def findings(overlay: Overlay) -> list[str]:
     """Say what the overlay shows: where phase two is, how well it is matched at worst, and whether σ̂² decreases.
 

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts
-from interaction_monitor.plots.theory_text import level
+from interaction_monitor.plots.theory_text import level, match_words
 from interaction_monitor.report.plotly_style import GREY, LIGHT_GREY, legend_above, shade, styled
 from interaction_monitor.theory.overlay import Overlay
 
@@ -19,8 +19,7 @@ def overlay_bars(overlay: Overlay) -> go.Figure:
     chosen = representative_measurements(history)
     values, unit = positions(history)
     titles = [
-        f"{unit} {values[i]:.0f}<br>σ² = {level(float(fit.sigma2[i]))}<br>cosine {float(fit.cosine[i]):.3f}"
-        for i in chosen
+        f"{unit} {values[i]:.0f}<br>σ² = {level(float(fit.sigma2[i]))}<br>{match_words(overlay, i)}" for i in chosen
     ]
     figure = make_subplots(1, len(chosen), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.02)
     orders = np.arange(1, history.n_players + 1)

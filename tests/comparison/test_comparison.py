@@ -162,10 +162,10 @@ def test_records_give_their_last_or_the_asked_measurement(record):
 def test_records_are_named_by_what_tells_them_apart(record):
     one, two = (record(f"{run}/version_0/interactions", outputs(seed)) for seed, run in enumerate(("resnet", "vgg")))
     assert compare([one, two]).names == (
-        "resnet/version_0/interactions, epoch 0",
-        "vgg/version_0/interactions, epoch 0",
+        "resnet, epoch 0",
+        "vgg, epoch 0",
     )
-    assert compare([one, one]).names == ("version_0/interactions, epoch 0",) * 2
+    assert compare([one, one]).names == ("version_0, epoch 0",) * 2
 
 
 def test_refuses_records_of_other_samples_or_players_and_says_what_differs(record):

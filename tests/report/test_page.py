@@ -245,7 +245,7 @@ class TestOtherNetworks:
         page = Page(report_page(record, [other]))
         assert set(page.figures) == FIGURES
         assert ("a", {"href": "#comparison"}) in page.tags
-        assert "other/interactions, epoch 3" in page.text
+        assert "other, epoch 3" in page.text
         assert "More AND interactions are shared if extracted together" in page.text
         pictures = [a for tag, a in page.tags if tag == "img" and "Strength of each order and sign" in a["alt"]]
         assert len(pictures) == 1
