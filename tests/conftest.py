@@ -19,14 +19,6 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(autouse=True)
-def same_number_of_threads():
-    """Give torch its threads back after a test that changes their number: others compute on as many as before."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def make_net():
     return SmallNet

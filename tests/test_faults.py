@@ -142,17 +142,26 @@ def test_a_measurement_is_announced_and_laid_beside_an_epoch(net, loaders, make_
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc")
 def test_many_measurements_do_not_let_memory_grow(net, loaders, make_trainer):
     watch = monitor(every_n_epochs=1)
-    sizes = []
+    seen = []
 
     class Scale(L.Callback):
         def on_train_epoch_end(self, trainer, module):
-            if trainer.current_epoch % 50 == 49:
+            if trainer.current_epoch % 20 == 19:
                 gc.collect()
+                objects = gc.get_objects()
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
-                sizes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+                seen.append(
+                    (
+                        sum(issubclass(type(thing), torch.Tensor) for thing in objects),
+                        len(objects),
+                        pages * os.sysconf("SC_PAGE_SIZE"),
+                    )
+                )
 
     options = {"limit_train_batches": 1, "limit_val_batches": 1, "enable_checkpointing": False, "logger": False}
-    make_trainer(watch, Scale(), max_epochs=300, **options).fit(net, *loaders)
-    assert len(watch.observer.history) == 301
-    print([size // 2**20 for size in sizes])
-    assert sizes[-1] - sizes[1] < 8 * 2**20
+    make_trainer(watch, Scale(), max_epochs=60, **options).fit(net, *loaders)
+    assert len(watch.observer.history) == 61
+    (tensors, objects, size), _, (tensors_later, objects_later, size_later) = seen
+    assert tensors_later == tensors
+    assert objects_later - objects <= 3 * 40  # 40 measurements leave a row each
+    assert size_later - size < 4 * 2**20

@@ -204,11 +204,10 @@ def test_functions_of_high_orders_need_no_interior_point(monkeypatch: pytest.Mon
         assert_feasible(v, result, 0.02)
 
 
-@pytest.mark.slow
 def test_fourteen_players() -> None:
     v = torch.cat((network_like(1, 14), torch.stack(list(hand_made(14).values()))[:1]))
-    result = sparsest_and_or(v)
-    assert (result.gap <= 1e-2).all()
+    result = sparsest_and_or(v, tol=5e-2)  # for time
+    assert (result.gap <= 5e-2).all()
     assert_feasible(v, result, 0.02)
 
 
