@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from interaction_monitor.forward.all_coalitions import outputs_of
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
+from interaction_monitor.losses import TrainingSamples, evaluated_loss
 from interaction_monitor.measurement import Measurement, interpret_by, rounding_warning
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
@@ -31,6 +32,8 @@ from interaction_monitor.reference.references import References
 from interaction_monitor.reference.sources import Given, Run
 from interaction_monitor.reference.twins import TwinTraining
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
+
+LossPair = tuple[float | None, float | None]  # of training, of test
 
 
 class Observer:
@@ -50,6 +53,8 @@ class Observer:
             `observe`. None means that this process measures alone.
         train: training samples and their players, measured as well to see what carries over from them; this
             takes as long again for each of them. None leaves them out.
+        train_samples: training samples, with the labels as trained on, whose loss is laid beside the probe's at each
+            measurement, both in evaluation mode; None takes those of `train`.
         reference: other networks for the same task, trained on other samples, to see which part of the strength they
             have too: the folder of another run's record over the same probe and players, or the record; a trained
             network; a `reference.Checkpoint`; or several of these. They are measured once, by the first `observe`. Or
@@ -85,6 +90,7 @@ class Observer:
         record: Record | None = None,
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
+        train_samples: Probe | None = None,
         reference: Given | None = None,
     ) -> None:
         require_drawn("Observer", probe, players)
@@ -96,6 +102,8 @@ class Observer:
         self.begin: Callable[[], Record] | None = None  # makes the record at the first write, if there is none by then
         self.ranks = ranks or Ranks()
         self.train = train
+        self.train_samples = TrainingSamples(len(probe))
+        self.train_samples.probe = train_samples or (None if train is None else train[0])
         self.references = References.of(reference)
         self.history = History()
         self.last: Measurement | None = None
@@ -153,10 +161,13 @@ class Observer:
         if self.references is not None:
             measurement = self._beside_references(measurement, settings)
         train = None if self.train is None else self._measure(model, *self.train, settings)
+        evaluated = self._evaluated(model, settings)
+        losses = self._compared_losses((train_loss, test_loss), evaluated)
         state = self.tracker.update(
-            epoch=epoch, step=step, strength=measurement.strength, train_loss=train_loss, test_loss=test_loss
+            epoch=epoch, step=step, strength=measurement.strength, train_loss=losses[0], test_loss=losses[1]
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
+        row = replace(row, evaluated_train_loss=evaluated[0], evaluated_test_loss=evaluated[1])
         row = replace(row, **from_before(self._before(), measurement))
         if self.references is not None:
             row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
@@ -169,6 +180,25 @@ class Observer:
         self.last = measurement
         self._warn_of_rounding(measurement, row)
         return row
+
+    def _evaluated(self, model: nn.Module, settings: Settings) -> LossPair:
+        """Return both losses of the network as it is, on all processes alike."""
+        if self.train_samples.probe is None or is_split(model):
+            return None, None
+        found: LossPair = (None, None)
+        if self.ranks.rank == 0:
+            with suppress(Exception):  # it is told beside the interactions, which say what fails
+                found = (
+                    evaluated_loss(model, self.train_samples.probe, settings),
+                    evaluated_loss(model, self.probe, settings),
+                )
+        return self.ranks.of_first(found)
+
+    def _compared_losses(self, logged: LossPair, evaluated: LossPair) -> LossPair:
+        """Return the losses between which the gap opens: the evaluated ones in runs that log none from the start."""
+        row = self.history[1] if len(self.history) > 1 else None
+        known = None not in logged if row is None else row.loss_gap is not None
+        return logged if known or not len(self.history) else evaluated
 
     def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
         """Measure the references, if there are any that have not been measured; `look` does it too.
@@ -289,6 +319,7 @@ class Observer:
             "tracker": self.tracker.state_dict(),
             "labels": self.players.labels,
             "baseline": self.players.baseline,
+            "train_samples": self.train_samples.state_dict(),
             "references": None if self.references is None else self.references.state_dict(),
         }
 
@@ -325,6 +356,7 @@ class Observer:
             fits = isinstance(baseline, (int, float)) and abs(baseline) <= torch.finfo(torch.float32).max
         if not fits:
             raise ValueError("the checkpoint's baseline is of another kind or shape; resume with the same players")
+        self.train_samples.load_state_dict(state.get("train_samples", {}))
         if self.references is not None and state.get("references") is not None:
             self.references.load_state_dict(state["references"])
         self.history = History.from_primitives(state["history"])

@@ -255,6 +255,8 @@ class InteractionMonitor(Callback):
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None
+        if self.observer is not None:
+            self.observer.train_samples.add(batch)
         with self.faults.guard("training the twins"):
             lightning_twins.step(self.observer, trainer, pl_module, batch, batch_idx)
 

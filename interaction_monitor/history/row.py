@@ -14,9 +14,10 @@ OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect",
 ADDED = (
     *("onset_step", "detected_step", "rounding", "gap_onset_step"),
     *("generalizing_share", "generalizing_low", "generalizing_high"),
+    *("evaluated_train_loss", "evaluated_test_loss"),
     *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
 )
-DERIVED = ("loss_gap", "persisted_share", "high_order_effect", "high_order_gap")
+DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -69,6 +70,9 @@ class Row:
     generalizing_low: float | None = None  # its 95% interval over probe samples
     generalizing_high: float | None = None
     generalizing: tuple[float, ...] = ()  # strength of what a reference has too
+    # Mean losses of this very network in evaluation mode: of fixed training samples, and of the probe's.
+    evaluated_train_loss: float | None = None
+    evaluated_test_loss: float | None = None
     overfitting_epoch: int | None = None  # from where the share sinks, once that is known
     overfitting_detected_epoch: int | None = None  # the measurement at which it became known
     overfitting_step: int | None = None  # as `overfitting_epoch`
@@ -106,6 +110,13 @@ class Row:
         if self.train_loss is None or self.test_loss is None:
             return None
         return self.test_loss - self.train_loss
+
+    @property
+    def evaluated_gap(self) -> float | None:
+        """The loss gap between the probe's and as many training samples; None unless both losses are known."""
+        if self.evaluated_train_loss is None or self.evaluated_test_loss is None:
+            return None
+        return self.evaluated_test_loss - self.evaluated_train_loss
 
     @property
     def generalizing_by_order(self) -> dict[int, float]:
