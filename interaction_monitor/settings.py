@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from interaction_monitor._checks import describe
+from interaction_monitor._checks import describe, is_number
 from interaction_monitor.functional.extraction import NOISE, TIE_BREAK, TOL
 from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.outputs import Output
@@ -41,8 +41,7 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (name == "tol" and value == 0):
+            if not (is_number(value) and math.isfinite(value)) or value < 0 or (name == "tol" and value == 0):
                 raise ValueError(f"Thresholds({name}={value!r}): give {'above' if name == 'tol' else 'at least'} 0")
 
 
