@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,9 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class NoValidSamplesError(RuntimeError):
@@ -61,6 +66,17 @@ class Measurement:
     def output_change(self) -> float:
         """The mean |v(x) - v(x_∅)| over the valid samples."""
         return float((self.v[self.valid, -1] - self.v[self.valid, 0]).abs().mean())
+
+    def plot(self, sample: int = 0, *, names: Sequence[str] | None = None) -> Figure:
+        """Draw what a sample's output is made of, as `plots.waterfall.waterfall` does."""
+        from interaction_monitor.plots.waterfall import waterfall  # pictures are made of measurements
+
+        return waterfall(self, sample, names=names)
+
+    def _repr_html_(self) -> str:
+        from interaction_monitor.plots.run_figures import measurement_html
+
+        return measurement_html(self)
 
 
 def _require_outputs(v: object) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
 
 from interaction_monitor.callbacks import lightning_twins, resume
 from interaction_monitor.callbacks._arguments import (
@@ -193,6 +194,17 @@ class InteractionMonitor(Callback):
     def state_key(self) -> str:
         """The key of this monitor's state in checkpoints; the name tells several monitors apart."""
         return f"{type(self).__qualname__}[{self.name}]"
+
+    def plot(self) -> Figure:
+        """Draw what was measured so far on one page.
+
+        Raises:
+            ValueError: if nothing was measured yet.
+        """
+        return (History() if self.observer is None else self.observer.history).plot()
+
+    def _repr_html_(self) -> str:
+        return (History() if self.observer is None else self.observer.history)._repr_html_()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work before anything is placed on a device."""

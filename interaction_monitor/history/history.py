@@ -7,12 +7,16 @@ the others say too. Everything here is plain numbers: no tensors, no files, no L
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interaction_monitor.history.row import DERIVED, KINDS, PREFIXES, TUPLE, Row, of_order
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+from interaction_monitor.history.row import DERIVED, KINDS, PREFIXES, TUPLE, Row, csv_columns, of_order
 
 
 class History(Sequence[Row]):
@@ -67,6 +71,28 @@ class History(Sequence[Row]):
     def __repr__(self) -> str:
         last = f", last at epoch {self._rows[-1].epoch}" if self._rows else ""
         return f"History({len(self._rows)} measurements{last})"
+
+    def plot(self) -> Figure:
+        """Draw the run on one page, as `plots.run_figures.story` does."""
+        from interaction_monitor.plots.run_figures import story  # pictures are made of histories, not the reverse
+
+        return story(self)
+
+    def _repr_html_(self) -> str:
+        from interaction_monitor.plots.run_figures import to_html
+
+        return to_html(self)
+
+    def to_pandas(self) -> DataFrame:
+        """Return the rows as a pandas data frame, with the columns of the CSV file.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        from pandas import DataFrame
+
+        columns = csv_columns(self.n_players) if self else []
+        return DataFrame({name: self.column(name) for name in columns})
 
     def append(self, row: Row) -> None:
         """Add a measurement that was taken after all the others.

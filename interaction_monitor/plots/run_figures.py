@@ -6,6 +6,9 @@ They use matplotlib's object interface, so a program's own pyplot figures, backe
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import textwrap
 from collections.abc import Callable
 from functools import wraps
@@ -19,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
+from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots import charts, persistence
 from interaction_monitor.plots.charts import order_bars
 from interaction_monitor.plots.run_text import verdict
@@ -214,6 +218,49 @@ _TITLES = (
     "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
     "4  Which part of it will hold: what networks trained on other samples encode too",
 )
+
+
+def to_html(history: History) -> str:
+    """Show a run in a notebook: what it showed in words, and the picture that tells it.
+
+    Args:
+        history: The run so far; it may be empty.
+
+    Returns:
+        HTML that needs nothing else.
+    """
+    sentence = html.escape(verdict(history))
+    words = f"<p><b>{sentence[:1].upper()}{sentence[1:]}.</b></p>"
+    return words + (picture_html(story(history), alt=sentence) if len(history) else "")
+
+
+def measurement_html(measurement: Measurement) -> str:
+    """Show a measurement in a notebook: its distribution over orders, and what it is of.
+
+    Args:
+        measurement: The measurement.
+    """
+    n_samples, n_players = measurement.strength.shape
+    words = f"{n_samples} samples, {n_players} players: mean order {measurement.mean_order:.2f}"
+    with style.context(_STYLE):
+        figure = _page(4.5, 2.4)
+        ax = figure.add_axes((0.14, 0.2, 0.83, 0.72))
+        charts.order_bars(ax, measurement.distribution.numpy())
+        ax.set_xlabel("order k")
+        return f"<p><b>{words}</b></p>" + picture_html(figure, alt=words)
+
+
+def picture_html(figure: Figure, *, alt: str) -> str:
+    """Write a figure as an HTML image with its pixels inside.
+
+    Args:
+        figure: The figure.
+        alt: What it shows, for those who do not see it; no markup is left in it.
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 def _page(width: float, height: float) -> Figure:

@@ -62,13 +62,15 @@ class Record:
         self.folder = folder
         self.settings: dict[str, Any] = run["settings"]
         self.history = history
-        self.left_out = left_out
-        self.ignored = ignored
+        self.left_out, self.ignored = left_out, ignored
         self._run = run
 
     def __repr__(self) -> str:
         measured = f"{len(self.history)} measurements of {self.n_samples} samples, {self.n_players} players"
-        return f"{type(self).__name__}({self.folder}, {measured})"
+        return f"Record({self.folder}, {measured})"
+
+    def _repr_html_(self) -> str:
+        return self.history._repr_html_()
 
     @classmethod
     def create(cls, folder: str | Path, *, settings: Mapping[str, Any], players: PlayerMap, probe: Probe) -> Record:
