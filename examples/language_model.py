@@ -2,6 +2,7 @@
 
 python -m examples.language_model --data FOLDER           # needs the extra "models"; 3 prompts, minutes each
 python -m examples.language_model --data FOLDER --full    # 100 prompts, for a GPU
+python -m examples.language_model --data FOLDER --model OPT --out opt.npy    # a model of yours, its outputs kept
 
 Nothing is trained. As in Chen et al. 2024, appendix O: the ten words of each prompt that the authors chose are the
 players, all tokens of a word are masked together at the embedding, and the output is the log-odds of the word that the
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,15 @@ from interaction_monitor.players import Words
 SMALL = {"smollm2": training.Size(samples=3)}
 FULL = training.Size(samples=100)
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def of_folder(folder: Path) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer, such as OPT, LLaMA or Aquila, from a folder of Hugging Face's."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"there is no {folder / 'config.json'}; give the folder of save_pretrained as --model")
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def smollm2() -> tuple[Any, Any]:
@@ -70,25 +81,29 @@ def tokenised(prompts: list[Prompt], tokenizer: Any) -> tuple[Probe, Tensor]:
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, full=FULL, command=command)
+    options = training.options(__doc__, SMALL, full=FULL, command=command, model=Path)
     with training.refusals():
-        prompts = squad(options.data)
+        prompts = squad(options.data, n_players=options.players)
         training.enough("--samples", options.samples, prompts, "prompts")
     prompts = prompts[: options.samples]
-    model, tokenizer = smollm2()
+    with training.refusals():
+        model, tokenizer = smollm2() if options.model is None else of_folder(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     probe, chosen = tokenised(prompts, tokenizer)
     probe = most_probable(model, probe)
     words = Words(
         tokenizer,
         n_players=options.players,
-        layer="model.embed_tokens",
+        layer=next(name for name, module in model.named_modules() if module is model.get_input_embeddings()),
         baseline=model.get_input_embeddings().weight.mean(dim=0),
         word_ids=chosen,
         stop_words=(),
     )
     players = assign_players(model, words, probe)
     found = measure(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)
+    if options.out.suffix == ".npy":
+        np.save(options.out, found.v.numpy())
+        print(f"the outputs of all coalitions, for comparison.compare_outputs: {options.out}")
     print(f"{len(prompts)} prompts, {found.seconds:.0f} s; mean order {found.mean_order:.2f}")
     print("share of the strength at each order:", " ".join(f"{x:.1%}" for x in found.distribution / options.players))
     for sample, prompt in enumerate(prompts):

@@ -31,7 +31,7 @@ def main(command: list[str] | None = None) -> None:
             seed=options.seed,
         )
     if options.network == "lenet":
-        network = LeNet(size=32)
+        network = LeNet(size=32, padding=0 if options.full else 2)
         layer, grid = "network.features.1", 7
     else:
         network = vgg11(channels=1, width=64 if options.full else 8)

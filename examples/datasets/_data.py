@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch.utils.data import TensorDataset
 
 @dataclass(frozen=True)
 class Data:
-    train: TensorDataset  # (x, y), some y wrong where asked for
-    test: TensorDataset  # (x, y)
+    train: Any  # a data set of (x, y), some y wrong where asked for; a TensorDataset where all fits into memory
+    test: Any  # of (x, y)
     classes: tuple[str, ...]
     vocabulary: tuple[str, ...] = ()  # of token ids, where x are these
 
@@ -43,14 +44,20 @@ def make(
         vocabulary: of the token ids.
     """
     x, y = train
-    if n_train is not None and n_train > len(x):
-        raise ValueError(f"n_train={n_train}, but there are only {len(x)} training samples")
+    chosen, y = drawn(y, len(classes), n_train=n_train, wrong_labels=wrong_labels, seed=seed)
+    return Data(TensorDataset(x[chosen], y), TensorDataset(*test), classes, vocabulary)
+
+
+def drawn(y: Tensor, n_classes: int, *, n_train: int | None, wrong_labels: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw training samples, and labels that are partly wrong: which samples, and a label for each."""
+    if n_train is not None and n_train > len(y):
+        raise ValueError(f"n_train={n_train}, but there are only {len(y)} training samples")
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(x), generator=generator)[:n_train]
-    x, y = x[chosen], y[chosen].clone()
+    chosen = torch.randperm(len(y), generator=generator)[:n_train]
+    y = y[chosen].clone()
     wrong = torch.randperm(len(y), generator=generator)[: int(wrong_labels * len(y))]
-    y[wrong] = torch.randint(len(classes), (len(wrong),), generator=generator)
-    return Data(TensorDataset(x, y), TensorDataset(*test), classes, vocabulary)
+    y[wrong] = torch.randint(n_classes, (len(wrong),), generator=generator)
+    return chosen, y
 
 
 def split(x: Tensor, y: Tensor, n_test: int, seed: int = 0) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

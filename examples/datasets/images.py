@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from examples.datasets._data import Data, arrays, make, numbered, read, split
+from examples.datasets._data import Data, arrays, make, numbered, place, read, split
 
 
 def sklearn_digits(*, n_train: int | None = None, wrong_labels: float = 0.0, seed: int = 0) -> Data:
@@ -50,8 +51,12 @@ def mnist(
 
 
 def cifar10(data: str | Path | None, *, n_train: int | None = None, wrong_labels: float = 0.0, seed: int = 0) -> Data:
-    """Load CIFAR-10 from the folder's `cifar10`, (3, 32, 32), each channel with mean 0 and variance 1."""
-    file = arrays(data, "cifar10")
+    """Load CIFAR-10 from the folder's `cifar10`, (3, 32, 32), each channel with mean 0 and variance 1.
+
+    Or from its `cifar-10-batches-bin`, the binary version as it is published.
+    """
+    binary = None if data is None else Path(data) / "cifar-10-batches-bin"
+    file = _cifar_binary(binary) if binary is not None and binary.is_dir() else arrays(data, "cifar10")
     train = torch.tensor(file["x_train"]).permute(0, 3, 1, 2).float() / 255
     test = torch.tensor(file["x_test"]).permute(0, 3, 1, 2).float() / 255
     mean, scale = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
@@ -63,6 +68,19 @@ def cifar10(data: str | Path | None, *, n_train: int | None = None, wrong_labels
         wrong_labels=wrong_labels,
         seed=seed,
     )
+
+
+def _cifar_binary(folder: Path) -> dict[str, Any]:
+    """Read five files for training and one for testing, of records of a label and 3,072 pixels, channel by channel."""
+
+    def records(*names: str) -> tuple[Any, Any]:
+        rows = np.concatenate([np.fromfile(place(folder, name), dtype=np.uint8).reshape(-1, 3073) for name in names])
+        return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), rows[:, 0]
+
+    x_train, y_train = records(*(f"data_batch_{part}.bin" for part in range(1, 6)))
+    x_test, y_test = records("test_batch.bin")
+    classes = place(folder, "batches.meta.txt").read_text(encoding="utf-8").split()
+    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "classes": classes}
 
 
 def mnist3(data: str | Path | None, *, n_train: int | None = None, wrong_labels: float = 0.0, seed: int = 0) -> Data:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from examples.datasets._data import Data, arrays, make
+from examples.datasets._data import Data, arrays, make, place
 
 
 def modelnet10(
@@ -26,4 +29,42 @@ def modelnet10(
         n_train=n_train,
         wrong_labels=wrong_labels,
         seed=seed,
+    )
+
+
+def shapenet(
+    data: str | Path | None,
+    *,
+    n_points: int = 1024,
+    n_train: int | None = None,
+    wrong_labels: float = 0.0,
+    seed: int = 0,
+) -> Data:
+    """Load the shapes of ShapeNet's part annotations as clouds (n_points, 3), scaled into the unit ball, of 16 kinds.
+
+    Read are, of the folder's `shapenetcore_partanno_segmentation_benchmark_v0_normal`, `synsetoffset2category.txt`,
+    `train_test_split/shuffled_train_file_list.json` and `..._test_file_list.json`, and `KIND/SHAPE.txt`, a point in
+    each line, of which the first three numbers count. Points are drawn with repetition where a shape has too few.
+    """
+    folder = place(data, "shapenetcore_partanno_segmentation_benchmark_v0_normal")
+    lines = place(folder, "synsetoffset2category.txt").read_text(encoding="utf-8").splitlines()
+    names = {line.split()[1]: line.split()[0] for line in lines if line.strip()}
+    number = {key: at for at, key in enumerate(names)}
+    generator = torch.Generator().manual_seed(0)  # the clouds are the same for every seed
+
+    def cloud(kind: str, shape: str) -> Tensor:
+        points = torch.from_numpy(np.loadtxt(place(folder, f"{kind}/{shape}.txt"), usecols=(0, 1, 2), ndmin=2)).float()
+        enough = torch.randperm(len(points), generator=generator)
+        more = torch.randint(len(points), (max(0, n_points - len(points)),), generator=generator)
+        points = points[torch.cat((enough, more))[:n_points]]
+        points = points - points.mean(dim=0)
+        return points / points.norm(dim=1).max()
+
+    def part(name: str) -> tuple[Tensor, Tensor]:
+        listed = json.loads(place(folder, f"train_test_split/shuffled_{name}_file_list.json").read_text())
+        pairs = [entry.split("/")[-2:] for entry in listed]
+        return torch.stack([cloud(*pair) for pair in pairs]), torch.tensor([number[kind] for kind, _ in pairs])
+
+    return make(
+        part("train"), part("test"), tuple(names.values()), n_train=n_train, wrong_labels=wrong_labels, seed=seed
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from examples.datasets._data import Data, make, read
+from interaction_monitor.players.words import STOP_WORDS
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 
@@ -64,12 +66,51 @@ class Prompt:
     following: str  # the word that the document goes on with
 
 
-def squad(data: str | Path | None) -> list[Prompt]:
-    """Load the 1,000 prompts, made from SQuAD's documents, of Chen et al. 2024, from the folder's `squad`."""
+def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> list[Prompt]:
+    """Load the 1,000 prompts, made from SQuAD's documents, of Chen et al. 2024, from the folder's `squad`.
+
+    Or make such prompts from SQuAD as it is published, `squad/train-v1.1.json` or `squad/dev-v1.1.json`, by the rules
+    of Chen et al. 2024, Appendix O: the first 30 words of each paragraph, or as many more as it takes for a next word
+    that is no stop word and does not begin a sentence; and words of meaning drawn as players.
+
+    Args:
+        data: the folder.
+        n_players: words that are drawn, where prompts are made; paragraphs with fewer are left out.
+        seed: decides which.
+    """
+    for name in ("train-v1.1.json", "dev-v1.1.json"):
+        if data is not None and (Path(data) / "squad" / name).exists():
+            articles = json.loads(read(data, f"squad/{name}"))["data"]
+            texts = [part["context"] for article in articles for part in article["paragraphs"]]
+            return _prompts(texts, n_players, seed)
     texts = read(data, "squad/sentence.txt").decode().splitlines()
     following = read(data, "squad/predict.txt").decode().splitlines()
     players = json.loads(read(data, "squad/player_words.json"))
     return [Prompt(text, tuple(words), word) for text, words, word in zip(texts, players, following, strict=True)]
+
+
+def _prompts(texts: Sequence[str], n_players: int, seed: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(seed)
+    prompts = []
+    for words in (text.split() for text in texts):
+        length = next((at for at in range(30, len(words)) if _follows(words, at)), None)
+        meaningful = [at for at in range(length or 0) if _means(words[at])]
+        if length is None or len(meaningful) < n_players:
+            continue
+        chosen = torch.randperm(len(meaningful), generator=generator)[:n_players].sort().values.tolist()
+        players = tuple(words[meaningful[at]] for at in chosen)
+        prompts.append(Prompt(" ".join(words[:length]), players, words[length]))
+    return prompts
+
+
+def _follows(words: Sequence[str], at: int) -> bool:
+    """Whether a word has a meaning, and none of the five before it ends a sentence."""
+    return _means(words[at]) and not any(word.endswith((".", "!", "?")) for word in words[at - 5 : at])
+
+
+def _means(word: str) -> bool:
+    bare = word.strip(string.punctuation).lower()
+    return any(letter.isalpha() for letter in bare) and bare not in STOP_WORDS
 
 
 def _sentences(data: str | Path | None, part: str) -> tuple[list[str], Tensor]:

@@ -9,14 +9,15 @@ from torch.nn import functional
 class LeNet(nn.Sequential):
     """LeNet-5 with ReLUs.
 
-    Masked at `features.1`, the first ReLU: a map as large as the image, cut into 7x7 cells.
+    Masked at `features.1`, the first ReLU, cut into 7x7 cells: a map as large as the image; without padding, as the
+    papers' authors have it, four pixels less, of which 32x32 leave 28x28, cells of 4x4, and 400 features.
     """
 
-    def __init__(self, n_classes: int = 10, *, channels: int = 1, size: int = 28) -> None:
+    def __init__(self, n_classes: int = 10, *, channels: int = 1, size: int = 28, padding: int = 2) -> None:
         super().__init__()
-        side = (size // 2 - 4) // 2
+        side = ((size + 2 * padding - 4) // 2 - 4) // 2
         self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 6, kernel_size=5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, 6, kernel_size=5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, kernel_size=5), nn.ReLU(), nn.MaxPool2d(2)),
         )
         self.classifier = nn.Sequential(

@@ -1,0 +1,163 @@
+"""The loaders of the examples, on small made-up folders in the layouts that the data sets are published in."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from interaction_monitor.plots import tensorboard
+from interaction_monitor.record import Record
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
+
+datasets = importlib.import_module("examples.datasets")
+networks = importlib.import_module("examples.networks")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    random = np.random.default_rng(0)
+
+    def picture(path, size, colour=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(256, size=(*size, 3)).astype(np.uint8)
+        if colour is not None:
+            pixels[4:12, 10:20] = colour  # rows 4 to 12, columns 10 to 20
+        Image.fromarray(pixels).save(path)
+
+    cub = folder / "CUB_200_2011"
+    cub.mkdir()
+    names = [f"{1 + i % 2:03d}.Bird_{i % 2}/bird_{i}.png" for i in range(40)]
+    for i, name in enumerate(names):
+        picture(cub / "images" / name, (16, 24), colour=(255, 0, 0) if i % 2 else (0, 0, 255))
+    tables = {
+        "classes": "\n".join(["1 001.Bird_0", "2 002.Bird_1"]),
+        "images": "\n".join(f"{i + 1} {name}" for i, name in enumerate(names)),
+        "image_class_labels": "\n".join(f"{i + 1} {1 + i % 2}" for i in range(40)),
+        "train_test_split": "\n".join(f"{i + 1} {int(i < 24)}" for i in range(40)),
+        "bounding_boxes": "\n".join(f"{i + 1} 10.0 4.0 10.0 8.0" for i in range(40)),
+    }
+    for name, text in tables.items():
+        (cub / f"{name}.txt").write_text(text + "\n")
+
+    tiny = folder / "tiny-imagenet-200"
+    wnids = [f"n{i:08d}" for i in range(8)]
+    tiny.mkdir()
+    (tiny / "wnids.txt").write_text("\n".join(reversed(wnids)) + "\n")
+    for name in wnids:
+        for i in range(12):
+            picture(tiny / "train" / name / "images" / f"{name}_{i}.JPEG", (64, 64))
+    lines = []
+    for i in range(24):
+        picture(tiny / "val/images" / f"val_{i}.JPEG", (64, 64))
+        lines.append(f"val_{i}.JPEG\t{wnids[i % 8]}\t0\t0\t63\t63")
+    (tiny / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
+
+    shapes = folder / "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    (shapes / "train_test_split").mkdir(parents=True)
+    (shapes / "synsetoffset2category.txt").write_text("Airplane\t02691156\nBag\t02773838\n")
+    for name, count in (("train", 24), ("test", 8)):
+        listed = [f"shape_data/{('02691156', '02773838')[i % 2]}/{name}{i}" for i in range(count)]
+        (shapes / f"train_test_split/shuffled_{name}_file_list.json").write_text(json.dumps(listed))
+        for entry in listed:
+            file = shapes / f"{entry.removeprefix('shape_data/')}.txt"
+            file.parent.mkdir(exist_ok=True)
+            np.savetxt(file, random.normal(size=(150 if name == "train" else 90, 7)))
+
+    cifar = folder / "cifar-10-batches-bin"
+    cifar.mkdir()
+    (cifar / "batches.meta.txt").write_text("\n".join(["airplane", "automobile", *"cdefghij"]) + "\n\n")
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        rows = random.integers(256, size=(6, 3073)).astype(np.uint8)
+        rows[:, 0] = np.arange(6)
+        rows.tofile(cifar / name)
+
+    squad = folder / "squad"
+    squad.mkdir()
+    words = [f"word{i}" for i in range(28)] + ["end.", "the", "of", "early", "a", "the", "Target", "rest"]
+    context = {"context": " ".join(words), "qas": []}
+    short = {"context": "too short", "qas": []}
+    (squad / "dev-v1.1.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [context, short]}]}))
+    return folder
+
+
+def test_birds_are_cropped_by_their_boxes(published):
+    data = datasets.cub200(published, size=8, n_train=20, wrong_labels=0.5)
+    assert (len(data.train), len(data.test)) == (20, 16)
+    assert data.classes == ("001.Bird_0", "002.Bird_1")
+    right = 0
+    for image, label in data.train:
+        assert image.shape == (3, 8, 8)
+        red, blue = ((image * 0.225 + 0.45)[channel].mean() for channel in (0, 2))
+        right += bool(red > blue) == bool(label == 1)  # nothing but the colour inside of the box
+        assert image.flatten(1).std(dim=1).max() < 1e-3
+    assert 10 <= right < 20
+    assert all(bool(image[0].mean() > image[2].mean()) == bool(label == 1) for image, label in data.test)
+
+
+def test_tiny_imagenet_takes_classes_at_equal_distances(published):
+    data = datasets.tiny_imagenet(published, size=16)
+    assert data.classes == ("n00000003", "n00000007")
+    assert (len(data.train), len(data.test)) == (24, 6)
+    assert sorted({file.parent.parent.name for file in data.train.files}) == list(data.classes)
+    assert data.test.labels.tolist() == [0, 1] * 3
+    with pytest.raises(ValueError, match=r"every=9, but wnids\.txt names fewer classes"):
+        datasets.tiny_imagenet(published, every=9)
+
+
+def test_shapes_are_clouds_in_the_unit_ball(published):
+    data = datasets.shapenet(published, n_points=128)
+    x, y = data.train.tensors
+    assert x.shape == (24, 128, 3)
+    assert data.test.tensors[0].shape == (8, 128, 3)  # of 90 points each
+    assert data.classes == ("Airplane", "Bag")
+    torch.testing.assert_close(x.norm(dim=2).amax(dim=1).max(), torch.tensor(1.0))
+    assert sorted(y.tolist()) == [0] * 12 + [1] * 12
+    assert torch.equal(datasets.shapenet(published, n_points=128, seed=5).test.tensors[0], data.test.tensors[0])
+
+
+def test_the_binary_cifar_is_read(published):
+    data = datasets.cifar10(published)
+    assert (len(data.train), len(data.test)) == (30, 6)
+    assert data.classes[:2] == ("airplane", "automobile")
+    raw = np.fromfile(published / "cifar-10-batches-bin/test_batch.bin", dtype=np.uint8).reshape(6, 3073)[2]
+    assert data.test.tensors[1].tolist() == list(range(6))
+    image = data.test.tensors[0][2]
+    order = torch.tensor(raw[1:].reshape(3, 1024).astype(float)).argsort(dim=1)
+    assert (image.flatten(1).gather(1, order).diff(dim=1) >= 0).all()
+
+
+def test_prompts_are_made_by_the_papers_rules(published):
+    (prompt,) = datasets.squad(published, n_players=5)
+    assert prompt.following == "Target"  # neither a stop word nor within five words of the end of a sentence
+    assert len(prompt.text.split()) == 34
+    assert len(prompt.players) == 5
+    places = [prompt.text.split().index(word) for word in prompt.players]
+    assert places == sorted(places)
+
+
+def test_lenet_without_padding_is_the_papers():
+    network = networks.LeNet(size=32, padding=0)
+    assert network.features[:2](torch.rand(1, 1, 32, 32)).shape[-2:] == (28, 28)
+    assert network.classifier[1].in_features == 400
+    assert network(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("cub200", "alexnet"), ("tiny_imagenet", "vgg16"), ("shapenet", "dgcnn"), ("cifar10", "vgg16")],
+)
+def test_each_is_watched(name, network, published, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tensorboard, "PICTURES", {})  # they take seconds
+    script = importlib.import_module(f"examples.{name}")
+    sizes = ["--epochs", "1", "--train", "20", "--players", "3", "--samples", "4"]
+    script.main([*sizes, "--network", network, "--data", str(published), "--out", str(tmp_path / "run")])
+    history = Record.open(tmp_path / "run/version_0/interactions").history
+    assert [row.epoch for row in history] == [0, 1]
+    assert history.n_players == 3
