@@ -28,7 +28,7 @@ from interaction_monitor.forward.model import (
 )
 from interaction_monitor.outputs import resolve, score_of
 from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardFunc, Settings
 from interaction_monitor.state import Kept, undisturbed
 
@@ -130,11 +130,12 @@ class _Operations(TorchDispatchMode):
         if func is torch.ops.aten.embedding.default:
             return func(*args, **kwargs)
         made = not any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs)))
-        # What is written to must stay the tensor that it is.
-        written = {x.name for x in func._schema.arguments if x.alias_info is not None and x.alias_info.is_write}
+        # What is written to must stay the tensor that it is, and so must what is looked at by a view: that may be
+        # written to later, as by `weight.data.mul_(2)`.
+        same = {x.name for x in func._schema.arguments if x.alias_info is not None}
         names = [x.name for x in func._schema.arguments]
-        args = [x if name in written else self.raising.tree(x) for name, x in zip(names, args, strict=False)]
-        kwargs = {name: x if name in written else self.raising.tree(x) for name, x in kwargs.items()}
+        args = [x if name in same else self.raising.tree(x) for name, x in zip(names, args, strict=False)]
+        kwargs = {name: x if name in same else self.raising.tree(x) for name, x in kwargs.items()}
         result = func(*args, **kwargs)
         return self.raising.tree(result) if made else result
 
@@ -195,7 +196,7 @@ def rounding(
         def forward() -> tuple[Tensor, set[torch.dtype]]:
             given = of_probe.select(range(len(of_probe)))
             with settings.forward_context(), computing_in(dtype) as raised:
-                return _logits(model, given, of_players, rows.to(device), forward_func).clone(), raised
+                return _logits(model, given, of_players, rows.to(device), forward_func, dtype).clone(), raised
 
         logits, raised = kept.run(forward)
         return score_of(resolve(settings.output), logits, of_probe.targets).to(v), raised
@@ -220,7 +221,12 @@ def rounding(
 
 
 def _logits(
-    model: nn.Module, probe: Probe, players: PlayerMap, coalitions: Tensor, forward_func: ForwardFunc
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    coalitions: Tensor,
+    forward_func: ForwardFunc,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Run the whole model on rows that are each masked for a coalition of their own."""
     rows = torch.arange(len(probe), device=coalitions.device)
@@ -228,9 +234,13 @@ def _logits(
     def mask(x: Tensor) -> Tensor:
         return players.mask(x, rows, coalitions)
 
+    def run(inputs: Inputs) -> Tensor:
+        # A forward may change its inputs in place.
+        raised = tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+        return logits_of(forward_func(model, raised), len(rows))
+
     if players.layer is not None:
         with changed_output(find_layer(model, players.layer), players.layer, mask):
-            return logits_of(forward_func(model, probe.inputs), len(rows))
+            return run(probe.inputs)
     key, x = probe.entry(players.input_key)
-    inputs = mask(x) if key is None else {**cast(dict[str, Tensor], probe.inputs), key: mask(x)}
-    return logits_of(forward_func(model, inputs), len(rows))
+    return run(mask(x) if key is None else {**cast(dict[str, Tensor], probe.inputs), key: mask(x)})

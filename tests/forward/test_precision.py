@@ -209,6 +209,28 @@ class TestHigherPrecision:
             assert torch.equal(mlp(probe.inputs), before)
         assert sigma > 1e-3
 
+    def test_what_a_forward_writes_is_written(self, probe):
+        class Writing(nn.Sequential):
+            """Computes with a weight that it doubles, a buffer that it moves, and an input that it scales, in place."""
+
+            def forward(self, x):
+                x /= 3
+                self[1].weight.data.mul_(2)
+                self[1].bias.detach().add_(1)
+                found = super().forward(x)
+                self[1].weight.data.div_(2)
+                self[1].bias.view(-1).sub_(1)
+                return found
+
+        torch.manual_seed(0)
+        net = Writing(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+        players = with_players(net, probe)
+        before = copy.deepcopy(net.state_dict())
+        sigma, errors = found_and_exact(net, probe, players, coalitions=64, samples=6)
+        assert sigma == pytest.approx(errors.var(dim=1).mean().sqrt().item(), rel=0.02)
+        for name, value in net.state_dict().items():
+            assert torch.equal(value, before[name])
+
 
 class TestLeavesNoTrace:
     @pytest.mark.parametrize("context", [nullcontext, bfloat16])
