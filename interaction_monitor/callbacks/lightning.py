@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 
+from interaction_monitor._checks import some
 from interaction_monitor.callbacks import lightning_twins, resume
 from interaction_monitor.callbacks._arguments import (
     arguments_of,
@@ -50,7 +51,7 @@ from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule, budget_of
 from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
-from interaction_monitor.state import preserved_rng
+from interaction_monitor.state import preserved_rng, uninitialized
 from interaction_monitor.stopping import StopRule
 
 
@@ -188,6 +189,7 @@ class InteractionMonitor(Callback):
         self._tried_step = -1
         self.samples: dict[str, Any] | None = None  # a digest of the samples
         self.shown: int | None = None  # the loggers' step of the last measurement
+        self._waiting: list[str] = []  # weights whose shapes only the first batch gives
         self._saved: int | None = None  # optimizer steps at a checkpoint that the record does not know of yet
 
     @property
@@ -222,6 +224,14 @@ class InteractionMonitor(Callback):
         self.keys.begin(History())
         self.shown, self._saved = (self._restored or {}).get("shown"), None
         self.budget.start()
+        self._waiting = uninitialized(pl_module)
+        if self._waiting:
+            names = some(self._waiting)
+            say(trainer, f"{self.name}: measures from the first batch on, which gives {names} their shapes")
+        else:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
@@ -279,6 +289,9 @@ class InteractionMonitor(Callback):
         with self.faults.guard("averaging the training loss"):
             if (loss := loss_of(trainer, outputs)) is not None:
                 self.losses.batches.add(loss, batch)
+        if self._waiting:
+            self._waiting = []
+            self._begin(trainer, pl_module)
         self.steps.notice(trainer, pl_module)
         step = self.steps.now(trainer)
         if self.after_steps is not None and step != self._seen_step and step > 0:

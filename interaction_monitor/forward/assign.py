@@ -51,7 +51,7 @@ def assign_players(
 
     Example:
         >>> from interaction_monitor.players import FeaturePatches
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2))
         >>> probe = Probe(torch.rand(5, 1, 10, 10))
         >>> assign_players(net, FeaturePatches("1", grid=4, n_players=3), probe).labels.shape
         torch.Size([5, 8, 8])

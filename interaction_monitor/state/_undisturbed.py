@@ -68,7 +68,15 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
 
     Yields:
         What also puts back after each forward what that forward has changed.
+
+    Raises:
+        ValueError: if some weights have no shape yet: they would be drawn here, and not by the first training batch.
     """
+    if lazy := uninitialized(model):
+        raise ValueError(
+            f"{type(model).__name__} has weights without a shape, {some(lazy)}, until it is called on a first batch. "
+            "Do so before it is measured, for example by model(inputs)"
+        )
     # Flags are set one by one because train() and eval() may be overridden, with effects that nothing could
     # undo.
     flags = [(module, module.training) for module in model.modules()]
@@ -84,6 +92,17 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
                 kept.restore()
             for module, flag in flags:
                 module.training = flag
+
+
+def uninitialized(model: nn.Module) -> list[str]:
+    """List the weights and buffers that have no shape before the first forward, as in lazy modules.
+
+    Example:
+        >>> uninitialized(nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2)))
+        ['0.weight', '0.bias']
+    """
+    named = (*model.named_parameters(), *model.named_buffers())
+    return [name for name, tensor in named if torch.nn.parameter.is_lazy(tensor)]
 
 
 class Kept:
