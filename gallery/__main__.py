@@ -90,7 +90,8 @@ def _train(chosen: argparse.Namespace) -> int:
             print(f"{run.name}: the file is broken, so it is trained again", flush=True)
         started = time.perf_counter()
         try:
-            stored = train(run, data=chosen.data, outputs=chosen.outputs)
+            unfinished = chosen.results / f"{run.name}.unfinished"
+            stored = train(run, data=chosen.data, outputs=chosen.outputs, unfinished=unfinished)
         except FileNotFoundError as error:
             print(f"{run.name}: skipped, {error}", flush=True)
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +21,15 @@ from interaction_monitor.measurement import Measurement, measure
 from interaction_monitor.theory import fit_sigma2
 
 
-def train(run: Run, *, data: Path | None = None, outputs: Path | None = None) -> Stored:
+def train(run: Run, *, data: Path | None = None, outputs: Path | None = None, unfinished: Path | None = None) -> Stored:
     """Train a run, measure it on the way and lay the theory over it.
 
     Args:
         run: what to train.
         data: folder with the data sets that no package brings.
         outputs: folder in which to keep the masked outputs too, some megabytes, for other numbers of players.
+        unfinished: file that keeps all that the run needs after each measurement, to go on from if this is
+            interrupted; it is removed at the end.
 
     Returns:
         What is kept of it.
@@ -45,7 +49,16 @@ def train(run: Run, *, data: Path | None = None, outputs: Path | None = None) ->
     seconds = {"training": 0.0, "measuring": 0.0}
     step = 0
     torch.manual_seed(run.seed)  # dropout
-    for epoch in range(run.epochs + 1):
+    begin = 0
+    if (state := _kept(unfinished, run)) is not None:
+        begin, step = state["epoch"] + 1, state["step"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        observer.load_state_dict(state["observer"])
+        looks, curves, seconds = state["looks"], state["curves"], state["seconds"]
+        generator.set_state(state["batches"])
+        torch.set_rng_state(state["dropout"])
+    for epoch in range(begin, run.epochs + 1):
         started = time.perf_counter()
         if epoch > 0:
             step += _train_epoch(model, optimizer, *parts.train, batch=run.batch, generator=generator)
@@ -62,9 +75,34 @@ def train(run: Run, *, data: Path | None = None, outputs: Path | None = None) ->
             looks.append({"v": observer.last.v, "strength": observer.last.strength, "test": _effects(observer.last)})
             if beside is not None:
                 looks[-1]["train"] = _effects(measure(model, *beside))
+            if unfinished is not None and epoch < run.epochs:
+                state = {"run": repr(run), "epoch": epoch, "step": step, "looks": looks, "curves": curves}
+                state |= {"seconds": seconds, "batches": generator.get_state(), "dropout": torch.get_rng_state()}
+                parts_of_state = {"model": model, "optimizer": optimizer, "observer": observer}
+                _keep(state | {name: part.state_dict() for name, part in parts_of_state.items()}, unfinished)
     if outputs is not None:
         write(path_of(run.name, outputs), {"v": torch.stack([x["v"] for x in looks]).float().numpy()})
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
     return _stored(run, observer, looks, curves, (seconds["training"], seconds["measuring"]))
+
+
+def _keep(state: dict[str, Any], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".new")
+    torch.save(state, beside)
+    beside.replace(file)
+
+
+def _kept(file: Path | None, run: Run) -> dict[str, Any] | None:
+    """What an interrupted training of this very run has left; None if there is nothing of use."""
+    if file is None or not file.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+    except (EOFError, OSError, RuntimeError, UnpicklingError):
+        return None
+    return state if state.get("run") == repr(run) else None
 
 
 def _train_epoch(

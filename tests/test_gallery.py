@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +140,36 @@ def test_a_run_is_trained_measured_and_stored(tmp_path):
     assert np.load(tmp_path / "outputs" / "vgg6-wrong-10.npz")["v"].shape == (3, 4, 16)
     # the same again is the same
     np.testing.assert_array_equal(train(short).strength["and-or"], result.strength["and-or"])
+
+
+def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    (run,) = select(["vgg6-wrong-10"])
+    short = replace(run, epochs=5, every=2, n_samples=4, n_players=4, n_train_samples=4)
+    whole = train(short)
+    left, module = tmp_path / "run.unfinished", sys.modules["gallery.train"]
+    evaluated, evaluate = [], module.evaluate
+
+    def interrupted(*arguments, **settings):
+        evaluated.append(0)
+        if len(evaluated) == 11:  # three of each epoch, so this is after the fourth, which no measurement has seen
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(short, unfinished=left)
+    torch.rand(3)  # whatever is drawn in between
+    assert left.exists()
+    again = train(short, unfinished=left)
+    assert not left.exists()
+    assert again.epochs.tolist() == [0, 2, 4, 5]
+    assert again.curves.keys() == whole.curves.keys()
+    for name, curve in whole.curves.items():
+        np.testing.assert_array_equal(again.curves[name], curve)
+    np.testing.assert_array_equal(again.strength["and-or"], whole.strength["and-or"])
+    left.write_bytes(b"cut off")
+    np.testing.assert_array_equal(train(short, unfinished=left).tau, whole.tau)
 
 
 def test_training_labels_alone_are_wrong():
