@@ -311,6 +311,27 @@ def test_batch_order_and_threads_do_not_change_the_answer() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_are_as_many_afterwards_also_where_it_fails(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    v, before, seen = network_like(2, 6), torch.get_num_threads(), []
+
+    def fail(*_: object) -> None:
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("the cable is out")
+
+    torch.set_num_threads(threads)
+    try:
+        sparsest_and_or(v)
+        assert torch.get_num_threads() == threads
+        monkeypatch.setattr("interaction_monitor.functional._lp.solve.Splitting", fail)
+        with pytest.raises(RuntimeError, match="cable"):
+            sparsest_and_or(v)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+
+
 def test_single_precision_and_batches_hardly_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     # with nine players and more, most of the iterations are in float32
     v = network_like(3, 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,11 +68,30 @@ def solve(problem: Problem, tol: float) -> Solution:
     """Solve until every sample's gap is within `tol`, or no method gets it there."""
     samples = torch.arange(problem.u.shape[1], device=problem.u.device)
     size = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u))
-    parts = [_solve(problem.select(chunk), tol) for chunk in samples.split(size)]  # type: ignore[no-untyped-call]
+    with _one_thread(samples.device):
+        parts = [_solve(problem.select(chunk), tol) for chunk in samples.split(size)]  # type: ignore[no-untyped-call]
     return Solution(
         torch.cat([part.x for part in parts], 1),
         *(torch.cat([getattr(p, k) for p in parts]) for k in ("objective", "bound")),
     )
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """Compute on one thread of the CPU inside the block.
+
+    The steps are thousands of small products. A second thread gains little on an idle machine, and where other programs
+    take its core, as workers of a data loader do, all wait for it at every step: 100 seconds instead of two were seen.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _solve(problem: Problem, tol: float) -> Solution:
