@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, is_tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.forward.batching import Chunk, is_out_of_memory
 from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
@@ -42,6 +44,7 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
         ValueError: if logits or targets do not fit the output, or the masked layer is misused or in vain.
     """
     logits = _check_output(runner, score)
+    _refuse_hidden_batches(runner)
     if runner.players.layer is None:
         _warn_if_unsteady(runner, logits, None)
         return logits
@@ -103,6 +106,51 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
             warn_of_probabilities(logits, from_sigmoid=_ends_in_sigmoid(runner, logits))
     score_of(score, logits, probe.target_of(0))
     return logits
+
+
+def _refuse_hidden_batches(runner: Runner) -> None:
+    """Refuse a forward that keeps a hidden state, for which the next batch must be as large as the one before.
+
+    Before training there is none yet; after a batch of training no masked forward would run.
+
+    Raises:
+        ValueError: that says what clears it.
+    """
+    if runner.kept is None or not runner.kept.changes:
+        return
+    held: list[tuple[str, str, Any]] = []
+
+    def twice() -> None:
+        before = {(name, key): value for name, key, value in _attributes(runner.model)}
+        runner.forward(runner.probe.inputs_of(0))
+        held[:] = [
+            (name, key, before[name, key])
+            for name, key, value in _attributes(runner.model)
+            if before.get((name, key), value) is not value and any(map(is_tensor, tree_leaves(value)))
+        ]
+        if held:
+            runner.forward(runner.probe.select([0, 0]).inputs)
+
+    try:
+        runner.kept.run(twice)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            return
+        name, key, value = held[0]
+        what = "None" if value is None else "..."
+        owner = f'module.get_submodule("{name}")' if name else "module"
+        inputs = "**x" if isinstance(runner.probe.inputs, dict) else "x"
+        raise ValueError(
+            f"the forward keeps {'.'.join(filter(None, (name, key)))!r} for the next batch, which must then be as large"
+            f" ({error}). So that rows can be measured by themselves, clear it before each call: "
+            f"forward_func=lambda module, x: (setattr({owner}, {key!r}, {what}), module({inputs}))[1]"
+        ) from error
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            yield name, key, value
 
 
 def _ends_in_sigmoid(runner: Runner, logits: Tensor) -> bool:

@@ -129,8 +129,7 @@ class Runner:
             with ExitStack() as stack:
                 for context in around:
                     stack.enter_context(context)
-                with self.settings.forward_context():
-                    result = (self.settings.forward_func or call_model)(self.model, given)
+                result = self.forward(given)
             if self.spoils is None:
                 self.spoils = not all(map(_same, tree_leaves(inputs), tree_leaves(given)))
             logits = logits_of(result, batch_size)
@@ -139,6 +138,11 @@ class Runner:
 
         # What is put back afterwards must be the model as it was before the changes around the forward.
         return self.kept.run(forward) if self.kept else forward()
+
+    def forward(self, inputs: Inputs) -> Any:
+        """Return what the model returns, which changes what it changes."""
+        with self.settings.forward_context():
+            return (self.settings.forward_func or call_model)(self.model, inputs)
 
     def _slice(self, samples: range) -> Inputs:
         inputs = self.probe.inputs

@@ -174,6 +174,21 @@ class Drawing(Part):
         self._put(self._generator, self._held)
 
 
+class Scripted(Part):
+    """An attribute of a scripted module, of which Python sees a copy."""
+
+    def __init__(self, name: str, module: Any, key: str) -> None:
+        super().__init__(name)
+        self._module, self._key = module, key
+        self.held = module.getattr(key)
+
+    def changed(self, *, closely: bool = False) -> bool:
+        return not _alike(self._module.getattr(self._key), self.held)
+
+    def restore(self) -> None:
+        self._module.setattr(self._key, self.held)
+
+
 class Opaque(Part):
     """What Python cannot look into: a file, a socket, an iterator, an object of C or C++."""
 
@@ -189,6 +204,15 @@ class Opaque(Part):
 
     def restore(self) -> None:
         raise RuntimeError("nothing can be put back in it")
+
+
+def _alike(now: Any, held: Any) -> bool:
+    """Tell whether two copies of what a scripted module holds are of the same tensors and values."""
+    if isinstance(held, dict):
+        return isinstance(now, dict) and list(now) == list(held) and all(_alike(now[key], held[key]) for key in held)
+    if isinstance(held, (list, tuple)):
+        return type(now) is type(held) and len(now) == len(held) and all(map(_alike, now, held))
+    return now is held or (type(now) is type(held) and not isinstance(held, Tensor) and bool(now == held))
 
 
 def _digest(value: Any) -> Any:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from interaction_monitor._split import is_split
 from interaction_monitor.state._parts import (
@@ -31,6 +32,7 @@ from interaction_monitor.state._parts import (
     Opaque,
     Part,
     Place,
+    Scripted,
     Sequence,
     Unordered,
     content,
@@ -177,12 +179,7 @@ class _Walk:
     def _take_module(self, name: str, module: nn.Module) -> None:
         inside = f"{name}." if name else ""
         if isinstance(module, torch.jit.ScriptModule):
-            # Its attributes are no Python objects; what can be seen of them are its tensors.
-            for kind in (module.named_parameters, module.named_buffers):
-                for key, tensor in kind(recurse=False):
-                    self._push(f"{inside}{key}", tensor)
-            for key, child in module.named_children():
-                self._push(f"{inside}{key}", child)
+            self._take_scripted(inside, module)
             return
         if type(module).__module__.startswith("torch._dynamo"):
             self._push(name, vars(module)["_modules"]["_orig_mod"])  # what is around it is the compiler's
@@ -202,6 +199,15 @@ class _Walk:
         for cls in type(module).__mro__:
             if not _is_of_a_library(cls.__module__):
                 self._take_class(cls)
+
+    def _take_scripted(self, inside: str, module: torch.jit.ScriptModule) -> None:
+        for key, child in module.named_children():
+            self._push(f"{inside}{key}", child)
+        for key in module._concrete_type.get_attributes():
+            part = Scripted(f"{inside}{key}", module._c, key)
+            self.parts.append(part)
+            for leaf in tree_leaves(part.held):
+                self._push(part.name, leaf)
 
     def _take_class(self, cls: type) -> None:
         if id(cls) in self._seen:

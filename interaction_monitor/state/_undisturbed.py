@@ -123,6 +123,11 @@ class Kept:
         self._collectives = False
         self.written = True
 
+    @property
+    def changes(self) -> bool:
+        """Whether the first forward has changed anything."""
+        return bool(self._changing)
+
     def run(self, forward: Callable[[], T]) -> T:
         """Run one forward of the model; the next one starts from the same state.
 

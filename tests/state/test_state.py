@@ -1,6 +1,9 @@
 """What forwards change is put back after each of them: attributes, containers, weights, generators, closures."""
 
+import copy
+import itertools
 import random
+import socket
 import warnings
 from collections import Counter, OrderedDict, deque
 
@@ -8,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
 
-from interaction_monitor import Probe, assign_players
+from interaction_monitor import Probe, assign_players, measure
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.precision import rounding
+from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.state import undisturbed
 
@@ -175,3 +182,139 @@ def test_what_cannot_be_put_back_is_named(probe, tmp_path):
     drawn = assign_players(net, ImagePatches(n_players=2), probe)
     with net.file, pytest.warns(UserWarning, match="Writing changes 'file', 'numbers', which cannot be put back"):
         masked_outputs(net, probe, drawn)
+
+
+def test_a_socket_and_an_object_of_c_are_named(probe):
+    class Telling(nn.Module):
+        def __init__(self, here):
+            super().__init__()
+            self.here, self.numbers = here, [itertools.count()]
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            self.here.send(b"called")
+            next(self.numbers[0])
+            return self.head(x.flatten(1))
+
+    here, there = socket.socketpair()
+    with here, there:
+        net = Telling(here)
+        drawn = assign_players(net, ImagePatches(n_players=2), probe)
+        with pytest.warns(UserWarning, match=r"Telling changes 'numbers\[0\]', 'here', which cannot be put back"):
+            masked_outputs(net, probe, drawn)
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+class Scripted(nn.Module):
+    """What TorchScript takes of state that a forward changes: numbers, tensors, lists and dicts of them."""
+
+    seen: list[torch.Tensor]
+    table: dict[str, int]
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.counted = nn.Linear(64, 3), Counted()
+        self.mean, self.total = torch.zeros(64), torch.zeros(64)
+        self.seen, self.table = [torch.zeros(1)], {"n": 1}
+
+    def forward(self, x):
+        x = x.flatten(1)
+        self.mean = 0.9 * self.mean + x.mean(0)
+        self.total += 1
+        self.seen.append(x.mean(0))
+        self.table["n"] += 1
+        return self.head(self.counted(x) + self.mean + self.total) * len(self.seen) * self.table["n"]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_attributes_of_a_scripted_module_are_put_back(probe, loaded, tmp_path):
+    net = torch.jit.script(Scripted())
+    net(probe.inputs)
+    if loaded:
+        net.save(tmp_path / "net.pt")
+        net = torch.jit.load(tmp_path / "net.pt")
+
+    def now():
+        held = {name: net._c.getattr(name) for name in ("mean", "total", "seen", "table")}
+        return held | {"calls": net.counted._c.getattr("calls")}
+
+    before = now()
+    first = net(probe.inputs[:1])
+    for name, value in before.items():
+        (net.counted if name == "calls" else net)._c.setattr(name, value)
+    before["total"].sub_(1)
+    expected = {name: torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, value)
+                for name, value in before.items()}  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with undisturbed(net) as kept:
+            found = [kept.run(lambda: net(probe.inputs[:1])) for _ in range(3)]
+    assert all(torch.equal(one, first) for one in found)
+    torch.testing.assert_close(now(), expected, rtol=0, atol=0)
+
+
+def test_metrics_and_averaged_copies_that_a_forward_updates_are_put_back(probe):
+    class Measuring(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+            self.accuracy, self.metrics = MulticlassAccuracy(3), [MeanMetric()]  # one is a submodule, one is in a list
+            self.average = AveragedModel(self.head, avg_fn=lambda mean, new, n: 0.9 * mean + 0.1 * new)
+
+        def forward(self, x):
+            logits = self.head(x.flatten(1))
+            self.accuracy.update(logits, torch.zeros(len(x), dtype=torch.long))
+            self.metrics[0](x.mean())
+            self.average.update_parameters(self.head)
+            return logits + self.average(x.flatten(1)) * self.metrics[0].update_count
+
+    net = Measuring()
+    net(probe.inputs)
+    metrics = [net.accuracy, net.metrics[0]]
+    values = [metric.compute() for metric in metrics]
+    counts = [metric._update_count for metric in metrics]
+    states = [copy.deepcopy(metric.metric_state) for metric in metrics]
+    average = copy.deepcopy(net.average.state_dict())
+    drawn = assign_players(net, ImagePatches(grid=4, margin=0, n_players=3), probe)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure(net, probe, drawn)
+    assert [metric.compute() for metric in metrics] == values
+    assert [metric._update_count for metric in metrics] == counts
+    torch.testing.assert_close([metric.metric_state for metric in metrics], states, rtol=0, atol=0)
+    torch.testing.assert_close(dict(net.average.state_dict()), dict(average), rtol=0, atol=0)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head, self.hidden = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 3), None
+
+    def forward(self, x):
+        found, self.hidden = self.cell(x.flatten(1, 2), self.hidden)
+        return self.head(found[:, -1])
+
+
+def test_a_hidden_state_that_ties_batches_together_is_refused_with_the_line_that_clears_it(probe):
+    net = nn.Sequential()
+    net.recurrent = Recurrent()
+    drawn = assign_players(net, ImagePatches(grid=4, margin=0, n_players=3), probe)
+    with pytest.raises(ValueError, match=r"keeps 'recurrent.hidden' for the next batch.*forward_func=") as caught:
+        measure(net, probe, drawn)
+    line = str(caught.value).split("forward_func=")[1]
+    assert line == "lambda module, x: (setattr(module.get_submodule(\"recurrent\"), 'hidden', None), module(x))[1]"
+    net(probe.inputs)
+    hidden = net.recurrent.hidden
+    v = measure(net, probe, drawn, forward_func=eval(line)).v
+    assert net.recurrent.hidden is hidden
+    net.recurrent.hidden = None
+    torch.testing.assert_close(v[:, -1], log_odds(net.eval()(probe.inputs), probe.targets).detach())
