@@ -105,15 +105,9 @@ def compare_networks(
     ]
     require_comparable([_measured(network) for network in named])
     v = torch.stack([_outputs(network) for network in named])
+    names, called = [network.name for network in named], _map(named[0]).names
     return compare_outputs(
-        v,
-        names=[network.name for network in named],
-        alpha=alpha,
-        noise=noise,
-        tol=tol,
-        normalize=normalize,
-        counting=counting,
-        player_names=_map(named[0]).names,
+        v, names=names, alpha=alpha, noise=noise, tol=tol, normalize=normalize, counting=counting, player_names=called
     )
 
 

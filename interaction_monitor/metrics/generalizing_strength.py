@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
-from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
 from interaction_monitor.functional.salient_orders import SALIENCY
-from interaction_monitor.metrics.order_distribution import Float64Metric
+from interaction_monitor.metrics.order_distribution import SampleMetric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_STATES = ("ends", "and_", "or_", "held_and", "held_or")
+_STATES = ("and_", "or_", "held_and", "held_or")
 
 
-class GeneralizingStrength(Float64Metric):
+class GeneralizingStrength(SampleMetric):
     """How much of the strength of a network's salient interactions some reference has too, over all processes.
 
     The network's own threshold depends on all samples, so its interactions are kept until `compute`, and with them
@@ -52,11 +50,9 @@ class GeneralizingStrength(Float64Metric):
 
     is_differentiable = False
     higher_is_better = True
-    full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    ends: list[Tensor]
     and_: list[Tensor]
     or_: list[Tensor]
     held_and: list[Tensor]
@@ -65,22 +61,13 @@ class GeneralizingStrength(Float64Metric):
     def __init__(
         self, n_players: int, *, fraction: float = SALIENCY, level: float = 0.95, at_least: int = 1, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        if n_players < 1:
-            raise ValueError(f"n_players must be at least 1, but is {n_players}")
-        if not fraction >= 0:
-            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
+        super().__init__(n_players, fraction, _STATES, **kwargs)
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
-        self.n_players = n_players
-        self.fraction = fraction
         if at_least < 1:
             raise ValueError(f"at_least must be at least 1, but is {at_least}")
         self.level = level
         self.at_least = at_least
-        # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
-        for state in _STATES:
-            self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, v: Tensor, and_: Tensor, or_: Tensor | None, references: Sequence[Reference]) -> None:
         """Add samples.
@@ -96,19 +83,11 @@ class GeneralizingStrength(Float64Metric):
         Raises:
             ValueError: if a shape is not (S, 2^n_players), the shapes differ, or there is no reference.
         """
-        shapes = {tuple(tensor.shape) for tensor in (v, and_, or_) if tensor is not None}
-        if len(shapes) > 1 or v.ndim != 2 or v.shape[-1] != 2**self.n_players:
-            raise ValueError(
-                f"v, and_ and or_ must be (samples, {2**self.n_players}), as n_players is {self.n_players}, "
-                f"but are {', '.join(map(str, sorted(shapes)))}"
-            )
-        held_and, held_or = held_interactions(and_, or_, references, at_least=self.at_least)
-        v, and_, or_ = to_float64(v), to_float64(and_), None if or_ is None else to_float64(or_)
+        self.require_shapes(v, and_, or_)
+        held = held_interactions(and_, or_, references, at_least=self.at_least)
+        kept = dict(zip(_STATES, (and_, or_, *held), strict=True))
         zero = torch.zeros_like(and_)
-        or_, held_or = (zero if or_ is None else or_), (zero if held_or is None else held_or)
-        valid = torch.stack((v, and_, or_, held_and, held_or)).isfinite().all(-1).all(0)
-        for state, values in zip(_STATES, (v[:, [0, -1]], and_, or_, held_and, held_or), strict=True):
-            getattr(self, state).append(values[valid].flatten())
+        self.keep(v, **{state: zero if values is None else values for state, values in kept.items()})
 
     def compute(self) -> dict[str, Tensor]:
         """Give the share over all samples seen, on all processes.
@@ -118,10 +97,9 @@ class GeneralizingStrength(Float64Metric):
             order without strength; `generalizing` (n,) and `strength` (n,), means over samples, entry k-1 for order k.
             All float64; NaN if nothing is salient.
         """
-        # v(∅) and v(N) alone are a game of one player, and the threshold asks for nothing else
-        tau = functional.saliency_threshold(self._rows("ends", width=2), self.fraction)
-        strength = functional.order_strength(self._rows("and_"), self._rows("or_"), tau)
-        generalizing = functional.order_strength(self._rows("held_and"), self._rows("held_or"), tau)
+        tau = self.threshold()
+        strength = functional.order_strength(self.rows("and_"), self.rows("or_"), tau)
+        generalizing = functional.order_strength(self.rows("held_and"), self.rows("held_or"), tau)
         low, share, high = functional.generalizing_share(generalizing, strength, level=self.level)
         by_order = generalizing.mean(0) / strength.mean(0)
         shares = {"share": share, "share_low": low, "share_high": high}
@@ -164,10 +142,3 @@ class GeneralizingStrength(Float64Metric):
             ax.plot(place, share, marker=".")
             ax.set(xlabel="measurement", ylabel="generalizing share", ylim=(0, 1.02))
         return cast("Figure", ax.figure), ax
-
-    def _rows(self, state: str, *, width: int | None = None) -> Tensor:
-        # a list of batches before processes are gathered, one tensor afterwards
-        batches = getattr(self, state)
-        nothing = torch.empty(0, dtype=torch.float64, device=float64_device(self.device))
-        flat = dim_zero_cat(batches) if len(batches) else nothing
-        return flat.reshape(-1, width or 2**self.n_players)

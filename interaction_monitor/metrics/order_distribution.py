@@ -36,7 +36,65 @@ class Float64Metric(Metric):
         return super()._apply(fn, staying)
 
 
-class OrderDistribution(Float64Metric):
+class SampleMetric(Float64Metric):
+    """A metric whose threshold depends on all samples, so that numbers of each sample are kept until `compute`.
+
+    Args:
+        n_players: number of players, the same for all samples.
+        fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on.
+        states: what is kept of each sample; "ends", v(∅) and v(N), beside it.
+        **kwargs: as for every `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if `n_players` is below 1 or `fraction` negative.
+    """
+
+    full_state_update = False
+
+    ends: list[Tensor]
+
+    def __init__(self, n_players: int, fraction: float, states: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if n_players < 1:
+            raise ValueError(f"n_players must be at least 1, but is {n_players}")
+        if not fraction >= 0:
+            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
+        self.n_players = n_players
+        self.fraction = fraction
+        # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
+        for state in ("ends", *states):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def require_shapes(self, v: Tensor, and_: Tensor, or_: Tensor | None) -> None:
+        """Raise unless all are (samples, 2^n_players)."""
+        shapes = [tuple(tensor.shape) for tensor in (v, and_, or_) if tensor is not None]
+        if len(set(shapes)) > 1 or v.ndim != 2 or v.shape[-1] != 2**self.n_players:
+            raise ValueError(
+                f"v, and_ and or_ must be (samples, {2**self.n_players}), as n_players is {self.n_players}, "
+                f"but are {', '.join(map(str, shapes))}"
+            )
+
+    def keep(self, v: Tensor, **interactions: Tensor) -> None:
+        """Keep the samples whose numbers are all finite: each (S, 2^n), under the name of its state."""
+        valid = torch.stack([to_float64(values) for values in (v, *interactions.values())]).isfinite().all(-1).all(0)
+        for state, values in {"ends": v[:, [0, -1]], **interactions}.items():
+            getattr(self, state).append(to_float64(values)[valid].flatten())
+
+    def threshold(self) -> Tensor:
+        """Give τ over all samples."""
+        # v(∅) and v(N) alone are a game of one player, and the threshold asks for nothing else
+        return functional.saliency_threshold(self.rows("ends", width=2), self.fraction)
+
+    def rows(self, state: str, *, width: int | None = None) -> Tensor:
+        """Give what was kept of all samples, (S, 2^n) or (S, width)."""
+        # a list of batches here, one tensor after processes were gathered
+        batches = getattr(self, state)
+        nothing = torch.empty(0, dtype=torch.float64, device=float64_device(self.device))
+        flat = dim_zero_cat(batches) if len(batches) else nothing
+        return flat.reshape(-1, width or 2**self.n_players)
+
+
+class OrderDistribution(SampleMetric):
     """How the strength of salient interactions spreads over the orders, over all samples of all processes.
 
     What is salient depends on τ, and τ on the mean output change over *all* samples, so the
@@ -63,24 +121,13 @@ class OrderDistribution(Float64Metric):
 
     is_differentiable = False
     higher_is_better = None
-    full_state_update = False
     plot_lower_bound = 0.0
 
-    ends: list[Tensor]
     and_: list[Tensor]
     or_: list[Tensor]
 
     def __init__(self, n_players: int, *, fraction: float = SALIENCY, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if n_players < 1:
-            raise ValueError(f"n_players must be at least 1, but is {n_players}")
-        if not fraction >= 0:
-            raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
-        self.n_players = n_players
-        self.fraction = fraction
-        # flat, because torchmetrics puts a flat empty tensor in the place of a rank without samples
-        for state in ("ends", "and_", "or_"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        super().__init__(n_players, fraction, ("and_", "or_"), **kwargs)
 
     def update(self, v: Tensor, and_: Tensor, or_: Tensor | None) -> None:
         """Add samples.
@@ -95,17 +142,8 @@ class OrderDistribution(Float64Metric):
         Raises:
             ValueError: if a shape is not (S, 2^n_players) or the shapes differ.
         """
-        or_ = torch.zeros_like(and_) if or_ is None else or_
-        shapes = {tuple(tensor.shape) for tensor in (v, and_, or_)}
-        if len(shapes) > 1 or v.ndim != 2 or v.shape[-1] != 2**self.n_players:
-            raise ValueError(
-                f"v, and_ and or_ must be (samples, {2**self.n_players}), as n_players is {self.n_players}, "
-                f"but are {tuple(v.shape)}, {tuple(and_.shape)} and {tuple(or_.shape)}"
-            )
-        valid = torch.stack((v, and_, or_)).isfinite().all(-1).all(0)
-        self.ends.append(to_float64(v[valid][:, [0, -1]]).flatten())
-        self.and_.append(to_float64(and_[valid]).flatten())
-        self.or_.append(to_float64(or_[valid]).flatten())
+        self.require_shapes(v, and_, or_)
+        self.keep(v, and_=and_, or_=torch.zeros_like(and_) if or_ is None else or_)
 
     def compute(self) -> dict[str, Tensor]:
         """Give the distribution over all samples seen, on all processes.
@@ -115,9 +153,7 @@ class OrderDistribution(Float64Metric):
             normalised; `mean_order` (), NaN if nothing is salient; `n_salient` (), mean number of
             salient interactions per sample. All float64.
         """
-        and_, or_ = self._rows(self.and_), self._rows(self.or_)
-        # v(∅) and v(N) alone are a game of one player, and the threshold asks for nothing else
-        tau = functional.saliency_threshold(self._rows(self.ends, width=2), self.fraction)
+        and_, or_, tau = self.rows("and_"), self.rows("or_"), self.threshold()
         strength = functional.order_strength(and_, or_, tau)
         return {
             "distribution": functional.order_distribution(strength),
@@ -154,9 +190,3 @@ class OrderDistribution(Float64Metric):
             ax.legend(title="measurement")
         ax.set(xlabel="order k", ylabel="strength $I^{(k)}$", xticks=list(order), ylim=(0, None))
         return cast("Figure", ax.figure), ax
-
-    def _rows(self, state: list[Tensor] | Tensor, width: int | None = None) -> Tensor:
-        # a list of batches here, one tensor after processes were gathered
-        nothing = torch.empty(0, dtype=torch.float64, device=float64_device(self.device))
-        flat = dim_zero_cat(state) if len(state) else nothing
-        return flat.reshape(-1, width or 2**self.n_players)

@@ -169,5 +169,5 @@ def test_bad_input_is_named():
         OrderDistribution(3, fraction=-0.1)
     with pytest.raises(ValueError, match=r"\(samples, 16\).*\(2, 8\)"):
         OrderDistribution(4).update(*[torch.zeros(2, 8)] * 3)
-    with pytest.raises(ValueError, match=r"\(samples, 4\).*\(2, 4\), \(2, 4\) and \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"\(samples, 4\).*\(2, 4\), \(2, 4\), \(1, 4\)"):
         OrderDistribution(2).update(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(1, 4))
