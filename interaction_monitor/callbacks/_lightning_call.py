@@ -36,9 +36,8 @@ def way_to_call(
         failed = try_call(pl_module, samples.inputs_of(0), forward_func or call_model)
         if failed is None or is_out_of_memory(failed):
             return forward_func or call_model
-    told = f"{type(failed).__name__}: {str(failed).strip().splitlines()[0] if str(failed).strip() else 'no message'}"
     if forward_func is not None:
-        raise CallError(f"forward_func= fails on the samples: {told}") from failed
+        raise CallError(f"forward_func= fails on the samples: {_told(failed)}") from failed
     step = _step_of(pl_module)
     found: Call | None = None
     lines: list[Call] = []
@@ -51,13 +50,25 @@ def way_to_call(
         if lines or finished:
             break
     if found is not None:
-        return found
+        with undisturbed(pl_module), eager_if_compiled(pl_module), context():
+            failed = try_call(pl_module, samples.inputs_of(0), found)
+        if failed is None or is_out_of_memory(failed):
+            return found
+        raise CallError(
+            f"the network runs on several samples, but not on one: {_told(failed)}. What it gives for a sample depends "
+            "on the others in its batch (batch normalization without running statistics?), so it cannot be measured on "
+            "the sample alone; keep running statistics, or normalize each sample by itself"
+        ) from failed
     shown = "inputs" if isinstance(probe.inputs, dict) else "x"
     advice = " or ".join(map(str, lines[:3])) or f"forward_func=lambda module, {shown}: ... that returns logits"
     calls = f" {step} calls {seen.shapes()}." if seen.calls else ""
-    raise CallError(
-        f"module({'**inputs' if shown == 'inputs' else 'x'}) fails on the samples: {told}.{calls} Give {advice}"
-    ) from failed
+    call = "module(**inputs)" if shown == "inputs" else "module(x)"
+    raise CallError(f"{call} fails on the samples: {_told(failed)}.{calls} Give {advice}") from failed
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def _step_of(pl_module: pl.LightningModule) -> str:

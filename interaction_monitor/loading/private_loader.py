@@ -122,6 +122,8 @@ def _read(sampler: Iterable[Any], at_least: int, seed: int) -> Iterator[Any]:
         for value in vars(owner).values() if hasattr(owner, "__dict__") else ():
             if isinstance(value, torch.Generator):
                 value.manual_seed(seed)
+    if callable(tell := getattr(sampler, "set_epoch", None)):
+        tell(0)  # some can give nothing before
     length = _length(sampler)
     return itertools.islice(iter(sampler), at_least if length is None else length)
 

@@ -287,6 +287,9 @@ def _is_data(value: Any) -> bool:
 def _is_of_the_run(cls: Any) -> bool:
     packages = {base.__module__.partition(".")[0] for base in cls.__mro__}
     names = {base.__name__ for base in cls.__mro__}
+    own = cls.__module__.partition(".")[0] not in _OF_THE_RUN | {"transformers"}
+    if own and names & {"Callback", "TrainerCallback"}:
+        return False  # the hooks that it registers on modules may count in it
     return bool(packages & _OF_THE_RUN) or ("transformers" in packages and bool(names & _OF_TRANSFORMERS))
 
 
