@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the report."""
-    if find_spec("plotly") is None:
-        raise CommandError("the report needs plotly; install it by: pip install 'interaction-monitor[report]'")
+    if find_spec("jinja2") is None:
+        raise CommandError("the report needs jinja2; install it by: pip install 'interaction-monitor[report]'")
     from interaction_monitor.record import files
 
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)

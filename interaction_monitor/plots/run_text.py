@@ -192,6 +192,26 @@ def gap_in_words(history: History) -> str:
     )
 
 
+def advice(history: History) -> str:
+    """Say in a sentence what to do about a run.
+
+    Args:
+        history: the measurements, at least one.
+
+    Returns:
+        The sentence, without a full stop.
+    """
+    began, crossing = find_overfitting(history), find_gap_crossing(history)
+    remedies = "if you train anew, try weight decay, more data or cleaner labels"
+    if began is not None:
+        return f"Keep the weights of about {began.place}: what came after does not carry over; {remedies}"
+    if find_onset(history) is None:
+        return "Go on: the patterns that are learned in phase one carry over to new samples"
+    if crossing is not None:
+        return f"Keep the weights of about {crossing.place}, and look whether accuracy fell after it; {remedies}"
+    return "Go on and watch the loss gap: more complicated patterns are learned now, and these carry over less"
+
+
 def table(history: History, *, most: int = 16) -> str:
     """Lay out a history as a table of at most so many rows, the first, the last and the onset among them.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from interaction_monitor import __version__
 from interaction_monitor.comparison import compare
@@ -24,11 +23,12 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.plots import theory_text
-from interaction_monitor.plots.run_text import gap_in_words, verdict
+from interaction_monitor.plots.run_text import advice, gap_in_words, verdict
 from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts, theory_charts
 from interaction_monitor.report.comparison_page import Shown, shown
+from interaction_monitor.report.figures import Figure, as_json
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import Overlay, fit_record
 
@@ -47,7 +47,7 @@ class Stage:
 def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     """Tell a run's story on one page.
 
-    Everything is inside the page, plotly.js too, and its content security policy forbids it to fetch anything.
+    Everything is inside the page, and its content security policy forbids it to fetch anything.
     Whatever the record holds is shown as text, never as markup.
 
     Args:
@@ -56,7 +56,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
             too.
 
     Returns:
-        The page's HTML, about 5 MB.
+        The page's HTML, some hundred kilobytes.
 
     Raises:
         NoOverlayError: If there is too little in the record.
@@ -81,18 +81,12 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     limits = record.settings.get("thresholds")
     limits = limits if isinstance(limits, dict) and with_or else {}
     figures = {
-        "curves": run_charts.curves(history),
-        "heat-map": run_charts.heat_map(history),
-        "orders": run_charts.order_slider(history),
+        **run_charts.run_figures(history),
         "theory-bars": theory_charts.overlay_bars(overlay),
         "noise-level": theory_charts.noise_level(overlay),
-        "matching-error": reliability.matching_error_chart(history, checks, bound=_number(limits.get("noise"))),
-        "solver-gap": reliability.solver_gap_chart(history, checks, tolerance=_number(limits.get("tol"))),
-        "sparsity": reliability.sparsity_chart(checks, names),
-        "precision": reliability.precision_chart(checks, names),
-        "noise-floor": reliability.noise_floor_chart(checks),
-        **run_charts.persistence(history),
-        **run_charts.generalizing(history),
+        **reliability.reliability_figures(
+            history, checks, names, noise=_number(limits.get("noise")), tol=_number(limits.get("tol"))
+        ),
     }
     return _render(
         record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
@@ -119,7 +113,7 @@ def stages(history: History) -> list[Stage]:
 def _render(
     record: Record,
     overlay: Overlay,
-    figures: Mapping[str, go.Figure],
+    figures: Mapping[str, Figure],
     drawn: Sequence[Example],
     comparison: Shown | None,
     *,
@@ -135,7 +129,7 @@ def _render(
     return environment.get_template("page.html.jinja").render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
-        plotly=Markup(get_plotlyjs()),
+        script=Markup(files("interaction_monitor.report").joinpath("charts.js").read_text(encoding="utf-8")),
         figures={name: as_json(figure) for name, figure in figures.items()},
         version=__version__,
         record=record,
@@ -145,6 +139,7 @@ def _render(
         last=history[-1],
         onset=find_onset(history),
         detection=find_detection(history),
+        advice=f"{advice(history)}.",
         gap_words=gap_in_words(history),
         phases=told_phases(history),
         lag=_lag(history),
@@ -221,9 +216,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def as_json(figure: go.Figure) -> Markup:
-    """Write a figure so that it can stand inside a script element."""
-    # Inside a script element only "<" could end it early.
-    return Markup(str(figure.to_json()).replace("<", "\\u003c"))

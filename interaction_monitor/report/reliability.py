@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,8 +17,7 @@ from interaction_monitor.functional import matching_error, matching_precision_cu
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import positions
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots import charts
-from interaction_monitor.report.plotly_style import legend_above, mark_level, styled
+from interaction_monitor.report.figures import Figure, Series, line, over_run, panel, stack
 
 # Half a unit in the last place, relative to the number: what rounding to nearest can do to it.
 PRECISIONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -120,108 +118,74 @@ def _size_per_order(and_: Tensor, or_: Tensor | None) -> Tensor:
     return torch.stack([pooled[:, of == k].mean().sqrt() for k in range(1, n + 1)])
 
 
-_MOMENT_COLOURS = ("#8C8C8C", charts.ONSET, charts.MEAN_ORDER)
-_HEIGHT = 360
+_MOMENT_COLOURS = ("unknown", "onset", "ink")
+_LEAST = 1e-12  # a logarithmic axis has no zero
 
 
-def matching_error_chart(history: History, checks: Checks, *, bound: float | None) -> go.Figure:
-    """Draw by how much the interactions miss the outputs they are to explain."""
-    values, unit = positions(history)
-    figure = go.Figure()
-    for name, y, dash in (("worst sample", checks.worst_error, "solid"), ("mean of samples", checks.mean_error, "dot")):
-        figure.add_scatter(
-            x=values, y=y, name=name, line={"color": charts.TRAIN, "dash": dash}, hovertemplate="%{y:.2%}"
-        )
-    if bound:
-        mark_level(figure, bound, "the correction that the extraction may make")
-    figure.update_xaxes(title=unit)
-    figure.update_yaxes(
-        title="largest error, share of |v(x) − v(x<sub>∅</sub>)|", tickformat=".2~%", rangemode="tozero"
-    )
-    return _finished(figure)
+def reliability_figures(
+    history: History, checks: Checks, names: Sequence[str], *, noise: float | None, tol: float | None
+) -> dict[str, Figure]:
+    """Describe the figures of the checks, by name.
+
+    Args:
+        history: The run.
+        checks: Its checks.
+        names: What to call the measurements that have curves.
+        noise: The correction of the outputs that the extraction may make; None where there was none.
+        tol: The tolerance of the extraction, likewise.
+    """
+    x, _ = positions(history)
+    colours = _MOMENT_COLOURS[-len(names) :]
+    salient = [{"y": 1.0, "name": "salient from here on up"}]
+    share = "largest error, share of |v(x) − v(∅)|"
+    bound = [{"y": noise, "name": "the correction that the extraction may make"}] if noise else []
+    tolerance = [{"y": tol, "name": "tolerance"}] if tol else []
+    strength = [
+        line(name, colour, checks.ranks, np.maximum(y, 1e-9))
+        for name, colour, y in zip(names, colours, checks.strength, strict=True)
+    ]
+    precision = [
+        line(name, colour, checks.ranks, y) for name, colour, y in zip(names, colours, checks.precision, strict=True)
+    ]
+    errors = _worst_and_mean(x, checks.worst_error, checks.mean_error)
+    least = min(0.4, float(checks.precision.min()))
+    top = max(float(np.nanmax(checks.strength)) if checks.strength.size else 1.0, 1.0)
+    return {
+        "matching-error": over_run(
+            [panel(share, errors, percent=True, levels=bound, min=0)],
+            history,
+        ),
+        "solver-gap": over_run(
+            [panel("certified relative gap", _worst_and_mean(x, history.column("solver_gap"), checks.mean_gap),
+                   percent=True, levels=tolerance, min=0)], history
+        ),
+        "sparsity": stack(
+            [panel("strength |I| in units of τ", strength, log=True, min=1e-3, max=2 * top, levels=salient)],
+            "rank of the interaction, strongest first", log=True,
+        ),
+        "precision": stack(
+            [panel("matching precision", precision, percent=True, min=least, max=1.02)],
+            "how many of the strongest interactions", log=True,
+        ),
+        "noise-floor": _noise_floor(checks),
+    }  # fmt: skip
 
 
-def solver_gap_chart(history: History, checks: Checks, *, tolerance: float | None) -> go.Figure:
-    """Draw how far from the sparsest the extraction may at most be."""
-    values, unit = positions(history)
-    figure = go.Figure()
-    for name, y, dash in (
-        ("worst sample", history.column("solver_gap"), "solid"),
-        ("mean of samples", checks.mean_gap, "dot"),
-    ):
-        figure.add_scatter(
-            x=values, y=y, name=name, line={"color": charts.TRAIN, "dash": dash}, hovertemplate="%{y:.2%}"
-        )
-    if tolerance:
-        mark_level(figure, tolerance, "tolerance")
-    figure.update_xaxes(title=unit)
-    figure.update_yaxes(title="certified relative gap", tickformat=".2~%", rangemode="tozero")
-    return _finished(figure)
+def _worst_and_mean(x: NDArray[np.float64], worst: NDArray[np.float64], mean: NDArray[np.float64]) -> list[Series]:
+    return [line("worst sample", "train", x, worst), line("mean of samples", "train", x, mean, dash="2 4")]
 
 
-def sparsity_chart(checks: Checks, names: Sequence[str]) -> go.Figure:
-    """Draw the strengths of the interactions from the strongest to the weakest."""
-    figure = go.Figure()
-    for name, colour, y in zip(names, _colours(names), checks.strength, strict=True):
-        shown = np.maximum(y, 1e-9)
-        figure.add_scatter(
-            x=checks.ranks, y=shown, name=name, line={"color": colour}, hovertemplate="no. %{x}: %{y:.2f} τ"
-        )
-    mark_level(figure, 1.0, "salient from here on up", logarithmic=True, left=True)
-    top = float(np.nanmax(checks.strength)) if checks.strength.size else 1.0
-    figure.update_xaxes(title="rank of the interaction", type="log", dtick=1)
-    figure.update_yaxes(
-        title="strength |I| in units of τ", type="log", dtick=1, range=[-3, np.log10(max(top, 1.0)) + 0.2]
-    )
-    return _finished(figure)
-
-
-def precision_chart(checks: Checks, names: Sequence[str]) -> go.Figure:
-    """Draw how well the strongest k interactions alone give the output."""
-    figure = go.Figure()
-    for name, colour, y in zip(names, _colours(names), checks.precision, strict=True):
-        figure.add_scatter(x=checks.ranks, y=y, name=name, line={"color": colour}, hovertemplate="first %{x}: %{y:.1%}")
-    figure.update_xaxes(title="how many of the strongest interactions", type="log", dtick=1)
-    figure.update_yaxes(
-        title="matching precision", tickformat=".0%", range=[min(0.4, float(checks.precision.min())), 1.02]
-    )
-    return _finished(figure)
-
-
-def noise_floor_chart(checks: Checks) -> go.Figure:
-    """Draw the typical size of an interaction of each order, and what rounding alone would make it.
+def _noise_floor(checks: Checks) -> Figure:
+    """Describe the typical size of an interaction of each order, and what rounding alone would make it.
 
     What rounding in the network makes was measured at the end, in runs that know it; the thin lines are what rounding
     of the outputs alone would make.
     """
     ks = np.arange(1, len(checks.size) + 1)
-    figure = go.Figure()
-    figure.add_scatter(
-        x=ks,
-        y=np.maximum(checks.size, 1e-12),
-        name="interactions at the end",
-        mode="lines+markers",
-        line={"color": charts.MEAN_ORDER},
-        hovertemplate="%{y:.2g}",
-    )
+    series = [line("interactions at the end", "ink", ks, np.maximum(checks.size, _LEAST), points=True)]
     if checks.floor is not None:
-        figure.add_scatter(
-            x=ks, y=np.maximum(checks.floor, 1e-12), name="floor as measured", mode="lines",
-            line={"color": charts.TEST, "width": 3}, hovertemplate="%{y:.2g}",
-        )  # fmt: skip
-    for (name, floor), dash in zip(checks.floors.items(), ("solid", "dash", "dot"), strict=True):
-        line = {"color": charts.TEST, "dash": dash, "width": 2 if checks.floor is None else 1}
-        figure.add_scatter(x=ks, y=floor, name=f"floor in {name}", mode="lines", line=line, hovertemplate="%{y:.2g}")
-    mark_level(figure, checks.tau, "salient from here on up", logarithmic=True)
-    figure.update_xaxes(title="order k", dtick=1)
-    figure.update_yaxes(title="root mean square of I", type="log", exponentformat="power", dtick=1)
-    return _finished(figure)
-
-
-def _colours(names: Sequence[str]) -> list[str]:
-    return list(_MOMENT_COLOURS[-len(names) :]) if len(names) < 3 else list(_MOMENT_COLOURS)
-
-
-def _finished(figure: go.Figure) -> go.Figure:
-    figure = styled(figure, height=_HEIGHT, showlegend=True, hovermode="x unified")
-    return figure.update_layout(legend=legend_above())
+        series.append(line("floor as measured", "test", ks, np.maximum(checks.floor, _LEAST), width=3))
+    for (name, floor), dash in zip(checks.floors.items(), ("", "6 4", "2 4"), strict=True):
+        series.append(line(f"floor in {name}", "test", ks, floor, dash=dash, width=1))
+    salient = [{"y": checks.tau, "name": "salient from here on up"}]
+    return stack([panel("root mean square of I", series, log=True, levels=salient)], "order k", whole=True)

@@ -58,7 +58,7 @@ def test_all_say_the_same_step():
     assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
     assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
     figure = run_charts.curves(history)
-    assert [line.x0 for line in figure.layout.shapes if line.type == "line"] == [600, 600, 900, 900]
+    assert [mark["x"] for mark in figure["marks"]] == [600, 900]
     assert [(stage.begin, stage.end) for stage in stages(history)] == [(0, 600), (600, 1700)]
 
 

@@ -8,10 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 import torch
-from plotly.offline import get_plotlyjs
 
 from interaction_monitor import cli
 from interaction_monitor.functional import matching_error, matching_precision
@@ -23,12 +21,13 @@ from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_figures import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
-from interaction_monitor.report.page import as_json
+from interaction_monitor.report.figures import as_json
+from interaction_monitor.report.figures import numbers as numbers_of
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import fit_record
 
 FIGURES = {
-    "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
+    "moments", "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
     "precision", "noise-floor",
 }  # fmt: skip
 REPORT = "<!DOCTYPE html>\n<html><head><title>Interactions of version_0</title></head></html>"
@@ -40,9 +39,10 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
+        self.html = html
         self.tags, self.text, self.scripts = [], "", []
         self._script = self._id = None
-        self.feed(html.replace(get_plotlyjs(), ""))
+        self.feed(html)
         self.figures = {name[7:]: json.loads(text) for name, text in self.scripts if name}
 
     def handle_starttag(self, tag, attributes):
@@ -64,12 +64,12 @@ class Page(HTMLParser):
 
 
 def numbers(values):
-    """Read a list of numbers as plotly writes it."""
-    if isinstance(values, dict):
-        import base64
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
-        return np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"]))
-    return np.array(values, dtype=float)
+
+def named(figure):
+    """The curves, bars and bands of a figure by their names."""
+    return {series["name"]: series for panel in figure["panels"] for series in panel["series"]}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,7 @@ def record(make_planted_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(record):
-    html = report_page(record)
-    assert get_plotlyjs() in html
-    return Page(html)
+    return Page(report_page(record))
 
 
 class TestPage:
@@ -114,33 +112,56 @@ class TestPage:
         assert "section 3.3.3" in text
 
     def test_the_slider_has_every_measurement(self, record, page):
-        figure = page.figures["orders"]
-        assert [step["label"] for step in figure["layout"]["sliders"][0]["steps"]] == list("012345")
-        for frame, row in zip(figure["frames"], record.history, strict=True):
-            np.testing.assert_allclose(numbers(frame["data"][0]["y"]), np.array(row.distribution) / 5)
-            assert f"{row.mean_order:.2f}" in frame["layout"]["title"]["text"]
-        assert "onset of phase two" in figure["frames"][2]["layout"]["title"]["text"]
+        frames = page.figures["orders"]["frames"]
+        assert len(frames) == len(record.history)
+        for index, (frame, row) in enumerate(zip(frames, record.history, strict=True)):
+            np.testing.assert_allclose(numbers(frame["series"][0]["y"]), np.array(row.distribution) / 5, atol=1e-5)
+            assert frame["title"].startswith(f"epoch {index}")
+            assert frame["title"].endswith(f"{row.mean_order:.2f}")
+        assert "onset of phase two" in frames[2]["title"]
+        assert page.figures["orders"]["first"] == 2
+
+    def test_the_first_screen_has_the_moments_and_what_to_do(self, record, page):
+        titles = [panel["title"] for panel in page.figures["moments"]["panels"]]
+        assert [title.split(":")[0] for title in titles] == [
+            "epoch 0, the start", "epoch 1, phase one", "epoch 2, the onset of phase two",
+            *(f"epoch {epoch}, phase two" for epoch in (3, 4, 5)),
+        ]  # fmt: skip
+        first = page.html[: page.html.index("<details")]
+        assert 'class="verdict"' in first
+        assert "what came after" in first or "Go on" in first or "Keep the weights" in first
+        assert first.count("data-figure") == 2
+
+    def test_menu_and_page_have_one_order(self, page):
+        menu = [a["href"][1:] for tag, a in page.tags if tag == "a" and a.get("href", "").startswith("#")]
+        assert menu == [a["id"] for tag, a in page.tags if tag == "details" and "id" in a]
+
+    def test_it_is_small(self, page):
+        assert len(page.html.encode()) < 2e6
 
     def test_the_heat_map_has_a_column_per_measurement(self, record, page):
-        trace = page.figures["heat-map"]["data"][0]
-        np.testing.assert_array_equal(numbers(trace["x"]), record.history.epochs)
-        np.testing.assert_allclose(numbers(trace["z"]).reshape(5, 6), record.history.distribution.T / 5)
+        (series,) = page.figures["heat-map"]["panels"][0]["series"]
+        np.testing.assert_array_equal(numbers(series["x"]), record.history.epochs)
+        np.testing.assert_allclose([numbers(row) for row in series["z"]], record.history.distribution.T / 5, atol=1e-5)
 
     def test_the_curves_are_the_history(self, record, page):
-        traces = {trace.get("name"): trace for trace in page.figures["curves"]["data"]}
+        curves = named(page.figures["curves"])
         for name, column in (
             ("mean order ⟨k⟩", "mean_order"),
             ("train loss", "train_loss"),
             ("test loss", "test_loss"),
         ):
-            np.testing.assert_allclose(numbers(traces[name]["y"]), record.history.column(column))
+            np.testing.assert_allclose(numbers(curves[name]["y"]), record.history.column(column), rtol=1e-5)
+        assert page.figures["curves"]["phases"] == [[None, 2, "one"], [2, None, "two"]]
+        assert [(mark["x"], mark["color"]) for mark in page.figures["curves"]["marks"]] == [(2, "onset"), (0, "gap")]
 
     def test_the_theory_is_the_overlay(self, record, page):
         overlay = fit_record(record)
-        predicted = [t for t in page.figures["theory-bars"]["data"] if t["name"].startswith("predicted")]
-        np.testing.assert_allclose(numbers(predicted[3]["y"]), overlay.fit.theory[3] / 5)
-        names = [t["name"] for t in predicted]
+        predicted = [panel["series"][1] for panel in page.figures["theory-bars"]["panels"]]
+        np.testing.assert_allclose(numbers(predicted[3]["y"]), overlay.fit.theory[3] / 5, atol=1e-5)
+        names = [series["name"] for series in predicted]
         assert names == ["predicted, phase one (no claim)"] * 2 + ["predicted, phase two"] * 4
+        assert page.figures["theory-bars"]["panels"][-1]["title"].endswith("its own prediction")
 
     def test_whatever_a_record_holds_is_text(self, planted_run):
         evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
@@ -159,16 +180,16 @@ class TestPage:
 
     def test_a_figure_cannot_end_its_script(self):
         name = "</script><script>alert(1)</script>"
-        written = as_json(go.Figure(go.Bar(y=[1], name=name)))
+        written = as_json({"name": name, "y": numbers_of([1.0, float("nan"), float("inf")])})
         assert "<" not in written
-        assert json.loads(written)["data"][0]["name"] == name
+        assert json.loads(written) == {"name": name, "y": [1.0, None, None]}
 
     def test_losses_and_onset_may_be_unknown(self, planted_run):
         record = planted_run(onset=None)
         record.history = History(replace(row, train_loss=None, test_loss=None) for row in record.history)
         page = Page(report_page(record))
         assert "No onset of phase two was found." in page.text
-        assert "train loss" not in {trace.get("name") for trace in page.figures["curves"]["data"]}
+        assert "train loss" not in named(page.figures["curves"])
 
     def test_and_alone_has_no_gap(self, planted_run):
         page = Page(report_page(planted_run(kind="and")))
@@ -202,9 +223,7 @@ class TestWhatWillHold:
         record.history = History(rows)
         page = Page(report_page(record))
         assert set(page.figures) == FIGURES | {"generalizing", "generalizing-orders"}
-        curve = next(
-            trace for trace in page.figures["generalizing"]["data"] if trace.get("name") == "generalizing share"
-        )
+        curve = named(page.figures["generalizing"])["generalizing share"]
         np.testing.assert_allclose(numbers(curve["y"]), 0.5)
         assert "ver-fitting began at epoch 2 (known at 4)" in page.text
 
@@ -215,24 +234,27 @@ class TestWhatCarriesOver:
         page = Page(report_page(record))
         assert set(page.figures) == FIGURES | {"turnover", "persisted", "effects"}
         assert "Training samples were not measured" in page.text
-        persisted, appeared, vanished = (numbers(trace["y"]) for trace in page.figures["turnover"]["data"])
+        parts = named(page.figures["turnover"])
         strength = record.history.strength[1:].sum(1)
-        np.testing.assert_allclose(persisted, 0.5 * strength / (strength + 1.25))
-        np.testing.assert_allclose(persisted + appeared + vanished, 1.0)
-        shares = page.figures["persisted"]["data"][0]["z"]
-        assert "effect" in page.figures["effects"]["layout"]["yaxis"]["title"]["text"]
-        drawn = numbers(page.figures["effects"]["data"][0]["y"])
-        np.testing.assert_allclose(drawn, record.history.by_order("effect")[:, :1].sum(1))
-        assert shares
+        np.testing.assert_allclose(
+            numbers(parts["persisted"]["high"])[1:], 0.5 * strength / (strength + 1.25), rtol=1e-4
+        )
+        np.testing.assert_allclose(numbers(parts["vanished"]["high"])[1:], 1.0)
+        assert parts["vanished"]["low"] == parts["appeared"]["high"]
+        (panel,) = page.figures["effects"]["panels"]
+        assert "effect" in panel["y"]["label"]
+        drawn = numbers(panel["series"][0]["y"])
+        np.testing.assert_allclose(drawn, record.history.by_order("effect")[:, :1].sum(1), rtol=1e-5)
+        assert page.figures["persisted"]["panels"][0]["series"][0]["z"]
 
     def test_training_samples_lie_beside_the_others(self, planted_run):
         known = {"train_strength": (1.0,) * 5, "train_effect": (1.0, 0.5, 0.25, 0.0, 0.0), "similarity": (0.5,) * 5}
         page = Page(report_page(with_turnover(planted_run(), **known)))
         assert "Training samples were not measured" not in page.text
         assert "similarity" in page.figures
-        names = [trace.get("name") for trace in page.figures["effects"]["data"]]
+        names = list(named(page.figures["effects"]))
         assert names[2:4] == ["order 1, training samples", "orders 2 and above, training samples"]
-        assert numbers(page.figures["effects"]["data"][3]["y"]).tolist() == [0.75] * 5
+        assert named(page.figures["effects"])[names[3]]["y"] == [0.75] * 5
 
 
 class TestOtherNetworks:
@@ -267,7 +289,7 @@ class TestCommand:
         out = tmp_path / "new" / "run.html"
         assert cli.main(["report", str(tmp_path), "--out", str(out)]) == 0
         assert str(out) in capsys.readouterr().out
-        assert 1e6 < out.stat().st_size < 8e6
+        assert out.stat().st_size < 2e6
         assert sorted(record.folder.iterdir()) == before
         assert out.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
@@ -305,7 +327,7 @@ class TestCommand:
         assert cli.main(["report", str(planted_run().folder), "--out", "/proc/x.html"]) == 2
         assert "choose another place by --out" in capsys.readouterr().err
 
-    def test_says_how_to_get_plotly(self, planted_run, monkeypatch, capsys):
+    def test_says_how_to_get_jinja(self, planted_run, monkeypatch, capsys):
         from interaction_monitor.cli import report_command
 
         monkeypatch.setattr(report_command, "find_spec", lambda name: None)
@@ -443,25 +465,37 @@ def test_clicked_through_in_a_browser(record, tmp_path):
             tab.on("pageerror", lambda error: complaints.append(str(error)))
             tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
             tab.goto(out.as_uri())
-            eventually(tab, "document.querySelectorAll('.main-svg').length >= 20")
-            drawn = "[...document.querySelectorAll('[data-figure]')].filter(x => x.querySelector('.main-svg')).length"
-            assert tab.evaluate(drawn) == len(FIGURES)
-            slider = tab.locator("[data-figure=orders]")
-            slider.scroll_into_view_if_needed()
-            heights = """[...document.querySelectorAll('[data-figure=orders] .bars .point path')]
-                .map(bar => bar.getBBox().height)"""
-            title = "document.querySelector('[data-figure=orders] .gtitle').textContent"
+            drawn = "[...document.querySelectorAll('[data-figure]')].filter(x => x.querySelector('svg')).length"
+            eventually(tab, f"{drawn} === 2")  # the first screen; the others when they are unfolded
+            tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+            eventually(tab, f"{drawn} === {len(FIGURES)}")
+            orders = tab.locator("[data-figure=orders]")
+            heights = (
+                "[...document.querySelectorAll('[data-figure=orders] .bar')].map(bar => +bar.getAttribute('height'))"
+            )
+            slider = orders.locator("input[type=range]")
             for step in (5, 2):
-                slider.locator(".slider-rail-touch-rect").scroll_into_view_if_needed()
-                box = slider.locator(".slider-rail-rect").bounding_box()
-                tab.mouse.click(box["x"] + 10 + (box["width"] - 20) * step / 5, box["y"] + box["height"] / 2)
-                eventually(tab, f"{title}.includes('epoch {step}:')")
+                slider.fill(str(step))
+                eventually(tab, f"document.querySelector('.frame-title').textContent.startsWith('epoch {step}')")
                 seen, measured = np.array(tab.evaluate(heights)), np.array(record.history[step].distribution)
                 np.testing.assert_allclose(seen / seen.sum(), measured / 5, atol=0.01)
-            slider.locator(".updatemenu-button").first.click()
-            eventually(tab, f"{title}.includes('epoch 5:')")
-            tab.locator("summary").first.click()
+            orders.locator("button").click()
+            eventually(tab, "document.querySelector('.frame-title').textContent.startsWith('epoch 5')")
             assert tab.locator("tr.onset").is_visible()
+            # The keyboard reads the values, and a zoom is every figure's.
+            tab.locator("[data-figure=curves] svg[tabindex]").focus()
+            tab.keyboard.press("ArrowRight")
+            tab.keyboard.press("ArrowRight")
+            assert tab.locator("[data-figure=curves] .tip").inner_text().startswith("epoch 1")
+            ticks = "document.querySelector('[data-figure=heat-map] svg[tabindex]').textContent"
+            before = tab.evaluate(ticks)
+            tab.evaluate("InteractionCharts.setZoom([1, 2])")
+            assert tab.evaluate(ticks) != before
+            tab.keyboard.press("Escape")
+            for scheme in ("dark", "light"):
+                tab.emulate_media(color_scheme=scheme)
+                tab.set_viewport_size({"width": 390, "height": 844})
+                eventually(tab, "document.documentElement.scrollWidth <= innerWidth")
             assert requests == [out.as_uri()]
             assert complaints == []
         finally:
