@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.forward.model import device_of, eager_if_compiled, logits_of
+from interaction_monitor.forward.model import changed_output, device_of, eager_if_compiled, find_layer, logits_of
+from interaction_monitor.outputs import Output, resolve
+from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
 from interaction_monitor.state import undisturbed
@@ -131,3 +133,94 @@ def read_baseline(path: str | Path) -> Tensor:
     if vectors.ndim not in (2, 3) or vectors[-1].size != vectors.shape[-1]:
         raise ValueError(f"{path} must hold (epochs, D) or (epochs, 1, D), but holds {vectors.shape}")
     return torch.from_numpy(vectors[-1].reshape(-1)).float()
+
+
+def learn_baseline(
+    model: nn.Module,
+    probe: Probe,
+    players: PlayerMap,
+    *,
+    output: str | Output = "next_token_log_odds",
+    forward_func: ForwardFunc = last_token_logits,
+    epochs: int = 100,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> Tensor:
+    """Learn the vector that stands for an absent word best: by which interactions of groups of words are smallest.
+
+    As in the code of the papers' authors: E|v(A∪B∪C) - v(A∪C) - v(B∪C) + v(C)| over disjoint groups A and B of one to
+    three words and C of any number is made less by momentum SGD on the vector alone. It is a choice of what absence
+    means, not a measurement: interactions by different baselines cannot be compared.
+
+    Args:
+        model: the network; it is left as it was, gradients included.
+        probe: the samples, best others than those that are measured.
+        players: their words, masked at a layer by a vector, from `assign_players` with `Words(layer=, baseline=)`;
+            the vector is where learning starts.
+        output: as for the monitor.
+        forward_func: (model, inputs) -> logits, differentiable; the default is for causal language models.
+        epochs: passes over the samples, a draw of groups for each.
+        rate: of SGD; the authors' is 1e-3.
+        seed: of the groups.
+
+    Returns:
+        (D,) of the layer's dtype, for `Words(layer=..., baseline=...)`.
+
+    Raises:
+        ValueError: if the players are fewer than two, or not masked at a layer by one vector.
+
+    Example:
+        >>> from interaction_monitor import assign_players
+        >>> from interaction_monitor.players import Words
+        >>> net = nn.Sequential(nn.Embedding(6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2))
+        >>> probe = Probe(torch.arange(1, 5).repeat(2, 1), torch.tensor([0, 1]))
+        >>> words = Words([*"-abcde"], n_players=3, layer="0", baseline=torch.zeros(3), stop_words=())
+        >>> drawn = assign_players(net, words, probe)
+        >>> learn_baseline(net, probe, drawn, output="log_odds", forward_func=lambda m, x: m(x), epochs=2).shape
+        torch.Size([3])
+    """
+    start = players.baseline
+    if players.layer is None or not isinstance(start, Tensor) or start.numel() != start.shape[-1]:
+        raise ValueError("players must be masked at a layer by one vector; draw them by Words(layer=, baseline=vector)")
+    if players.n_players < 2:
+        raise ValueError("players must be at least two, for groups of words to interact")
+    device, compute, layer = device_of(model, probe.inputs), resolve(output), find_layer(model, players.layer)
+    baseline = start.detach().reshape(-1).to(device).clone().requires_grad_()
+    optimizer = torch.optim.SGD([baseline], lr=rate, momentum=0.9)
+    generator = torch.Generator().manual_seed(seed)
+    was = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        for sample in [*range(len(probe))] * epochs:
+            keep = _present(players.labels[sample], _groups(players.n_players, generator)).to(device)[..., None]
+            batch = probe.select([sample] * len(keep)).to(device)
+            with torch.enable_grad(), changed_output(layer, players.layer, partial(_masked, keep, baseline)):
+                v = compute(logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
+            loss = (v[0] - v[1] - v[2] + v[3]).abs()
+            (baseline.grad,) = torch.autograd.grad(loss, [baseline])
+            optimizer.step()
+    finally:
+        for module, training in was:
+            module.training = training
+    return baseline.detach()
+
+
+def _groups(n: int, generator: torch.Generator) -> Tensor:
+    """Draw disjoint A, B, C; give A∪B∪C, A∪C, B∪C, C: (4, n) bool."""
+    order = torch.randperm(n, generator=generator)
+    a = int(torch.randint(1, min(3, n - 1) + 1, (), generator=generator))
+    b = int(torch.randint(1, min(3, n - a) + 1, (), generator=generator))
+    c = int(torch.randint(0, n - a - b + 1, (), generator=generator))
+    place = order.argsort()  # of each player in the order
+    first, second, third = place < a, (place >= a) & (place < a + b), (place >= a + b) & (place < a + b + c)
+    return torch.stack((first | second | third, first | third, second | third, third))
+
+
+def _present(labels: Tensor, coalitions: Tensor) -> Tensor:
+    """Which positions of a sample are kept in each coalition, (B, *positions); the background always is."""
+    with_background = torch.cat((coalitions, coalitions.new_ones(len(coalitions), 1)), 1)
+    return with_background.to(labels.device)[:, labels]
+
+
+def _masked(keep: Tensor, baseline: Tensor, embedded: Tensor) -> Tensor:
+    return torch.where(keep, embedded, baseline.to(embedded.dtype))

@@ -257,7 +257,9 @@ def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
     z = where_float64_is(logits).to(torch.float64, copy=True)
     index = targets.long()[:, None].to(z.device)
     true = z.gather(1, index)[:, 0]
-    return true - z.scatter_(1, index, -torch.inf).logsumexp(1)
+    # In place where that is allowed: a copy of a large vocabulary's logits is what the blocks below are cut for.
+    others = z.scatter(1, index, -torch.inf) if z.requires_grad else z.scatter_(1, index, -torch.inf)
+    return true - others.logsumexp(1)
 
 
 def _blocks(logits: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:

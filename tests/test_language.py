@@ -1,3 +1,6 @@
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 
 from interaction_monitor import outputs
 from interaction_monitor.forward import assign_players, masked_outputs
-from interaction_monitor.language import last_token_logits, most_probable, read_baseline
+from interaction_monitor.language import last_token_logits, learn_baseline, most_probable, read_baseline
 from interaction_monitor.players import Words
 from interaction_monitor.probe import Probe
 
@@ -137,3 +140,39 @@ def test_a_published_baseline_is_the_last_epochs(tmp_path):
     np.save(file, np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match=r"must hold \(epochs, D\)"):
         read_baseline(file)
+
+
+def test_a_learned_baseline_makes_groups_of_words_interact_less():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(12, 4), nn.Flatten(), nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 2))
+    net[4].weight.data *= 3
+    probe = Probe(torch.stack([torch.randperm(11)[:6] + 1 for _ in range(6)]), torch.arange(6) % 2)
+    words = Words([*"-abcdefghijk"], n_players=5, layer="0", baseline=torch.full((4,), 1.5), stop_words=())
+    drawn = assign_players(net, words, probe)
+    before = [parameter.clone() for parameter in net.parameters()]
+
+    def forward(module, inputs):
+        assert not module.training
+        return module(inputs)
+
+    def interactions(baseline):
+        """Mean size of v(A∪B∪C) - v(A∪C) - v(B∪C) + v(C), A and B of one word, over all C."""
+        v = masked_outputs(net, probe, replace(drawn, baseline=baseline[None, None]))
+        pairs = [(1 << a, 1 << b) for a, b in itertools.combinations(range(5), 2)]
+        total = [
+            v[:, c | a | b] - v[:, c | a] - v[:, c | b] + v[:, c]
+            for a, b in pairs
+            for c in range(32)
+            if not c & (a | b)
+        ]
+        return float(torch.stack(total).abs().mean())
+
+    learned = learn_baseline(net, probe, drawn, output="log_odds", forward_func=forward, epochs=40, rate=0.05)
+    again = learn_baseline(net, probe, drawn, output="log_odds", forward_func=forward, epochs=40, rate=0.05)
+    assert torch.equal(learned, again)
+    assert interactions(learned) < 0.7 * interactions(torch.full((4,), 1.5))
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(one, other) for one, other in zip(before, net.parameters(), strict=True))
+    assert net.training
+    with pytest.raises(ValueError, match="masked at a layer by one vector"):
+        learn_baseline(net, probe, replace(drawn, layer=None))
