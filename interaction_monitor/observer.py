@@ -37,7 +37,7 @@ LossPair = tuple[float | None, float | None]  # of training, of test
 
 
 class Observer:
-    """Watch a model: the same probe, players and thresholds at each look, and a history of what was seen.
+    """Watch a model: the same probe, players and thresholds at each measurement, and a history of what was seen.
 
     Args:
         probe: the samples, the same at every measurement.
@@ -99,7 +99,7 @@ class Observer:
         self.settings = Settings(output, forward_func, interactions, or_default(thresholds), forward_context)
         self.tracker = tracker or PhaseTracker()
         self.record = record
-        self.begin: Callable[[], Record] | None = None  # makes the record at the first write, if there is none by then
+        self.make_record: Callable[[], Record] | None = None  # at the first write, where there is none by then
         self.ranks = ranks or Ranks()
         self.train = train
         self.train_samples = TrainingSamples(len(probe))
@@ -137,13 +137,13 @@ class Observer:
             ValueError: if a reference does not fit the run; nothing is kept then.
             OSError: if the record cannot be written; history and phase hold the measurement all the same.
         """
-        row = self.look(
+        row = self.measure(
             model, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss, forward_context=forward_context
         )
-        self.keep()
+        self.write_record()
         return row
 
-    def look(
+    def measure(
         self,
         model: nn.Module,
         *,
@@ -153,7 +153,7 @@ class Observer:
         test_loss: float | None = None,
         forward_context: ForwardContext | None = None,
     ) -> Row:
-        """Do as `observe`, but leave writing the record to `keep`."""
+        """Do as `observe`, but leave writing the record to `write_record`."""
         settings = self._settings(forward_context)
         self.measure_references(model, forward_context=forward_context)
         measurement = self._measure(model, self.probe, self.players, settings)
@@ -201,7 +201,7 @@ class Observer:
         return logged if known or not len(self.history) else evaluated
 
     def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
-        """Measure the references, if there are any that have not been measured; `look` does it too.
+        """Measure the references, if there are any that have not been measured; `measure` does it too.
 
         Args:
             model: the network that is watched, which must be another one.
@@ -246,10 +246,10 @@ class Observer:
     def _settings(self, forward_context: ForwardContext | None) -> Settings:
         return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
 
-    def keep(self) -> None:
+    def write_record(self) -> None:
         """Write the last measurement to the record, if there is one."""
-        if self.record is None and self.begin is not None and self.last is not None:
-            self.record = self.begin()
+        if self.record is None and self.make_record is not None and self.last is not None:
+            self.record = self.make_record()
         if self.record is not None and self.last is not None:
             self.record.write(self.last, self.history[-1])
 
@@ -289,7 +289,7 @@ class Observer:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
-    def adopt(self, row: Row, strength: Tensor, generalizing: Tensor | None = None) -> None:
+    def take_over(self, row: Row, strength: Tensor, generalizing: Tensor | None = None) -> None:
         """Take over a measurement that another process made of the same network, samples and players.
 
         Args:

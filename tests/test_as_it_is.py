@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from interaction_monitor import InteractionMonitor
-from interaction_monitor.callbacks._monitored import worst
+from interaction_monitor.callbacks.loggers import worst
 from interaction_monitor.losses import BatchLosses
 from interaction_monitor.players import ImagePatches
 from interaction_monitor.stopping import StopRule

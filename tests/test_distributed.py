@@ -12,7 +12,7 @@ import lightning.pytorch.strategies
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from interaction_monitor.callbacks._lightning_trainer import refuse_split_networks
+from interaction_monitor.callbacks.lightning_trainer import refuse_split_networks
 from interaction_monitor.distributed import Ranks
 
 SCRIPT = Path(__file__).parent / "distributed_script.py"

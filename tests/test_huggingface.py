@@ -13,7 +13,7 @@ from interaction_monitor import Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
-from interaction_monitor.plots import run_figures, tensorboard
+from interaction_monitor.plots import run_figures
 from interaction_monitor.record import Record
 from interaction_monitor.stopping import StopRule
 
@@ -21,7 +21,7 @@ from interaction_monitor.stopping import StopRule
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds; the run that all share has them."""
-    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
@@ -220,12 +220,11 @@ def test_arguments_out_of_range_are_named(argument, match):
         InteractionTrainerCallback(Words(VOCABULARY), Probe(torch.ones(1, 3, dtype=torch.long)), **argument)
 
 
-@pytest.mark.parametrize("given", ["swapped", "none", "items"])
+@pytest.mark.parametrize("given", ["swapped", "items"])
 def test_what_is_no_probe_or_no_players_is_refused(given):
     players, probe = Words(VOCABULARY), Probe(torch.ones(1, 3, dtype=torch.long))
     arguments, match = {
         "swapped": ((probe, players), r"players=<?Probe.*give a kind of players"),
-        "none": ((players, None), r"probe=None\): give Probe\(inputs, targets\) or Probe\.from_loader\(loader\)"),
         "items": ((players, sentences(5)), r"probe=<list>\): give Probe\(inputs, targets\) or Probe\.from_loader"),
     }[given]
     with pytest.raises(ValueError, match=rf"InteractionTrainerCallback\({match}"):

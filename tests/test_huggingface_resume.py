@@ -13,7 +13,6 @@ from transformers_runs import VOCABULARY, positions, sentences, told, trained
 from interaction_monitor import Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.players import Words
-from interaction_monitor.plots import tensorboard
 from interaction_monitor.record import Record
 from interaction_monitor.settings import Thresholds
 
@@ -21,7 +20,7 @@ from interaction_monitor.settings import Thresholds
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
 
 
 class CrashError(Exception):
@@ -129,7 +128,7 @@ def own_forward(model, inputs):
         ({"thresholds": Thresholds(saliency=0.1)}, r"thresholds\.saliency=0\.03, but .* thresholds\.saliency=0\.1"),
         ({"players": Words(VOCABULARY, n_players=3)}, r"players\.n_players=4, but .* players\.n_players=3"),
         ({"forward_func": own_forward}, r"forward_func=None, but this run has forward_func='own_forward'"),
-        ({"n_samples": 3}, r"other samples than probe= holds now: 5, and these are 3.*another name="),
+        ({"n_samples": 3}, r"n_samples=5 samples, but probe= holds 3.*another name="),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -275,7 +275,7 @@ def test_several_monitors_keep_apart(net, loaders, make_trainer, tmp_path):
 def test_picture_tags_of_mlflow_are_files():
     from matplotlib.figure import Figure
 
-    from interaction_monitor.callbacks.loggers import shower
+    from interaction_monitor.callbacks.loggers import show_figure
 
     class MLFlowLogger:
         run_id = "7"
@@ -283,7 +283,7 @@ def test_picture_tags_of_mlflow_are_files():
 
     seen = []
     figure = Figure()
-    shower(MLFlowLogger())("interactions/story", figure, 12)
+    show_figure(MLFlowLogger())("interactions/story", figure, 12)
     assert seen == [("7", figure, "interactions/story_step_00000012.png")]
 
 

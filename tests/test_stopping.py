@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from interaction_monitor.callbacks._arguments import rule_of
+from interaction_monitor.callbacks.arguments import rule_of
 from interaction_monitor.history import History, Row
 from interaction_monitor.stopping import (
     GeneralizingShare,
@@ -171,15 +171,15 @@ def test_a_rule_that_answers_yes_or_no_is_named(answer, sentence):
 
 
 def test_arguments_of_a_monitor_become_one_rule():
-    assert rule_of(stop=None, stop_on_onset=False, patience=None) is None
+    assert rule_of(stop=None, stop_on_onset=False, patience=None, n_train_samples=0) is None
     with pytest.raises(ValueError, match=r"patience=3.*stop_on_onset=True.*does nothing"):
-        rule_of(stop=None, stop_on_onset=False, patience=3)
-    assert rule_of(stop=None, stop_on_onset=True, patience=0) == OnsetPatience(0)
-    assert isinstance(rule_of(stop=None, stop_on_onset=True, patience=None), StopRule)
+        rule_of(stop=None, stop_on_onset=False, patience=3, n_train_samples=0)
+    assert rule_of(stop=None, stop_on_onset=True, patience=0, n_train_samples=0) == OnsetPatience(0)
+    assert isinstance(rule_of(stop=None, stop_on_onset=True, patience=None, n_train_samples=0), StopRule)
     own = HighOrderGrowth(regained=0.7)
-    assert rule_of(stop=own, stop_on_onset=False, patience=None) is own
+    assert rule_of(stop=own, stop_on_onset=False, patience=None, n_train_samples=0) is own
     with pytest.raises(ValueError, match="neither stop_on_onset nor patience"):
-        rule_of(stop=own, stop_on_onset=True, patience=None)
+        rule_of(stop=own, stop_on_onset=True, patience=None, n_train_samples=0)
 
 
 @pytest.mark.parametrize(

@@ -5,57 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from matplotlib.figure import Figure
 
 from interaction_monitor._checks import some
-from interaction_monitor.callbacks import lightning_twins, resume
-from interaction_monitor.callbacks._arguments import (
-    arguments_of,
-    require_at_least,
-    require_probe,
-    require_reference,
-    require_shared,
-    rule_of,
-    schedules_of,
-)
-from interaction_monitor.callbacks._lightning_setup import set_up
-from interaction_monitor.callbacks._lightning_trainer import (
+from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
+from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.lightning_setup import source_of
+from interaction_monitor.callbacks.lightning_trainer import (
+    Steps,
     batches_of,
     counted_batches_of,
     ends_after,
     finished_batches,
+    folder_of,
+    is_trial,
     loss_of,
+    missed_end_of_epoch,
+    monitored,
     no_test_loss,
     refuse_split_networks,
     say,
 )
-from interaction_monitor.callbacks._monitored import Keys
-from interaction_monitor.callbacks._settings import settings_of
-from interaction_monitor.callbacks._steps import Steps
-from interaction_monitor.callbacks._stop_reason import ELSEWHERE, reason_to_stop
-from interaction_monitor.callbacks._telling import compare_costs, conclude, scalars, tell
-from interaction_monitor.callbacks.faults import Faults, OnError
+from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.distributed import MISFITS
-from interaction_monitor.forecast import Forecast
-from interaction_monitor.history import History, Row
-from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
-from interaction_monitor.outputs import Output
-from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players import Players
-from interaction_monitor.plots import run_text
-from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
-from interaction_monitor.reference.sources import Given
-from interaction_monitor.schedule import Schedule, budget_of
-from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.settings import plain
 from interaction_monitor.state import preserved_rng, uninitialized
-from interaction_monitor.stopping import StopRule
 
 
-class InteractionMonitor(Callback):
+class InteractionMonitor(CallbackBase, Callback):
     """Measure which interactions a network encodes, order by order, while Lightning trains it.
 
     It measures once before training, then every few epochs or steps, and after the last; it names the phase,
@@ -83,6 +64,10 @@ class InteractionMonitor(Callback):
             case. None means no limit where a schedule is given, else 1, from which the first 20 measurements
             are spared.
         tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
+        reference: other networks for the same task, trained on other samples, beside which it shows which part of the
+            strength will hold on new samples: the record of another run over the same probe and players (or its
+            folder), a trained network, a `reference.Checkpoint`, or several of these. Where there is none,
+            `reference.Twins(factory)`: two networks trained in step with the run, each on a half of every batch.
         stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
         stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`: some time
             after phase two has begun, when high orders and the loss gap have grown together.
@@ -91,10 +76,6 @@ class InteractionMonitor(Callback):
         train_loss: name of the logged training loss; None averages what `training_step` returns over the batches of
             the epoch, or where steps are counted, over those since the last measurement.
         test_loss: name of the logged validation loss; None looks for the common names.
-        reference: other networks for the same task, trained on other samples, beside which it shows which part of the
-            strength will hold on new samples: the record of another run over the same probe and players (or its
-            folder), a trained network, a `reference.Checkpoint`, or several of these. Where there is none,
-            `reference.Twins(factory)`: two networks trained in step with the run, each on a half of every batch.
         name: prefix of the logged keys, and the record's folder beside the logger's files. Several monitors in
             one trainer need different names.
         on_error: "warn" lets training go on when a measurement fails, "raise" does not.
@@ -116,79 +97,17 @@ class InteractionMonitor(Callback):
         lightning...MisconfigurationException: InteractionMonitor(every_n_epochs=0): give at least 1
     """
 
-    def __init__(
-        self,
-        players: Players,
-        *,
-        probe: Probe | None = None,
-        n_samples: int = 50,
-        n_train_samples: int = 0,
-        output: str | Output = "log_odds",
-        forward_func: ForwardFunc | None = None,
-        interactions: Interactions = "and-or",
-        thresholds: Thresholds | None = None,
-        every_n_epochs: int | Schedule | None = None,
-        every_n_train_steps: int | Schedule | None = None,
-        max_overhead: float | None = None,
-        tracker: PhaseTracker | None = None,
-        stop: StopRule | None = None,
-        stop_on_onset: bool = False,
-        patience: int | None = None,
-        train_loss: str | None = None,
-        test_loss: str | None = None,
-        reference: Given | None = None,
-        name: str = "interactions",
-        on_error: OnError = "warn",
-        seed: int = 0,
-    ) -> None:
-        with arguments_of("InteractionMonitor", MisconfigurationException):
-            require_at_least(1, n_samples=n_samples)
-            require_at_least(0, n_train_samples=n_train_samples)
-            require_shared(
-                players=players,
-                max_overhead=max_overhead,
-                interactions=interactions,
-                on_error=on_error,
-                thresholds=thresholds,
-                tracker=tracker,
-                train_loss=train_loss,
-                test_loss=test_loss,
-                name=name,
-                seed=seed,
-            )
-            require_reference(reference)
-            require_probe(probe, optional=True)
-            self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_train_steps=every_n_train_steps)
-            self.stop = rule_of(
-                stop=stop,
-                stop_on_onset=stop_on_onset,
-                patience=patience,
-                n_train_samples=n_train_samples,
-                reference=reference,
-            )
-        self.players = players
-        self.probe = probe
-        self.n_samples = n_samples
-        self.n_train_samples = n_train_samples
-        self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
-        self.max_overhead = max_overhead
-        self.tracker = tracker or PhaseTracker()
-        self.losses = Losses(train_loss, test_loss)
-        self.reference = reference
-        self.name = name
-        self.faults = Faults(on_error)
-        self.seed = seed
-        self.observer: Observer | None = None
-        self.budget = budget_of(max_overhead, every_n_epochs, every_n_train_steps)
-        self.forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
-        self.stop_reason: str | None = None
-        self.steps = Steps()
-        self.keys = Keys(name)
-        self._restored: dict[str, Any] | None = None
+    _refusal = MisconfigurationException
+    _restored: dict[str, Any] | None = None  # from a checkpoint, until training begins
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._steps = Steps()
+        self._keys = Keys(self.name)
         self._seen_step = 0
         self._tried_step = -1
-        self.samples: dict[str, Any] | None = None  # a digest of the samples
-        self.shown: int | None = None  # the loggers' step of the last measurement
+        self._samples: dict[str, Any] | None = None  # a digest of the samples
+        self._shown: int | None = None  # the loggers' step of the last measurement
         self._waiting: list[str] = []  # weights whose shapes only the first batch gives
         self._saved: int | None = None  # optimizer steps at a checkpoint that the record does not know of yet
 
@@ -196,17 +115,6 @@ class InteractionMonitor(Callback):
     def state_key(self) -> str:
         """The key of this monitor's state in checkpoints; the name tells several monitors apart."""
         return f"{type(self).__qualname__}[{self.name}]"
-
-    def plot(self) -> Figure:
-        """Draw what was measured so far on one page.
-
-        Raises:
-            ValueError: if nothing was measured yet.
-        """
-        return (History() if self.observer is None else self.observer.history).plot()
-
-    def _repr_html_(self) -> str:
-        return (History() if self.observer is None else self.observer.history)._repr_html_()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot work before anything is placed on a device."""
@@ -219,10 +127,7 @@ class InteractionMonitor(Callback):
             self._restored = None
         elif self._restored is None and self.observer is not None:
             self._restored = self.state_dict()  # the same trainer goes on
-        self.observer, self.forecast, self.stop_reason = None, None, None
-        self.budget = self.budget.anew()
-        self.keys.begin(History())
-        self.shown, self._saved = (self._restored or {}).get("shown"), None
+        self._forget()
         self.budget.start()
         self._waiting = uninitialized(pl_module)
         if self._waiting:
@@ -235,11 +140,7 @@ class InteractionMonitor(Callback):
         with preserved_rng(), self.budget.measuring():
             try:
                 with self.faults.guard("setting up", through=MISFITS):
-                    run = resume.run_of(self._restored)
-                    self.losses.batches.load_state_dict(run["loss"])
-                    self.steps.begin(trainer, pl_module, in_batches=run["in_batches"])
-                    self.observer = set_up(self, trainer, pl_module, self._restored)
-                    self.keys.begin(self.observer.history)
+                    self.observer = self._set_up(trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)
                     epoch = trainer.current_epoch
@@ -268,19 +169,19 @@ class InteractionMonitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Remember that there will be a newer checkpoint."""
-        self._saved = self.steps.now(trainer)
+        self._saved = self._steps.now(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note a checkpoint that has been written by now, and train the twins on their halves of the batch."""
+        with self.faults.guard("training the twins"):
+            lightning_twins.step(self.observer, trainer, pl_module, batch, batch_idx)
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None
         if self.observer is not None:
             self.observer.train_samples.add(batch)
-        with self.faults.guard("training the twins"):
-            lightning_twins.step(self.observer, trainer, pl_module, batch, batch_idx)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -292,8 +193,8 @@ class InteractionMonitor(Callback):
         if self._waiting:
             self._waiting = []
             self._begin(trainer, pl_module)
-        self.steps.notice(trainer, pl_module)
-        step = self.steps.now(trainer)
+        self._steps.notice(trainer, pl_module)
+        step = self._steps.now(trainer)
         if self.after_steps is not None and step != self._seen_step and step > 0:
             self._seen_step = step  # accumulated batches end with the same step again and again
             if self.after_steps(step) and self._affordable():
@@ -302,57 +203,93 @@ class InteractionMonitor(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
         epoch = trainer.current_epoch + 1
-        self.steps.notice(trainer, pl_module, epoch_over=True)
-        compare_costs(self, trainer)
+        self._steps.notice(trainer, pl_module, epoch_over=True)
+        say(trainer, self._cost_after_epoch())
         last = ends_after(trainer, epoch)
         if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
             self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the final network if that has not been done yet, and say what the run showed."""
-        if self.observer is None:
-            say(trainer, f"{self.name}: {run_text.verdict((), failure=self.faults.last)}")
+        observer, self._saved = self.observer, None
+        if observer is None:
+            say(trainer, *self._conclusion(self._steps.now(trainer)))
             return
-        if not self._measured(trainer, self.observer):
+        if not self._measured(trainer, observer):
             metrics = dict(trainer.callback_metrics)
             with preserved_rng(), self.budget.measuring():
-                self._measure(trainer, pl_module, self.observer, epoch=trainer.current_epoch, metrics=metrics)
-        self._saved = None
-        with preserved_rng(), self.observer.ranks.together():
+                self._measure(trainer, pl_module, observer, epoch=trainer.current_epoch, metrics=metrics)
+        with preserved_rng(), observer.ranks.together():
             if trainer.is_global_zero:
-                conclude(self, trainer, self.observer)
+                if len(observer.history):
+                    self._loggers(trainer).draw(observer.history, step=max(0, batches_of(trainer) - 1))
+                say(trainer, *self._conclusion(self._steps.now(trainer)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
         if self.observer is None:
             return self._restored or {}
-        settings = settings_of(self)
-        run = {"in_batches": self.steps.in_batches, "loss": self.losses.batches.state_dict()}
-        return resume.state_of(self.observer, self.budget, settings, samples=self.samples, shown=self.shown, run=run)
+        run = {"in_batches": self._steps.in_batches, "loss": self.losses.batches.state_dict()}
+        return checkpoint.state_of(
+            self.observer, self.budget, self.plain_settings(), samples=self._samples, shown=self._shown, run=run
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""
         self._restored = state_dict or None
 
+    def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
+        """Make what measures, restore what a checkpoint holds, and open the record."""
+        run = checkpoint.run_of(state)
+        self.losses.batches.load_state_dict(run["loss"])
+        self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
+        self._shown = (state or {}).get("shown")
+        if state is not None:
+            checkpoint.check(state, self.plain_settings())
+        observer, found = self._observer_of(source_of(trainer, pl_module), state)
+        if found is not None:
+            text = "module(x) does not run on the samples, so it is called as its own step calls it:"
+            say(trainer, f"{self.name}: {text} {found}")
+        lightning_twins.begin(observer, trainer, pl_module, name=self.name)
+        self._samples = plain(observer.probe)
+        if state is not None:
+            checkpoint.restore(state, observer, self.budget)
+        if not is_trial(trainer):
+            target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
+            with self.faults.guard("opening the record"):
+                resume.open_record(observer, target, self.plain_settings(), state, step=step)
+            if len(observer.history) and (self._shown is None or observer.history[-1].step == step):
+                self._shown = counted_batches_of(trainer) - 1
+            with observer.ranks.together():
+                if observer.ranks.rank == 0:
+                    self._introduce(trainer, pl_module, observer)
+        self._keys = Keys(self.name, observer.history)
+        return observer
+
+    def _introduce(self, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer) -> None:
+        """Say what measuring will take, and prepare the loggers for what comes."""
+        if not trainer.loggers:
+            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
+        say(trainer, self._cost_at_start(observer, pl_module, trainer.max_epochs))
+        loggers = self._loggers(trainer)
+        loggers.introduce()
+        if self._shown is not None:
+            loggers.take_back(observer.history, step=self._shown + 1)
+
+    def _loggers(self, trainer: pl.Trainer) -> Loggers:
+        return Loggers(trainer.loggers, name=self.name, guard=self.faults.guard)
+
     def _due_at_start(self, trainer: pl.Trainer, observer: Observer) -> bool:
         """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
-        epoch = trainer.current_epoch
         if len(observer.history) == 0:
             return True
-        # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
-        over = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and epoch > observer.history[-1].epoch
-        return over and self.after_steps is None and self.after_epochs(epoch)
-
-    def _affordable(self) -> bool:
-        if self.budget.most is None or self.observer is None:
-            return True
-        # Each process has its own clock, and they must decide alike.
-        return self.observer.ranks.of_first(self.budget.allows_another())
+        missed = missed_end_of_epoch(trainer, observer.history[-1].epoch)
+        return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
 
     def _measured(self, trainer: pl.Trainer, observer: Observer) -> bool:
         """Tell whether the network as it is now has been measured, or tried to."""
         known = observer.history[-1].step if len(observer.history) else -1
-        return self.steps.now(trainer) in (known, self._tried_step)
+        return self._steps.now(trainer) in (known, self._tried_step)
 
     def _measure_and_log(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch: int, on_step: bool
@@ -368,11 +305,11 @@ class InteractionMonitor(Callback):
 
     def _offer_keys(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let callbacks that monitor a key find it; the loggers have what was measured already."""
-        values: dict[str, float] = {}
-        if self.observer is not None and len(self.observer.history):
-            # Each process has its own clock, and callbacks must decide alike.
-            values = self.observer.ranks.of_first(scalars(self, self.observer.history))
-        self.keys.offer(trainer, pl_module.device, self.players.n_players, values)
+        # Each process has its own clock, and callbacks must decide alike.
+        values = {} if self.observer is None else self.observer.ranks.of_first(self._scalars())
+        known = self._keys.updated(values, monitored(trainer), self.players.n_players)
+        # Lightning keeps this dict through the whole run, and hands it to whatever monitors a key.
+        trainer.callback_metrics.update({key: torch.tensor(known[key], device=pl_module.device) for key in known})
 
     def _measure(
         self,
@@ -384,30 +321,25 @@ class InteractionMonitor(Callback):
         metrics: dict[str, Any] | None = None,
         uncounted: bool = False,
         through: tuple[type[Exception], ...] = (),
-    ) -> Row | None:
-        step = self._tried_step = self.steps.now(trainer)
-        train, test = self.losses.read(metrics or {}, observer.ranks)
-        if self.after_steps is not None:
-            self.losses.batches.reset()
-        logged = [metric for metric in metrics or {} if not metric.startswith(f"{self.name}/")]
-        if missing := self.losses.missing_loss(logged, trained=epoch > 0):
-            self.faults.warn_once("losses", missing)
+    ) -> None:
+        step = self._tried_step = self._steps.now(trainer)
+        train, test = self._losses_now(metrics or {}, observer.ranks, trained=epoch > 0)
         row = None
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
-            row = observer.look(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)
+            row = observer.measure(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
-            self.shown = max(0, batches_of(trainer) - (0 if uncounted else 1))
+            self._shown = max(0, batches_of(trainer) - (0 if uncounted else 1))
             with observer.ranks.together():
                 if trainer.is_global_zero:
-                    tell(self, trainer, observer, step=self.shown)
-        return row
+                    say(trainer, self._written())
+                    self._loggers(trainer).publish(observer.history, self._scalars(), step=self._shown)
 
     def _stop_if_due(self, trainer: pl.Trainer, observer: Observer) -> None:
-        reason = reason_to_stop(self.stop, observer, self.faults)
+        reason = self._reason_to_stop()
         # Every rank decides, and all stop together.
         if trainer.strategy.reduce_boolean_decision(reason is not None, all=False):
             trainer.should_stop = True
             if self.stop_reason is None:  # a run may have to go on, to its min_epochs say
-                self.stop_reason = reason or ELSEWHERE
+                self.stop_reason = reason or "the rule said so on another process"
                 say(trainer, f"{self.name}: stopping the run, because {self.stop_reason}")

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
 from interaction_monitor._split import is_split
-from interaction_monitor.callbacks._lightning_trainer import is_a, say
+from interaction_monitor.callbacks.lightning_trainer import say
+from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.observer import Observer
 from interaction_monitor.reference.twins import TwinTraining, mirror
 from interaction_monitor.state import preserved_rng, silent

@@ -1,9 +1,9 @@
-"""Going on where a checkpoint was taken: its state, and the record that belongs to it."""
+"""Going on with the record of a run that was interrupted, or branching off it, where a checkpoint was taken."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,125 +12,37 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from interaction_monitor.callbacks._samples import keep_training, state_of_training
-from interaction_monitor.callbacks._settings import differences
-from interaction_monitor.callbacks.faults import Faults
+from interaction_monitor.callbacks.errors import Faults
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
+from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError
-from interaction_monitor.schedule import Budget
-
-VERSION = 2
+from interaction_monitor.record.files import TRAINING
 
 
-def state_of(
-    observer: Observer,
-    budget: Budget,
-    settings: Mapping[str, Any],
-    *,
-    samples: Mapping[str, Any] | None = None,
-    shown: int | None = None,
-    run: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what a resumed run needs, as plain values and tensors that load without pickle.
+def open_record(
+    observer: Observer, target: Path, settings: Mapping[str, Any], state: Mapping[str, Any] | None, *, step: int
+) -> None:
+    """Have a record where measurements are written: a new one, or that of the checkpoint from which the run goes on.
+
+    What the earlier run had still measured of the very network in the checkpoint is taken over.
 
     Args:
-        observer: what was measured so far.
-        budget: the account of time.
-        settings: what decides what a measurement means, see `_settings`.
-        samples: a digest of the probe's, see `_settings`.
-        shown: the loggers' step of the last measurement; None before the first.
-        run: what was counted and averaged since, see `run_of`.
+        observer: what has been measured up to the checkpoint; only that of rank zero gets a record.
+        target: where a new record goes; something is put behind it if there is something already.
+        settings: what decides what a measurement means.
+        state: what `checkpoint.state_of` returned when the checkpoint was taken; None where the run begins.
+        step: optimizer steps at the checkpoint.
     """
-    return {
-        "version": VERSION,
-        "observer": observer.state_dict(),
-        "record": None if observer.record is None else str(observer.record.folder.resolve()),
-        "budget": budget.state_dict(),
-        "settings": dict(settings),
-        "samples": samples,
-        "train": state_of_training(observer.train),
-        "shown": shown,
-        "run": dict(run or {}),
-    }
-
-
-def run_of(state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return what a state holds of counts and sums: whether batches are counted, and the losses of the present epoch.
-
-    Raises:
-        ValueError: if that is damaged.
-    """
-    run = (state or {}).get("run", {})
-    try:
-        loss = {name: float(run.get("loss", {}).get(name, 0)) for name in ("sum", "samples")}
-        return {"in_batches": bool(run.get("in_batches", False)), "loss": loss}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(_damaged(f"run is {run!r:.40}")) from error
-
-
-def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuse a state of a newer version, or one that was measured in another way than this run would measure.
-
-    Args:
-        state: what `state_of` returned when the checkpoint was taken.
-        settings: what decides what a measurement of this run means.
-
-    Raises:
-        ValueError: that names each argument, both values and what to do.
-    """
-    # The first states had neither a version nor an account of time, those after them no settings.
-    version = state.get("version", 0)
-    if not isinstance(version, int) or version > VERSION:
-        raise ValueError(
-            f"the checkpoint holds a monitor's state of version {version}, this package reads up to {VERSION}; "
-            "update interaction-monitor, or resume without the callback's state"
-        )
-    before = state.get("settings", {})
-    for name, kind in (
-        ("observer", dict),
-        ("record", str | None),
-        ("shown", int | None),
-        ("settings", dict),
-        ("train", dict),
-    ):
-        if not isinstance(state.get(name, {} if kind is dict else None), kind):
-            raise ValueError(_damaged(f"{name} is {state[name]!r:.40}"))
-    changed = differences(before, settings)
-    if changed:
-        was = ", ".join(f"{name}={old!r}" for name, old, _ in changed)
-        now = ", ".join(f"{name}={new!r}" for name, _, new in changed)
-        raise ValueError(
-            f"the checkpoint's history was measured with {was}, but this run has {now}, so its numbers would not go "
-            f"together; resume with {was}, or give the monitor another name= to begin a new history and record"
-        )
-
-
-def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:
-    """Bring observer and account of time to where `state_of` was called.
-
-    Raises:
-        ValueError: if the state does not fit this run, or is damaged.
-    """
-    try:
-        observer.load_state_dict(state["observer"])
-        if "budget" in state:
-            budget.load_state_dict(state["budget"])
-            budget.share()
-        # A tracker takes what it is given; that it can go on from there shows only when it does.
-        look = torch.ones(len(observer.probe), observer.players.n_players)
-        copy.deepcopy(observer.tracker).update(epoch=2**53, strength=look, train_loss=1.0, test_loss=1.0)
-    except ValueError:
-        raise
-    except Exception as error:  # whatever comes of a part that is missing or of another kind
-        raise ValueError(_damaged(f"{type(error).__name__}: {error}")) from error
-
-
-def _damaged(what: str) -> str:
-    return (
-        f"the monitor's state in the checkpoint is damaged ({what}); resume from another checkpoint, or give the "
-        "monitor another name= to begin a new history and record"
-    )
+    later: list[tuple[Row, Tensor, Tensor | None]] = []
+    with observer.ranks.together():
+        if observer.ranks.rank == 0:
+            observer.make_record = NewRecord(target, observer, dict(settings))
+            if state is not None:
+                observer.record, later = continued(state["record"], target, observer, step=step)
+    for row, strength, generalizing in observer.ranks.of_first(later):
+        observer.take_over(row, strength, generalizing)
 
 
 def continued(
@@ -150,7 +62,7 @@ def continued(
 
     Returns:
         The record, ready for `write`; None where there is nothing to go on with. And what that run had still measured
-        of the very network in the checkpoint, after writing it: for `Observer.adopt`.
+        of the very network in the checkpoint, after writing it: for `Observer.take_over`.
     """
     if earlier is None or not len(observer.history):
         return None, []
@@ -164,15 +76,15 @@ def continued(
         return None, []
     record = Record.open(earlier)
     position = observer.history[-1].position
-    adopted = [
+    later = [
         (row, measurement.strength, measurement.generalizing)
         for row, measurement in zip(record.history, record.measurements, strict=True)
         if row.position > position and row.step == step
     ]
-    position = adopted[-1][0].position if adopted else position
+    position = later[-1][0].position if later else position
     record = go_on(record, target, up_to=position, step=step)
-    keep_training(record.folder, observer.train)
-    return record, adopted
+    write_training_samples(record.folder, observer.train)
+    return record, later
 
 
 def go_on(
@@ -223,8 +135,8 @@ def note(observer: Observer | None, progress: Progress, faults: Faults) -> None:
 
 
 @dataclass
-class Begin:
-    """Begins a record when there is something to write: a run that is refused leaves no folder.
+class NewRecord:
+    """Makes a record when there is something to write: a run that is refused leaves no folder.
 
     Args:
         target: where it goes; a number is put behind it if there is something already.
@@ -239,11 +151,22 @@ class Begin:
 
     def __call__(self) -> Record:
         """Return the new record, beside which the training samples lie."""
-        if self._chosen is None:  # what was begun for lack of room must not be begun again elsewhere
+        if self._chosen is None:  # what could not be finished for lack of room must not be made again elsewhere
             self._chosen = free(self.target)
         observer = self.observer
-        keep_training(self._chosen, observer.train)  # first, because a record is complete when it is made
+        write_training_samples(self._chosen, observer.train)  # first, because a record is complete when it is made
         return Record.create(self._chosen, settings=self.settings, players=observer.players, probe=observer.probe)
+
+
+def write_training_samples(folder: Path, train: tuple[Probe, PlayerMap] | None) -> None:
+    """Put the training samples beside a record, unless they are there.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    if train is not None:
+        with suppress(RecordError):  # they are there
+            Record.create(folder / TRAINING, settings={}, players=train[1], probe=train[0])
 
 
 def _why_not(earlier: Path, observer: Observer) -> str | None:

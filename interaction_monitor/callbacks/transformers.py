@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor.callbacks import _transformers_setup, loggers, resume
-from interaction_monitor.callbacks._arguments import (
-    arguments_of,
-    require_probe,
-    require_reference,
-    require_shared,
-    rule_of,
-    schedules_of,
-)
-from interaction_monitor.callbacks._stop_reason import reason_to_stop
-from interaction_monitor.callbacks.faults import Faults, OnError
-from interaction_monitor.distributed import MISFITS
-from interaction_monitor.forecast import Forecast
+from interaction_monitor.callbacks import checkpoint, resume
+from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.errors import OnError
+from interaction_monitor.callbacks.loggers import Loggers, scalars
+from interaction_monitor.callbacks.transformers_trainer import claim, refuse_split_models, source_of, trainer_of
+from interaction_monitor.distributed import MISFITS, Ranks
 from interaction_monitor.losses import find_loss
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
-from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Progress
+from interaction_monitor.record import Progress, Record, RecordError
+from interaction_monitor.record.files import is_record
 from interaction_monitor.reference.sources import Given
-from interaction_monitor.schedule import Schedule, budget_of
-from interaction_monitor.settings import ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.schedule import Schedule
+from interaction_monitor.settings import ForwardFunc, Interactions, Thresholds
 from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
+_LOSSES = ("train_loss", "test_loss")
 
-class InteractionTrainerCallback(TrainerCallback):
+
+class InteractionTrainerCallback(CallbackBase, TrainerCallback):
     """Do for `transformers.Trainer` what `InteractionMonitor` does for Lightning.
 
     It measures once before training, then every few epochs or steps, and after the last; where an evaluation or a log
@@ -52,35 +49,17 @@ class InteractionTrainerCallback(TrainerCallback):
     A run that is resumed from its newest checkpoint goes on with its record: measurements up to there are read from it.
     From an earlier checkpoint, or that of a run that had come further, it branches off: its record begins with a copy.
 
+    Args that are not listed here are those of `InteractionMonitor`.
+
     Args:
         players: what an input variable is, for example `Words(tokenizer)`.
-        probe: the samples to measure on, for example
-            `Probe.from_loader(trainer.get_eval_dataloader(), n_samples=50)`.
-        output: the scalar output: "log_odds" of the true class, "next_token_log_odds", "logit", "loss",
-            "prediction", or a function of (logits, targets).
+        probe: the samples to measure on; None takes `n_samples` of the first data set for evaluation.
+        output: the scalar output, as there; "next_token_log_odds" is for causal language models.
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(**inputs)`.
             `language.last_token_logits` is for causal language models.
-        interactions: "and-or" or "and".
-        thresholds: which interactions count; None means the papers' values.
-        every_n_epochs: epochs between two measurements, or a function of the number of completed epochs that tells
-            whether to measure, for example `schedule.LogSpaced()`; None means that schedule, unless steps are counted.
-        every_n_steps: the same in optimizer steps, instead of epochs; for runs of few epochs.
-        max_overhead: the largest share of the training time that measuring may take. None means no limit where a
-            schedule is given, else 1, from which the first 20 measurements are spared.
-        tracker: decides on the phase and its onset; None means a `PhaseTracker` with its defaults.
-        stop: a rule of `stopping` that tells when to stop the run, for example `HighOrdersAndGap()`.
-        stop_on_onset: whether to stop the run by the rule that did best on real runs, `HighOrdersAndGap()`.
-        patience: with `stop_on_onset`, measurements to go on after phase two is known to have begun, instead of that
-            rule.
+        every_n_steps: what `InteractionMonitor` calls `every_n_train_steps`.
         train_loss: name of the training loss in the trainer's logs.
         test_loss: name of the loss in the metrics of an evaluation.
-        reference: other networks for the same task, trained on other samples, beside which it shows which part of the
-            strength will hold on new samples: the record of another run over the same probe and players (or its
-            folder), a trained network, a `reference.Checkpoint`, or several of these. Where there is none,
-            `reference.Twins(factory)`: two networks trained in step with the run, each on a half of every batch.
-        name: prefix of the keys, and the folder of the record. Several callbacks in one trainer need different names.
-        on_error: "warn" lets training go on when a measurement fails, "raise" does not.
-        seed: draws the players.
 
     Attributes:
         observer: what was measured so far; None before training.
@@ -100,11 +79,15 @@ class InteractionTrainerCallback(TrainerCallback):
         ValueError: InteractionTrainerCallback(every_n_steps=0): give at least 1
     """
 
+    _every_n_steps: ClassVar[str] = "every_n_steps"
+
     def __init__(
         self,
         players: Players,
-        probe: Probe,
+        probe: Probe | None = None,
         *,
+        n_samples: int = 50,
+        n_train_samples: int = 0,
         output: str | Output = "log_odds",
         forward_func: ForwardFunc | None = None,
         interactions: Interactions = "and-or",
@@ -113,68 +96,60 @@ class InteractionTrainerCallback(TrainerCallback):
         every_n_steps: int | Schedule | None = None,
         max_overhead: float | None = None,
         tracker: PhaseTracker | None = None,
+        reference: Given | None = None,
         stop: StopRule | None = None,
         stop_on_onset: bool = False,
         patience: int | None = None,
         train_loss: str = "loss",
         test_loss: str = "eval_loss",
-        reference: Given | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,
     ) -> None:
-        with arguments_of(type(self).__name__, ValueError):
-            require_shared(
-                players=players,
-                max_overhead=max_overhead,
-                interactions=interactions,
-                on_error=on_error,
-                thresholds=thresholds,
-                tracker=tracker,
-                train_loss=train_loss,
-                test_loss=test_loss,
-                name=name,
-                seed=seed,
-            )
-            require_reference(reference)
-            require_probe(probe)
-            self.after_epochs, self.after_steps = schedules_of(every_n_epochs, every_n_steps=every_n_steps)
-            self.stop = rule_of(stop=stop, stop_on_onset=stop_on_onset, patience=patience, reference=reference)
-        self.players = players
-        self.probe = probe
-        self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
-        self.tracker = tracker or PhaseTracker()
+        super().__init__(
+            players,
+            probe=probe,
+            n_samples=n_samples,
+            n_train_samples=n_train_samples,
+            output=output,
+            forward_func=forward_func,
+            interactions=interactions,
+            thresholds=thresholds,
+            every_n_epochs=every_n_epochs,
+            every_n_train_steps=every_n_steps,
+            max_overhead=max_overhead,
+            tracker=tracker,
+            reference=reference,
+            stop=stop,
+            stop_on_onset=stop_on_onset,
+            patience=patience,
+            train_loss=train_loss,
+            test_loss=test_loss,
+            name=name,
+            on_error=on_error,
+            seed=seed,
+        )
         self.train_loss, self.test_loss = train_loss, test_loss
-        self.reference = reference
-        self.name = name
-        self.faults = Faults(on_error, who=type(self).__name__)
-        self.seed = seed
-        self.budget = budget_of(max_overhead, every_n_epochs, every_n_steps)
-        self.observer: Observer | None = None
-        self.forecast: Forecast | None = None  # until the first epoch is over
-        self.stop_reason: str | None = None
-        self._writer: SummaryWriter | None = None
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._boards: list[TensorBoardLogger] = []
         self._losses: dict[str, float] = {}  # since the last measurement
         self._due = False
-        self.noted: dict[str, Any] = {}  # what checkpoints hold: the name of the record
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
-        _transformers_setup.refuse_split_models(args)
-        self.observer, self._writer, self._losses, self._due = None, None, {}, False
-        self.budget = self.budget.anew()
+        refuse_split_models(args)
+        self._forget()
         self.budget.start()
-        folder = Path(args.output_dir or ".")
+        model = kwargs["model"]
         try:
             with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
-                self.observer, earlier = _transformers_setup.set_up(self, kwargs["model"], folder, state)
-                with self.faults.guard("opening the record"):
-                    self._writer = _transformers_setup.open_record(self, self.observer, folder, state, earlier)
-                _transformers_setup.announce(self, self.observer, kwargs["model"], args)
+                self.observer = self._set_up(args, state, model, kwargs["train_dataloader"])
             if self.observer is not None and len(self.observer.history) == 0:
-                self._measure(kwargs["model"], state, through=MISFITS)
+                self._measure(model, state, through=MISFITS)
         except MISFITS as error:
             raise ValueError(f"{type(self).__name__} cannot measure this run: {error}") from error
 
@@ -194,7 +169,7 @@ class InteractionTrainerCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
-        _transformers_setup.compare_costs(self)
+        self._say(self._cost_after_epoch())
         last = control.should_training_stop or state.global_step >= state.max_steps
         due = last or (self.after_steps is None and self.after_epochs(round(state.epoch or 0)))
         self._schedule(kwargs["model"], state, control, due=due, last=last)
@@ -212,7 +187,7 @@ class InteractionTrainerCallback(TrainerCallback):
         """Measure if that waits for the evaluation, and put the latest numbers among its metrics."""
         self._measure_if_due(kwargs["model"], state, control)
         if self.observer is not None and len(self.observer.history):
-            latest = loggers.scalars(self.observer.history, self.name)
+            latest = scalars(self.observer.history, self.name)
             kwargs["metrics"].update({f"eval_{key}": value for key, value in latest.items()})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -230,14 +205,85 @@ class InteractionTrainerCallback(TrainerCallback):
         if not args.load_best_model_at_end and not self._measured(observer, state):
             self._measure(kwargs["model"], state)
         if observer.ranks.rank == 0:
-            if len(observer.history) and self._writer is not None:
-                with preserved_rng(), self.faults.guard("drawing the pictures"):
-                    tensorboard.write_figures(self._writer, observer.history, name=self.name, step=state.global_step)
-                self._writer.close()
-            print(f"{self.name}: {run_text.verdict(observer.history, failure=self.faults.last)}")
-            if len(observer.history) and observer.record is not None:
-                resume.note(observer, Progress(checkpoint=state.global_step, finished=True), self.faults)
-                print(f"{self.name}: recorded in {observer.record.folder}")
+            if len(observer.history):
+                with preserved_rng():
+                    self._loggers().draw(observer.history, step=state.global_step)
+            self._say(*self._conclusion(state.global_step))
+        for board in self._boards:
+            board.experiment.close()
+        self._boards = []
+
+    def _set_up(self, args: TrainingArguments, state: TrainerState, model: nn.Module, train_loader: Any) -> Observer:
+        """Make what measures, and open the record, on all processes together."""
+        who, folder = type(self).__name__, Path(args.output_dir or ".")
+        noted, before = claim(who, self.name, state)
+        ranks = Ranks.of_this_run()
+        earlier = None
+        with ranks.together():
+            if ranks.rank == 0 and state.global_step > 0:
+                earlier = self._earlier(folder, state, before.get("record"))
+        trainer = trainer_of(self)
+        observer, _ = self._observer_of(
+            source_of(trainer, model, train_loader), None if earlier is None else checkpoint.state_in(earlier)
+        )
+        with ranks.together():
+            if earlier is not None:  # a baseline that is computed from the network is that of the network at the start
+                players = {"labels": earlier.players.labels, "baseline": earlier.players.baseline}
+                observer.load_state_dict(observer.state_dict() | players)
+        try:
+            with self.faults.guard("opening the record"), ranks.together():
+                if ranks.rank == 0:
+                    self._open_record(observer, folder, state, earlier)
+                    noted["record"] = observer.record.folder.name if observer.record is not None else None
+        finally:  # all processes must know the same, also where a part of it could not be read
+            observer.load_state_dict(ranks.of_first(observer.state_dict()))
+        if ranks.rank == 0 and len(observer.history) == 0:
+            n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
+            self._say(self._cost_at_start(observer, model, n_epochs))
+        return observer
+
+    def _earlier(self, folder: Path, state: TrainerState, noted: object) -> Record | None:
+        """Find the record of the run that wrote the checkpoint, and refuse to measure otherwise than there."""
+        path = folder / (Path(noted).name if isinstance(noted, str) else self.name)
+        try:
+            if not is_record(path):
+                raise RecordError(f"there is no record to go on with in {path}")
+            record = Record.open(path)
+            checkpoint.check(checkpoint.state_in(record), self.plain_settings())
+        except RecordError as error:
+            epoch = int((state.epoch or 0) + 1e-6)
+            message = f"{error}, so the record begins at epoch {epoch} (step {state.global_step})"
+            self.faults.warn_once("resume", message)
+            return None
+        return record
+
+    def _open_record(self, observer: Observer, folder: Path, state: TrainerState, earlier: Record | None) -> None:
+        """Begin a record, or go on with the earlier one and with what was measured until the checkpoint."""
+        target = folder / self.name
+        if earlier is None:
+            observer.record = resume.NewRecord(target, observer, self.plain_settings())()
+        else:
+            # The trainer adds up fractions of epochs, so only the step tells what came before the checkpoint.
+            positions = [row.position for row in earlier.history if row.step <= state.global_step]
+            up_to = positions[-1] if positions else (0, -1)
+            who = type(self).__name__
+            observer.record = resume.go_on(earlier, target, up_to=up_to, step=state.global_step, who=who)
+            for row, measurement in zip(observer.record.history, observer.record.measurements, strict=True):
+                observer.take_over(row, measurement.strength, measurement.generalizing)
+        # No other curves lie in this folder, so a new record may drop whatever is left there.
+        purge: Any = {} if len(observer.history) else {"purge_step": 0}
+        self._boards = [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
+        if len(observer.history):
+            self._loggers().take_back(observer.history, step=state.global_step + 1)
+
+    def _loggers(self) -> Loggers:
+        return Loggers(self._boards, name=self.name, guard=self.faults.guard, losses=_LOSSES)
+
+    def _say(self, *texts: str | None) -> None:
+        if self.observer is None or self.observer.ranks.rank == 0:
+            for text in texts:
+                if text is not None:
+                    print(text)
 
     def _measured(self, observer: Observer, state: TrainerState) -> bool:
         return len(observer.history) > 0 and observer.history[-1].step == state.global_step
@@ -248,8 +294,7 @@ class InteractionTrainerCallback(TrainerCallback):
         observer = self.observer
         if observer is None or not due or self._measured(observer, state):
             return
-        # Each process has its own clock, and they must decide alike.
-        if last or self.budget.most is None or observer.ranks.of_first(self.budget.allows_another()):
+        if last or self._affordable():
             self._due = True
             if not (control.should_evaluate or control.should_log):
                 self._measure_if_due(model, state, control)
@@ -259,12 +304,11 @@ class InteractionTrainerCallback(TrainerCallback):
         if not self._due or observer is None:
             return
         self._measure(model, state)
-        reason = reason_to_stop(self.stop, observer, self.faults)
+        reason = self._reason_to_stop()
         if reason is not None and self.stop_reason is None:
             self.stop_reason = reason
             control.should_training_stop = True
-            if observer.ranks.rank == 0:
-                print(f"{self.name}: stopping the run, because {self.stop_reason}")
+            self._say(f"{self.name}: stopping the run, because {self.stop_reason}")
 
     def _measure(self, model: nn.Module, state: TrainerState, *, through: tuple[type[Exception], ...] = ()) -> None:
         self._due = False
@@ -274,7 +318,7 @@ class InteractionTrainerCallback(TrainerCallback):
         row = None
         with preserved_rng(), self.budget.measuring():
             with self.faults.guard(f"the measurement at step {state.global_step}", through=through):
-                row = self.observer.look(
+                row = self.observer.measure(
                     model,
                     epoch=epoch,
                     step=state.global_step,
@@ -282,26 +326,9 @@ class InteractionTrainerCallback(TrainerCallback):
                     test_loss=losses.get(self.test_loss),
                 )
             if row is not None and self.observer.ranks.rank == 0:
-                with self.faults.guard("writing the record"):
-                    self.observer.keep()
-                print(run_text.line(self.observer.history, name=self.name, with_step=self.after_steps is not None))
-                with self.faults.guard("writing the panels"):
-                    self._write(self.observer, state.global_step)
-
-    def _write(self, observer: Observer, step: int) -> None:
-        if self._writer is None:
-            return
-        row, losses = observer.history[-1], (f"{self.name}/train_loss", f"{self.name}/test_loss")
-        values: dict[str, float | None] = {
-            **loggers.scalars(observer.history, self.name),
-            **loggers.cost(observer.history, self.budget, self.name),
-            **dict(zip(losses, (row.train_loss, row.test_loss), strict=True)),
-        }
-        known = {key: value for key, value in values.items() if value is not None}
-        for key, value in tensorboard.charted(known, self.name).items():
-            self._writer.add_scalar(key, value, step)
-        for at, phase in tensorboard.decided_phases(observer.history, step=step):
-            self._writer.add_scalar(f"{self.name}/phase", phase, at)
-        tensorboard.write_measurement(self._writer, observer.history, name=self.name, step=step, losses=losses)
-        if tensorboard.picture_due(len(observer.history)):
-            tensorboard.write_figures(self._writer, observer.history, name=self.name, step=step, pictures=("story",))
+                self._say(self._written())
+                losses = {key: getattr(row, key) for key in _LOSSES if getattr(row, key) is not None}
+                values = self._scalars() | {f"{self.name}/{key}": loss for key, loss in losses.items()}
+                self._loggers().publish(self.observer.history, values, step=state.global_step)
+                if tensorboard.picture_due(len(self.observer.history)):
+                    self._loggers().draw(self.observer.history, ("story",), step=state.global_step)

@@ -45,7 +45,8 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
 
 # Numbers of every measurement that say nothing as single charts: hardly any changes, or the story shows it.
 _NO_CHARTS = ("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step")
-RIDGES = "orders_from_early_to_late"
+ORDERS, RIDGES = "orders", "orders_from_early_to_late"
+HOW_TO_READ, VERDICT = "how_to_read", "verdict"
 _EVENTS = "events.out.tfevents."
 _OF_COMPARISON = ".comparison"
 # TensorBoard keeps ten pictures of a tag and drops others at random.
@@ -103,6 +104,13 @@ def _step_of(history: History, index: int, step: int) -> int:
     return max(0, round(history[index].step * step / last)) if last else step
 
 
+def tags(name: str) -> dict[str, str]:
+    """List the tags of what is shown beside the scalars, each with the name of the plugin that shows it."""
+    shown = dict.fromkeys((ORDERS, RIDGES), "histograms") | dict.fromkeys(PICTURES, "images")
+    shown |= {f"{tag}/text_summary": "text" for tag in (HOW_TO_READ, VERDICT)}
+    return {f"{name}/{tag}": plugin for tag, plugin in shown.items()}
+
+
 def write_measurement(
     writer: SummaryWriter, history: History, *, name: str = "interactions", step: int, losses: Sequence[str] = ()
 ) -> None:
@@ -119,12 +127,12 @@ def write_measurement(
         beside = bool(history[-1].generalizing)
         _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
         writer.add_custom_scalars(_layouts[writer])
-        writer.add_text(f"{name}/how_to_read", run_text.HOW_TO_READ.format(name=name), step)
+        writer.add_text(f"{name}/{HOW_TO_READ}", run_text.HOW_TO_READ.format(name=name), step)
     if _milestones(history) != _milestones(history[:-1]):
         sentence = run_text.verdict(history)
-        writer.add_text(f"{name}/verdict", f"{sentence[:1].upper()}{sentence[1:]}.", step)
+        writer.add_text(f"{name}/{VERDICT}", f"{sentence[:1].upper()}{sentence[1:]}.", step)
     distribution = history[-1].distribution
-    write_histogram(writer, distribution, tag=f"{name}/orders", step=step)
+    write_histogram(writer, distribution, tag=f"{name}/{ORDERS}", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
     if ridge_due(len(history)):

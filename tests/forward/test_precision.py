@@ -329,7 +329,7 @@ class TestWhereItGoes:
     def test_transformers_casts_inside_the_model(self, tmp_path, monkeypatch):
         import transformers_runs as runs
 
-        monkeypatch.setattr("interaction_monitor.plots.tensorboard.write_figures", lambda *_, **__: None)
+        monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
         found = {}
         for bf16 in (False, True):
             _, watcher = runs.trained(tmp_path / str(bf16), bf16=bf16, max_steps=2, eval_strategy="no")

@@ -13,7 +13,7 @@ from interaction_monitor.callbacks import loggers
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
 from interaction_monitor.players import FeaturePatches
-from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.plots import run_text
 from interaction_monitor.stopping import GeneralizingShare
 from tests.history.test_history import make_row
 
@@ -23,8 +23,8 @@ PATCHES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(loggers, "draw", lambda *_, **__: None)
-    monkeypatch.setattr(tensorboard, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
 
 
 def monitor(**arguments):

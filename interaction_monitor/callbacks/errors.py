@@ -1,17 +1,36 @@
-"""Keeping a failure inside a measurement from ending somebody's training."""
+"""What is refused before a run begins, and what fails inside a measurement and must not end somebody's training."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from interaction_monitor.measurement import NoValidSamplesError
 
 OnError = Literal["warn", "raise"]
+
+
+class RefusedError(ValueError):
+    """An argument is no use; the message is its name and value, and what to give instead."""
+
+    def __init__(self, name: str, value: Any, instead: str) -> None:
+        shown = repr(value)
+        if len(shown) > 100 or "\n" in shown:
+            shown = f"<{type(value).__name__}>"
+        super().__init__(f"({name}={shown}): give {instead}")
+
+
+@contextmanager
+def arguments_of(who: str, kind: type[Exception]) -> Iterator[None]:
+    """Raise what is refused in the body by the class of the callback, as the kind of error that its trainer knows."""
+    try:
+        yield
+    except RefusedError as refused:
+        raise kind(f"{who}{refused}") from None
 
 
 class Faults:

@@ -1,28 +1,20 @@
-"""What a Lightning trainer gives a monitor: samples, a folder, the loggers' step, a place to print."""
+"""What a Lightning trainer gives a monitor: steps, losses, a folder, a place to print, and who monitors what."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from tqdm import tqdm
 
+from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
 
 SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
-
-
-def is_a(thing: object, *names: str) -> bool:
-    """Tell whether a class of one of these names is among the thing's.
-
-    By name, because `lightning.pytorch` and `pytorch_lightning` have each its own of every class.
-    """
-    return any(base.__name__ in names for base in type(thing).__mro__)
 
 
 def refuse_split_networks(trainer: pl.Trainer) -> None:
@@ -38,29 +30,6 @@ def refuse_split_networks(trainer: pl.Trainer) -> None:
             "fits on one device; otherwise save checkpoints, and measure them afterwards on one device with "
             "interaction_monitor.Observer"
         )
-
-
-def loader_of(trainer: pl.Trainer) -> Any:
-    """Return the loader to take samples from: the first for validation, or the one for training."""
-    loader: Any = trainer.val_dataloaders
-    if loader is None:
-        rank_zero_warn(
-            "InteractionMonitor: there is no validation loader, so it measures on training samples; "
-            "give one, or give probe=Probe(inputs, targets)"
-        )
-        loader = trainer.train_dataloader
-    return _first(loader)
-
-
-def train_loader_of(trainer: pl.Trainer) -> Any:
-    """Return the first loader for training."""
-    return _first(trainer.train_dataloader)
-
-
-def _first(loader: Any) -> Any:
-    while isinstance(loader, (list, tuple, dict)) and loader:
-        loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
-    return loader
 
 
 def folder_of(trainer: pl.Trainer) -> Path:
@@ -99,6 +68,12 @@ def ends_after(trainer: pl.Trainer, epoch: int) -> bool:
     return (trainer.should_stop and long_enough) or epoch == trainer.max_epochs or out_of_steps
 
 
+def missed_end_of_epoch(trainer: pl.Trainer, measured: int) -> bool:
+    """Tell whether a resumed run begins behind an epoch that has come to its end since so many epochs were measured."""
+    # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch > measured
+
+
 def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
     """Return the loss of a batch as the training step made it; None where it returned none."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -130,14 +105,77 @@ def finished_batches(trainer: pl.Trainer) -> int:
     return int(total.processed)
 
 
-def say(trainer: pl.Trainer, text: str) -> None:
-    """Print a line, on rank zero only, without tearing the progress bar apart."""
+def say(trainer: pl.Trainer, *texts: str | None) -> None:
+    """Print lines, on rank zero only, without tearing the progress bar apart; None is nothing to say."""
     if not trainer.is_global_zero:
         return
     bar = trainer.progress_bar_callback
-    if is_a(bar, "TQDMProgressBar"):
-        tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
-    elif bar is not None:
-        bar.print(text)
-    else:
-        print(text)
+    for text in texts:
+        if text is not None and is_a(bar, "TQDMProgressBar"):
+            tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
+        elif text is not None and bar is not None:
+            bar.print(text)
+        elif text is not None:
+            print(text)
+
+
+class Steps:
+    """Counts as the trainer does, unless the network is trained by an optimizer that the trainer does not know of.
+
+    With manual optimization `global_step` counts the steps of Lightning's own wrappers only. An optimizer that was made
+    elsewhere, or is called past its wrapper, leaves it at zero for the whole run; then batches are counted.
+
+    Attributes:
+        in_batches: whether batches are counted. Once they are, they are to the end of the run.
+    """
+
+    def __init__(self) -> None:
+        self.in_batches = False
+        self._versions = 0
+
+    def begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, in_batches: bool) -> None:
+        """Start to look, where training begins or goes on.
+
+        Args:
+            trainer: about to train.
+            pl_module: the network.
+            in_batches: whether the run counted batches before it was interrupted.
+        """
+        self.in_batches = in_batches
+        self._versions = _versions_of(pl_module)
+        self.notice(trainer, pl_module, epoch_over=trainer.current_epoch > 0)
+
+    def notice(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch_over: bool = False) -> None:
+        """See whether the trainer's count stands still although the network is trained.
+
+        Args:
+            trainer: at the end of a batch or an epoch.
+            pl_module: the network.
+            epoch_over: whether a whole epoch has been, after which even accumulated gradients have made a step.
+        """
+        if self.in_batches or trainer.global_step > 0 or not finished_batches(trainer):
+            return
+        unknown = not pl_module.automatic_optimization and (
+            all(is_a(optimizer, "_MockOptimizer") for optimizer in trainer.optimizers)
+            or _versions_of(pl_module) != self._versions
+        )
+        self.in_batches = epoch_over or unknown
+
+    def now(self, trainer: pl.Trainer) -> int:
+        """Return the steps so far, or the batches."""
+        return finished_batches(trainer) if self.in_batches else trainer.global_step
+
+
+def _versions_of(pl_module: pl.LightningModule) -> int:
+    # Each change in place adds to a tensor's version, whoever's optimizer makes it.
+    return sum(parameter._version for parameter in pl_module.parameters() if parameter.requires_grad)
+
+
+def monitored(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
+    """List what callbacks and schedulers of the learning rate monitor, and in which direction it gets better."""
+    watchers: list[tuple[Any, Any]] = [(callback, callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]  # set by a connector
+    watchers += [(config, config.scheduler) for config in trainer.lr_scheduler_configs]
+    for watcher, has_mode in watchers:
+        key = getattr(watcher, "monitor", None)
+        if isinstance(key, str):
+            yield key, str(getattr(has_mode, "mode", "min"))

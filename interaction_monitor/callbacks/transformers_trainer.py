@@ -1,0 +1,144 @@
+"""What a trainer of `transformers` gives a callback: itself, samples, and the callback's place in its state."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from interaction_monitor.callbacks.callback import TrainerSource
+from interaction_monitor.forward.model import call_model
+from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
+from interaction_monitor.probe import Probe
+
+
+def trainer_of(callback: TrainerCallback) -> Trainer | None:
+    """Find the trainer that calls a callback; None if something else does.
+
+    A trainer hands its callbacks much, but neither itself nor the loaders of its evaluation. It is known from where
+    the call comes.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Trainer) and callback in caller.callback_handler.callbacks:
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def refuse_split_models(args: TrainingArguments) -> None:
+    """Refuse to train where no process may hold the whole model.
+
+    Raises:
+        ValueError: that says what to do.
+    """
+    if args.fsdp or args.deepspeed:
+        raise ValueError(
+            "InteractionTrainerCallback: with FSDP or DeepSpeed no process may hold the whole model, so none can run "
+            "the masked forwards alone. Save checkpoints, and measure them afterwards on one device with "
+            "interaction_monitor.Observer"
+        )
+
+
+class _Noted(dict[str, Any]):
+    """What a callback adds to the trainer's state in this very run; from a checkpoint comes a plain dict."""
+
+
+def claim(who: str, name: str, state: TrainerState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take a callback's place in the trainer's state, which goes into each checkpoint.
+
+    Args:
+        who: the class of the callback.
+        name: its name.
+        state: the trainer's.
+
+    Returns:
+        The place; and what a callback of the same name had left there when the checkpoint was taken.
+
+    Raises:
+        ValueError: if another callback of this run has the place.
+    """
+    key = f"{who}[{name}]"
+    places: Any = state.stateful_callbacks  # the state has made a dict of it
+    before = places.get(key)
+    if isinstance(before, _Noted):
+        raise ValueError(
+            f"{who}(name={name!r}): another one in this trainer has this name; give each a name= of its own, by which "
+            "its record and its keys are known"
+        )
+    places[key] = _Noted()
+    return places[key], before if isinstance(before, dict) else {}
+
+
+def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> TrainerSource:
+    """Return what a trainer that is about to train gives to be measured.
+
+    Args:
+        trainer: from `trainer_of`.
+        model: the network, on its device.
+        train_loader: the loader for training.
+    """
+    return TrainerSource(
+        model,
+        partial(_samples, trainer, train_loader),
+        partial(_training_samples, train_loader),
+        call=lambda _, forward_func: forward_func or call_model,
+        convert=lambda call: call,
+    )
+
+
+def _samples(trainer: Trainer | None, train_loader: Any, n_samples: int, seed: int) -> Probe:
+    """Draw samples from the first data set for evaluation, or from those for training."""
+    advice = "give probe=Probe.from_loader(loader, n_samples=50), from a loader of your own"
+    if trainer is None:
+        raise ValueError(f"the trainer is not known here, so no samples can be drawn; {advice}")
+    loader = train_loader
+    if trainer.eval_dataset is None:
+        rank_zero_warn(
+            "InteractionTrainerCallback: there is no eval_dataset, so it measures on training samples; give one, or "
+            "give probe=Probe(inputs, targets)"
+        )
+    else:
+        first = next(iter(trainer.eval_dataset)) if isinstance(trainer.eval_dataset, dict) else None
+        with _unchanged(trainer):
+            loader = trainer.get_eval_dataloader(first)
+    try:
+        return Probe.from_loader(loader, n_samples, seed=seed)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead=advice) from error
+
+
+def _training_samples(train_loader: Any, n_samples: int, seed: int) -> Probe:
+    try:
+        return Probe.from_loader(train_loader, n_samples, seed=seed)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
+    except TooFewSamplesError as error:
+        argument, loader = "n_train_samples", "the loader for training"
+        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
+
+
+@contextmanager
+def _unchanged(trainer: Trainer) -> Iterator[None]:
+    """Leave no trace of a loader that is made for the samples: a trainer keeps those that it makes."""
+    loaders = trainer.accelerator._dataloaders
+    before, attributes = list(loaders), dict(vars(trainer))
+    kept = attributes.get("_eval_dataloaders")
+    kept_before = None if kept is None else dict(kept)
+    try:
+        yield
+    finally:
+        loaders[:] = before
+        vars(trainer).clear()
+        vars(trainer).update(attributes)
+        if kept is not None:
+            kept.clear()
+            kept.update(kept_before or {})
