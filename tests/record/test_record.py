@@ -341,12 +341,13 @@ for run in range(int(sys.argv[3])):
             record.write(tools.make_measurement(epoch), tools.make_row(epoch))
             os.write(writing, b".")
     # Some are killed while the record is made, most while measurements are written.
-    time.sleep(random.uniform(0, 0.02) if run % 4 == 0 else 0.05 + random.uniform(0, 0.15))
+    written = sum(len(os.read(reading, 1)) for _ in range(random.randrange(1, 8) if run % 4 else 0))
+    time.sleep(random.uniform(0, 0.02))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(writing)
     with os.fdopen(reading, "rb") as finished:
-        print(len(finished.read()))
+        print(written + len(finished.read()))
 """
 
 
