@@ -1,7 +1,7 @@
 """Descriptions of figures that `charts.js` draws: plain values, so that a report and a TensorBoard tab show the same.
 
 A figure is a stack of panels on one x axis, a row of small ones, or frames behind a slider. Colours are names of
-variables in `style.css.jinja`, or hexadecimal.
+variables in `style.css`, or hexadecimal.
 """
 
 from __future__ import annotations

@@ -1,0 +1,182 @@
+"""The tab "Interactions" of TensorBoard: the runs below its log folder as they go on, by the report's figures.
+
+TensorBoard finds it by its entry point and loads it at its start, so nothing heavy is imported before the tab is looked
+at. Records are read and never written; whatever they hold is sent as values and shown as text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend import http_util
+from tensorboard.plugins import base_plugin
+from werkzeug import Request
+
+# Looking through a log folder takes a while, and TensorBoard asks often.
+_REMEMBERED = 5.0
+_MOST_FOLDERS = 20_000
+_MOST_RECORDS = 200
+_TEXT = {".js": "application/javascript", ".css": "text/css"}
+
+
+class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboard has no types
+    """Serves the tab and the figures of each recorded run.
+
+    Args:
+        context: TensorBoard's; its `logdir` is searched for records.
+    """
+
+    plugin_name = "interactions"
+
+    def __init__(self, context: base_plugin.TBContext) -> None:
+        self._folder = Path(context.logdir) if context.logdir else None
+        self._found: dict[str, Path] = {}
+        self._looked = float("-inf")
+        self._lock = threading.Lock()  # reading a record warns, and warnings are the process's
+
+    def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
+        """Return what is served, by path."""
+        return {
+            "/index.js": self._script,
+            "/style.css": self._style,
+            "/runs": self._runs,
+            "/run": self._answering(run_page),
+            "/samples": self._answering(samples_of),
+            "/theory": self._answering(theory_of),
+        }
+
+    def is_active(self) -> bool:
+        """Tell whether there is a record to show."""
+        return bool(self._records())
+
+    def frontend_metadata(self) -> base_plugin.FrontendMetadata:
+        """Say how the tab is called and where its script is."""
+        return base_plugin.FrontendMetadata(es_module_path="/index.js", tab_name="Interactions", disable_reload=True)
+
+    def _records(self) -> dict[str, Path]:
+        if self._folder is not None and time.monotonic() - self._looked > _REMEMBERED:
+            self._found = find_records(self._folder)
+            self._looked = time.monotonic()
+        return self._found
+
+    def _script(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
+        return _respond(environ, start, _text("charts.js") + _text("tab.js"), _TEXT[".js"])
+
+    def _style(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
+        return _respond(environ, start, _text("style.css"), _TEXT[".css"])
+
+    def _runs(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
+        return _respond(environ, start, json.dumps(list(self._records())), "application/json")
+
+    def _answering(self, answer: Callable[[Path], dict[str, Any]]) -> Callable[..., Iterable[bytes]]:
+        """Serve what a function makes of the record that a request names, or why it cannot."""
+
+        def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+            folder = self._records().get(Request(environ).args.get("name", ""))
+            if folder is None:
+                return _respond(environ, start, json.dumps({"error": "there is no such run"}), "application/json", 404)
+            try:
+                with self._lock, warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found = answer(folder)
+            except Exception as error:  # a damaged record must not take the others' figures with it
+                found = {"error": f"{type(error).__name__}: {error}"}
+            text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+            return _respond(environ, start, text, "application/json")
+
+        return serve
+
+
+def find_records(folder: Path) -> dict[str, Path]:
+    """List the records below a folder by their paths in it, without following links out of it.
+
+    Args:
+        folder: TensorBoard's log folder.
+
+    Returns:
+        Path below the folder, as text, to the record's folder, sorted.
+    """
+    from interaction_monitor.record import files as record_files
+
+    found: dict[str, Path] = {}
+    for seen, (place, folders, _) in enumerate(os.walk(folder)):
+        if record_files.is_record(Path(place)):
+            found[os.path.relpath(place, folder)] = Path(place)
+            folders.clear()  # what lies in a record is its own
+        if seen > _MOST_FOLDERS or len(found) >= _MOST_RECORDS:
+            break
+    return dict(sorted(found.items()))
+
+
+def run_page(folder: Path) -> dict[str, Any]:
+    """Return what the tab shows of a run at once: words, figures, and how far it has come."""
+    from interaction_monitor.history.landmarks import places
+    from interaction_monitor.plots.run_text import advice, verdict
+    from interaction_monitor.record import Record
+    from interaction_monitor.report.run_charts import run_figures
+
+    history = Record.open(folder).history
+    if not len(history):
+        return {"error": "nothing is measured yet"}
+    sentence = verdict(history)
+    return {
+        "verdict": f"{sentence[:1].upper()}{sentence[1:]}.",
+        "advice": f"{advice(history)}.",
+        "measured": f"{len(history)} measurements, the last at {places(history)[-1]}",
+        "figures": run_figures(history),
+    }
+
+
+def samples_of(folder: Path) -> dict[str, Any]:
+    """Return the strongest interactions of a few samples at the last measurement, on their inputs."""
+    from interaction_monitor.history.landmarks import places
+    from interaction_monitor.plots.sample_figures import examples
+    from interaction_monitor.record import Record
+
+    record = Record.open(folder)
+    shown = examples(record, [(places(record.history)[-1], record.measurements[-1])])
+    return {
+        "samples": [
+            {
+                "title": f"sample {one.sample}" + ("" if one.target is None else f", class {one.target}"),
+                "picture": one.picture,
+                "sentence": one.sentence,
+                "interactions": [
+                    [interaction.label, interaction.signed, ", ".join(names)]
+                    for _, interactions in one.moments
+                    for interaction, names in interactions
+                ],
+            }
+            for one in shown
+        ]
+    }
+
+
+def theory_of(folder: Path) -> dict[str, Any]:
+    """Return the theory laid over a run; it takes a while, so it comes only when it is asked for."""
+    from interaction_monitor.plots.theory_text import findings
+    from interaction_monitor.record import Record
+    from interaction_monitor.report.theory_charts import noise_level, overlay_bars
+    from interaction_monitor.theory.overlay import fit_record
+
+    overlay = fit_record(Record.open(folder))
+    return {"findings": findings(overlay), "figures": {"bars": overlay_bars(overlay), "noise": noise_level(overlay)}}
+
+
+def _text(name: str) -> str:
+    return files("interaction_monitor").joinpath("report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _respond(environ: Mapping[str, Any], start: Any, text: str, kind: str, code: int = 200) -> Iterable[bytes]:
+    headers = [("X-Content-Type-Options", "nosniff")]
+    response = http_util.Respond(Request(dict(environ)), text, kind, code=code, headers=headers)
+    answer: Iterable[bytes] = response(environ, start)
+    return answer
