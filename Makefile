@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint bench gallery docs clean
 
 help:
-	@echo "make demo   train a small network on digits and watch its two phases (about 2 minutes)"
+	@echo "make demo   train a small network on digits and see from when it over-fits (about a minute)"
 	@echo "make test   run all tests, the doctests and the code blocks of the documentation"
 	@echo "make lint   check style and types and build the documentation strictly"
 	@echo "make bench  time the package against the alternatives"

@@ -220,7 +220,7 @@ def generalizing_curve(ax: Axes, history: History) -> None:
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
     ax.set_ylabel("generalizes")
-    ax.legend(loc="lower center", ncols=2, frameon=False)
+    ax.legend(loc="upper center", ncols=2, frameon=False)
     run_axis(ax, history, unit)
 
 

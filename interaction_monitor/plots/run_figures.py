@@ -216,7 +216,7 @@ _TITLES = (
     "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once",
     "2  The same over the whole run, one column per measurement",
     "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
-    "4  Which part of it will hold: what networks trained on other samples encode too",
+    "4  Which part of it will hold: what the references encode too",
 )
 
 
