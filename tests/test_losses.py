@@ -106,7 +106,7 @@ def test_the_gap_opens_between_logged_losses_or_else_between_these(logged):
 
 
 def test_a_lightning_run_has_them_without_reading_its_loader(loaders, make_trainer, net, monkeypatch):
-    monkeypatch.setattr(loggers, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
     batches = []
 
     class Taking(type(net)):

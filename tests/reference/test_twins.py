@@ -21,7 +21,7 @@ FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(loggers, "draw", lambda *_, **__: None)
+    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
 
 
 def network():
