@@ -128,6 +128,16 @@ class Budget:
             yield
         self._taken -= 1
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Count the body's time, in which pictures are drawn say, neither as measuring nor as training."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            if self._started is not None:
+                self._started += self._clock() - began
+
     def share(self) -> float:
         """Return the time of all measurements, the present one included, per time of training."""
         now = self._clock()

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from interaction_monitor import InteractionMonitor
 from interaction_monitor.players import FeaturePatches, ImagePatches
@@ -165,3 +166,19 @@ def test_many_measurements_do_not_let_memory_grow(net, loaders, make_trainer):
     assert tensors_later == tensors
     assert objects_later - objects <= 3 * 40  # 40 measurements leave a row each
     assert size_later - size < 4 * 2**20
+
+
+def test_pictures_are_no_part_of_the_account(net, loaders, make_trainer, monkeypatch):
+    now, drawn = [0.0], []
+
+    def slow(history):
+        now[0] += 100.0
+        drawn.append(len(history))
+        return Figure(figsize=(1, 1))
+
+    monkeypatch.setattr("interaction_monitor.plots.tensorboard.PICTURES", {"story": slow})
+    watch = monitor(every_n_epochs=1)
+    watch.budget._clock = lambda: now[0]
+    make_trainer(watch, max_epochs=7, enable_checkpointing=False).fit(net, *loaders)
+    assert drawn == [4, 8]  # where the run has doubled; once at the end, though it has doubled there too
+    assert watch.budget.spent == watch.budget.trained() == 0

@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 import warnings
@@ -46,7 +47,7 @@ def test_each_epoch_is_measured_with_its_own_losses(run):
     logged = trainer.state.log_history
     train = [entry["loss"] for entry in logged if "loss" in entry]
     test = [entry["eval_loss"] for entry in logged if "eval_loss" in entry]
-    assert [row.train_loss for row in watcher.observer.history] == [None, *train]
+    assert [row.train_loss for row in watcher.observer.history][1:] == pytest.approx(train)
     assert [row.test_loss for row in watcher.observer.history] == [None, *test]
 
 
@@ -116,7 +117,7 @@ def test_a_causal_model_is_measured_by_steps(tmp_path):
     trainer.train()
     assert [row.step for row in watcher.observer.history] == [0, 1, 2, 3]
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert [row.train_loss for row in watcher.observer.history] == [None, *logged]
+    assert [row.train_loss for row in watcher.observer.history][1:] == pytest.approx(logged)
     with torch.no_grad():
         logits = model.eval()(**probe.inputs).logits[:, -1].double()
     targets = probe.targets[:, None]
@@ -248,3 +249,110 @@ def test_the_settings_are_in_the_record(run):
     settings = json.loads((folder / "interactions" / "run.json").read_text())["settings"]
     assert settings["output"] == "log_odds"
     assert settings["players"]["n_players"] == 4
+
+
+BEST = {
+    "metric_for_best_model": "eval_interactions/mean_order",
+    "greater_is_better": False,
+    "load_best_model_at_end": True,
+    "save_strategy": "epoch",
+}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_early_stopping_finds_the_metric_wherever_the_watcher_stands(tmp_path, place, caplog):
+    stop = transformers.EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=100)
+    trainer, watcher = trained(tmp_path, **{place: stop}, num_train_epochs=5, **BEST)
+    # Nothing is better by 100, so that the second evaluation ends the run.
+    assert trainer.state.global_step == 6
+    assert positions(watcher) == [(0, 0), (1, 3), (2, 6)]
+    assert "did not find" not in caplog.text
+
+
+def test_an_undefined_number_leaves_no_key_out(tmp_path):
+    def constant(model, inputs):
+        return torch.zeros(len(inputs["input_ids"]), 2)
+
+    with pytest.warns(UserWarning, match="masking changes no output"):
+        trainer, watcher = trained(tmp_path, callback={"forward_func": constant}, **BEST)
+    assert all(math.isnan(row.mean_order) for row in watcher.observer.history)
+    assert trainer.state.global_step == 9
+    assert trainer.state.best_metric == 4  # the worst that there is, of four players
+
+
+def test_a_measurement_that_fails_leaves_no_key_out(tmp_path):
+    def failing(model, inputs):
+        if len(inputs["input_ids"]) > 1:  # one sample is what a run is refused for
+            raise RuntimeError("no")
+        return model(**inputs)
+
+    with pytest.warns(UserWarning, match="training goes on"):
+        trainer, _ = trained(tmp_path, callback={"forward_func": failing}, **BEST)
+    assert trainer.state.best_metric == 4
+
+
+@pytest.mark.parametrize(("named", "counts"), [(None, "a"), ("eval_b_loss", "b")])
+def test_of_several_data_sets_one_counts(tmp_path, named, counts):
+    data = {"a": sentences(64)[48:56], "b": sentences(64)[56:]}
+    stop = transformers.EarlyStoppingCallback(early_stopping_patience=2, early_stopping_threshold=100)
+    probe = Probe({"input_ids": torch.stack([row["input_ids"] for row in data["a"][:3]])}, torch.tensor([0, 1, 0]))
+    callback = {"probe": probe, "n_samples": 3, "test_loss": named}
+    trainer, watcher = trained(tmp_path, callback=callback, data=data, after=stop, num_train_epochs=5, **BEST)
+    logged = [entry[f"eval_{counts}_loss"] for entry in trainer.state.log_history if f"eval_{counts}_loss" in entry]
+    assert [row.test_loss for row in watcher.observer.history][1:] == logged
+    # A key that were among the metrics of both would be counted twice, and the run end an epoch sooner.
+    assert trainer.state.global_step == 9
+
+
+def test_losses_are_averaged_where_nothing_is_logged(run, tmp_path):
+    _, _, watcher = run
+    _, silent = trained(tmp_path, logging_strategy="no")
+    expected = [row.train_loss for row in watcher.observer.history][1:]
+    assert [row.train_loss for row in silent.observer.history][1:] == pytest.approx(expected)
+
+
+def test_by_steps_the_loss_is_the_mean_since_the_last_measurement(tmp_path):
+    trainer, watcher = trained(
+        tmp_path, callback={"every_n_steps": 2}, max_steps=6, eval_strategy="no", logging_strategy="steps",
+        logging_steps=1, gradient_accumulation_steps=2, per_device_train_batch_size=4,
+    )  # fmt: skip
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    expected = [sum(losses[i : i + 2]) / 2 for i in (0, 2, 4)]
+    assert [row.train_loss for row in watcher.observer.history][1:] == pytest.approx(expected)
+
+
+def test_it_draws_samples_of_its_own_and_disturbs_nothing(run, tmp_path):
+    _, watched, _ = run
+    trainer, watcher = trained(tmp_path, callback={"n_samples": 4, "n_train_samples": 3}, save_strategy="epoch")
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, watched.model.state_dict()[name]), name
+    losses = [[entry.get("eval_loss") for entry in each.state.log_history] for each in (trainer, watched)]
+    assert losses[0] == losses[1]
+    inputs = {tuple(row["input_ids"].tolist()) for row in sentences(64)[48:]}
+    assert {tuple(ids) for ids in watcher.observer.probe.inputs["input_ids"].tolist()} <= inputs
+    assert len(watcher.observer.probe) == 4
+    assert watcher.observer.history.column("high_order_gap").shape == (4,)
+    _, resumed = trained(
+        tmp_path, callback={"n_samples": 4, "n_train_samples": 3}, resume=str(tmp_path / "checkpoint-9"),
+        num_train_epochs=4,
+    )  # fmt: skip
+    assert positions(resumed)[-1] == (4, 12)
+    with pytest.raises(ValueError, match=r"n_train_samples=3, but this run has n_train_samples=2"):
+        trained(
+            tmp_path, callback={"n_samples": 4, "n_train_samples": 2}, resume=str(tmp_path / "checkpoint-9"),
+            num_train_epochs=4,
+        )  # fmt: skip
+
+
+def test_more_players_than_the_extraction_takes_are_refused_at_the_start(tmp_path):
+    with pytest.raises(ValueError, match=r"n_players=17 is more than the 16"):
+        trained(tmp_path, callback={"players": Words(VOCABULARY, n_players=17)})
+
+
+def test_a_rule_that_can_never_stop_the_run_says_so_at_the_start(tmp_path):
+    with pytest.warns(UserWarning, match=r"HighOrdersAndGap\(.*can never stop this run.*eval_strategy is 'no'"):
+        trained(tmp_path, callback={"stop_on_onset": True}, eval_strategy="no", num_train_epochs=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trained(tmp_path / "can", callback={"stop_on_onset": True}, num_train_epochs=1)
+    assert told(caught) == []

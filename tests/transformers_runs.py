@@ -21,7 +21,10 @@ def sentences(n):
     ]
 
 
-def trained(folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, **arguments):
+def trained(
+    folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, after=None, model=None, data=None,
+    **arguments,
+):  # fmt: skip
     """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -33,19 +36,22 @@ def trained(folder, *, watch=True, resume=None, callback=None, n_samples=5, befo
         "logging_strategy": "epoch", "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True,
     }  # fmt: skip
     trainer = transformers.Trainer(
-        transformers.BertForSequenceClassification(config),
+        model or transformers.BertForSequenceClassification(config),
         transformers.TrainingArguments(str(folder), **(settings | arguments)),
         train_dataset=sentences(64)[:48],
-        eval_dataset=sentences(64)[48:],
+        eval_dataset=data or sentences(64)[48:],
     )
     watcher = None
     if before is not None:
         trainer.add_callback(before)
     if watch:
-        probe = Probe.from_loader(trainer.get_eval_dataloader(), n_samples)
         given = {"players": Words(VOCABULARY, n_players=4)} | (callback or {})
-        watcher = InteractionTrainerCallback(probe=probe, **given)
+        if "n_samples" not in given:
+            given["probe"] = Probe.from_loader(trainer.get_eval_dataloader(), n_samples)
+        watcher = InteractionTrainerCallback(**given)
         trainer.add_callback(watcher)
+    if after is not None:
+        trainer.add_callback(after)
     trainer.train(resume_from_checkpoint=resume)
     return trainer, watcher
 

@@ -27,7 +27,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.plots import run_text
+from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given, names_of
@@ -41,6 +41,7 @@ from interaction_monitor.settings import (
     or_default,
     plain,
 )
+from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
 Measured = tuple[Probe, PlayerMap]
@@ -157,6 +158,7 @@ class CallbackBase:
         self.observer: Observer | None = None
         self.stop_reason: str | None = None
         self.budget = self.budget.anew()
+        self._drawn = 0  # measurements in the last picture
         self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
 
     def _observer_of(self, source: TrainerSource, state: Mapping[str, Any] | None) -> tuple[Observer, Call | None]:
@@ -287,6 +289,16 @@ class CallbackBase:
         with self.faults.guard("writing the record"):
             self.observer.write_record()
         return run_text.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)
+
+    def _draw_if_due(self, run_loggers: loggers.Loggers, *, step: int) -> None:
+        """Draw the run so far where it has doubled since the last time; it counts as no part of the measurement."""
+        observer = self.observer
+        if observer is None or observer.ranks.rank != 0 or len(observer.history) == self._drawn:
+            return
+        if tensorboard.picture_due(len(observer.history)):
+            self._drawn = len(observer.history)
+            with preserved_rng(), self.budget.apart():
+                run_loggers.draw(observer.history, ("story",), step=step)
 
     def _conclusion(self, step: int) -> list[str]:
         """Note that the run has come to its end, and say what it showed and where that is recorded."""

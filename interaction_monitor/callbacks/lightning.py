@@ -219,7 +219,7 @@ class InteractionMonitor(CallbackBase, Callback):
             metrics = dict(trainer.callback_metrics)
             with preserved_rng(), self.budget.measuring():
                 self._measure(trainer, pl_module, observer, epoch=trainer.current_epoch, metrics=metrics)
-        with preserved_rng(), observer.ranks.together():
+        with preserved_rng(), self.budget.apart(), observer.ranks.together():
             if trainer.is_global_zero:
                 if len(observer.history):
                     self._loggers(trainer).draw(observer.history, step=max(0, batches_of(trainer) - 1))
@@ -302,6 +302,8 @@ class InteractionMonitor(CallbackBase, Callback):
             self._measure(trainer, pl_module, observer, epoch=epoch, metrics=metrics, uncounted=on_step)
         self._offer_keys(trainer, pl_module)
         self._stop_if_due(trainer, observer)
+        if self._shown is not None and not ends_after(trainer, epoch):  # else all pictures come soon
+            self._draw_if_due(self._loggers(trainer), step=self._shown)
 
     def _offer_keys(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let callbacks that monitor a key find it; the loggers have what was measured already."""

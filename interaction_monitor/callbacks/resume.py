@@ -45,6 +45,29 @@ def open_record(
         observer.take_over(row, strength, generalizing)
 
 
+def open_at_step(
+    observer: Observer, target: Path, settings: Mapping[str, Any], earlier: Record | None, *, step: int, who: str
+) -> None:
+    """Have a record: a new one, or that of a run that went before, with all that was measured up to a step of it.
+
+    Args:
+        observer: that of rank zero, which gets the record and what is in it.
+        target: where a new record goes; something is put behind it if there is something already.
+        settings: what decides what a measurement means.
+        earlier: the record of the run that wrote the checkpoint, if there is one.
+        step: optimizer steps at the checkpoint.
+        who: begins the warning that tells of a branch.
+    """
+    if earlier is None:
+        observer.record = NewRecord(target, observer, dict(settings))()
+        return
+    # Where fractions of epochs are added up, only the step tells what came before the checkpoint.
+    positions = [row.position for row in earlier.history if row.step <= step]
+    observer.record = go_on(earlier, target, up_to=positions[-1] if positions else (0, -1), step=step, who=who)
+    for row, measurement in zip(observer.record.history, observer.record.measurements, strict=True):
+        observer.take_over(row, measurement.strength, measurement.generalizing)
+
+
 def continued(
     earlier: str | None, target: Path, observer: Observer, *, step: int
 ) -> tuple[Record | None, list[tuple[Row, Tensor, Tensor | None]]]:

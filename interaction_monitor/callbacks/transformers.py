@@ -15,17 +15,25 @@ except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
 from interaction_monitor.callbacks import checkpoint, resume
-from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.callback import CallbackBase, TrainerSource
 from interaction_monitor.callbacks.errors import OnError
-from interaction_monitor.callbacks.loggers import Loggers, scalars
-from interaction_monitor.callbacks.transformers_trainer import claim, refuse_split_models, source_of, trainer_of
+from interaction_monitor.callbacks.loggers import Keys, Loggers
+from interaction_monitor.callbacks.transformers_trainer import (
+    StepLosses,
+    claim,
+    evaluation_of,
+    monitored,
+    no_test_loss,
+    refuse_split_models,
+    source_of,
+    trainer_of,
+)
 from interaction_monitor.distributed import MISFITS, Ranks
-from interaction_monitor.losses import find_loss
+from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
-from interaction_monitor.plots import tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError
 from interaction_monitor.record.files import is_record
@@ -58,8 +66,10 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(**inputs)`.
             `language.last_token_logits` is for causal language models.
         every_n_steps: what `InteractionMonitor` calls `every_n_train_steps`.
-        train_loss: name of the training loss in the trainer's logs.
-        test_loss: name of the loss in the metrics of an evaluation.
+        train_loss: name of the training loss in the trainer's logs; None averages the losses of the steps, or takes
+            "loss" where the trainer does not keep them.
+        test_loss: name of the loss in the metrics of an evaluation; None means "eval_loss", and of several data sets
+            that of the first, "eval_NAME_loss".
 
     Attributes:
         observer: what was measured so far; None before training.
@@ -100,8 +110,8 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         stop: StopRule | None = None,
         stop_on_onset: bool = False,
         patience: int | None = None,
-        train_loss: str = "loss",
-        test_loss: str = "eval_loss",
+        train_loss: str | None = None,
+        test_loss: str | None = None,
         name: str = "interactions",
         on_error: OnError = "warn",
         seed: int = 0,
@@ -129,12 +139,16 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             on_error=on_error,
             seed=seed,
         )
-        self.train_loss, self.test_loss = train_loss, test_loss
+        self._train_loss, self._test_loss = train_loss, test_loss
 
     def _forget(self) -> None:
         super()._forget()
         self._boards: list[TensorBoardLogger] = []
-        self._losses: dict[str, float] = {}  # since the last measurement
+        self._logged: dict[str, Any] = {}  # the trainer's logs
+        self._step_losses = StepLosses()
+        self._keys = Keys(self.name)
+        self._values: dict[str, float] = {}  # of the last measurement, the same on all processes
+        self._evaluation = "eval"
         self._due = False
 
     def on_train_begin(
@@ -144,14 +158,25 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         refuse_split_models(args)
         self._forget()
         self.budget.start()
-        model = kwargs["model"]
+        model, trainer = kwargs["model"], trainer_of(self)
+        self._evaluation = evaluation_of(trainer, self._test_loss)
+        self.losses = Losses(self._train_loss, self._test_loss or f"{self._evaluation}_loss")
         try:
             with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
-                self.observer = self._set_up(args, state, model, kwargs["train_dataloader"])
+                self.observer = self._set_up(args, state, source_of(trainer, model, kwargs["train_dataloader"]))
             if self.observer is not None and len(self.observer.history) == 0:
                 self._measure(model, state, through=MISFITS)
         except MISFITS as error:
             raise ValueError(f"{type(self).__name__} cannot measure this run: {error}") from error
+        if self.stop is not None and self.stop.needs_losses and (why := no_test_loss(args, state)):
+            self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to average the training loss anew, where epochs are counted."""
+        if self.after_steps is None:
+            self.losses.batches.reset()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -160,7 +185,10 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         self._measure_if_due(kwargs["model"], state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure, where steps are counted, if enough of them have passed or this is the last."""
+        """Take in the loss; measure, where steps are counted, if enough of them have passed or this is the last."""
+        with self.faults.guard("averaging the training loss"):
+            if (loss := self._step_losses.next(trainer_of(self))) is not None:
+                self.losses.batches.add(loss, None)
         if self.after_steps is not None:
             last = state.global_step >= state.max_steps
             self._schedule(kwargs["model"], state, control, due=last or self.after_steps(state.global_step), last=last)
@@ -175,20 +203,27 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         self._schedule(kwargs["model"], state, control, due=due, last=last)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take note of the losses; measure now if a measurement waits for them alone."""
-        for name in (self.train_loss, self.test_loss):
-            loss = find_loss(kwargs["logs"], (name,))
-            if loss is not None:
-                self._losses[name] = loss
-        if not control.should_evaluate:
+        """Take note of the losses, and measure if that waits for these; each callback sees the monitored key behind."""
+        logs = kwargs["logs"]
+        self._logged |= logs
+        evaluated = f"{self._evaluation}_runtime" in logs
+        if evaluated:
+            self.losses.validated()
+        if evaluated or not control.should_evaluate:
             self._measure_if_due(kwargs["model"], state, control)
+        if evaluated:
+            # These logs become the metrics of the evaluation, but go to the loggers first: only what is monitored
+            # must be there before any callback is told of the evaluation.
+            known = self._known(args)
+            logs.update({f"eval_{key}": known[key] for key, _ in monitored(args) if key in known})
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure if that waits for the evaluation, and put the latest numbers among its metrics."""
-        self._measure_if_due(kwargs["model"], state, control)
-        if self.observer is not None and len(self.observer.history):
-            latest = scalars(self.observer.history, self.name)
-            kwargs["metrics"].update({f"eval_{key}": value for key, value in latest.items()})
+        """Put the latest numbers among the metrics of the evaluation."""
+        metrics = kwargs["metrics"]
+        ours = f"{self._evaluation}_runtime" in metrics or not any(key.endswith("_runtime") for key in metrics)
+        if ours:
+            self._measure_if_due(kwargs["model"], state, control)
+            metrics.update({f"eval_{key}": value for key, value in self._known(args).items()})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note that there is a newer checkpoint."""
@@ -206,26 +241,24 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             self._measure(kwargs["model"], state)
         if observer.ranks.rank == 0:
             if len(observer.history):
-                with preserved_rng():
+                with preserved_rng(), self.budget.apart():
                     self._loggers().draw(observer.history, step=state.global_step)
             self._say(*self._conclusion(state.global_step))
         for board in self._boards:
             board.experiment.close()
         self._boards = []
 
-    def _set_up(self, args: TrainingArguments, state: TrainerState, model: nn.Module, train_loader: Any) -> Observer:
+    def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""
-        who, folder = type(self).__name__, Path(args.output_dir or ".")
+        who, folder, ranks = type(self).__name__, Path(args.output_dir or "."), Ranks.of_this_run()
         noted, before = claim(who, self.name, state)
-        ranks = Ranks.of_this_run()
         earlier = None
         with ranks.together():
             if ranks.rank == 0 and state.global_step > 0:
                 earlier = self._earlier(folder, state, before.get("record"))
-        trainer = trainer_of(self)
-        observer, _ = self._observer_of(
-            source_of(trainer, model, train_loader), None if earlier is None else checkpoint.state_in(earlier)
-        )
+        observer, found = self._observer_of(source, None if earlier is None else checkpoint.state_in(earlier))
+        if found is not None and ranks.rank == 0:
+            self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
         with ranks.together():
             if earlier is not None:  # a baseline that is computed from the network is that of the network at the start
                 players = {"labels": earlier.players.labels, "baseline": earlier.players.baseline}
@@ -233,13 +266,17 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         try:
             with self.faults.guard("opening the record"), ranks.together():
                 if ranks.rank == 0:
-                    self._open_record(observer, folder, state, earlier)
-                    noted["record"] = observer.record.folder.name if observer.record is not None else None
+                    resume.open_at_step(
+                        observer, folder / self.name, self.plain_settings(), earlier, step=state.global_step, who=who
+                    )
+                    self._boards = self._board(observer, folder, state)
+                    noted["record"] = self._boards[0].version
         finally:  # all processes must know the same, also where a part of it could not be read
             observer.load_state_dict(ranks.of_first(observer.state_dict()))
+        self._keys = Keys(self.name, observer.history)
         if ranks.rank == 0 and len(observer.history) == 0:
             n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
-            self._say(self._cost_at_start(observer, model, n_epochs))
+            self._say(self._cost_at_start(observer, source.model, n_epochs))
         return observer
 
     def _earlier(self, folder: Path, state: TrainerState, noted: object) -> Record | None:
@@ -257,24 +294,16 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             return None
         return record
 
-    def _open_record(self, observer: Observer, folder: Path, state: TrainerState, earlier: Record | None) -> None:
-        """Begin a record, or go on with the earlier one and with what was measured until the checkpoint."""
-        target = folder / self.name
-        if earlier is None:
-            observer.record = resume.NewRecord(target, observer, self.plain_settings())()
-        else:
-            # The trainer adds up fractions of epochs, so only the step tells what came before the checkpoint.
-            positions = [row.position for row in earlier.history if row.step <= state.global_step]
-            up_to = positions[-1] if positions else (0, -1)
-            who = type(self).__name__
-            observer.record = resume.go_on(earlier, target, up_to=up_to, step=state.global_step, who=who)
-            for row, measurement in zip(observer.record.history, observer.record.measurements, strict=True):
-                observer.take_over(row, measurement.strength, measurement.generalizing)
+    def _board(self, observer: Observer, folder: Path, state: TrainerState) -> list[TensorBoardLogger]:
+        assert observer.record is not None
         # No other curves lie in this folder, so a new record may drop whatever is left there.
         purge: Any = {} if len(observer.history) else {"purge_step": 0}
-        self._boards = [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
+        boards = [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
         if len(observer.history):
-            self._loggers().take_back(observer.history, step=state.global_step + 1)
+            Loggers(boards, name=self.name, guard=self.faults.guard, losses=_LOSSES).take_back(
+                observer.history, step=state.global_step + 1
+            )
+        return boards
 
     def _loggers(self) -> Loggers:
         return Loggers(self._boards, name=self.name, guard=self.faults.guard, losses=_LOSSES)
@@ -284,6 +313,10 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             for text in texts:
                 if text is not None:
                     print(text)
+
+    def _known(self, args: TrainingArguments) -> dict[str, float]:
+        """Return what is known of each key, and the worst of one that is monitored before there is any."""
+        return self._keys.updated(self._values, monitored(args), self.players.n_players)
 
     def _measured(self, observer: Observer, state: TrainerState) -> bool:
         return len(observer.history) > 0 and observer.history[-1].step == state.global_step
@@ -309,26 +342,24 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             self.stop_reason = reason
             control.should_training_stop = True
             self._say(f"{self.name}: stopping the run, because {self.stop_reason}")
+        if not control.should_training_stop and state.global_step < state.max_steps:
+            self._draw_if_due(self._loggers(), step=state.global_step)
 
     def _measure(self, model: nn.Module, state: TrainerState, *, through: tuple[type[Exception], ...] = ()) -> None:
         self._due = False
-        assert self.observer is not None
+        observer, step = self.observer, state.global_step
+        assert observer is not None
         epoch = int((state.epoch or 0) + 1e-6)  # the trainer adds up fractions
-        losses, self._losses = self._losses, {}
+        train, test = self._losses_now(self._logged, observer.ranks, trained=epoch > 0)
+        self._logged = dict.fromkeys(self._logged, math.nan)  # no loss is that of two measurements
         row = None
         with preserved_rng(), self.budget.measuring():
-            with self.faults.guard(f"the measurement at step {state.global_step}", through=through):
-                row = self.observer.measure(
-                    model,
-                    epoch=epoch,
-                    step=state.global_step,
-                    train_loss=losses.get(self.train_loss),
-                    test_loss=losses.get(self.test_loss),
-                )
-            if row is not None and self.observer.ranks.rank == 0:
+            with self.faults.guard(f"the measurement at step {step}", through=through):
+                row = observer.measure(model, epoch=epoch, step=step, train_loss=train, test_loss=test)
+            if row is not None:
+                self._values = observer.ranks.of_first(self._scalars())
+            if row is not None and observer.ranks.rank == 0:
                 self._say(self._written())
                 losses = {key: getattr(row, key) for key in _LOSSES if getattr(row, key) is not None}
-                values = self._scalars() | {f"{self.name}/{key}": loss for key, loss in losses.items()}
-                self._loggers().publish(self.observer.history, values, step=state.global_step)
-                if tensorboard.picture_due(len(self.observer.history)):
-                    self._loggers().draw(self.observer.history, ("story",), step=state.global_step)
+                values = self._values | {f"{self.name}/{key}": loss for key, loss in losses.items()}
+                self._loggers().publish(observer.history, values, step=step)

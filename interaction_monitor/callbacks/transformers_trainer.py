@@ -1,4 +1,4 @@
-"""What a trainer of `transformers` gives a callback: itself, samples, and the callback's place in its state."""
+"""What a trainer of `transformers` gives a callback: itself, samples, losses, and a place in its state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from interaction_monitor.callbacks.callback import TrainerSource
@@ -76,6 +76,55 @@ def claim(who: str, name: str, state: TrainerState) -> tuple[dict[str, Any], dic
         )
     places[key] = _Noted()
     return places[key], before if isinstance(before, dict) else {}
+
+
+def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:
+    """Return what the metrics begin with of the evaluation whose loss and numbers count: "eval", or a data set's.
+
+    Args:
+        trainer: from `trainer_of`.
+        test_loss: name of the loss in the metrics of an evaluation; None takes the first data set.
+    """
+    data = None if trainer is None else trainer.eval_dataset
+    if not isinstance(data, dict) or not data:
+        return "eval"
+    fitting = [name for name in data if (test_loss or "").startswith(f"eval_{name}_")]
+    return f"eval_{max(fitting, key=len) if fitting else next(iter(data))}"
+
+
+def no_test_loss(args: TrainingArguments, state: TrainerState) -> str | None:
+    """Say why the loss of an evaluation can never be known, and what to do; None where it may come to be."""
+    by_steps = args.eval_strategy == "steps" and args.eval_steps is not None and args.eval_steps > state.max_steps > 0
+    if args.eval_strategy != "no" and not by_steps:
+        return None
+    why = f"eval_steps={args.eval_steps} is more than the run has" if by_steps else "eval_strategy is 'no'"
+    return (
+        f"and this run has no evaluation ({why}); give eval_dataset= and eval_strategy='epoch', or give stop= a rule "
+        "without losses, HighOrderGrowth() or OnsetPatience(5) say"
+    )
+
+
+def monitored(args: TrainingArguments) -> list[tuple[str, str]]:
+    """List what the trainer and its callbacks monitor, and in which direction it gets better."""
+    metric = args.metric_for_best_model
+    return [] if metric is None else [(metric.removeprefix("eval_"), "max" if args.greater_is_better else "min")]
+
+
+class StepLosses:
+    """Takes the loss of each step out of the sum that a trainer keeps until it logs the mean."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+        self._logged_at = -1
+
+    def next(self, trainer: Trainer | None) -> Tensor | None:
+        """Return the loss of the step that just ends; None where the trainer keeps no such sum."""
+        total, logged_at = getattr(trainer, "_tr_loss", None), getattr(trainer, "_globalstep_last_logged", None)
+        if not isinstance(total, Tensor) or logged_at is None:
+            return None
+        before = self._before if logged_at == self._logged_at else None
+        self._before, self._logged_at = total.detach().clone(), logged_at
+        return self._before if before is None else self._before - before
 
 
 def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> TrainerSource:
