@@ -1,14 +1,32 @@
-"""What holds for the package as a whole: its modules are told apart, and a page says where they lie."""
+"""What holds for the package as a whole: its modules lie in one direction and are told apart, and a page says where."""
 
+import ast
 import re
 from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import interaction_monitor
 
 ROOT = Path(interaction_monitor.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 ARCHITECTURE = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path, known):
+    """Give the package's modules that a module imports when it is loaded, or for its types."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for part in node.body if isinstance(node, ast.If) else [node]:
+            if isinstance(part, ast.ImportFrom) and part.module and part.module.startswith(ROOT.name):
+                names = {f"{part.module}.{alias.name}" for alias in part.names}
+                yield from (names & known) or {part.module}
 
 
 def test_version_is_stated():
@@ -18,6 +36,18 @@ def test_version_is_stated():
 def test_no_two_modules_have_one_name():
     names = Counter(path.stem for path in MODULES if path.stem != "__init__")
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_module_imports_one_that_imports_it():
+    known = {name_of(path) for path in MODULES}
+    # What the package itself offers is imported by name when it is asked for.
+    graph = {
+        name_of(path): set(imported(path, known)) for path in MODULES if path.parent != ROOT or path.stem != "__init__"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_the_page_on_the_code_names_every_folder_and_every_public_module_at_the_top():

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -188,7 +189,7 @@ def test_the_command_line_makes_a_monitor_from_yaml(tmp_path):
     }}  # fmt: skip
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "main.py").write_text(COMMAND_LINE)
-    tests = str(__file__).rsplit("/", 1)[0]
+    tests = str(Path(__file__).parents[1])  # where the networks are
     done = subprocess.run(
         [sys.executable, "main.py", tests, "fit", "--config", "config.yaml"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
