@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gallery import tables
+from gallery import references, tables
 from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest
@@ -455,3 +455,32 @@ def test_training_says_why_outputs_are_missing_and_can_be_interrupted(tmp_path, 
     monkeypatch.setattr(gallery.train, "train", interrupted)
     assert main([*command, "--results", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "python -m gallery: interrupted; what was finished is kept\n"
+
+
+def test_the_page_on_references_shows_what_is_stored():
+    page = (references.RESULTS.parents[1] / "docs" / "generalizing.md").read_text()
+    lines = list(references.tables(references.load()))
+    rows = [line.partition("): ")[2] for line in lines if " → " in line]
+    assert len(rows) == 13
+    assert [row for row in rows if f"| {row} |" not in page] == []
+    rules = [line.partition(": ")[2] for line in lines[-6:]]
+    assert [rule for rule in rules if f"| {rule} |" not in page] == []
+    assert any(line.startswith("twins_both: 0 false of 5, 7 found of 21") for line in lines)
+    assert "none in the 5 runs" in page
+    assert "7 in the 21 runs" in page
+
+
+def test_a_run_beside_references_is_trained(monkeypatch):
+    small = replace(references.FAMILIES["mlp"], epochs=2, every=1)
+    monkeypatch.setitem(references.FAMILIES, "mlp", small)
+    found = references.train("mlp-wrong20-0", None)
+    assert found["epochs"].tolist() == [0, 1, 2]
+    assert len(found["train_loss"]) == 3
+    for kind in references.KINDS:
+        assert (found[kind] <= found["strength"] * (1 + 1e-6)).all()
+        assert found[kind].sum() > 0
+    assert (found["twins_both"] <= found["twins_one"] * (1 + 1e-6)).all()
+
+
+def test_every_stored_run_beside_references_has_a_name():
+    assert set(references.load()) == set(references.names())
