@@ -190,3 +190,19 @@ def representative_measurements(history: History, n_columns: int = 6) -> list[in
         left, right = max(itertools.pairwise(taken), key=lambda pair: pair[1] - pair[0])
         chosen.add((left + right) // 2)
     return sorted(chosen)
+
+
+def phase_turn(history: History) -> tuple[float | None, bool]:
+    """Return where phase one ends, and whether phase two is known to begin there.
+
+    While it is not, phase one is decided up to the lowest mean order; None where not even that is known.
+    """
+    if history[-1].phase == "initial":
+        return None, False
+    onset = onset_index(history)
+    return float(positions(history)[0][lowest_index(history) if onset is None else onset]), onset is not None
+
+
+def gap_name(history: History) -> str:
+    """Name what the loss gap does from its landmark on: it opens, or rises while test loss is the lower one."""
+    return "loss gap rises" if rises_below_zero(history) else "loss gap opens"

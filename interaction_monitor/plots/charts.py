@@ -21,12 +21,11 @@ from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     find_gap_opening,
     find_onset,
-    find_overfitting,
-    lowest_index,
+    gap_name,
     onset_index,
+    phase_turn,
     positions,
     representative_measurements,
-    rises_below_zero,
     told_phases,
 )
 
@@ -173,7 +172,7 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    _known(ax, values, history.column("loss_gap"), GAP, "loss gap (test − train)", "-.", marker_of(history))
+    plot_known(ax, values, history.column("loss_gap"), GAP, "loss gap (test − train)", "-.", marker_of(history))
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)
@@ -195,32 +194,10 @@ def loss_curves(ax: Axes, history: History) -> None:
         values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
         label="test above train" if above.any() else None,
     )  # fmt: skip
-    _known(ax, values, train, TRAIN, "train loss", "-", marker_of(history))
-    _known(ax, values, test, TEST, "test loss", "--", marker_of(history))
+    plot_known(ax, values, train, TRAIN, "train loss", "-", marker_of(history))
+    plot_known(ax, values, test, TEST, "test loss", "--", marker_of(history))
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
-    run_axis(ax, history, unit)
-
-
-def generalizing_curve(ax: Axes, history: History) -> None:
-    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, beside references.
-    """
-    values, unit = positions(history)
-    share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
-    known = ~np.isnan(share)
-    ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
-    _known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
-    began = find_overfitting(history)
-    if began is not None and began.index is not None:
-        ax.axvline(values[began.index], color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
-    ax.set_ylim(0, 1)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
-    ax.set_ylabel("generalizes")
-    ax.legend(loc="upper center", ncols=2, frameon=False)
     run_axis(ax, history, unit)
 
 
@@ -248,22 +225,6 @@ def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) ->
             place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
             turned = 0 if width > 0.1 else 90
             ax.text((begin + end) / 2, names_at, name, color=_NOTE, rotation=turned, **place)
-
-
-def phase_turn(history: History) -> tuple[float | None, bool]:
-    """Return where phase one ends, and whether phase two is known to begin there.
-
-    While it is not, phase one is decided up to the lowest mean order; None where not even that is known.
-    """
-    if history[-1].phase == "initial":
-        return None, False
-    onset = onset_index(history)
-    return float(positions(history)[0][lowest_index(history) if onset is None else onset]), onset is not None
-
-
-def gap_name(history: History) -> str:
-    """Name what the loss gap does from its landmark on: it opens, or rises while test loss is the lower one."""
-    return "loss gap rises" if rises_below_zero(history) else "loss gap opens"
 
 
 def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
@@ -321,7 +282,7 @@ def marker_of(history: History) -> str:
     return "o" if len(history) <= 2 else "." if len(history) <= 60 else ""
 
 
-def _known(
+def plot_known(
     ax: Axes,
     values: NDArray[np.float64],
     column: NDArray[np.float64],
@@ -330,6 +291,7 @@ def _known(
     style: str,
     marker: str,
 ) -> None:
+    """Draw a curve that joins what is known of it."""
     # Where a loss is logged less often than the run is measured, its points are still joined.
     known = ~np.isnan(column)
     if known.any():

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
 
 import torch
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,12 +19,9 @@ from interaction_monitor.functional import (
     sparsity_curve,
 )
 from interaction_monitor.plots.comparison_text import powers
+from interaction_monitor.plots.layout import styled, to_png
 from interaction_monitor.plots.sample_figures import draw_players, image_of
 
-_STYLE: list[Any] = [
-    "default",  # a user's own style, TeX for instance, must not change what the labels look like
-    {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.axisbelow": True},
-]
 # Okabe and Ito's colours, from the plainest extraction to the shared one
 _COLOURS = ("#999999", "#0072B2", "#D55E00", "#D55E00")
 _LINES = ("-", "-", "-", ":")
@@ -38,16 +31,7 @@ _FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
 _NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
-def _styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
-    @wraps(make)
-    def styled(*arguments: Any, **settings: Any) -> Figure:
-        with style.context(_STYLE):
-            return make(*arguments, **settings)
-
-    return styled
-
-
-@_styled
+@styled
 def sparsity(comparison: Comparison) -> Figure:
     """Draw the strengths of the interactions from the strongest down, by extraction [Figure 2].
 
@@ -78,7 +62,7 @@ def sparsity(comparison: Comparison) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def generalization(comparison: Comparison) -> Figure:
     """Draw s_and and s_or over the number of strongest interactions, by extraction [Figure 3].
 
@@ -103,7 +87,7 @@ def generalization(comparison: Comparison) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def orders(comparison: Comparison) -> Figure:
     """Draw the salient strength of each order and sign, and that which is shared, before it [Figure 4].
 
@@ -139,7 +123,7 @@ def orders(comparison: Comparison) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     """Draw the strongest shared and distinctive interactions on one sample [Figures 5 and 9].
 
@@ -170,7 +154,7 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def matching(comparison: Comparison, sample: int = 0) -> Figure:
     """Draw how well the interactions give the outputs [Figures 13 and 11].
 
@@ -311,7 +295,5 @@ def draw_all(comparison: Comparison, sample: int = 0) -> dict[str, bytes]:
     drawn = {}
     for name, picture in PICTURES.items():
         figure = OF_ONE_SAMPLE[name](comparison, sample) if name in OF_ONE_SAMPLE else picture(comparison)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        drawn[name] = buffer.getvalue()
+        drawn[name] = to_png(figure, dpi=110)
     return drawn

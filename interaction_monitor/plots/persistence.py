@@ -1,4 +1,4 @@
-"""The charts of what carries over: from one measurement to the next, and from training samples to others."""
+"""The charts of what carries over: to the next measurement, from training samples to others, to other networks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import positions
-from interaction_monitor.plots.charts import GAP, TEST, TRAIN, edges_of, marker_of, run_axis
+from interaction_monitor.history.landmarks import find_overfitting, positions
+from interaction_monitor.plots.charts import GAP, GENERALIZING, TEST, TRAIN, edges_of, marker_of, plot_known, run_axis
 
 PERSISTED, APPEARED, VANISHED = "#0072B2", "#E69F00", "#C8C8C8"
 
@@ -120,3 +121,25 @@ def order_effects(ax: Axes, history: History) -> None:
 
 def _nothing(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")
+
+
+def generalizing_curve(ax: Axes, history: History) -> None:
+    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, beside references.
+    """
+    values, unit = positions(history)
+    share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
+    known = ~np.isnan(share)
+    ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
+    plot_known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
+    began = find_overfitting(history)
+    if began is not None and began.index is not None:
+        ax.axvline(values[began.index], color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
+    ax.set_ylabel("generalizes")
+    ax.legend(loc="upper center", ncols=2, frameon=False)
+    run_axis(ax, history, unit)

@@ -6,18 +6,14 @@ They use matplotlib's object interface, so a program's own pyplot figures, backe
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import textwrap
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -25,20 +21,28 @@ from interaction_monitor.history import History
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots import charts, persistence
 from interaction_monitor.plots.charts import order_bars
+from interaction_monitor.plots.layout import (
+    LEFT,
+    STYLE,
+    WIDTH,
+    headline,
+    name_the_lowest,
+    page,
+    picture_html,
+    row,
+    stack,
+    to_image,
+)
 from interaction_monitor.plots.run_text import verdict
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 
-_STYLE: list[Any] = [
-    "default",  # a user's own style, TeX for instance, must not change what the labels look like
-    {
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "axes.axisbelow": True,
-        "axes.titley": 1.0,
-    },  # fixed, since looking for a free place takes a sixth of the drawing,
-]
+_TITLES = (
+    "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once",
+    "2  The same over the whole run, one column per measurement",
+    "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
+    "4  Which part of it will hold: what the references encode too",
+)
 
 
 def _drawn(make: Callable[[History], Figure]) -> Callable[[History], Figure]:
@@ -46,7 +50,7 @@ def _drawn(make: Callable[[History], Figure]) -> Callable[[History], Figure]:
     def checked(history: History) -> Figure:
         if not len(history):
             raise ValueError("history is empty: measure at least once before drawing")
-        with style.context(_STYLE):
+        with style.context(STYLE):
             return make(history)
 
     return checked
@@ -67,9 +71,9 @@ def order_rows(history: History) -> Figure:
     Raises:
         ValueError: If the history is empty.
     """
-    figure = _page(_WIDTH, 2.9)
-    charts.bar_row(_row(figure, top=0.95, height=1.4), history)
-    _title(figure, "Which orders carry the interactions, from the start of the run to its end")
+    figure = page(WIDTH, 2.9)
+    charts.bar_row(row(figure, top=0.95, height=1.4), history)
+    headline(figure, "Which orders carry the interactions, from the start of the run to its end")
     return figure
 
 
@@ -86,8 +90,8 @@ def heat_map(history: History) -> Figure:
     Raises:
         ValueError: If the history is empty.
     """
-    figure = _page(_WIDTH, 4.0)
-    (ax,) = _stack(figure, [3.0], top=0.45)
+    figure = page(WIDTH, 4.0)
+    (ax,) = stack(figure, [3.0], top=0.45)
     _heat_map(ax, history)
     ax.set_title("How the interaction strength spreads over the orders")
     return figure
@@ -107,8 +111,8 @@ def curves(history: History) -> Figure:
         ValueError: If the history is empty.
     """
     losses = _has_losses(history)
-    figure = _page(_WIDTH, 6.0 if losses else 4.0)
-    axes = _stack(figure, [3.0, 1.9][: 1 + losses], top=0.45, gap=0.15)
+    figure = page(WIDTH, 6.0 if losses else 4.0)
+    axes = stack(figure, [3.0, 1.9][: 1 + losses], top=0.45, gap=0.15)
     _curves(axes, history)
     axes[0].set_title("How many inputs an interaction joins on average, beside the gap between test and train loss")
     return figure
@@ -142,19 +146,19 @@ def story(history: History) -> Figure:
     lines = textwrap.wrap(f"{sentence[:1].upper()}{sentence[1:]}.", 104)
     head = 0.35 + 0.24 * len(lines)
     below = head + 2.95  # the bars take that much
-    figure = _page(_WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
-    _title(figure, "\n".join(lines), size=10.5, weight="bold")
-    figure.text(_LEFT / _WIDTH, 1 - head / figure.get_figheight(), _TITLES[0], va="center", fontsize=11)
-    charts.bar_row(_row(figure, top=head + 0.65, height=1.4), history)
-    axes = _stack(figure, heights, top=below, gap=0.42)
+    figure = page(WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
+    headline(figure, "\n".join(lines), size=10.5, weight="bold")
+    figure.text(LEFT / WIDTH, 1 - head / figure.get_figheight(), _TITLES[0], va="center", fontsize=11)
+    charts.bar_row(row(figure, top=head + 0.65, height=1.4), history)
+    axes = stack(figure, heights, top=below, gap=0.42)
     _heat_map(axes[0], history)
     _curves(axes[1 : len(axes) - beside], history)
     if beside:
-        charts.generalizing_curve(axes[-1], history)
+        persistence.generalizing_curve(axes[-1], history)
         axes[-1].set_title(_TITLES[3])
     axes[0].set_title(_TITLES[1])
     axes[1].set_title(_TITLES[2])
-    _name_the_lowest(axes)
+    name_the_lowest(axes)
     return figure
 
 
@@ -174,8 +178,8 @@ def carry_over(history: History) -> Figure:
     """
     alike = history.by_order("similarity")
     with_alike = not np.isnan(alike).all()
-    figure = _page(_WIDTH, 10.2 if with_alike else 7.8)
-    axes = _stack(figure, [1.9] * (3 + with_alike), top=0.45, gap=0.5)
+    figure = page(WIDTH, 10.2 if with_alike else 7.8)
+    axes = stack(figure, [1.9] * (3 + with_alike), top=0.45, gap=0.5)
     persistence.turnover(axes[0], history)
     axes[0].set_title("1  What was salient at a measurement or at the one before it")
     _shares_map(axes[1], history, persistence.persisted_shares(history))
@@ -191,33 +195,8 @@ def carry_over(history: History) -> Figure:
         _leave_room(ax, 0.2)
         handles, labels = ax.get_legend_handles_labels()
         ax.legend(handles[:count], labels[:count], loc="upper center", ncols=count, fontsize=8, frameon=False)
-    _name_the_lowest(axes)
+    name_the_lowest(axes)
     return figure
-
-
-def to_image(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure.
-
-    Args:
-        figure: A figure of this module.
-
-    Returns:
-        (height, width, 3) pixels.
-    """
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
-    pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
-    return pixels
-
-
-# Inches at 100 pixels each. Placed by hand: a layout engine takes longer than all the drawing.
-_WIDTH, _LEFT, _RIGHT = 10.0, 0.82, 0.95
-_TITLES = (
-    "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once",
-    "2  The same over the whole run, one column per measurement",
-    "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
-    "4  Which part of it will hold: what the references encode too",
-)
 
 
 def to_html(history: History) -> str:
@@ -242,70 +221,12 @@ def measurement_html(measurement: Measurement) -> str:
     """
     n_samples, n_players = measurement.strength.shape
     words = f"{n_samples} samples, {n_players} players: mean order {measurement.mean_order:.2f}"
-    with style.context(_STYLE):
-        figure = _page(4.5, 2.4)
+    with style.context(STYLE):
+        figure = page(4.5, 2.4)
         ax = figure.add_axes((0.14, 0.2, 0.83, 0.72))
         charts.order_bars(ax, measurement.distribution.numpy())
         ax.set_xlabel("order k")
         return f"<p><b>{words}</b></p>" + picture_html(figure, alt=words)
-
-
-def picture_html(figure: Figure, *, alt: str) -> str:
-    """Write a figure as an HTML image with its pixels inside.
-
-    Args:
-        figure: The figure.
-        alt: What it shows, for those who do not see it; no markup is left in it.
-    """
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img style="max-width: 100%" alt="{alt}" src="data:image/png;base64,{data}">'
-
-
-def _page(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _title(figure: Figure, text: str, *, size: float = 11, weight: str = "normal") -> None:
-    y = 1 - 0.1 / figure.get_figheight()
-    figure.suptitle(text, x=_LEFT / _WIDTH, y=y, ha="left", va="top", fontsize=size, fontweight=weight)
-
-
-def _row(figure: Figure, *, top: float, height: float, n: int = 6) -> list[Axes]:
-    """Place axes beside each other on one y axis; `top` is measured from the upper edge."""
-    step = (_WIDTH - _LEFT - 0.1) / n
-    axes: list[Axes] = []
-    for i in range(n):
-        axes.append(_place(figure, _LEFT + i * step, top, step - 0.1, height, sharey=axes[0] if axes else None))
-    return axes
-
-
-def _stack(figure: Figure, heights: list[float], *, top: float, gap: float = 0.42) -> list[Axes]:
-    """Place axes under each other on one x axis."""
-    axes: list[Axes] = []
-    for height in heights:
-        first = axes[0] if axes else None
-        axes.append(_place(figure, _LEFT, top, _WIDTH - _LEFT - _RIGHT, height, sharex=first))
-        top += height + gap
-    return axes
-
-
-def _place(figure: Figure, left: float, top: float, width: float, height: float, **shared: Any) -> Axes:
-    page_width, page_height = figure.get_size_inches()
-    bottom = page_height - top - height
-    return figure.add_axes(
-        (left / page_width, bottom / page_height, width / page_width, height / page_height), **shared
-    )
-
-
-def _name_the_lowest(axes: list[Axes]) -> None:
-    """Leave the run's axis to the lowest of charts that share it."""
-    for ax in axes[:-1]:
-        ax.set_xlabel("")
-        ax.tick_params(labelbottom=False)
 
 
 def _has_losses(history: History) -> bool:
@@ -353,7 +274,7 @@ def _curves(axes: list[Axes], history: History) -> None:
         shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         names = [name for name in ("train loss", "test loss", "test above train") if name in shown]
         ax.legend([shown[name] for name in names], names, loc="upper center", ncols=len(names) or 1, frameon=False)
-    _name_the_lowest(axes)
+    name_the_lowest(axes)
 
 
 def _leave_room(ax: Axes, share: float) -> None:

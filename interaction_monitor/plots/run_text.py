@@ -35,9 +35,9 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
 - **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
   by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
   a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
-- **Custom Scalars**: the mean order ⟨k⟩ with its 95% band over the samples; I^(k), the strength of each order,
-  which sums to the number of players; ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick
-  *Ignore outliers*, which hides the start.
+- **Interactions**, the tab of this package: the run in words and figures, as it goes on.
+- **Custom Scalars**: the mean order ⟨k⟩; I^(k), the strength of each order, which sums to the number of players;
+  ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick *Ignore outliers*, which hides the start.
 - **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
   every order over time, ⟨k⟩ and the losses.
 - `{name}/what_carries_over`: which part of the strength was there at the measurement before, by order too, and what low

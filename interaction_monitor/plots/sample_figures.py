@@ -5,8 +5,6 @@ Where the players are patches of a plane and the input is an image, they are out
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from torch import Tensor
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.plots.layout import data_uri, to_png
 from interaction_monitor.record import Record
 
 AND, OR = "#E69F00", "#56B4E9"
@@ -194,9 +193,7 @@ def _draw(
             for column, interaction in enumerate(interactions, start=1):
                 title = f"{interaction.label} {', '.join(map(str, interaction.players))}\n{interaction.signed}"
                 _interaction(panel(column, title), image, regions, interaction)
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        return data_uri(to_png(figure))
 
 
 def draw_players(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64]) -> None:

@@ -1,39 +1,27 @@
 """What a run shows in TensorBoard, beside the scalars that are logged like any other metric.
 
-Histograms over orders, the layout of the Custom Scalars tab, pictures, and a text that says how to read them. What is
-found after the run goes into an event file that names its purpose, and that file is replaced each time, so that writing
-twice leaves what writing once does: the theory into the run itself, a comparison of networks into a run of its own.
+Histograms over orders, the layout of the Custom Scalars tab, pictures, and a text that says how to read them.
 """
 
 from __future__ import annotations
 
-import glob
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.history import PHASES, History
-from interaction_monitor.history.landmarks import representative_measurements, told_phases
+from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
 from interaction_monitor.plots import (
-    comparison_figures,
-    comparison_text,
     run_figures,
     run_text,
-    theory_figures,
-    theory_text,
 )
-from interaction_monitor.plots.run_figures import to_image
-from interaction_monitor.theory.overlay import Overlay
+from interaction_monitor.plots.layout import to_image
 
 # A writer keeps only the layout that was written last, so the monitors of one writer share theirs.
 _layouts: WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = WeakKeyDictionary()
@@ -44,13 +32,12 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
 }
 
 # Numbers of every measurement that say nothing as single charts: hardly any changes, or the story shows it.
-_NO_CHARTS = ("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step")
+_NO_CHARTS = (
+    *("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step", "overfitting_epoch"),
+    *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high"),
+)
 ORDERS, RIDGES = "orders", "orders_from_early_to_late"
 HOW_TO_READ, VERDICT = "how_to_read", "verdict"
-_EVENTS = "events.out.tfevents."
-_OF_COMPARISON = ".comparison"
-# TensorBoard keeps ten pictures of a tag and drops others at random.
-_MOST_PICTURES = 10
 
 
 def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
@@ -249,26 +236,25 @@ def custom_scalars(
 
     Example:
         >>> list(custom_scalars(3)["interactions"])[0]
-        'mean order ⟨k⟩ with its 95% band'
+        'mean order ⟨k⟩'
     """
-    # TensorBoard gives all curves of a run one colour, so few share a chart.
-    spans = [(first, min(first + 2, n_players)) for first in range(1, n_players + 1, 3)]
+    # TensorBoard gives all curves of a run one colour and tells them apart by marks, so few share a chart.
+    spans = np.array_split(np.arange(1, n_players + 1), -(-n_players // 4))
     orders = {
-        f"I^(k), strength of orders {first} to {last}" if last > first else f"I^(k), strength of order {first}": [
+        f"I^(k), strength of order{'s' * (len(span) > 1)} {' to '.join(map(str, sorted({span[0], span[-1]})))}": [
             "Multiline",
-            [_exactly(f"{name}/order_{k}") for k in range(first, last + 1)],
+            [_exactly(f"{name}/order_{k}") for k in span],
         ]
-        for first, last in spans
+        for span in spans
     }
     loss_tags = [_exactly(tag) for tag in losses] or [_exactly(*TRAIN_NAMES), _exactly(*TEST_NAMES)]
     mean_order = f"{name}/mean_order"
     share = f"{name}/generalizing_share"
-    margin = [share, f"{name}/generalizing_low", f"{name}/generalizing_high"]
-    first = {"generalizing share with its 95% band": ["Margin", margin]} if reference else {}
+    first = {"generalizing share": ["Multiline", [_exactly(share)]]} if reference else {}
     return {
         name: {
             **first,
-            "mean order ⟨k⟩ with its 95% band": ["Margin", [mean_order, f"{mean_order}_low", f"{mean_order}_high"]],
+            "mean order ⟨k⟩": ["Multiline", [_exactly(mean_order)]],
             **orders,
             "mean order, losses and loss gap": [
                 "Multiline",
@@ -287,93 +273,3 @@ def custom_scalars(
 def _exactly(*tags: str) -> str:
     # Tags of a line chart are regular expressions that need only match a beginning: order_1 would take order_10.
     return f"({'|'.join(map(re.escape, tags))})$"
-
-
-def run_folder(record: Path) -> Path | None:
-    """Find the TensorBoard run that a record belongs to: the folder above it, if that holds event files.
-
-    Args:
-        record: The record's folder.
-
-    Returns:
-        The run's folder, or None where the run was not logged to TensorBoard.
-    """
-    folder = record.resolve().parent
-    return folder if any(folder.glob(f"{_EVENTS}*")) else None
-
-
-def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") -> None:
-    """Write the overlay into a TensorBoard run, in place of what an earlier call wrote there.
-
-    Args:
-        overlay: The run.
-        folder: The run's folder.
-        name: Prefix of the tags, the monitor's name.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    suffix = f".theory-of-{name}"
-    for earlier in folder.glob(f"{_EVENTS}*{glob.escape(suffix)}"):
-        earlier.unlink()
-    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
-        _write_overlay(writer, overlay, name)
-
-
-def _write_overlay(writer: SummaryWriter, overlay: Overlay, name: str) -> None:
-    history, fit = overlay.history, overlay.fit
-    pictured = representative_measurements(history, _MOST_PICTURES)
-    for index, row in enumerate(history):
-        if index in pictured:
-            image = to_image(theory_figures.bars(overlay, [index]))
-            writer.add_image(f"{name}/theory/bars", image, row.step, dataformats="HWC")
-        if not overlay.in_phase_two[index] or fit.sigma2[index].isnan():
-            continue
-        write_histogram(writer, fit.theory[index].tolist(), tag=f"{name}/theory/orders", step=row.step)
-        for key, value in (
-            ("sigma2", fit.sigma2[index]),
-            ("sigma2_low", fit.low[index]),
-            ("sigma2_high", fit.high[index]),
-            ("cosine", fit.cosine[index]),
-            ("divergence", fit.divergence[index]),
-            ("mean_order", overlay.predicted_order[index]),
-        ):
-            writer.add_scalar(f"{name}/theory/{key}", float(value), row.step)
-    last = history[-1].step
-    for key, picture in (("overview", theory_figures.bars), ("noise_level", theory_figures.noise_level)):
-        writer.add_image(f"{name}/theory/{key}", to_image(picture(overlay)), last, dataformats="HWC")
-    findings = "\n\n".join(theory_text.findings(overlay))
-    text = theory_text.HOW_TO_READ.format(name=name, findings=findings, why=theory_text.WHY_GREY)
-    writer.add_text(f"{name}/theory/how_to_read", text, last)
-
-
-def write_comparison(
-    comparison: Comparison, folder: Path, *, name: str = "comparison", pictures: Mapping[str, bytes] | None = None
-) -> None:
-    """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
-
-    The scalars have the number k of strongest interactions for their step.
-
-    Args:
-        comparison: The networks.
-        folder: The TensorBoard run.
-        name: Prefix of the tags.
-        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
-    for earlier in folder.glob(f"{_EVENTS}*{_OF_COMPARISON}"):
-        earlier.unlink()
-    ks = comparison.ks
-    with SummaryWriter(str(folder), filename_suffix=_OF_COMPARISON) as writer:
-        for key, picture in (pictures or comparison_figures.draw_all(comparison)).items():
-            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
-            writer.add_image(f"{name}/{key}", pixels, 0, dataformats="HWC")
-        for extraction in comparison.extractions:
-            for kind, power in zip(("s_and", "s_or"), comparison_text.powers(extraction, ks), strict=True):
-                for k, share in zip(ks, power, strict=True):
-                    writer.add_scalar(f"{name}/{kind}/{extraction.name.replace(' ', '_')}", share, k)
-        found = "\n\n".join(comparison_text.findings(comparison))
-        table = comparison_text.table(comparison).replace("\n", "\n    ")
-        writer.add_text(f"{name}/findings", f"{' | '.join(comparison.names)}\n\n{found}\n\n    {table}", 0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -18,28 +16,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts
+from interaction_monitor.plots.layout import styled
 from interaction_monitor.plots.theory_text import WHY_GREY, level, match_words
 from interaction_monitor.theory.closed_form import norm_ratio
 from interaction_monitor.theory.overlay import Overlay
 
-_STYLE: list[Any] = [
-    "default",  # a user's own style, TeX for instance, must not change what the labels look like
-    {"font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.axisbelow": True},
-]
 _GREY = "#9A9A9A"
 _LIGHT_GREY = "#D5D5D5"
 
 
-def _styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
-    @wraps(make)
-    def styled(*arguments: Any) -> Figure:
-        with style.context(_STYLE):
-            return make(*arguments)
-
-    return styled
-
-
-@_styled
+@styled
 def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     """Draw the measured distribution over orders beside the predicted one [Ren et al. 2024, Figure 4].
 
@@ -78,7 +64,7 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def noise_level(overlay: Overlay) -> Figure:
     """Draw σ̂² with its interval over the run, and the mean orders measured and predicted below it.
 

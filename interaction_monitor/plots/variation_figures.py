@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.comparison.variations import Ablation
 from interaction_monitor.functional import and_outputs, or_outputs, sparsity_curve
-from interaction_monitor.plots.comparison_figures import _bare, _legend, _styled
+from interaction_monitor.plots.comparison_figures import _bare, _legend
 from interaction_monitor.plots.comparison_text import powers
+from interaction_monitor.plots.layout import styled
 
 
-@_styled
+@styled
 def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
     """Draw what the charge α does to sparsity and to generalization power [Figure 8].
 
@@ -45,7 +46,7 @@ def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
     """Draw the outputs of all masked versions of a sample, and what its salient interactions alone make of them.
 

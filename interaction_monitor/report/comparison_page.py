@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from interaction_monitor import __version__
 from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.plots import comparison_figures, comparison_text
+from interaction_monitor.plots.layout import data_uri
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -
         ks=ks,
         powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],
         orders=[(e.name, comparison_text.shared_percentages(e)) for e in comparison.extractions],
-        pictures={name: _uri(picture) for name, picture in pictures.items()},
+        pictures={name: data_uri(picture) for name, picture in pictures.items()},
     )
 
 
@@ -83,7 +83,3 @@ def page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) ->
     )  # fmt: skip
     template = environment.get_template("comparison_page.html.jinja")
     return template.render(comparison=shown(comparison, pictures), version=__version__)
-
-
-def _uri(picture: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"

@@ -18,8 +18,14 @@ from matplotlib.colors import to_hex
 from numpy.typing import ArrayLike
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import find_gap_opening, find_onset, find_overfitting, positions
-from interaction_monitor.plots import charts
+from interaction_monitor.history.landmarks import (
+    find_gap_opening,
+    find_onset,
+    find_overfitting,
+    gap_name,
+    phase_turn,
+    positions,
+)
 
 Figure = dict[str, Any]
 Series = dict[str, Any]
@@ -85,7 +91,7 @@ def over_run(panels: Sequence[Panel], history: History) -> Figure:
     """Describe charts over the run, with phases behind them and what happened as lines; they share one zoom."""
     values, unit = positions(history)
     figure = stack(panels, unit) | {"run": True, "marks": _marks(history, values.tolist())}
-    turn, decided = charts.phase_turn(history)
+    turn, decided = phase_turn(history)
     if turn is not None:
         figure["phases"] = [[None, turn, "one"], *([[turn, None, "two"]] if decided else [])]
     return figure
@@ -95,7 +101,7 @@ def _marks(history: History, values: Sequence[float]) -> list[dict[str, Any]]:
     marks = []
     for found, colour, dash, name in (
         (find_onset(history), "onset", "", "onset of phase two"),
-        (find_gap_opening(history), "gap", "2 4", charts.gap_name(history)),
+        (find_gap_opening(history), "gap", "2 4", gap_name(history)),
         (find_overfitting(history), "test", "", "over-fitting begins"),
     ):
         if found is not None and found.index is not None:
