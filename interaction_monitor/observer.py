@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._checks import describe
 from interaction_monitor._split import is_split
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.all_coalitions import outputs_of
@@ -28,10 +30,20 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import PlayerMap, require_drawn
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
+from interaction_monitor.record.new_record import NewRecord
 from interaction_monitor.reference.references import References
 from interaction_monitor.reference.sources import Given, Run
 from interaction_monitor.reference.twins import TwinTraining
-from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.settings import (
+    ForwardContext,
+    ForwardFunc,
+    Interactions,
+    Settings,
+    Thresholds,
+    or_default,
+    plain_settings,
+    require_few_players,
+)
 
 LossPair = tuple[float | None, float | None]  # of training, of test
 
@@ -48,7 +60,9 @@ class Observer:
         thresholds: which interactions count; None means the papers' values.
         forward_context: makes a context for each forward, for example an autocast.
         tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
-        record: where each measurement is kept; None keeps only the history in memory.
+        record: where each measurement is kept: a record, or a folder in which one is made at the first measurement. A
+            folder that exists stays as it is, and a number is put behind the name of the new one. None keeps only the
+            history in memory.
         ranks: the processes that measure together, each its share of the samples; then all of them must call
             `observe`. None means that this process measures alone.
         train: training samples and their players, measured as well to see what carries over from them; this
@@ -87,7 +101,7 @@ class Observer:
         thresholds: Thresholds | None = None,
         forward_context: ForwardContext = nullcontext,
         tracker: PhaseTracker | None = None,
-        record: Record | None = None,
+        record: Record | str | Path | None = None,
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
         train_samples: Probe | None = None,
@@ -97,9 +111,14 @@ class Observer:
         self.probe = probe
         self.players = players
         self.settings = Settings(output, forward_func, interactions, or_default(thresholds), forward_context)
+        require_few_players(players.n_players, interactions)
         self.tracker = tracker or PhaseTracker()
-        self.record = record
-        self.make_record: Callable[[], Record] | None = None  # at the first write, where there is none by then
+        self.record = record if isinstance(record, Record) else None
+        self.new_record: NewRecord | None = None  # makes one at the first write, where there is none by then
+        if not (record is None or isinstance(record, (Record, str, Path))):
+            raise TypeError(f"Observer(record={describe(record)}): give a folder, a Record, or None")
+        if isinstance(record, (str, Path)):
+            self.new_record = NewRecord(Path(record), plain_settings(self.settings))
         self.ranks = ranks or Ranks()
         self.train = train
         self.train_samples = TrainingSamples(len(probe))
@@ -248,8 +267,8 @@ class Observer:
 
     def write_record(self) -> None:
         """Write the last measurement to the record, if there is one."""
-        if self.record is None and self.make_record is not None and self.last is not None:
-            self.record = self.make_record()
+        if self.record is None and self.new_record is not None and self.last is not None:
+            self.record = self.new_record.make(self.probe, self.players, self.train)
         if self.record is not None and self.last is not None:
             self.record.write(self.last, self.history[-1])
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe, is_number
-from interaction_monitor.functional.extraction import NOISE, TIE_BREAK, TOL
+from interaction_monitor.functional.extraction import MAX_PLAYERS, NOISE, TIE_BREAK, TOL
 from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.outputs import Output
 
@@ -89,6 +89,29 @@ class Settings:
 def or_default(thresholds: Thresholds | None) -> Thresholds:
     """Return the thresholds, or the papers' values for None."""
     return Thresholds() if thresholds is None else thresholds
+
+
+def require_few_players(n_players: int, interactions: Interactions) -> None:
+    """Raise unless the interactions of so many players can be extracted.
+
+    Raises:
+        ValueError: that says what to do.
+    """
+    if interactions == "and-or" and n_players > MAX_PLAYERS:
+        raise ValueError(
+            f"n_players={n_players} is more than the {MAX_PLAYERS} that interactions='and-or' takes; "
+            "take fewer players, or interactions='and'"
+        )
+
+
+def plain_settings(settings: Settings) -> dict[str, Any]:
+    """Return what decides what a measurement means, as plain values."""
+    return {
+        "output": plain(settings.output),
+        "forward_func": plain(settings.forward_func),
+        "interactions": settings.interactions,
+        "thresholds": vars(settings.thresholds),
+    }
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,6 @@ from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
-from interaction_monitor.functional.extraction import MAX_PLAYERS
 from interaction_monitor.history import History
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
@@ -30,6 +29,7 @@ from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
+from interaction_monitor.record.files import is_record
 from interaction_monitor.reference.sources import Given, names_of
 from interaction_monitor.schedule import Schedule, budget_of, most_measurements
 from interaction_monitor.settings import (
@@ -40,6 +40,8 @@ from interaction_monitor.settings import (
     Thresholds,
     or_default,
     plain,
+    plain_settings,
+    require_few_players,
 )
 from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
@@ -145,10 +147,7 @@ class CallbackBase:
         """Return what decides what a measurement means, as plain values."""
         return {
             "players": plain(self.players),
-            "output": plain(self.settings.output),
-            "forward_func": plain(self.settings.forward_func),
-            "interactions": self.settings.interactions,
-            "thresholds": vars(self.settings.thresholds),
+            **plain_settings(self.settings),
             "reference": names_of(self.reference),
             "seed": self.seed,
         }
@@ -194,17 +193,12 @@ class CallbackBase:
     def _choose(
         self, source: TrainerSource, state: Mapping[str, Any] | None
     ) -> tuple[ForwardFunc, Probe, PlayerMap, Measured | None]:
-        n_players = self.players.n_players
-        if self.settings.interactions == "and-or" and n_players > MAX_PLAYERS:
-            raise ValueError(
-                f"n_players={n_players} is more than the {MAX_PLAYERS} that interactions='and-or' takes; "
-                "take fewer players, or interactions='and'"
-            )
+        require_few_players(self.players.n_players, self.settings.interactions)
         probe = self.probe or source.samples(self.n_samples, self.seed)
         if state is not None:
             checkpoint.check_number_of_training(state, self.n_train_samples)
             probe = checkpoint.samples_of(state, probe, given=self.probe is not None)
-        check_forwards(len(probe) + self.n_train_samples, n_players)
+        check_forwards(len(probe) + self.n_train_samples, self.players.n_players)
         call = source.call(probe, self.settings.forward_func)
 
         def assign(samples: Probe) -> PlayerMap:
@@ -307,5 +301,6 @@ class CallbackBase:
         record = None if self.observer is None else self.observer.record
         if len(history) and record is not None:
             resume.note(self.observer, Progress(checkpoint=step, finished=True), self.faults)
-            said.append(f"{self.name}: recorded in {record.folder}")
+            gone = "" if is_record(record.folder) else ", but that folder has been removed since"
+            said.append(f"{self.name}: recorded in {record.folder}{gone}")
         return said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ from torch import Tensor
 from interaction_monitor.callbacks.errors import Faults
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
-from interaction_monitor.players.base import PlayerMap
-from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError
-from interaction_monitor.record.files import TRAINING
+from interaction_monitor.record.new_record import NewRecord, free, write_training_samples
 
 
 def open_record(
@@ -38,7 +34,7 @@ def open_record(
     later: list[tuple[Row, Tensor, Tensor | None]] = []
     with observer.ranks.together():
         if observer.ranks.rank == 0:
-            observer.make_record = NewRecord(target, observer, dict(settings))
+            observer.new_record = NewRecord(target, dict(settings))
             if state is not None:
                 observer.record, later = continued(state["record"], target, observer, step=step)
     for row, strength, generalizing in observer.ranks.of_first(later):
@@ -59,7 +55,7 @@ def open_at_step(
         who: begins the warning that tells of a branch.
     """
     if earlier is None:
-        observer.record = NewRecord(target, observer, dict(settings))()
+        observer.record = NewRecord(target, dict(settings)).make(observer.probe, observer.players, observer.train)
         return
     # Where fractions of epochs are added up, only the step tells what came before the checkpoint.
     positions = [row.position for row in earlier.history if row.step <= step]
@@ -139,15 +135,6 @@ def go_on(
     return record
 
 
-def free(target: Path, word: str = "") -> Path:
-    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
-    number, path = 0, target
-    while path.exists():
-        number += 1
-        path = target.with_name(f"{target.name}_{word}{number}")
-    return path
-
-
 def note(observer: Observer | None, progress: Progress, faults: Faults) -> None:
     """Write down how far the run has come, if there is a record; as only rank zero has it, a failure is only told."""
     if observer is not None and observer.record is not None:
@@ -155,41 +142,6 @@ def note(observer: Observer | None, progress: Progress, faults: Faults) -> None:
             observer.record.note(progress)
         except OSError as error:
             faults.warn_once("progress", f"noting how far the run has come failed: {error}")
-
-
-@dataclass
-class NewRecord:
-    """Makes a record when there is something to write: a run that is refused leaves no folder.
-
-    Args:
-        target: where it goes; a number is put behind it if there is something already.
-        observer: has the samples and players.
-        settings: what the monitor was asked to do.
-    """
-
-    target: Path
-    observer: Observer
-    settings: dict[str, Any]
-    _chosen: Path | None = None
-
-    def __call__(self) -> Record:
-        """Return the new record, beside which the training samples lie."""
-        if self._chosen is None:  # what could not be finished for lack of room must not be made again elsewhere
-            self._chosen = free(self.target)
-        observer = self.observer
-        write_training_samples(self._chosen, observer.train)  # first, because a record is complete when it is made
-        return Record.create(self._chosen, settings=self.settings, players=observer.players, probe=observer.probe)
-
-
-def write_training_samples(folder: Path, train: tuple[Probe, PlayerMap] | None) -> None:
-    """Put the training samples beside a record, unless they are there.
-
-    Raises:
-        OSError: if the folder cannot be written.
-    """
-    if train is not None:
-        with suppress(RecordError):  # they are there
-            Record.create(folder / TRAINING, settings={}, players=train[1], probe=train[0])
 
 
 def _why_not(earlier: Path, observer: Observer) -> str | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interaction_monitor.cli import inputs
 from interaction_monitor.cli.inputs import CommandError, networks_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SUMMARY = "tell what a measurement of a network takes: forwards, extraction and 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="what the factory is given")
+    parser.add_argument("checkpoint", type=inputs.path, metavar="CHECKPOINT", help="what the factory is given")
     parser.add_argument(
         "--factory",
         metavar="MODULE:FUNCTION",

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "runs",
-        type=Path,
+        type=inputs.path,
         nargs="+",
         metavar="RUN",
         help="records over the same probe and players, two or more; or one, with several --epoch; or, with "
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=inputs.path,
         default=Path("comparison"),
         metavar="FOLDER",
         help="where the results go; default: comparison",

@@ -24,11 +24,18 @@ class CommandError(Exception):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command about one record takes."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it"
+        "run", type=path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it"
     )
     parser.add_argument(
         "--skip-damaged", action="store_true", help="do without measurements whose files are missing or damaged"
     )
+
+
+def path(text: str) -> Path:
+    """Return the path that an argument gives; an empty one, as of a variable that is not set, is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; give one, or . for the current folder")
+    return Path(text)
 
 
 def find_record(folder: Path) -> Path:

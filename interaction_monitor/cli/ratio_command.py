@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--players", type=int, nargs="+", default=[6, 8, 10], metavar="N", help="a panel for each; default: 6 8 10"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("norm_ratio.png"), metavar="FILE", help="default: norm_ratio.png"
+        "--out", type=inputs.path, default=Path("norm_ratio.png"), metavar="FILE", help="default: norm_ratio.png"
     )
 
 

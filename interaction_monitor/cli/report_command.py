@@ -18,13 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with",
         dest="others",
-        type=Path,
+        type=inputs.path,
         nargs="+",
         default=[],
         metavar="OTHER",
         help="other runs over the same probe and players: tell what their last networks share with this one's",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="default: report.html in the record")
+    parser.add_argument("--out", type=inputs.path, metavar="FILE.html", help="default: report.html in the record")
 
 
 def run(arguments: argparse.Namespace) -> None:

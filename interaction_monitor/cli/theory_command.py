@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from interaction_monitor.cli import inputs
 from interaction_monitor.cli.inputs import CommandError
@@ -17,10 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--and-part", action="store_true", help="match the AND interactions alone, of a run measured with AND and OR"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the pictures go; default: into the record")
+    parser.add_argument(
+        "--out", type=inputs.path, metavar="FOLDER", help="where the pictures go; default: into the record"
+    )
     parser.add_argument(
         "--tensorboard",
-        type=Path,
+        type=inputs.path,
         metavar="FOLDER",
         help="the TensorBoard run to write to; default: the folder above the record, if it is one",
     )

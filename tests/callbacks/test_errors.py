@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -182,3 +183,18 @@ def test_pictures_are_no_part_of_the_account(net, loaders, make_trainer, monkeyp
     make_trainer(watch, max_epochs=7, enable_checkpointing=False).fit(net, *loaders)
     assert drawn == [4, 8]  # where the run has doubled; once at the end, though it has doubled there too
     assert watch.budget.spent == watch.budget.trained() == 0
+
+
+def test_a_record_that_is_removed_during_the_run_is_not_said_to_be_there(net, loaders, make_trainer, tmp_path, capsys):
+    class Remove(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                shutil.rmtree(tmp_path / "interactions")
+
+    watch = monitor(every_n_epochs=1)
+    trainer = make_trainer(watch, Remove(), logger=False, enable_checkpointing=False)
+    said = warned(trainer, net, loaders)
+    assert sum("writing the record failed" in text for text in said) == 1
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2]
+    folder = tmp_path / "interactions"
+    assert f"recorded in {folder}, but that folder has been removed since" in capsys.readouterr().out

@@ -485,3 +485,12 @@ def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
     assert [line.split()[0] for line in added] == ["Of", "Where"]
     assert "k=20" in added[0]
     assert "fewer than four" in refused(capsys, "analyse", planted_run(record.folder.parent / "small", n=3).folder)
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(capsys, command, given, planted_run, monkeypatch):
+    monkeypatch.chdir(planted_run().folder)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, given])
+    assert stopped.value.code == 2
+    assert "argument RUN: the path is empty; give one, or . for the current folder" in capsys.readouterr().err
