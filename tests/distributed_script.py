@@ -12,6 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from networks import Convolutional
 from torch import nn
+from torch.distributed.nn import functional as differentiable
 from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor, measure
@@ -25,6 +26,51 @@ class Net(Convolutional):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Flatten(), nn.Linear(256, 10))
+
+
+class Gathering(Net):
+    """Talks to the other processes in each forward, by each kind of call, and logs for all of them.
+
+    If all processes run the same rows, the calls change nothing: so it is without them, `alone`.
+    """
+
+    alone = False
+
+    def __init__(self):
+        super().__init__()
+        self.losses, self.seen = [], []
+
+    def forward(self, x):
+        z = self.features(x)
+        level = z.mean((1, 2, 3))
+        if not self.alone:
+            size = dist.get_world_size()
+            self.log("level", level.mean(), sync_dist=True)
+            level = differentiable.all_reduce(level) / size
+            total, parts = level.detach().clone(), [torch.empty_like(level) for _ in range(size)]
+            dist.all_reduce(total)
+            dist.all_gather(parts, total)
+            level = level + (self.all_gather(total).mean(0) + parts[-1]) / size - 2 * level.detach()
+            told = [None] * size
+            dist.all_gather_object(told, len(x))
+            dist.broadcast(total, src=0)
+            dist.barrier()
+            self.seen.append((told, total.sum().item()))
+        return self.head(z + level[:, None, None, None])
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.item())
+        return loss
+
+
+class Sending(Net):
+    def forward(self, x):
+        if dist.get_rank() == 0:
+            dist.send(x, 1)
+        else:
+            dist.recv(x, 0)
+        return super().forward(x)
 
 
 class Detecting(PhaseTracker):
@@ -63,12 +109,15 @@ class Witness(L.Callback):
             "rng": torch.get_rng_state().tolist(),
             "weights": [p.detach().flatten().tolist() for p in net.parameters()],
             "buffers": [b.double().flatten().tolist() for b in net.buffers()],
+            "losses": getattr(net, "losses", None),
+            "seen": getattr(net, "seen", None),
         }
         if observer is not None:
             here["steps"] = observer.history.steps.tolist()
             here["distribution"] = observer.last.distribution.tolist()
             here["record"] = observer.record is not None
             here["stop_reason"] = self.monitor.stop_reason
+            here["train_loss"] = [row.train_loss for row in observer.history]
             if observer.references is not None:
                 here["twins"] = [[p.flatten().tolist() for p in n.parameters()] for n in observer.twins.networks]
                 here["shares"] = observer.history.column("generalizing_share").tolist()
@@ -77,6 +126,7 @@ class Witness(L.Callback):
         if trainer.is_global_zero:
             result = {"ranks": seen}
             if observer is not None:
+                net.alone = True
                 alone = measure(net, observer.probe, observer.players, forward_func=observer.settings.forward_func)
                 result |= {
                     "alone": alone.distribution.tolist(),
@@ -87,8 +137,8 @@ class Witness(L.Callback):
 
 
 def fit(
-    path, world, *, precision="64-true", monitored=True, max_epochs=2, validate_every=1, save_to=None, checkpoint=None,
-    **options,
+    path, world, *, kind=Net, precision="64-true", monitored=True, max_epochs=2, validate_every=1, save_to=None,
+    checkpoint=None, **options,
 ):  # fmt: skip
     L.seed_everything(0, verbose=False)
     x = torch.randn(48, 1, 8, 8)
@@ -108,7 +158,7 @@ def fit(
         logger=False, enable_checkpointing=save_to is not None, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=Path(path).parent / Path(path).stem,
     )  # fmt: skip
-    trainer.fit(Net(), DataLoader(train, 4, shuffle=True), DataLoader(test, 8), ckpt_path=checkpoint)
+    trainer.fit(kind(), DataLoader(train, 4, shuffle=True), DataLoader(test, 8), ckpt_path=checkpoint)
 
 
 def run_all(folder, only):
@@ -129,6 +179,11 @@ def run_all(folder, only):
         ("changed_2", 2, {"checkpoint": f"{folder}/saved/epoch=0.ckpt", "seed": 5}),
         ("undisturbed_2", 2, {"precision": "32-true"}),
         ("without_2", 2, {"precision": "32-true", "monitored": False}),
+        ("gathering_2", 2, {"kind": Gathering}),
+        ("gathering_without_2", 2, {"kind": Gathering, "monitored": False}),
+        ("gathering_few_3", 3, {"kind": Gathering, "n_samples": 2} | one),
+        ("gathering_failure_2", 2, {"kind": Gathering, "forward_func": failing(1, broken)} | one),
+        ("sending_2", 2, {"kind": Sending} | one),
         ("twins_2", 2, {"precision": "32-true", "reference": Twins(Net)}),
     ]:
         if only and name not in only:

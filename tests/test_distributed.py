@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=420)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         output, _ = process.communicate()
@@ -144,6 +144,52 @@ def test_twins_are_the_same_on_all_processes_and_the_run_is_undisturbed(result):
     assert first["twins"][0] != first["twins"][1]
     assert first["shares"] == second["shares"]
     assert all(0 <= share <= 1 for share in first["shares"])
+
+
+@forks
+@pytest.mark.parametrize(("name", "world"), [("gathering_2", 2), ("gathering_few_3", 3)])
+def test_a_forward_that_holds_collectives_is_measured_and_no_process_waits(result, name, world):
+    found, _ = result(name)
+    # The shares are unequal, and one of three processes has no sample.
+    assert len(found["ranks"]) == world
+    assert found["difference"] < 1e-9
+    for rank in found["ranks"]:
+        assert rank["distribution"] == pytest.approx(found["alone"], abs=1e-9)
+
+
+@forks
+def test_a_training_with_collectives_in_forward_is_undisturbed(result):
+    found, _ = result("gathering_2")
+    without, _ = result("gathering_without_2")
+    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
+        for name in ("weights", "buffers", "rng", "losses", "seen", "epoch"):
+            assert rank[name] == alone[name], name
+
+
+@forks
+def test_losses_are_averaged_over_processes(result):
+    ranks = result("gathering_2")[0]["ranks"]
+    first, second = (rank["losses"] for rank in ranks)
+    assert first != second
+    epochs = [(sum(first[part]) + sum(second[part])) / 6 for part in (slice(0, 3), slice(3, 6))]
+    for rank in ranks:
+        assert rank["train_loss"] == [None, *map(pytest.approx, epochs)]
+
+
+@forks
+def test_a_failure_on_one_rank_of_a_forward_with_collectives_is_one_warning(result):
+    found, output = result("gathering_failure_2")
+    assert [rank["steps"] for rank in found["ranks"]] == [[0], [0]]
+    assert output.count("rank 1 failed with RuntimeError: the cable is out") == 1
+
+
+@forks
+def test_a_forward_that_sends_from_one_process_to_another_is_refused(runs):
+    said, found = runs["sending_2"]
+    assert found is None
+    assert "MisconfigurationException: InteractionMonitor cannot measure this run" in said
+    assert "talks to other processes by send" in said
+    assert "give forward_func=" in said
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 5, 50])

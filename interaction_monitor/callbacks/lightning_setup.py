@@ -20,7 +20,7 @@ from interaction_monitor.forward.model import call_model, device_of, eager_if_co
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
 from interaction_monitor.probe import TARGET_KEYS, Probe
-from interaction_monitor.state import preserved_rng, undisturbed
+from interaction_monitor.state import answered, preserved_rng, undisturbed
 
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -104,7 +104,7 @@ def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[
     holder = nn.Module()
     object.__setattr__(holder, "datamodule", datamodule)  # its hooks may count and draw, too
     before, stage = dict(attributes), trainer.state.stage
-    with undisturbed(pl_module), undisturbed(holder):
+    with undisturbed(pl_module), undisturbed(holder), answered():
         trainer.validating = True
         try:
             yield

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from interaction_monitor._checks import describe
 from interaction_monitor.forward.model import call_model, logits_of
 from interaction_monitor.probe import Inputs
+from interaction_monitor.state import answered
 
 LOSSES = (
     functional.cross_entropy,
@@ -185,7 +186,8 @@ class _Scored(TorchFunctionMode):
 def _gives(call: Call, model: nn.Module, inputs: Inputs, logits: Tensor, size: int) -> bool:
     """Tell whether a line runs, and gives the logits that were seen."""
     try:
-        return _same(logits_of(call(model, inputs), size), logits)
+        with answered():
+            return _same(logits_of(call(model, inputs), size), logits)
     except Exception:
         return False
 
@@ -270,7 +272,8 @@ def _compiled(line: str) -> CodeType:
 def try_call(model: nn.Module, inputs: Inputs, forward_func: Callable[..., Any] = call_model) -> Exception | None:
     """Call a network, in eval mode, and return what it raised, if that is not for lack of memory."""
     try:
-        forward_func(model, inputs)
+        with answered():
+            forward_func(model, inputs)
     except Exception as error:
         return error
     return None

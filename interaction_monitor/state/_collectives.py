@@ -7,6 +7,7 @@ the same rows, each would know what the others say.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,12 @@ class Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, or answer it."""
         return answer(func, args, kwargs or {}) if is_collective(func) else func(*args, **(kwargs or {}))
+
+
+def answered() -> AbstractContextManager[Any]:
+    """Answer collectives inside the block, where there are other processes, who do not run it or run other rows."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return Answered() if several else nullcontext()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def answer(func: Any, args: Any, kwargs: Any) -> Any:
