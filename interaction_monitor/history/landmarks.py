@@ -68,14 +68,24 @@ def find_gap_opening(history: History) -> Landmark | None:
     if last is None or last.gap_onset_epoch is None:
         return None
     values, _ = positions(history)
-    gaps = history.column("loss_gap")
-    known = np.flatnonzero(np.isfinite(gaps))
-    train, test = history.column("train_loss")[known], history.column("test_loss")[known]
-    found = gap_opening(list(zip(values[known].tolist(), train.tolist(), test.tolist(), strict=True)))
+    train, test = fair_losses(history)
+    known = np.flatnonzero(np.isfinite(train) & np.isfinite(test))
+    found = gap_opening(list(zip(values[known].tolist(), train[known].tolist(), test[known].tolist(), strict=True)))
     if found is None:
         return _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
     index = int(np.flatnonzero(values == found.epoch)[0])
     return Landmark(index, places(history)[index])
+
+
+def fair_losses(history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both losses of the very network that was measured, or those that the run logs where they are not known.
+
+    A logged training loss is a mean over the epoch before, with dropout on; where it falls fast it lags behind.
+    """
+    evaluated = history.column("evaluated_train_loss"), history.column("evaluated_test_loss")
+    logged = history.column("train_loss"), history.column("test_loss")
+    known, known_logged = (int(np.isfinite(pair[1] - pair[0]).sum()) for pair in (evaluated, logged))
+    return evaluated if known >= max(3, known_logged) else logged
 
 
 def rises_below_zero(history: History) -> bool:
@@ -87,10 +97,11 @@ def rises_below_zero(history: History) -> bool:
     opening, crossing = find_gap_opening(history), find_gap_crossing(history)
     if opening is None or opening.index is None:
         return False
-    gap = history[opening.index].loss_gap
+    train, test = fair_losses(history)
+    gap = float(test[opening.index] - train[opening.index])
     # One measurement is as near as the crossing can be told.
     crosses_soon = crossing is not None and crossing.index is not None and crossing.index <= opening.index + 1
-    return gap is not None and gap < 0 and not crosses_soon
+    return gap < 0 and not crosses_soon
 
 
 def find_gap_crossing(history: History) -> Landmark | None:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
+    fair_losses,
     find_gap_opening,
     find_onset,
     gap_name,
@@ -165,14 +166,15 @@ def mean_order_curve(ax: Axes, history: History) -> None:
 
 
 def loss_gap_curve(ax: Axes, history: History) -> None:
-    """Draw the loss gap, test loss minus train loss, where both are known.
+    """Draw the loss gap, test loss minus train loss, of the very network that was measured where that is known.
 
     Args:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    plot_known(ax, values, history.column("loss_gap"), GAP, "loss gap (test − train)", "-.", marker_of(history))
+    train, test = fair_losses(history)
+    plot_known(ax, values, test - train, GAP, "loss gap (test − train)", "-.", marker_of(history))
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)

@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import onset_index, positions, representative_measurements, told_phases
+from interaction_monitor.history.landmarks import (
+    fair_losses,
+    onset_index,
+    positions,
+    representative_measurements,
+    told_phases,
+)
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.persistence import persisted_shares, turnover_shares
 from interaction_monitor.report.figures import Figure, Series, band, bars, heat, line, over_run, panel
@@ -38,7 +44,8 @@ def curves(history: History) -> Figure:
         if (test > train).any():
             losses.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
         panels.append(panel("loss", losses, height=150, zero=True))
-        gap = _known("loss gap (test − train)", "gap", x, history.column("loss_gap"), dash="8 3 2 3")
+        fair_train, fair_test = fair_losses(history)
+        gap = _known("loss gap (test − train)", "gap", x, fair_test - fair_train, dash="8 3 2 3")
         panels.append(panel("loss gap", [gap], height=100, levels=[{"y": 0, "name": ""}]))
     return over_run(panels, history)
 

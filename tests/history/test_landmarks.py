@@ -1,5 +1,7 @@
 """Every picture, table and sentence names the same onset and gap opening, by step where steps are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -193,6 +195,18 @@ def test_a_gap_that_rises_below_zero_has_not_opened_there():
     assert find_gap_crossing(measured([3.0] * 9, gaps=DIPS[:9])) is None
     assert find_gap_crossing(measured([3.0] * 3, gaps=[0.1, 0.2, 0.3])) is None, "it never lay below"
     assert find_gap_crossing(measured([3.0] * 3)) is None
+
+
+def test_the_gap_is_read_from_the_losses_of_the_network_as_it_is_where_they_are_known():
+    run = measured([3.0] * 11, gaps=DIPS)
+    fair = [0.0, -0.1, -0.2, -0.3, -0.3, -0.3, -0.3, -0.2, -0.1, 0.05, 0.2]
+    both = [
+        replace(row, evaluated_train_loss=2.0, evaluated_test_loss=2.0 + gap)
+        for row, gap in zip(run, fair, strict=True)
+    ]
+    assert find_gap_opening(History(both)).place == "epoch 6"
+    few = [*both[:2], *run[2:]]
+    assert find_gap_opening(History(few)).place == find_gap_opening(run).place
 
 
 def test_headline_and_legend_say_what_the_gap_does():
