@@ -15,13 +15,8 @@ from interaction_monitor._split import is_split
 from interaction_monitor.callbacks.lightning_trainer import say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.twins import TwinTraining, mirror
+from interaction_monitor.reference.twins import COSTS, TwinTraining, mirror
 from interaction_monitor.state import preserved_rng, silent
-
-COSTS = (
-    "two twins are trained in step, each on its half of every batch: about one more training in all, and a measurement "
-    "takes three times as long"
-)
 
 
 def begin(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule, *, name: str) -> None:

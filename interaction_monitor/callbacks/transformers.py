@@ -10,11 +10,11 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import nn
 
 try:
-    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor.callbacks import checkpoint, resume
+from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
 from interaction_monitor.callbacks.callback import CallbackBase, TrainerSource
 from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.loggers import Keys, Loggers
@@ -150,6 +150,9 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         self._values: dict[str, float] = {}  # of the last measurement, the same on all processes
         self._evaluation = "eval"
         self._due = False
+        if (twins := getattr(self, "_twins", None)) is not None:  # of a training that was broken off
+            twins.close()
+        self._twins: transformers_twins.ModelTwins | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -164,6 +167,7 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         try:
             with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
                 self.observer = self._set_up(args, state, source_of(trainer, model, kwargs["train_dataloader"]))
+                self._begin_twins(model, kwargs["optimizer"], trainer, _folder_of(args, state))
             if self.observer is not None and len(self.observer.history) == 0:
                 self._measure(model, state, through=MISFITS)
         except MISFITS as error:
@@ -183,6 +187,14 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
     ) -> None:
         """Measure what waited for an evaluation or a log entry that did not come."""
         self._measure_if_due(kwargs["model"], state, control)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Train the twins on their halves of what the model is about to have learnt."""
+        if self._twins is not None:
+            with self.faults.guard("training the twins"):
+                self._twins.step(args, kwargs["optimizer"])
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Take in the loss; measure, where steps are counted, if enough of them have passed or this is the last."""
@@ -228,11 +240,17 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note that there is a newer checkpoint."""
         resume.note(self.observer, Progress(checkpoint=state.global_step), self.faults)
+        folder = _folder_of(args, state)
+        if self._twins is not None and self.observer is not None and self.observer.ranks.rank == 0 and folder.is_dir():
+            with self.faults.guard("writing the twins beside the checkpoint"):
+                self._twins.save(folder / f"{self.name}_twins.pt")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure the final model if that has not been done yet, draw the run and say what it showed."""
+        if self._twins is not None:
+            self._twins.close()
         observer = self.observer
         if observer is None:
             return
@@ -247,6 +265,18 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         for board in self._boards:
             board.experiment.close()
         self._boards = []
+
+    def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path) -> None:
+        """Make the twins, if there are to be any, and go on with those of the checkpoint in the folder."""
+        if self.observer is None:
+            return
+        self._twins = transformers_twins.begin(self.observer, model, optimizer, trainer)
+        if self._twins is None:
+            return
+        self._say(f"{self.name}: {self._twins.costs}")
+        if len(self.observer.history):
+            with self.faults.guard("going on with the twins"):
+                self._twins.load(folder / f"{self.name}_twins.pt")
 
     def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""
@@ -363,3 +393,8 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
                 losses = {key: getattr(row, key) for key in _LOSSES if getattr(row, key) is not None}
                 values = self._values | {f"{self.name}/{key}": loss for key, loss in losses.items()}
                 self._loggers().publish(observer.history, values, step=step)
+
+
+def _folder_of(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return where the trainer keeps the checkpoint of this step, if it does."""
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"

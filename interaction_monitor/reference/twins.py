@@ -15,6 +15,10 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.reference.halves import halves
 from interaction_monitor.state import preserved_rng
 
+COSTS = (
+    "two twins are trained in step, each on its half of every batch: about one more training in all, and a measurement "
+    "takes three times as long"
+)
 _ENOUGH = 8  # samples of a batch, from which a half of a single one is left out
 Loss = Callable[[nn.Module, Any], "Tensor | None"]
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers_runs import trained
@@ -14,6 +15,7 @@ from interaction_monitor.callbacks.transformers import InteractionTrainerCallbac
 from interaction_monitor.history import History
 from interaction_monitor.players import FeaturePatches
 from interaction_monitor.plots import run_text
+from interaction_monitor.reference import Twins
 from interaction_monitor.stopping import GeneralizingShare
 from tests.history.test_history import make_row
 
@@ -114,6 +116,42 @@ def test_transformers_runs_have_references_too(tmp_path):
     reference = tmp_path / "first" / "interactions"
     _, watcher = trained(tmp_path / "second", callback={"reference": reference})
     assert all(0 < row.generalizing_share <= 1 for row in watcher.observer.history)
+
+
+def bert():
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(
+            vocab_size=44, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=16, num_labels=2,
+        )
+    )  # fmt: skip
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_transformers_run_with_twins_is_the_same_to_the_bit_and_goes_on_with_them(tmp_path, capsys):
+    alone, _ = trained(tmp_path / "alone", watch=False)
+    saving = {"save_strategy": "epoch", "save_total_limit": 5}
+    twins = {"callback": {"reference": Twins(bert), "on_error": "raise"}}
+    trainer, watcher = trained(tmp_path / "run", **twins, **saving)
+    kept = weights(trainer.model)
+    assert all(torch.equal(value, kept[name]) for name, value in alone.model.state_dict().items())
+    assert "two twins are trained in step" in capsys.readouterr().out
+    known = watcher.observer.twins
+    assert (known.steps, known.failure) == (9, None)
+    assert all(0 <= row.generalizing_share <= 1 for row in watcher.observer.history)
+    assert not trainer.model._forward_pre_hooks
+    fresh = Twins(bert).networks()
+    for made, now in zip(fresh, known.networks, strict=True):
+        assert any(not torch.equal(value, now.state_dict()[name]) for name, value in made.state_dict().items())
+    groups = [[len(g["params"]) for g in each.param_groups] for each in (trainer.optimizer, known.optimizers[0][0])]
+    assert groups[0] == groups[1]
+    # From the second epoch's checkpoint it comes to the same twins.
+    _, again = trained(tmp_path / "run", resume=str(tmp_path / "run" / "checkpoint-6"), **twins, **saving)
+    for one, other in zip(known.networks, again.observer.twins.networks, strict=True):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
 def told(share, epoch, **changes):
