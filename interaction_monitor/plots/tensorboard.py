@@ -12,15 +12,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import custom_scalars as layout_summary
 
 from interaction_monitor.history import PHASES, History
 from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
-from interaction_monitor.plots import (
-    run_figures,
-    run_text,
-)
+from interaction_monitor.plots import run_figures, run_text
 from interaction_monitor.plots.layout import to_image
 
 # A writer keeps only the layout that was written last, so the monitors of one writer share theirs.
@@ -36,6 +37,7 @@ _NO_CHARTS = (
     *("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step", "overfitting_epoch"),
     *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high"),
 )
+_LAYOUT_CHECKS = 3  # measurements at which a user's layout is looked for: it is written early, and the file grows
 ORDERS, RIDGES = "orders", "orders_from_early_to_late"
 HOW_TO_READ, VERDICT = "how_to_read", "verdict"
 
@@ -55,9 +57,7 @@ def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
 
 
 def decided_phases(history: History, *, step: int) -> list[tuple[int, int]]:
-    """List what the last measurement has decided of the phases: of itself, and of some that came before.
-
-    A phase is known only afterwards. It is charted where it was, and once, so that the chart never takes anything back.
+    """List what the last measurement has decided of the phases: they are charted where they were, and never taken back.
 
     Args:
         history: The run so far, at least one measurement.
@@ -110,11 +110,13 @@ def write_measurement(
         step: The writer's step for this measurement.
         losses: Tags of the train and test loss as they are logged; empty looks for the common names.
     """
-    if name not in _layouts.setdefault(writer, {}):
+    layout = _layouts.setdefault(writer, {})
+    if name not in layout:
         beside = bool(history[-1].generalizing)
-        _layouts[writer] |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
-        writer.add_custom_scalars(_layouts[writer])
+        layout |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
         writer.add_text(f"{name}/{HOW_TO_READ}", run_text.HOW_TO_READ.format(name=name), step)
+    if len(history) <= _LAYOUT_CHECKS:
+        _write_layout(writer, layout)
     if _milestones(history) != _milestones(history[:-1]):
         sentence = run_text.verdict(history)
         writer.add_text(f"{name}/{VERDICT}", f"{sentence[:1].upper()}{sentence[1:]}.", step)
@@ -124,6 +126,27 @@ def write_measurement(
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
     if ridge_due(len(history)):
         write_histogram(writer, distribution, tag=f"{name}/{RIDGES}", step=n_ridges(len(history) - 1))
+
+
+def _write_layout(writer: SummaryWriter, layout: dict[str, dict[str, list[Any]]]) -> None:
+    """Have our part of the Custom Scalars tab beside what the user put there: TensorBoard shows what came last."""
+    theirs = _written_layout(writer)
+    if set(layout) <= {category.title for category in theirs.category}:
+        return
+    summary = layout_summary(layout)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    merged = layout_pb2.Layout(category=[category for category in theirs.category if category.title not in layout])
+    merged.MergeFromString(summary.value[0].tensor.string_val[0])
+    summary.value[0].tensor.string_val[0] = merged.SerializeToString()
+    writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _written_layout(writer: SummaryWriter) -> Any:
+    """Read the layout that was written last; a writer does not remember it."""
+    writer.flush()
+    path = writer._get_file_writer().event_writer._file_name  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    layouts = [event for event in RawEventFileLoader(path).Load() if b"custom_scalars__config__" in event]
+    written = [Event.FromString(event).summary.value[0].tensor.string_val for event in layouts]
+    return layout_pb2.Layout.FromString(written[-1][0] if written else b"")
 
 
 def _milestones(history: History) -> tuple[Any, ...]:

@@ -374,6 +374,22 @@ def matched(chart, tags):
     return [tag for expression in chart.multiline.tag for tag in tags if re.compile(expression).match(tag)]
 
 
+@pytest.mark.parametrize("when", [0, 1])
+def test_a_layout_of_the_users_survives_beside_ours(tmp_path, history, when):
+    theirs = {"mine": {"rates": ["Multiline", ["lr/.*"]]}}
+    with SummaryWriter(str(tmp_path)) as writer:
+        for i, row in enumerate(history[:3]):
+            if i == when:
+                writer.add_custom_scalars(theirs)
+            tensorboard.write_measurement(writer, history[: i + 1], step=row.step)
+            tensorboard.write_measurement(writer, history[: i + 1], name="other", step=row.step)
+    layout = read_layout(EventAccumulator(str(tmp_path)).Reload())
+    assert set(layout) == {"mine", "interactions", "other"}
+    assert list(layout["mine"]["rates"].multiline.tag) == ["lr/.*"]
+    assert layout["interactions"].keys() == layout["other"].keys()
+    assert layout["interactions"].keys() == tensorboard.custom_scalars(N)["interactions"].keys()
+
+
 def test_the_custom_layout(written):
     assert len(written.Tensors("custom_scalars__config__")) == 1
     charts_of = read_layout(written)["interactions"]
