@@ -111,7 +111,7 @@ def main(rank, world, folder):
     warnings.simplefilter("error", UserWarning)
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=240))
     run(folder)
     dist.destroy_process_group()
 

@@ -275,10 +275,10 @@ def _names(records: Sequence[Record]) -> list[str]:
     parts = [record.folder.resolve().parts for record in records]
     shortest = min(map(len, parts))
     ends = [path[-shortest:] for path in parts]
-    telling = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
-    if not telling:
+    different = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
+    if not different:
         return [records[0].folder.resolve().parent.name] * len(records)
-    return ["/".join(end[place] for place in telling) for end in ends]
+    return ["/".join(end[place] for place in different) for end in ends]
 
 
 def _row(record: Record, epoch: int | None) -> int:

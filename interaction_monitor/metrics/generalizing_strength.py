@@ -87,7 +87,7 @@ class GeneralizingStrength(SampleMetric):
         held = held_interactions(and_, or_, references, at_least=self.at_least)
         kept = dict(zip(_STATES, (and_, or_, *held), strict=True))
         zero = torch.zeros_like(and_)
-        self.keep(v, **{state: zero if values is None else values for state, values in kept.items()})
+        self.add_samples(v, **{state: zero if values is None else values for state, values in kept.items()})
 
     def compute(self) -> dict[str, Tensor]:
         """Give the share over all samples seen, on all processes.

@@ -74,7 +74,7 @@ class SampleMetric(Float64Metric):
                 f"but are {', '.join(map(str, shapes))}"
             )
 
-    def keep(self, v: Tensor, **interactions: Tensor) -> None:
+    def add_samples(self, v: Tensor, **interactions: Tensor) -> None:
         """Keep the samples whose numbers are all finite: each (S, 2^n), under the name of its state."""
         valid = torch.stack([to_float64(values) for values in (v, *interactions.values())]).isfinite().all(-1).all(0)
         for state, values in {"ends": v[:, [0, -1]], **interactions}.items():
@@ -143,7 +143,7 @@ class OrderDistribution(SampleMetric):
             ValueError: if a shape is not (S, 2^n_players) or the shapes differ.
         """
         self.require_shapes(v, and_, or_)
-        self.keep(v, and_=and_, or_=torch.zeros_like(and_) if or_ is None else or_)
+        self.add_samples(v, and_=and_, or_=torch.zeros_like(and_) if or_ is None else or_)
 
     def compute(self) -> dict[str, Tensor]:
         """Give the distribution over all samples seen, on all processes.

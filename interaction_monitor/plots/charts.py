@@ -87,7 +87,7 @@ def order_bars(
 
 
 def bar_row(axes: Sequence[Axes], history: History) -> None:
-    """Draw the bars of the telling measurements into a row of axes, with the onset marked.
+    """Draw the bars of measurements that stand for all into a row of axes, with the onset marked.
 
     Args:
         axes: One per column; those left over are hidden.

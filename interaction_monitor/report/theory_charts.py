@@ -11,7 +11,7 @@ from interaction_monitor.theory.overlay import Overlay
 
 
 def overlay_bars(overlay: Overlay) -> Figure:
-    """Describe measured and predicted distributions beside each other, one panel for each telling measurement."""
+    """Describe measured and predicted distributions beside each other, a panel for each of a few measurements."""
     fit, history = overlay.fit, overlay.history
     values, unit = positions(history)
     panels = []

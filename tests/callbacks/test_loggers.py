@@ -192,7 +192,7 @@ def test_the_command_line_makes_a_monitor_from_yaml(tmp_path):
     tests = str(Path(__file__).parents[1])  # where the networks are
     done = subprocess.run(
         [sys.executable, "main.py", tests, "fit", "--config", "config.yaml"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "MEASURED [0, 2, 3]" in done.stdout, done.stderr[-3000:]
 

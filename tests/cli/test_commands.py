@@ -367,7 +367,7 @@ class TestProgram:
         code = "import sys; from interaction_monitor.cli import main\n"
         code += "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
         code += "assert not {'torch', 'lightning', 'matplotlib', 'jinja2'} & set(sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert {"theory", "report"} <= set(done.stdout.split())
 
@@ -389,7 +389,7 @@ class TestProgram:
             ],
             capture_output=True,
             env=os.environ | {"PYTHONIOENCODING": "ascii"},
-            timeout=120,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr.decode()
         assert b"decreases over phase two" in done.stdout

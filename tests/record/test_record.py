@@ -358,7 +358,7 @@ def test_a_killed_run_loses_at_most_the_measurement_in_progress(tmp_path):
     output = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(seed), "10"],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=300,
     ).stdout  # fmt: skip
     finished = [int(line) for line in output.split()]
     assert sum(finished) > 0, "no run wrote anything before it was killed"

@@ -92,7 +92,7 @@ class BoundedSplitting:
             self._transfer.lerp_(moved, weight)
         self._state, self._noise, self._own, self._moved = state, noise, own, moved
 
-    def keep(self, samples: Tensor) -> None:
+    def restrict_to(self, samples: Tensor) -> None:
         """Go on with some of the samples."""
         self.problem = self.problem.select(samples)
         for name in ("_state", "_noise", "_own", "_moved", "_x", "_dual", "_split_dual", "_transfer"):

@@ -72,7 +72,7 @@ class InteriorPoint:
         self._multiplier = self._multiplier + length * multiplier
         self.dual = self.dual + length.squeeze(-1) * dual
 
-    def keep(self, samples: Tensor) -> None:
+    def restrict_to(self, samples: Tensor) -> None:
         """Go on with some of the samples."""
         self.problem = self.problem.select(samples)
         for name in ("x", "dual", "_noise", "_used", "_slack", "_multiplier"):

@@ -46,7 +46,7 @@ class Solver(Protocol):
     def advance(self) -> None: ...
     def answer(self) -> Tensor: ...
     def bound(self) -> Tensor: ...
-    def keep(self, samples: Tensor) -> None: ...
+    def restrict_to(self, samples: Tensor) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,6 @@ def _improve(
                 part = part[going]
                 if not len(part):
                     break
-                solver.keep(going)
+                solver.restrict_to(going)
         left.append(part)
     return torch.cat(left) if left else samples

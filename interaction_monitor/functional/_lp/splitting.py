@@ -114,7 +114,7 @@ class Splitting:
         torch.sub(delta, noise, out=change).addcmul_(last, self._noise_moves)
         noise.add_(change, alpha=_OVER_RELAXATION)
 
-    def keep(self, samples: Tensor) -> None:
+    def restrict_to(self, samples: Tensor) -> None:
         """Go on with some of the samples."""
         self.problem = self.problem.select(samples)
         self._unit, self._noise_step = self._unit[samples], self._noise_step[samples]
