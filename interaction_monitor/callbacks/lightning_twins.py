@@ -72,10 +72,14 @@ class _Step:
         self.trainer = trainer
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor | None:
+        # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
+        lists = [(own, len(own)) for part in network.modules() for own in vars(part).values() if type(own) is list]
         with silent(network):
             training_step: Any = network.training_step
             takes = inspect.signature(training_step).parameters
             found = training_step(*(batch, self.trainer.fit_loop.batch_idx)[: len(takes)])
+        for own, length in lists:
+            del own[length:]
         loss = found.get("loss") if isinstance(found, dict) else found
         if not (loss is None or isinstance(loss, Tensor)):
             raise TypeError(f"training_step must return a loss for twins, but returned {describe(found)}")

@@ -27,6 +27,7 @@ from interaction_monitor.reference.sources import (
     require_fitting,
     require_other,
     sources_of,
+    warn_of_the_same_start,
 )
 from interaction_monitor.reference.twins import Twins, TwinTraining
 
@@ -54,6 +55,7 @@ class References:
         self.measured: tuple[Salient, ...] | None = None
         self.tracker = OverfittingTracker()
         self.twins: TwinTraining | None = None
+        self._starts: list[Salient] = []  # of records
         self._waiting: Mapping[str, Any] | None = None  # the state of twins that are not made yet
         given = self.asked_twins
         if given is not None and given.loss is not None and given.optimizer is not None:
@@ -112,7 +114,9 @@ class References:
         assert not isinstance(source, Twins)
         with ranks.together():
             found = from_record(source, run) if ranks.rank == 0 else None
-        return ranks.of_first(found)  # type: ignore[return-value]  # None only where rank zero sends its own
+        best, start = ranks.of_first(found)  # type: ignore[misc]  # None only where rank zero sends its own
+        self._starts.append(start)
+        return best
 
     def compare(self, measurement: Measurement, measure: Measure, *, first: bool) -> Measurement:
         """Add to a measurement which part of its strength the references have too.
@@ -128,6 +132,7 @@ class References:
         assert self.measured is not None
         if first:
             require_other(self.measured, measurement)
+            warn_of_the_same_start(self._starts, measurement)
         started, references = time.perf_counter(), [each.as_reference() for each in self._present(measure)]
         if not references:
             return measurement

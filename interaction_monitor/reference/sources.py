@@ -128,8 +128,11 @@ def described(source: Source | Twins) -> str:
     return f"network {type(source).__name__}"
 
 
-def from_record(source: str | Path | Record, run: Run) -> Salient:
+def from_record(source: str | Path | Record, run: Run) -> tuple[Salient, Salient]:
     """Take the reference's best network: that with the lowest test loss, or the last where no loss is known.
+
+    Returns:
+        It, and the network of the first measurement.
 
     Raises:
         ValueError: if the record is of another probe, other players, another output, or of the run itself, or cannot be
@@ -142,7 +145,7 @@ def from_record(source: str | Path | Record, run: Run) -> Salient:
         raise ValueError(f"reference={str(source)!r} cannot be read: {error}") from error
 
 
-def _taken(record: Record, run: Run) -> Salient:
+def _taken(record: Record, run: Run) -> tuple[Salient, Salient]:
     name = f"reference {record.folder}"
     if run.folder is not None and record.folder.resolve() == run.folder.resolve():
         raise ValueError(f"{name} is the record of this very run; give that of another one")
@@ -160,7 +163,8 @@ def _taken(record: Record, run: Run) -> Salient:
     _warn_of_shared_samples(record, name, run)
     best = _best(record.history)
     row = record.history[best]
-    return Salient.of(record.measurements[best], f"{described(record)}, epoch {row.epoch}")
+    name = described(record)
+    return Salient.of(record.measurements[best], f"{name}, epoch {row.epoch}"), Salient.of(record.measurements[0], name)
 
 
 def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -> Salient:
@@ -204,6 +208,18 @@ def require_other(references: Sequence[Salient], measurement: Measurement) -> No
             raise ValueError(
                 f"reference {reference.name} has the very outputs of the network that is about to be trained, so it "
                 "has the same weights; give one that was trained on other samples"
+            )
+
+
+def warn_of_the_same_start(starts: Sequence[Salient], measurement: Measurement) -> None:
+    """Warn of a reference that began from the run's own start: mostly the same script, on the same training samples."""
+    for start in starts:
+        if start.is_of(measurement):
+            warnings.warn(
+                f"reference {start.name} began from the very weights from which this run begins. If it was trained on "
+                "the same samples too, as the same script is, what it has learnt by heart counts as generalizing. Give "
+                "a reference that was trained on other samples, or Twins(factory)",
+                stacklevel=2,
             )
 
 

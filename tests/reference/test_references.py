@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import pytest
 import torch
@@ -209,6 +210,15 @@ def test_a_reference_that_saw_the_same_samples_is_told_of(tmp_path):
     observer = Observer(PROBE, PLAYERS, reference=record, train=(learnt, PLAYERS))
     with pytest.warns(UserWarning, match="was trained on 1 of this run's training samples"):
         observer.observe(network(7), epoch=0, step=0)
+
+
+def test_a_reference_from_the_same_start_is_told_of(tmp_path):
+    record = record_of(tmp_path / "record", network(7), network(1))
+    with pytest.warns(UserWarning, match="began from the very weights from which this run begins"):
+        Observer(PROBE, PLAYERS, reference=record).observe(network(7), epoch=0, step=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Observer(PROBE, PLAYERS, reference=record).observe(network(8), epoch=0, step=0)
 
 
 def test_a_resumed_run_goes_on_without_measuring_the_references_again():

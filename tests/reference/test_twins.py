@@ -277,6 +277,43 @@ def test_twins_follow_the_runs_schedule_and_frozen_parts(loaders, make_trainer, 
     assert torch.equal(fresh.head[2].weight, twins.networks[0].head[2].weight)
 
 
+def test_what_twins_collect_over_an_epoch_does_not_grow(loaders, make_trainer, make_net):
+    class Collecting(make_net):
+        def __init__(self):
+            super().__init__()
+            self.losses = []
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.losses.append(loss)
+            return loss
+
+        def on_train_epoch_end(self):
+            assert len(self.losses) == 4
+            self.losses.clear()
+
+    watching = monitor(Twins(Collecting))
+    fit(make_trainer(watching, logger=False), Collecting(), loaders)
+    assert [twin.losses for twin in watching.observer.twins.networks] == [[], []]
+
+
+def test_a_trial_of_one_batch_has_twins_too(loaders, make_trainer, make_net, net):
+    watching = monitor(Twins(make_net))
+    fit(make_trainer(watching, fast_dev_run=True), net, loaders)
+    assert watching.observer.twins.steps == 1
+
+
+def test_a_monitor_fits_again_with_the_twins_it_has(loaders, make_trainer, make_net, net):
+    watching = monitor(Twins(make_net))
+    trainer = make_trainer(watching, logger=False, max_epochs=1)
+    fit(trainer, net, loaders)
+    weights = copy.deepcopy(watching.observer.twins.networks[0].state_dict())
+    trainer.fit_loop.max_epochs = 2
+    fit(trainer, net, loaders)
+    assert watching.observer.twins.steps == 8
+    assert any(not torch.equal(v, weights[k]) for k, v in watching.observer.twins.networks[0].state_dict().items())
+
+
 def test_a_failing_twin_is_told_of_and_training_goes_on(loaders, make_trainer, make_net, net):
     class Failing(make_net):
         def training_step(self, batch, batch_idx):
