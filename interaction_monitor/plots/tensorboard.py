@@ -36,6 +36,7 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
 _NO_CHARTS = (
     *("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step", "overfitting_epoch"),
     *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high"),
+    *("evaluated_train_loss", "evaluated_test_loss"),
 )
 _LAYOUT_CHECKS = 3  # measurements at which a user's layout is looked for: it is written early, and the file grows
 ORDERS, RIDGES = "orders", "orders_from_early_to_late"

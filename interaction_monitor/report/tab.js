@@ -25,7 +25,7 @@ class Run {
     this.holders = new Map();
     this.verdict = made("p", { className: "verdict" });
     this.advice = made("p", { className: "advice" });
-    this.measured = made("p", { className: "reading" });
+    this.measured = made("p", { className: "reading", textContent: "Reading the record; the first time takes some seconds." });
     this.figures = made("div");
     this.element = made("section", { className: "run" }, made("h1", { textContent: name }), this.verdict, this.advice, this.measured, this.figures,
       this.more("Samples: their strongest interactions", "samples", answer => answer.samples.map(sampleOf)),
