@@ -127,9 +127,12 @@ _count_or_share.__name__ = "number or percentage"  # argparse names it in its re
 def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
     from interaction_monitor.comparison import Counting
 
+    ks = tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k)
+    if max(ks, default=0) >= 2**n_players:
+        raise CommandError(f"--k must be at most {2**n_players - 1}, as many as there are, but is {max(ks)}")
     try:
         return Counting(
-            ks=tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k),
+            ks=ks,
             floor=arguments.floor,
             fraction=arguments.salient,
             unit=arguments.salient_of,

@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Say for each number of players whether the proposition holds, and save the picture."""
     if min(arguments.players) < 2:
         raise CommandError(f"--players must be at least 2, for two orders to compare, but is {min(arguments.players)}")
+    if arguments.out.suffix not in (".png", ".pdf", ".svg"):
+        raise CommandError(f"--out must be a file that ends in .png, .pdf or .svg, but is {arguments.out}")
     inputs.require_writable(arguments.out.parent)
     import torch
 

@@ -181,6 +181,7 @@ def norm_ratio_figure(n_players: Sequence[int] = (6, 8, 10), sigma2: Sequence[fl
             shade = 0.15 + 0.7 * (k - 1) / max(n - 2, 1)
             panel.plot(levels, ratio, color=(shade, 0.35, 1 - shade), label=f"k = {k}", linewidth=1.2)
         panel.set(xscale="log", xlabel="noise variance σ²", title=f"n = {n}")
-        panel.legend(fontsize="xx-small", frameon=False)
+        if n <= 14:  # more lines than that leave no room for the panel
+            panel.legend(fontsize="xx-small", frameon=False)
     panels[0].set_ylabel("r$^{(k)}$, reach of order k over order k + 1")
     return figure

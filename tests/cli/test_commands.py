@@ -466,6 +466,7 @@ def test_the_ratio_says_whether_the_proposition_holds(tmp_path, capsys):
     assert lines[0] == "n = 4: every ratio falls with the noise, and is above 1"
     assert re.fullmatch(r"n = 12: every ratio does not fall .* and is as low as 0\.99\d\d \(order 1\)", lines[1])
     assert imread(picture).std() > 0
+    assert "ends in .png, .pdf or .svg" in refused(capsys, "ratio", "--out", tmp_path / "ratio.xyz")
     assert "--players must be at least 2" in refused(capsys, "ratio", "--players", 1, "--out", picture)
 
 

@@ -448,6 +448,7 @@ def test_the_command_counts_what_it_is_told_to(record, tmp_path: Path, capsys, m
     power = generalization_curve(result.shared.and_, [14]).nanmean((0, 1)).tolist()
     assert comparison_text.powers(result.shared, [14])[0] == power
     assert "floor must be at least 0 and below 1, but is -1.0" in refused(capsys, *command, "--floor", -1)
+    assert "--k must be at most 31, as many as there are, but is 32" in refused(capsys, *command, "--k", 32)
     with pytest.raises(SystemExit):
         cli.main(["compare", *command, "--k", "0%"])
     assert "invalid number or percentage value: '0%'" in capsys.readouterr().err
