@@ -61,13 +61,18 @@ class Classifier(L.LightningModule):
 
 
 class RandomState(L.Callback):
-    """Keep torch's random numbers in the checkpoint, so that a run that goes on draws what it would have drawn."""
+    """Keep torch's random numbers in the checkpoint, so that a run that goes on draws what it would have drawn.
 
-    def __init__(self) -> None:
+    Args:
+        options: what the run was asked for, kept beside them.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
         self.kept: Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"torch": torch.get_rng_state()}
+        return {"torch": torch.get_rng_state(), "options": self.options}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.kept = state_dict["torch"]
@@ -94,6 +99,7 @@ class Size:
 
 PAPERS = Size()
 CHECKPOINT = "last"  # name of the file
+SAME = ("network", "full", "train", "players", "samples", "wrong_labels", "learning_rate", "seed")  # epochs may grow
 
 
 def options(
@@ -220,8 +226,11 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
     } | settings
     monitor = InteractionMonitor(players, **settings)
     begun = interrupted(options.out) if options.resume else None
+    asked = {name: getattr(options, name) for name in SAME}
+    with refusals():
+        require_same(begun, asked)
     logger = TensorBoardLogger(options.out.parent, name=options.out.name, version=begun and begun.parent.name)
-    kept = [RandomState(), each_epoch(Path(logger.log_dir))] if options.resume else []
+    kept = [RandomState(asked), each_epoch(Path(logger.log_dir))] if options.resume else []
     trainer = L.Trainer(
         max_epochs=options.epochs,
         logger=logger,
@@ -245,6 +254,23 @@ def interrupted(folder: Path) -> Path | None:
     """Find the newest checkpoint of the runs in a folder; None if there is none."""
     found = folder.glob(f"version_*/{CHECKPOINT}.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def require_same(checkpoint: Path | None, asked: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was asked for something else.
+
+    Raises:
+        ValueError: that names what differs.
+    """
+    if checkpoint is None:
+        return
+    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].get("RandomState", {})
+    before = kept.get("options", asked)
+    changed = [f"{name} was {before[name]} and is {value}" for name, value in asked.items() if before[name] != value]
+    if changed:
+        raise ValueError(
+            f"{checkpoint} is of another run: {', '.join(changed)}; ask for the same, or give another folder as --out"
+        )
 
 
 def each_epoch(folder: Path) -> ModelCheckpoint:

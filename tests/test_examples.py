@@ -242,6 +242,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
             script.main([*SMALLEST, "--train", "300", "--resume", "--out", str(tmp_path / name), "--epochs", str(last)])
         ends[name] = torch.load(tmp_path / name / "version_0/last.ckpt", weights_only=False)
         assert not (tmp_path / name / "version_1").exists()
+    other = [*SMALLEST, "--resume", "--out", str(tmp_path / "whole"), "--seed", "1", "--train", "301"]
+    line = refused(script, other, capsys).err.splitlines()[-1]
+    assert "last.ckpt is of another run: train was 300 and is 301, seed was 0 and is 1; ask for the same" in line
     histories = [Record.open(tmp_path / name / "version_0/interactions").history for name in ends]
     assert [[replace(row, seconds=0.0) for row in history] for history in histories[:1]] == [
         [replace(row, seconds=0.0) for row in history] for history in histories[1:]
