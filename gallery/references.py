@@ -227,7 +227,8 @@ def onset(run: Stored, kind: str) -> tuple[int | None, int | None]:
 def sunk(run: Stored, kind: str, *, drop: float = 0.15, measurements: int = 3) -> int:
     """Give the epoch after which `stopping.GeneralizingShare` stops the run, or the last."""
     share = shares(run, kind)
-    low = share <= (1 - drop) * np.maximum.accumulate(share)
+    highest = np.maximum.accumulate(share)
+    low = (share <= (1 - drop) * highest) & (highest > share[0])
     held = [bool(low[max(0, i + 1 - measurements) : i + 1].all()) and i + 1 >= measurements for i in range(len(low))]
     return int(run["epochs"][held.index(True)] if True in held else run["epochs"][-1])
 

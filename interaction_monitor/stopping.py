@@ -202,7 +202,8 @@ class GeneralizingShare(StopRule):
     """Stop when less and less of what the network encodes is found in references trained on other samples.
 
     The share of the strength that some reference has too stays level, or rises, while learning is healthy, and sinks
-    from where over-fitting begins. Nothing stops before it is known at all, nor while it rises.
+    from where over-fitting begins. Nothing stops before it has risen above its first: two untrained networks may share
+    more than they do a few epochs later.
 
     Attributes:
         drop: by how much the share must lie below its highest so far, as a part of that.
@@ -213,12 +214,12 @@ class GeneralizingShare(StopRule):
 
     Examples:
         >>> GeneralizingShare()
-        GeneralizingShare(drop=0.15, measurements=2)
+        GeneralizingShare(drop=0.15, measurements=3)
     """
 
     needs_reference: ClassVar[bool] = True
     drop: float = 0.15
-    measurements: int = 2
+    measurements: int = 3
 
     def __post_init__(self) -> None:
         _check(measurements=self.measurements, drop=self.drop)
@@ -231,8 +232,10 @@ class GeneralizingShare(StopRule):
         highest = np.fmax.accumulate(share)
         known = np.isfinite(share)
         sunk = share[known] <= (1 - self.drop) * highest[known]
-        # Beside a highest share of 0 nothing has sunk, and a measurement without a share says nothing either way.
-        if not len(history) or not known[-1] or not _lasting(sunk & (highest[known] > 0), self.measurements):
+        # A measurement without a share says nothing either way.
+        if not len(history) or not known[-1]:
+            return None
+        if not _lasting(sunk & (highest[known] > share[known][0]), self.measurements):
             return None
         return (
             f"of what the network encodes {share[-1]:.0%} generalizes, after {highest[-1]:.0%} at epoch "

@@ -106,11 +106,15 @@ def test_transfer_loss_compares_training_samples_with_others():
 def test_a_sinking_generalizing_share_stops_after_it_has_lasted():
     shares = [None, 0.2, 0.5, 0.6, 0.56, 0.5, 0.55, 0.51, 0.5]  # 0.51 is 15% below the highest
     run = history(generalizing_share=shares)
-    assert GeneralizingShare().first_stop(run) == 8
+    assert GeneralizingShare(measurements=2).first_stop(run) == 8
+    assert GeneralizingShare().first_stop(run) is None
     assert GeneralizingShare(measurements=1).first_stop(run) == 5
     assert GeneralizingShare(drop=0.05, measurements=3).first_stop(run) == 6
     assert GeneralizingShare(drop=0.2).first_stop(run) is None
-    assert GeneralizingShare().reason(run) == "of what the network encodes 50% generalizes, after 60% at epoch 3"
+    assert (
+        GeneralizingShare(measurements=2).reason(run)
+        == "of what the network encodes 50% generalizes, after 60% at epoch 3"
+    )
 
 
 def test_without_a_share_nothing_is_stopped():
@@ -118,8 +122,11 @@ def test_without_a_share_nothing_is_stopped():
     assert GeneralizingShare(drop=0.0, measurements=1).first_stop(history(generalizing_share=[0.0] * 4)) is None
     assert GeneralizingShare(measurements=1).first_stop(history(generalizing_share=[np.nan, 0.5, np.nan, None])) is None
     # a measurement without a share is passed over
-    gap = history(generalizing_share=[0.6, 0.4, None, np.nan, 0.4])
-    assert GeneralizingShare().first_stop(gap) == 4
+    gap = history(generalizing_share=[0.5, 0.6, 0.4, None, np.nan, 0.4])
+    assert GeneralizingShare(measurements=2).first_stop(gap) == 5
+    # what untrained networks share is nothing that could be lost
+    start = history(generalizing_share=[0.4, 0.2, 0.1, 0.1, 0.4, 0.1, 0.1])
+    assert GeneralizingShare(measurements=1).first_stop(start) is None
     assert GeneralizingShare().first_stop(history(generalizing_share=[0.2, 0.3, 0.4, 0.5])) is None
 
 
