@@ -1,4 +1,4 @@
-"""What holds for the package as a whole: its modules lie in one direction and are told apart, and a page says where."""
+"""What holds for the package as a whole: its modules are few and short, lie in one direction and are told apart."""
 
 import ast
 import re
@@ -12,6 +12,14 @@ import interaction_monitor
 
 ROOT = Path(interaction_monitor.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
+# These are to be split yet; none may grow.
+LONGER = {
+    "observer.py": 383,
+    "callbacks/callback.py": 306,
+    "callbacks/lightning.py": 347,
+    "callbacks/transformers.py": 400,
+}
+MOST_MODULES = 150
 ARCHITECTURE = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
@@ -48,6 +56,14 @@ def test_no_module_imports_one_that_imports_it():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_modules_are_few_and_short():
+    assert len(MODULES) <= MOST_MODULES
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES
+    }
+    assert {name: length for name, length in lengths.items() if length > LONGER.get(name, 300)} == {}
 
 
 def test_the_page_on_the_code_names_every_folder_and_every_public_module_at_the_top():

@@ -264,13 +264,8 @@ class _Walk:
                 self._push(f"{inside}{key}", item)
         for key, descriptor in slots_of(type(value)):
             found = True
-            self.parts.append(
-                Place(
-                    f"{inside}{key}",
-                    functools.partial(slot, descriptor, value),
-                    functools.partial(descriptor.__set__, value),
-                )
-            )
+            get, put = functools.partial(slot, descriptor, value), functools.partial(descriptor.__set__, value)
+            self.parts.append(Place(f"{inside}{key}", get, put))
             self._push(f"{inside}{key}", slot(descriptor, value))
         return found
 
