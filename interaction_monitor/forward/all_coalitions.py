@@ -144,11 +144,12 @@ def outputs_of(
     ):
         logits = try_out(runner, score, chunk_size or most_rows(device))
         # What decides the memory of a row, besides the model.
-        key = (players.layer, players.input_key, players.labels.shape[1:], runner.way, logits.dtype)
+        masked = runner.players  # which may be behind a pooling layer by now
+        key = (masked.layer, masked.input_key, masked.labels.shape[1:], runner.way, logits.dtype)
         size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(model, key, partial(_fitting, runner))
         share = ranks.equal_share_of(len(probe))
         if len(share) < len(probe):
-            runner = replace(runner, probe=probe.select(share), players=players.select(share))
+            runner = replace(runner, probe=probe.select(share), players=masked.select(share))
         found = v.new_empty(len(share) << players.n_players)
         left = _fill(found, runner, score, size)
         found = ranks.join_equal_shares(found.view(len(share), -1), len(probe))

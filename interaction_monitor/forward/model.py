@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from interaction_monitor._checks import describe, some
 from interaction_monitor.probe import Inputs
 
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
+
 
 class WrongBatchError(ValueError):
     """The model returned logits for another number of samples than it was given."""
@@ -89,6 +91,33 @@ def changed_output(layer: nn.Module, name: str, change: Callable[[Tensor], Tenso
             f"layer={name!r} is not called when the model runs on the probe samples, so there is nothing to "
             "mask; name a layer that takes part in the forward"
         )
+
+
+def pool_after(model: nn.Module, layer: nn.Module, run: Callable[[], object]) -> tuple[str, nn.Module] | None:
+    """Return the name of the pooling layer that is given the very output of `layer`, and it; None if there is none.
+
+    Args:
+        model: the whole.
+        layer: a part of it.
+        run: runs the model once.
+    """
+    outputs: list[object] = []
+    found: list[tuple[str, nn.Module]] = []
+    handles = [layer.register_forward_hook(lambda _module, _args, result: outputs.append(result))]
+    for path, module in model.named_modules():
+        if isinstance(module, POOLS):
+
+            def note(module: nn.Module, args: Any, name: str = path.replace("_orig_mod.", "")) -> None:
+                if args and any(args[0] is output for output in outputs):
+                    found.append((name, module))
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if len(found) == 1 else None
 
 
 def logits_of(result: Any, batch_size: int) -> Tensor:

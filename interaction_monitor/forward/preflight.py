@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.forward.batching import Chunk, is_out_of_memory
-from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
+from interaction_monitor.forward.masking import behind_pool
+from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer, pool_after
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
 from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_probabilities
@@ -63,8 +65,18 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
         for way in ways:
             if _agrees(runner, way, together, reference[: 2 * len(together)]):
                 runner.way, runner.packed = way, len(together) > 1
+                _move_behind_pool(runner, together, reference[: 2 * len(together)])
                 return logits
     return logits
+
+
+def _move_behind_pool(runner: Runner, samples: range, reference: Tensor) -> None:
+    """Mask behind the pooling layer that follows the masked one, where that gives the same: it runs once then."""
+    layer = find_layer(runner.model, runner.players.layer or "")
+    found = pool_after(runner.model, layer, lambda: runner.call(runner.probe.inputs_of(0), 1))
+    players = None if found is None else behind_pool(runner.players, *found)
+    if players is not None and _agrees(replace(runner, players=players), runner.way, samples, reference):
+        runner.move_mask(players)
 
 
 def _reference(runner: Runner, most: int) -> tuple[range, Tensor | None]:

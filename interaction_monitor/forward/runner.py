@@ -55,6 +55,11 @@ class Runner:
         self._one_size = self.players.layer is None and is_compiled(self.model)
         self.forget()
 
+    def move_mask(self, players: PlayerMap) -> None:
+        """Mask the same players at another layer."""
+        self.players = players
+        self.__post_init__()
+
     def forget(self) -> None:
         """Let go of all memory that is kept from chunk to chunk."""
         self._masked = MaskedRows(self.players)
