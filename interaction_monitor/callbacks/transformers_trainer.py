@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from interaction_monitor.callbacks.callback import TrainerSource
-from interaction_monitor.forward.model import call_model
+from interaction_monitor.callbacks.trials import way_to_call
+from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import TARGET_KEYS, Probe
+from interaction_monitor.settings import ForwardFunc
 
 
 def trainer_of(callback: TrainerCallback) -> Trainer | None:
@@ -135,11 +137,30 @@ def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> T
         model: the network, on its device.
         train_loader: the loader for training.
     """
+
+    def loss(module: nn.Module, batch: Any) -> Any:
+        if trainer is None or not isinstance(batch, dict):
+            raise TypeError("no step is known")
+        others = {*TARGET_KEYS} - {*trainer.label_names}
+        return trainer.compute_loss(module, {key: value for key, value in batch.items() if key not in others})
+
+    def forward(module: nn.Module, batch: Any) -> Any:
+        others = {*TARGET_KEYS} - {"labels"}
+        return module.forward(**{key: value for key, value in batch.items() if key not in others})
+
+    def call(probe: Probe, forward_func: ForwardFunc | None) -> ForwardFunc:
+        try:
+            return way_to_call(model, probe, forward_func, step=loss, name="compute_loss", context=nullcontext)
+        except CallError as error:
+            with suppress(CallError):  # the parts of a model that cannot do without labels may
+                return way_to_call(model, probe, forward_func, step=forward, name="forward", context=nullcontext)
+            raise error
+
     return TrainerSource(
         model,
         partial(_samples, trainer, train_loader),
         partial(_training_samples, train_loader),
-        call=lambda _, forward_func: forward_func or call_model,
+        call=call,
         convert=lambda call: call,
     )
 
