@@ -271,6 +271,8 @@ class Observer:
             self.record = self.new_record.make(self.probe, self.players, self.train)
         if self.record is not None and self.last is not None:
             self.record.write(self.last, self.history[-1])
+            if self.references is not None:
+                self.references.write(self.record.folder)
 
     def _before(self) -> Measurement | None:
         """Return the measurement before this one; a resumed run has it in its record alone."""

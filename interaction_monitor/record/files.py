@@ -6,6 +6,7 @@ history.csv                                    one row of scalars per measuremen
 progress.json                                  the newest checkpoint, and whether the run came to its end
 measurements/epoch_00012_step_00003456.npz     outputs and interactions of one measurement
 training/                                      the training samples, as a record without measurements
+references/reference_1.npz                     which interactions a reference has, and their signs
 set_aside/                                     measurements behind the checkpoint, until they are taken again
 report.html  theory_bars.png  theory_noise_level.png
 
@@ -35,6 +36,7 @@ HISTORY = "history.csv"
 PROGRESS = "progress.json"
 MEASUREMENTS = "measurements"
 TRAINING = "training"
+REFERENCES = "references"
 WAITING = "set_aside"
 REPORT = "report.html"
 THEORY_BARS = "theory_bars.png"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.functional import generalizing_share, generalizing_strength
 from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
-from interaction_monitor.reference.salient import Salient
+from interaction_monitor.reference.salient import Salient, read, write
 from interaction_monitor.reference.sources import (
     Checkpoint,
     Given,
@@ -104,7 +105,27 @@ class References:
                 require_fitting(network, run, name=f"Twins({type(network).__name__})")
             self.measured = ()
             return
+        names = self._names()
+        with ranks.together():
+            kept = None
+            if ranks.rank == 0 and run.folder is not None:
+                kept = read(run.folder, names, n_samples=len(run.probe), n_players=run.players.n_players)
+        self.measured = ranks.of_first(kept)
+        if self.measured is not None:
+            return
         self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
+
+    def write(self, folder: Path) -> None:
+        """Put the references into the folder of a record, unless they are there.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        if self.asked_twins is None and self.measured is not None:
+            write(folder, self.measured, self._names())
+
+    def _names(self) -> list[str]:
+        return [described(source) for source in self.sources]
 
     def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
         if isinstance(source, Checkpoint):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interaction_monitor.functional.generalizing import Reference
 from interaction_monitor.measurement import Measurement
+from interaction_monitor.record.files import REFERENCES, RecordError, read_arrays, write_arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +27,7 @@ class Salient:
     or_: Tensor  # (S, 2^n) int8
     valid: Tensor  # (S,) bool, False where the network had an output that is not finite
     ends: Tensor  # (S, 2) float64, v(x_∅) and v(x), by which the same network is known again
+    tau: float  # the threshold from which its interactions are salient
 
     @classmethod
     def of(cls, measurement: Measurement, name: str) -> Salient:
@@ -40,7 +46,7 @@ class Salient:
             return found
 
         ends = measurement.v[:, [0, -1]]
-        return cls(name, signs(measurement.and_), signs(measurement.or_), measurement.valid, ends)
+        return cls(name, signs(measurement.and_), signs(measurement.or_), measurement.valid, ends, measurement.tau)
 
     def as_reference(self) -> Reference:
         """Return it as `functional.generalizing_strength` takes references."""
@@ -69,3 +75,61 @@ class Salient:
         if missing:
             raise ValueError(f"a reference in the checkpoint lacks {', '.join(missing)}")
         return cls(**{field.name: state[field.name] for field in fields(cls)})
+
+
+def write(folder: Path, references: Sequence[Salient], sources: Sequence[str]) -> None:
+    """Put references into the folder of a record, unless they are there.
+
+    Args:
+        folder: the record's.
+        references: what is salient in each.
+        sources: what each is called.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    if not references or (folder / REFERENCES).exists():
+        return
+    (folder / REFERENCES).mkdir()
+    for number, (reference, source) in enumerate(zip(references, sources, strict=True), start=1):
+        arrays = {name: np.asarray(value) for name, value in reference.to_primitives().items() if name != "name"}
+        write_arrays(_path(folder, number), {**arrays, "source": _digest(source)})
+
+
+def read(folder: Path, sources: Sequence[str], *, n_samples: int, n_players: int) -> tuple[Salient, ...] | None:
+    """Read the references of a record; None where there are none, others, or damaged ones.
+
+    Args:
+        folder: the record's.
+        sources: what each is called.
+        n_samples: S.
+        n_players: n.
+    """
+    games = ("int8", (n_samples, 2**n_players))
+    expected = {
+        "and_": games,
+        "or_": games,
+        "valid": ("bool", (n_samples,)),
+        "ends": ("float64", (n_samples, 2)),
+        "tau": ("float64", ()),
+        "source": ("uint8", (32,)),
+    }
+    found = []
+    for number, source in enumerate(sources, start=1):
+        try:
+            arrays = read_arrays(_path(folder, number), expected)
+        except RecordError:
+            return None
+        if not np.array_equal(arrays.pop("source"), _digest(source)):
+            return None
+        tau = float(arrays.pop("tau"))
+        found.append(Salient(source, **{name: torch.from_numpy(array) for name, array in arrays.items()}, tau=tau))
+    return tuple(found) if found and not _path(folder, len(found) + 1).exists() else None
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / REFERENCES / f"reference_{number}.npz"
+
+
+def _digest(name: str) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint8)

@@ -247,6 +247,31 @@ def test_the_record_holds_what_generalizes(tmp_path):
     json.dumps(read.history.to_primitives())
 
 
+def test_the_record_holds_the_references_from_which_a_resumed_loop_goes_on(tmp_path):
+    record = Record.create(tmp_path / "record", settings={}, players=PLAYERS, probe=PROBE)
+    given = [network(1), network(3)]
+    first = Observer(PROBE, PLAYERS, record=record, reference=given)
+    first.observe(network(2), epoch=0, step=0)
+    found = measure(network(3), PROBE, PLAYERS)
+    nn.init.zeros_(given[1][1].weight)
+    resumed = Observer(PROBE, PLAYERS, record=Record.resume(tmp_path / "record"), reference=given)
+    resumed.observe(network(4), epoch=1, step=1)
+    for one, other in zip(first.references.measured, resumed.references.measured, strict=True):
+        assert torch.equal(one.and_, other.and_)
+        assert torch.equal(one.or_, other.or_)
+        assert torch.equal(one.ends, other.ends)
+        assert one.tau == other.tau
+    assert resumed.references.measured[1].tau == found.tau
+    # Others than those that were given before, or damaged ones, are measured anew.
+    others = Observer(PROBE, PLAYERS, record=Record.resume(tmp_path / "record"), reference=network(1))
+    others.observe(network(4), epoch=2, step=2)
+    assert len(others.references.measured) == 1
+    (tmp_path / "record" / "references" / "reference_2.npz").write_bytes(b"damaged")
+    damaged = Observer(PROBE, PLAYERS, record=Record.resume(tmp_path / "record"), reference=given)
+    damaged.observe(network(4), epoch=3, step=3)
+    assert not torch.equal(damaged.references.measured[1].ends, first.references.measured[1].ends)
+
+
 def test_a_sample_on_which_a_reference_is_not_finite_is_left_out():
     class Broken(nn.Module):
         def __init__(self):
