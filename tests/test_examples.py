@@ -61,6 +61,7 @@ def data(tmp_path_factory):
         ("cifar10", "vgg11"),
         ("cifar10", "alexnet"),
         ("sst2", "scratch"),
+        ("sst2", "medium"),
         ("modelnet10", "dgcnn"),
         ("mnist3", "resnet20"),
         ("mnist3", "vgg16"),

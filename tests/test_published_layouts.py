@@ -161,3 +161,29 @@ def test_each_is_watched(name, network, published, tmp_path, monkeypatch, capsys
     history = Record.open(tmp_path / "run/version_0/interactions").history
     assert [row.epoch for row in history] == [0, 1]
     assert history.n_players == 3
+
+
+def test_a_language_model_of_a_folder_is_measured_and_its_outputs_kept(published, tmp_path, capsys):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    (prompt,) = datasets.squad(published, n_players=3)
+    vocabulary = {word: at for at, word in enumerate(["[UNK]", *dict.fromkeys(prompt.text.split())])}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]").save_pretrained(tmp_path / "model")
+    torch.manual_seed(0)
+    config = transformers.OPTConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
+        word_embed_proj_dim=16, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "model")
+    script = importlib.import_module("examples.language_model")
+    command = ["--data", str(published), "--players", "3", "--samples", "1", "--out", str(tmp_path / "opt.npy")]
+    script.main([*command, "--model", str(tmp_path / "model")])
+    v = np.load(tmp_path / "opt.npy")
+    assert v.shape == (1, 8)
+    assert v.std() > 0
+    assert "opt.npy" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        script.main([*command, "--model", str(tmp_path)])
+    assert "give the folder of save_pretrained as --model" in capsys.readouterr().err
