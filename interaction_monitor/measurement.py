@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from interaction_monitor.forward.precision import rounding
 from interaction_monitor.functional import (
     and_interactions,
     mean_order,
+    members,
     noise_floor,
     order_distribution,
     order_strength,
@@ -33,6 +34,7 @@ from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from shapiq import InteractionValues
 
 
 class NoValidSamplesError(RuntimeError):
@@ -69,9 +71,39 @@ class Measurement:
 
     def plot(self, sample: int = 0, *, names: Sequence[str] | None = None) -> Figure:
         """Draw what a sample's output is made of, as `plots.waterfall.waterfall` does."""
-        from interaction_monitor.plots.waterfall import waterfall  # pictures are made of measurements
+        from interaction_monitor.plots.waterfall import waterfall
 
         return waterfall(self, sample, names=names)
+
+    def to_shapiq(self, sample: int = 0, *, kind: Literal["AND", "OR"] = "AND") -> InteractionValues:
+        """Hand a sample's interactions over to shapiq, which draws networks, UpSet plots, force plots and more of them.
+
+        Args:
+            sample: which one.
+            kind: "AND" or "OR". Of OR interactions shapiq's pictures show the sizes, though none of its indices is OR.
+
+        Returns:
+            Values of the index "Moebius", one for each set of players, the empty one included.
+
+        Raises:
+            ValueError: if there is no such kind, or the sample's outputs are not finite.
+
+        Example:
+            >>> float(interpret(torch.tensor([[0.0, 1.0, 1.0, 5.0]]), interactions="and").to_shapiq()[(0, 1)])
+            3.0
+        """
+        from shapiq import InteractionValues
+
+        if kind not in ("AND", "OR"):
+            raise ValueError(f"kind must be 'AND' or 'OR', but is {kind!r}")
+        if not self.valid[sample]:
+            raise ValueError(f"sample={sample} has outputs that are not finite; choose one of `valid`")
+        effects, n_players = (self.and_ if kind == "AND" else self.or_)[sample], self.strength.shape[1]
+        return InteractionValues(
+            values=effects.numpy(), index="Moebius", min_order=0, max_order=n_players, n_players=n_players,
+            interaction_lookup={members(coalition): coalition for coalition in range(len(effects))},
+            baseline_value=float(effects[0]), estimated=False,
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         from interaction_monitor.plots.run_figures import measurement_html

@@ -43,6 +43,23 @@ def test_players_are_called_by_name():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][1:4] == ["dog ∧ cat", "cat", "dog"]
 
 
+def test_shapiq_gets_the_same_numbers():
+    pytest.importorskip("shapiq")
+    v = torch.randn(2, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    measurement = interpret(v)
+    for kind, effects in (("AND", measurement.and_), ("OR", measurement.or_)):
+        values = measurement.to_shapiq(1, kind=kind)
+        for coalition in range(16):
+            members = tuple(player for player in range(4) if coalition >> player & 1)
+            assert float(values[members]) == float(effects[1, coalition])
+    # The dividends of all outputs, summed over what a coalition holds, are its output.
+    dividends = interpret(v, interactions="and").to_shapiq(0)
+    inside = [(), (0,), (2,), (0, 2)]
+    assert sum(float(dividends[members]) for members in inside) == pytest.approx(float(v[0, 0b101]))
+    with pytest.raises(ValueError, match="kind must be 'AND' or 'OR', but is 'XOR'"):
+        measurement.to_shapiq(kind="XOR")
+
+
 def test_a_sample_that_cannot_be_drawn_is_refused():
     measurement = interpret(torch.tensor([[0.0, 1.0], [math.nan, 1.0]]))
     with pytest.raises(ValueError, match="one of the 2 measured, 0 to 1, but is 2"):
