@@ -13,12 +13,14 @@ import torch
 from pretended_device import CPU, PretendedDevice
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 
 import interaction_monitor
 from interaction_monitor import (
     Observer,
     PhaseTracker,
     Probe,
+    Record,
     Thresholds,
     assign_players,
     functional,
@@ -267,6 +269,34 @@ class Small(nn.Module):
         return self.rest(self.first(x))
 
 
+class Blocks(nn.Module):
+    """Tokens of patches, as a transformer for images has them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.rest = nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.rest(self.first(x).tanh().mean(1))
+
+
+class Reading(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.rest = nn.Embedding(20, 4), nn.Linear(4, 5)
+
+    def forward(self, input_ids, attention_mask):
+        return self.rest((self.first(input_ids) * attention_mask[..., None]).cumsum(1).tanh().sum(1))
+
+
+VOCABULARY = [f"word{number}" for number in range(20)]
+TOKENS = drawn(SAMPLES, 16, 6)
+SENTENCES = {
+    "input_ids": torch.arange(3, 3 + 6 * SAMPLES).reshape(SAMPLES, 6) % 20,
+    "attention_mask": torch.tensor([[1] * 6, [1] * 5 + [0], [1] * 6]),
+}
 GRID = {"grid": 4, "margin": 0, "n_players": N}
 ROWS = (torch.arange(64) // 16).reshape(1, 8, 8)
 KINDS = {
@@ -276,11 +306,18 @@ KINDS = {
     "segments": (players.Segments(ROWS, baseline=torch.zeros(1, 8, 8).double()), IMAGES),
     "columns": (players.Columns(n_players=N), IMAGES.flatten(1)),
     "points": (players.PointClusters(n_clusters=8, n_players=N), drawn(SAMPLES, 20, 3)),
+    "spans": (players.Spans(axis=1, n_spans=6, n_players=N), drawn(SAMPLES, 12, 2)),
+    "tokens": (players.TokenPatches("first", **GRID), TOKENS),
+    "words": (players.Words(VOCABULARY, n_players=N, baseline=0), SENTENCES),
+    "words at the embedding": (players.Words(VOCABULARY, n_players=N, layer="first", baseline=0.0), SENTENCES),
 }
 
 
 def network_for(inputs):
-    return Small().train() if inputs is IMAGES else nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 5))
+    known = {id(IMAGES): Small, id(TOKENS): Blocks, id(SENTENCES): Reading}
+    if id(inputs) in known:
+        return known[id(inputs)]().train()
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), 5))
 
 
 @pytest.fixture
@@ -303,7 +340,7 @@ def test_a_network_is_measured_on_its_device(kind, kind_of_players, output, prob
     expected = masked_outputs(model, probe, assign_players(model, chosen, probe), output=output)
     with PretendedDevice(kind) as pretended:
         model = model.to(pretended.device)
-        there = Probe(pretended.put(inputs), pretended.put(TARGETS)) if probe_there else probe
+        there = Probe(tree_map(pretended.put, inputs), pretended.put(TARGETS)) if probe_there else probe
         drawn_players = assign_players(model, chosen, there)
         found = masked_outputs(model, there, drawn_players, output=output, chunk_size=6)
         assert found.device == (CPU if kind == "mps" else pretended.device)
@@ -316,7 +353,7 @@ def test_a_network_is_measured_on_its_device(kind, kind_of_players, output, prob
 
 @pytest.mark.usefixtures("known_memory")
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_an_observer_measures_a_network_on_its_device(kind):
+def test_an_observer_measures_and_records_a_network_on_its_device(kind, tmp_path):
     model, probe = Small(), Probe(IMAGES, TARGETS)
     drawn_players = assign_players(model, KINDS["feature"][0], probe)
     settings = {"thresholds": Thresholds(tol=ROUGHLY)}
@@ -325,12 +362,18 @@ def test_an_observer_measures_a_network_on_its_device(kind):
     with PretendedDevice(kind) as pretended:
         model = model.to(pretended.device)
         there = Probe(pretended.put(IMAGES), pretended.put(TARGETS))
-        observer = Observer(there, drawn_players, train=(there, drawn_players), **settings)
+        on_device = assign_players(model, KINDS["feature"][0], there)
+        record = Record.create(tmp_path / "record", settings={}, players=on_device, probe=there)
+        observer = Observer(there, on_device, train=(there, on_device), record=record, **settings)
         for row in rows:
             found = observer.observe(model, epoch=row.epoch, step=row.step)
             assert found.mean_order == pytest.approx(row.mean_order)
             assert found.train_strength == pytest.approx(row.train_strength)
             assert found.persisted == pytest.approx(row.persisted)
+    opened = Record.open(record.folder)
+    assert torch.equal(opened.players.labels, drawn_players.labels)
+    assert torch.equal(opened.probe_inputs, IMAGES)
+    torch.testing.assert_close(opened.measurements[-1].v, expected.last.v)
 
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])

@@ -32,7 +32,7 @@ _METHODS = ("log", "log_dict", "print")
 
 @contextmanager
 def preserved_rng(seed: int | None = None) -> Iterator[None]:
-    """Restore the random states of torch (CPU and CUDA), numpy and Python on leaving, also after an exception.
+    """Restore the random states of torch, on each device, of numpy and Python on leaving, also after an exception.
 
     Args:
         seed: if given, the CPU generators start from it inside the block, so that what is drawn there does
@@ -41,6 +41,7 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
     cpu_state = torch.get_rng_state()
     # Asking a CUDA that nobody uses yet for its state would initialise it.
     cuda_states = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
+    apple_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     numpy_state = np.random.get_state()  # noqa: NPY002  # the user's global state
     python_state = random.getstate()
     try:
@@ -54,6 +55,8 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(cpu_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+        if apple_state is not None:
+            torch.mps.set_rng_state(apple_state)
         np.random.set_state(numpy_state)  # noqa: NPY002  # the user's global state
         random.setstate(python_state)
 

@@ -20,7 +20,7 @@ from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches
-from interaction_monitor.state import undisturbed
+from interaction_monitor.state import preserved_rng, undisturbed
 
 CALLS = {"n": 0}
 
@@ -318,3 +318,15 @@ def test_a_hidden_state_that_ties_batches_together_is_refused_with_the_line_that
     assert net.recurrent.hidden is hidden
     net.recurrent.hidden = None
     torch.testing.assert_close(v[:, -1], log_odds(net.eval()(probe.inputs), probe.targets).detach())
+
+
+def test_the_generator_of_an_apple_gpu_is_put_back(monkeypatch):
+    there = torch.Generator().manual_seed(3)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", there.get_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", there.set_state)
+    before = there.get_state()
+    with preserved_rng():
+        torch.rand(2, generator=there)
+        assert not torch.equal(there.get_state(), before)
+    assert torch.equal(there.get_state(), before)
