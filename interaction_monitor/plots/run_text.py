@@ -204,7 +204,7 @@ def advice(history: History) -> str:
     began, crossing = find_overfitting(history), find_gap_crossing(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
     if began is not None:
-        return f"Keep the weights of about {began.place}: what came after does not carry over; {remedies}"
+        return f"Keep the weights of about {began.place}: what came after carries over less; {remedies}"
     if find_onset(history) is None:
         return "Go on: the patterns that are learned in phase one carry over to new samples"
     if crossing is not None:
