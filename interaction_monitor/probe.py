@@ -164,11 +164,26 @@ class Probe:
         inputs, targets = batch, None
         if isinstance(batch, (tuple, list)):
             if len(batch) not in (1, 2):
+                several = [f"batch[{place}]" for place in range(len(batch) - 1)]
                 raise TypeError(
                     f"a batch must be (x, y), x or a dict, got {describe(batch)}; make the probe yourself: "
-                    "Probe(inputs, targets)"
+                    + _of_several(several, f"batch[{len(batch) - 1}]", "{}")
                 )
             inputs, targets = batch[0], batch[1] if len(batch) == 2 else None
+            if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(part, Tensor) for part in inputs):
+                several = [f"batch[0][{place}]" for place in range(len(inputs))]
+                raise TypeError(
+                    f"inputs must be a tensor or a dict of tensors, got {describe(inputs)}; make the probe yourself: "
+                    + _of_several(several, "batch[1]", "[{}]" if isinstance(inputs, list) else "({},)")
+                )
+            if isinstance(targets, (Mapping, tuple, list)) and any(
+                isinstance(part, Tensor) for _, part in _items(targets)
+            ):
+                (first, _), *_ = (item for item in _items(targets) if isinstance(item[1], Tensor))
+                raise TypeError(
+                    f"targets must be a tensor or None, got {describe(targets)}; make the probe yourself, with those "
+                    f"that are explained: Probe(batch[0], batch[1][{first!r}])"
+                )
         if isinstance(inputs, Mapping):
             inputs = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
             for key in TARGET_KEYS:
@@ -194,6 +209,20 @@ def require_probe(who: str, probe: object) -> None:
     """
     if not isinstance(probe, Probe):
         raise TypeError(f"{who}(probe={describe(probe)}): give Probe(inputs, targets) or Probe.from_loader(loader)")
+
+
+def _of_several(inputs: Sequence[str], targets: str, given: str) -> str:
+    """Write the probe of several inputs, and the call of a network that takes them by place."""
+    entries = ", ".join(f'"x{place}": {one}' for place, one in enumerate(inputs))
+    call = given.format(", ".join(f'x["x{place}"]' for place in range(len(inputs))))
+    return (
+        f"Probe({{{entries}}}, {targets}), with forward_func=lambda module, x: module({call}), and players with "
+        'input_key="x0" for the one that is masked'
+    )
+
+
+def _items(parts: Any) -> list[tuple[Any, Any]]:
+    return list(parts.items() if isinstance(parts, Mapping) else enumerate(parts))
 
 
 def _gives_batches(loader: object) -> bool:

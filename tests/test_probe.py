@@ -272,3 +272,38 @@ def test_probes_that_are_none_are_refused(arguments, error, message):
 def test_bad_loaders_are_refused(loader, n_samples, error, message):
     with pytest.raises(error, match=message):
         Probe.from_loader(loader, n_samples)
+
+
+X, C, Y = torch.rand(4, 3), torch.rand(4, 2), torch.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "called"),
+    [
+        (([X, C], Y), lambda x: (x,)),
+        (((X, C), Y), lambda x: (tuple(x),)),
+        ((X, C, Y), lambda x: tuple(x)),
+    ],
+)
+def test_several_inputs_are_refused_with_the_very_lines_that_take_them(batch, called):
+    with pytest.raises(TypeError, match="make the probe yourself") as caught:
+        Probe.from_batch(batch)
+    text = str(caught.value)
+    probe = eval(text[text.index("Probe({") : text.index(", with forward_func")], {"Probe": Probe, "batch": batch})
+    assert torch.equal(probe.targets, Y)
+    assert [torch.equal(found, one) for found, one in zip(probe.inputs.values(), (X, C), strict=True)] == [True, True]
+    forward_func = eval(text[text.index("lambda") : text.index(", and players")])
+    given = forward_func(lambda *args: args, probe.inputs)
+    expected = called([probe.inputs["x0"], probe.inputs["x1"]])
+    assert type(given[0]) is type(expected[0])
+    assert given == expected or [type(one) for one in given] == [torch.Tensor] * 2
+    assert 'input_key="x0"' in text
+
+
+@pytest.mark.parametrize("targets", [{"name": "a", "label_x": Y}, [Y, C]])
+def test_several_targets_are_refused_with_the_very_line_that_takes_one(targets):
+    with pytest.raises(TypeError, match="targets must be a tensor or None") as caught:
+        Probe.from_batch((X, targets))
+    text = str(caught.value)
+    probe = eval(text[text.index("Probe(") :], {"Probe": Probe, "batch": (X, targets)})
+    assert torch.equal(probe.targets, Y)
