@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from interaction_monitor._split import is_split
 from interaction_monitor.cost import Cost, cost_of
 from interaction_monitor.observer import Observer
 
@@ -64,13 +65,13 @@ def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
         model: the module.
 
     Returns:
-        The estimate; None where there is so little to measure that it would take as long, or where it fails as the
-        measurement itself will.
+        The estimate; None for a network in parts, where there is so little to measure that it would take as long,
+        or where it fails as the measurement itself will.
     """
     n, n_samples = observer.players.n_players, len(observer.probe)
     if observer.train is not None:
         n_samples += len(observer.train[0])
-    if n_samples << n < _WORTHWHILE:
+    if n_samples << n < _WORTHWHILE or is_split(model):  # one process alone cannot run a model in parts
         return None
     try:
         # What there is to warn of, the measurement itself warns of.

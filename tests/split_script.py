@@ -1,24 +1,31 @@
 """Trains a network that processes hold in parts, and writes down what each saw; run by test_split.py."""
 
 import json
+import os
 import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
 
+import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import ModelParallelStrategy
+from networks import Convolutional
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.utils.data import DataLoader, TensorDataset
 
-from interaction_monitor import Observer, Probe, assign_players, masked_outputs, measure
+from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, masked_outputs, measure
 from interaction_monitor.players import FeaturePatches, ImagePatches
 
 PLAYERS = {
     "input": ImagePatches(grid=4, margin=0, n_players=5),
     "layer": FeaturePatches("1", grid=4, margin=0, n_players=5),
+    "layer of Lightning": FeaturePatches("features.1", grid=4, margin=0, n_players=3),
 }
 
 
@@ -85,7 +92,50 @@ def trained(kind, *, watched):
     }
 
 
-def refusals():
+class Net(Convolutional):
+    """A Lightning module that is split in one way or another."""
+
+    def __init__(self, way):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(256, 12))
+        self.way = way
+        self.losses = []
+
+    def configure_model(self):
+        if self.way == "data":
+            fully_shard(self.head, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self, mesh=self.device_mesh["data_parallel"])
+        else:
+            parallelize_module(self.head, self.device_mesh["tensor_parallel"], {"1": ColwiseParallel()})
+
+    def training_step(self, batch, index):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append(loss.item())
+        return loss
+
+
+def fitted(way, folder, *, watched):
+    """Train by Lightning's strategy for networks in parts; return the losses and what was measured."""
+    L.seed_everything(0, verbose=False)
+    size = dist.get_world_size()
+    sizes = {"data_parallel_size": size, "tensor_parallel_size": 1}
+    x = torch.randn(24, 1, 8, 8)
+    data = TensorDataset(x, torch.arange(24) % 10)
+    monitor = InteractionMonitor(PLAYERS["layer of Lightning"], n_samples=5, every_n_epochs=1)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=size, max_epochs=2, callbacks=[monitor] if watched else [], logger=False,
+        strategy=ModelParallelStrategy(**(sizes if way == "data" else dict(zip(sizes, (1, size), strict=True)))),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )  # fmt: skip
+    net = Net(way)
+    trainer.fit(net, DataLoader(data, 4), DataLoader(data, 8))
+    return {"losses": net.losses, "orders": [row.mean_order for row in monitor.observer.history] if watched else []}
+
+
+def refusals(folder):
     """Return what is said of networks that cannot be measured so."""
     probe = Probe(torch.rand(5, 1, 8, 8).double(), torch.arange(5))
     size, said = dist.get_world_size(), []
@@ -95,21 +145,29 @@ def refusals():
         masked_outputs(across, probe, players)
     except NotImplementedError as error:
         said.append(str(error))
+    try:
+        fitted("tensor", folder, watched=True)
+    except MisconfigurationException as error:
+        said.append(str(error))
     return said
 
 
 def run(folder):
     result = {
         f"{kind} {'watched' if watched else 'alone'}": trained(kind, watched=watched)
-        for kind in PLAYERS
+        for kind in ("input", "layer")
         for watched in (True, False)
-    } | {"refusals": refusals()}
+    }
+    for name, watched in {"fit watched": True, "fit alone": False}.items():
+        result[name] = fitted("data", f"{folder}/{name}", watched=watched)
+    result["refusals"] = refusals(f"{folder}/refused")
     Path(folder, f"rank_{dist.get_rank()}.json").write_text(json.dumps(result))
 
 
 def main(rank, world, folder):
-    warnings.simplefilter("error", UserWarning)
+    warnings.filterwarnings("error", message=".*interaction|.*cannot be put back")
     torch.set_num_threads(1)
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world)}  # Lightning starts no others
     store = dist.FileStore(f"{folder}/store", world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=240))
     run(folder)

@@ -201,7 +201,7 @@ def test_each_sample_has_one_process(n_samples, size):
 
 
 @pytest.mark.parametrize("module", ["lightning.pytorch", "pytorch_lightning"])
-@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_strategies_that_split_the_network_are_refused(module, name):
     strategies = importlib.import_module(f"{module}.strategies")
     strategy = object.__new__(getattr(strategies, name))
@@ -209,5 +209,7 @@ def test_strategies_that_split_the_network_are_refused(module, name):
         refuse_split_networks(SimpleNamespace(strategy=strategy))
 
 
-def test_strategies_that_do_not_are_not():
-    refuse_split_networks(SimpleNamespace(strategy=object.__new__(lightning.pytorch.strategies.DDPStrategy)))
+@pytest.mark.parametrize("name", ["DDPStrategy", "ModelParallelStrategy"])
+def test_strategies_with_which_all_processes_can_measure_are_not(name):
+    strategy = object.__new__(getattr(lightning.pytorch.strategies, name))
+    refuse_split_networks(SimpleNamespace(strategy=strategy))

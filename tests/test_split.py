@@ -19,7 +19,7 @@ def ranks(request, tmp_path_factory):
     """What each process of a run saw; five samples are not the same number for each."""
     folder = tmp_path_factory.mktemp("split")
     command = [sys.executable, Path(__file__).parent / "split_script.py", folder, str(request.param)]
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=240, check=False
     )
@@ -46,8 +46,17 @@ def test_training_goes_on_as_without(ranks, kind):
         assert watched["calls"] == 3
 
 
+def test_lightning_trains_it_as_without(ranks):
+    for seen in ranks:
+        assert seen["fit watched"]["losses"] == seen["fit alone"]["losses"]
+        assert len(seen["fit alone"]["losses"]) == 4
+        assert seen["fit watched"]["orders"] == ranks[0]["fit watched"]["orders"]
+        assert len(seen["fit watched"]["orders"]) == 3
+
+
 def test_what_shares_every_sample_is_refused_by_name(ranks):
     for seen in ranks:
-        (said,) = seen["refusals"]
-        assert "split by tensor parallelism" in said
-        assert "fully_shard" in said
+        assert len(seen["refusals"]) == 2
+        for said in seen["refusals"]:
+            assert "split by tensor parallelism" in said
+            assert "fully_shard" in said

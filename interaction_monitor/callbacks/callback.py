@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 from torch import nn
 
-from interaction_monitor.callbacks import checkpoint, loggers, resume
+from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks.arguments import require, require_at_least, require_reference, rule_of, schedules_of
+from interaction_monitor.callbacks.choice import TrainerSource, Wanted, choose
 from interaction_monitor.callbacks.errors import Faults, OnError, arguments_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forecast import Forecast, forecast
-from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
-from interaction_monitor.forward.model import call_model
 from interaction_monitor.history import History
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
-from interaction_monitor.players.base import PlayerMap
 from interaction_monitor.plots import run_text, tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
@@ -33,7 +30,6 @@ from interaction_monitor.record.files import is_record
 from interaction_monitor.reference.sources import Given, names_of
 from interaction_monitor.schedule import Schedule, budget_of, most_measurements
 from interaction_monitor.settings import (
-    ForwardContext,
     ForwardFunc,
     Interactions,
     Settings,
@@ -41,33 +37,9 @@ from interaction_monitor.settings import (
     or_default,
     plain,
     plain_settings,
-    require_few_players,
 )
 from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
-
-Measured = tuple[Probe, PlayerMap]
-
-
-@dataclass(frozen=True)
-class TrainerSource:
-    """What a trainer gives to be measured.
-
-    Attributes:
-        model: the network, on its device.
-        samples: draws so many samples by a seed.
-        training_samples: draws so many of the training set.
-        call: finds out how the network is called on the samples, where the user's `forward_func` is None.
-        convert: changes a way to call the network into one that has inputs in the trainer's precision.
-        forward_context: makes a context for each forward, for example an autocast.
-    """
-
-    model: nn.Module
-    samples: Callable[[int, int], Probe]
-    training_samples: Callable[[int, int], Probe]
-    call: Callable[[Probe, ForwardFunc | None], ForwardFunc]
-    convert: Callable[[ForwardFunc], ForwardFunc]
-    forward_context: ForwardContext = nullcontext
 
 
 class CallbackBase:
@@ -161,7 +133,7 @@ class CallbackBase:
         self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
 
     def _observer_of(self, source: TrainerSource, state: Mapping[str, Any] | None) -> tuple[Observer, Call | None]:
-        """Choose samples and players, on rank zero for all.
+        """Choose samples and players, the same on all processes.
 
         Args:
             source: what the trainer gives.
@@ -170,55 +142,19 @@ class CallbackBase:
         Returns:
             What measures them; and how the network is called, where that had to be found out.
         """
-        ranks = Ranks.of_this_run()
-        call: ForwardFunc = self.settings.forward_func or call_model
-        chosen: tuple[Probe, PlayerMap, Measured | None] | None = None
-        with ranks.together():
-            if ranks.rank == 0:
-                call, *chosen = self._choose(source, state)  # type: ignore[assignment]
-        probe, players, train = ranks.of_first(chosen)  # type: ignore[misc]  # None only where rank zero sends its own
-        found = ranks.of_first(call if isinstance(call, Call) else None)
-        context = source.forward_context
+        ranks, context = Ranks.of_this_run(), source.forward_context
+        wanted = Wanted(self.players, self.probe, self.n_samples, self.n_train_samples, self.settings, self.seed)
+        chosen = choose(source, wanted, state, ranks)
         observer = Observer(
-            probe,
-            players,
-            **vars(replace(self.settings, forward_func=source.convert(found or call), forward_context=context)),
+            chosen.probe,
+            chosen.players,
+            **vars(replace(self.settings, forward_func=source.convert(chosen.call), forward_context=context)),
             tracker=copy.deepcopy(self.tracker),
             ranks=ranks,
-            train=train,
+            train=chosen.train,
             reference=self.reference,
         )
-        return observer, found
-
-    def _choose(
-        self, source: TrainerSource, state: Mapping[str, Any] | None
-    ) -> tuple[ForwardFunc, Probe, PlayerMap, Measured | None]:
-        require_few_players(self.players.n_players, self.settings.interactions)
-        probe = self.probe or source.samples(self.n_samples, self.seed)
-        if state is not None:
-            checkpoint.check_number_of_training(state, self.n_train_samples)
-            probe = checkpoint.samples_of(state, probe, given=self.probe is not None)
-        check_forwards(len(probe) + self.n_train_samples, self.players.n_players)
-        call = source.call(probe, self.settings.forward_func)
-
-        def assign(samples: Probe) -> PlayerMap:
-            return assign_players(
-                source.model,
-                self.players,
-                samples,
-                forward_func=source.convert(call),
-                forward_context=source.forward_context,
-                seed=self.seed,
-            )
-
-        train = None
-        if self.n_train_samples:
-            samples = source.training_samples(self.n_train_samples, self.seed)
-            if state is not None:
-                samples = checkpoint.training_of(state, samples)
-            drawn = assign(samples)
-            train = samples, drawn if state is None else checkpoint.with_baseline_of(state, drawn)
-        return call, probe, assign(probe), train
+        return observer, chosen.call if isinstance(chosen.call, Call) else None
 
     def _cost_at_start(self, observer: Observer, model: nn.Module, n_epochs: int | None) -> str | None:
         """Say what the measurements of a run of so many epochs will take; None where that is not known."""

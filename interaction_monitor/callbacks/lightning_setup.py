@@ -14,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from interaction_monitor.callbacks import trials
-from interaction_monitor.callbacks.callback import TrainerSource
+from interaction_monitor.callbacks.choice import TrainerSource
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
 from interaction_monitor.probe import Probe

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
 
-SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy")
 
 
 def refuse_split_networks(trainer: pl.Trainer) -> None:
-    """Refuse strategies with which no process holds the whole network.
+    """Refuse strategies that split the network in a way that nobody has tried to measure with.
 
     Raises:
         MisconfigurationException: that says what to do.
@@ -27,8 +27,8 @@ def refuse_split_networks(trainer: pl.Trainer) -> None:
         raise MisconfigurationException(
             f"InteractionMonitor: with {type(trainer.strategy).__name__} each process holds a part of the network "
             "only, so no process can run the masked forwards alone. Train with strategy='ddp' where the network "
-            "fits on one device; otherwise save checkpoints, and measure them afterwards on one device with "
-            "interaction_monitor.Observer"
+            "fits on one device, or with ModelParallelStrategy and fully_shard; otherwise save checkpoints and measure "
+            "them afterwards on one device with interaction_monitor.Observer"
         )
 
 

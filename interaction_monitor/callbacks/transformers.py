@@ -15,7 +15,8 @@ except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
 from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
-from interaction_monitor.callbacks.callback import CallbackBase, TrainerSource
+from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.choice import TrainerSource
 from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.transformers_trainer import (

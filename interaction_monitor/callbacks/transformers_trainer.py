@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from interaction_monitor.callbacks.callback import TrainerSource
+from interaction_monitor.callbacks.choice import TrainerSource
 from interaction_monitor.callbacks.trials import way_to_call
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
