@@ -176,13 +176,10 @@ class Probe:
                     f"inputs must be a tensor or a dict of tensors, got {describe(inputs)}; make the probe yourself: "
                     + _of_several(several, "batch[1]", "[{}]" if isinstance(inputs, list) else "({},)")
                 )
-            if isinstance(targets, (Mapping, tuple, list)) and any(
-                isinstance(part, Tensor) for _, part in _items(targets)
-            ):
-                (first, _), *_ = (item for item in _items(targets) if isinstance(item[1], Tensor))
+            if named := _tensors_in(targets):
                 raise TypeError(
                     f"targets must be a tensor or None, got {describe(targets)}; make the probe yourself, with those "
-                    f"that are explained: Probe(batch[0], batch[1][{first!r}])"
+                    f"that are explained: Probe(batch[0], batch[1][{named[0]!r}])"
                 )
         if isinstance(inputs, Mapping):
             inputs = {key: value for key, value in inputs.items() if isinstance(value, Tensor)}
@@ -221,8 +218,12 @@ def _of_several(inputs: Sequence[str], targets: str, given: str) -> str:
     )
 
 
-def _items(parts: Any) -> list[tuple[Any, Any]]:
-    return list(parts.items() if isinstance(parts, Mapping) else enumerate(parts))
+def _tensors_in(parts: object) -> list[Any]:
+    """List the keys or places of the tensors in a dict, list or tuple."""
+    items: Iterable[tuple[Any, Any]] = parts.items() if isinstance(parts, Mapping) else ()
+    if isinstance(parts, (tuple, list)):
+        items = enumerate(parts)
+    return [key for key, part in items if isinstance(part, Tensor)]
 
 
 def _gives_batches(loader: object) -> bool:
