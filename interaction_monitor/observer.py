@@ -178,7 +178,8 @@ class Observer:
         measurement = self._measure(model, self.probe, self.players, settings)
         measurement = self._with_rounding(measurement, model, settings)
         if self.references is not None:
-            measurement = self._beside_references(measurement, settings)
+            measure = self._measuring(settings)
+            measurement = self.references.compare(measurement, measure, first=not len(self.history))
         train = None if self.train is None else self._measure(model, *self.train, settings)
         evaluated = self._evaluated(model, settings)
         losses = self._compared_losses((train_loss, test_loss), evaluated)
@@ -207,10 +208,8 @@ class Observer:
         found: LossPair = (None, None)
         if self.ranks.rank == 0:
             with suppress(Exception):  # it is told beside the interactions, which say what fails
-                found = (
-                    evaluated_loss(model, self.train_samples.probe, settings),
-                    evaluated_loss(model, self.probe, settings),
-                )
+                train, probe = self.train_samples.probe, self.probe
+                found = evaluated_loss(model, train, settings), evaluated_loss(model, probe, settings)
         return self.ranks.of_first(found)
 
     def _compared_losses(self, logged: LossPair, evaluated: LossPair) -> LossPair:
@@ -244,10 +243,6 @@ class Observer:
         if self.references is None or self.references.twins is None:
             raise ValueError("this observer has no twins; give reference=Twins(factory, loss=..., optimizer=...)")
         return self.references.twins
-
-    def _beside_references(self, measurement: Measurement, settings: Settings) -> Measurement:
-        assert self.references is not None
-        return self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
 
     def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
         return lambda network: self._measure(network, self.probe, self.players, settings)
