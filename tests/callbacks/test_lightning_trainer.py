@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from interaction_monitor import InteractionMonitor
@@ -95,6 +96,45 @@ class TestSteps:
         trainer.fit_loop.max_epochs = 2
         trainer.fit(net, *loaders)
         assert watch.observer.history.steps.tolist() == [0, 4, 8]
+
+
+class TwoOptimizers(Net):
+    """One for the weights and one for the biases, as adversarial networks have two."""
+
+    def __init__(self):
+        super().__init__(known=True)
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD([parameter], lr=0.1) for parameter in self.net.parameters()]
+
+
+def test_with_several_optimizers_the_points_lie_on_the_steps_of_the_losses(loaders, make_trainer):
+    watch = monitor()
+    trainer = make_trainer(watch, max_epochs=2)
+    trainer.fit(TwoOptimizers(), *loaders)
+    assert watch.observer.history.steps.tolist() == [0, 8, 16]  # each optimizer's count
+    events = EventAccumulator(trainer.log_dir).Reload()
+    losses = [event.step for event in events.Scalars("val_loss")]
+    assert [event.step for event in events.Scalars("interactions/mean_order")] == [0, *losses] == [0, 3, 7]
+
+
+@pytest.mark.parametrize(
+    "options", [{"val_check_interval": 1}, {"check_val_every_n_epoch": None, "val_check_interval": 3}]
+)
+def test_limits_and_validations_within_an_epoch_change_no_count_of_batches(loaders, make_trainer, options):
+    watch = monitor()
+    trainer = make_trainer(watch, max_epochs=3, limit_train_batches=2, logger=False, **options)
+    trainer.fit(Net(), *loaders)
+    assert trainer.global_step == 0
+    assert watch.observer.history.steps.tolist() == [0, 2, 4, 6]
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2, 3]
 
 
 def mean(seen):
@@ -224,3 +264,13 @@ def test_a_monitor_is_copied_and_pickled_after_its_run(loaders, make_trainer):
     for again in (pickle.loads(pickle.dumps(watch)), copy.deepcopy(watch)):
         assert again.observer.history == watch.observer.history
         make_trainer(again, max_epochs=1, logger=False).fit(Net(manual=False), *loaders)
+
+
+def test_a_monitor_with_a_lambda_is_pickled_by_cloudpickle_after_its_run(loaders, make_trainer):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    watch = monitor(forward_func=lambda module, x: module(x))
+    make_trainer(watch, max_epochs=1).fit(Net(manual=False), *loaders)
+    again = pickle.loads(cloudpickle.dumps(watch))
+    assert again.observer.history == watch.observer.history
+    make_trainer(again, max_epochs=1, logger=False).fit(Net(manual=False), *loaders)
+    assert len(again.observer.history) == 2
