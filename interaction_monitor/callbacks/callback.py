@@ -176,13 +176,7 @@ class CallbackBase:
     def _losses_now(
         self, metrics: Mapping[str, Any], ranks: Ranks, *, trained: bool
     ) -> tuple[float | None, float | None]:
-        """Return training and validation loss for a measurement, as `Losses.read`; warn once if one will not be known.
-
-        Args:
-            metrics: what the trainer has logged.
-            ranks: the processes that train together.
-            trained: whether a whole epoch of training has been.
-        """
+        """Return both losses for a measurement, as `Losses.read`; warn once if one will not be known."""
         losses = self.losses.read(metrics, ranks)
         if self.after_steps is not None:
             self.losses.batches.reset()

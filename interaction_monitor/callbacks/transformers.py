@@ -10,7 +10,9 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import nn
 
 try:
-    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainerState
+    from transformers import TrainerControl as Control
+    from transformers import TrainingArguments as Arguments
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
@@ -21,7 +23,10 @@ from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.transformers_trainer import (
     StepLosses,
+    boards_of,
+    checkpoint_folder,
     claim,
+    earlier_record,
     evaluation_of,
     monitored,
     no_test_loss,
@@ -36,8 +41,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Progress, Record, RecordError
-from interaction_monitor.record.files import is_record
+from interaction_monitor.record import Progress, RecordError
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule
 from interaction_monitor.settings import ForwardFunc, Interactions, Thresholds
@@ -155,9 +159,7 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             twins.close()
         self._twins: transformers_twins.ModelTwins | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
         refuse_split_models(args)
         self._forget()
@@ -168,7 +170,7 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         try:
             with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
                 self.observer = self._set_up(args, state, source_of(trainer, model, kwargs["train_dataloader"]))
-                self._begin_twins(model, kwargs["optimizer"], trainer, _folder_of(args, state))
+                self._begin_twins(model, kwargs["optimizer"], trainer, checkpoint_folder(args, state))
             if self.observer is not None and len(self.observer.history) == 0:
                 self._measure(model, state, through=MISFITS)
         except MISFITS as error:
@@ -176,28 +178,22 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
         if self.stop is not None and self.stop.needs_losses and (why := no_test_loss(args, state)):
             self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Begin to average the training loss anew, where epochs are counted."""
         if self.after_steps is None:
             self.losses.batches.reset()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Measure what waited for an evaluation or a log entry that did not come."""
         self._measure_if_due(kwargs["model"], state, control)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Train the twins on their halves of what the model is about to have learnt."""
         if self._twins is not None:
             with self.faults.guard("training the twins"):
                 self._twins.step(args, kwargs["optimizer"])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Take in the loss; measure, where steps are counted, if enough of them have passed or this is the last."""
         with self.faults.guard("averaging the training loss"):
             if (loss := self._step_losses.next(trainer_of(self))) is not None:
@@ -206,16 +202,14 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             last = state.global_step >= state.max_steps
             self._schedule(kwargs["model"], state, control, due=last or self.after_steps(state.global_step), last=last)
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Measure, where epochs are counted, if enough of them have passed or this is the last."""
         self._say(self._cost_after_epoch())
         last = control.should_training_stop or state.global_step >= state.max_steps
         due = last or (self.after_steps is None and self.after_epochs(round(state.epoch or 0)))
         self._schedule(kwargs["model"], state, control, due=due, last=last)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Take note of the losses, and measure if that waits for these; each callback sees the monitored key behind."""
         logs = kwargs["logs"]
         self._logged |= logs
@@ -230,7 +224,7 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             known = self._known(args)
             logs.update({f"eval_{key}": known[key] for key, _ in monitored(args) if key in known})
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Put the latest numbers among the metrics of the evaluation."""
         metrics = kwargs["metrics"]
         ours = f"{self._evaluation}_runtime" in metrics or not any(key.endswith("_runtime") for key in metrics)
@@ -238,17 +232,15 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             self._measure_if_due(kwargs["model"], state, control)
             metrics.update({f"eval_{key}": value for key, value in self._known(args).items()})
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Note that there is a newer checkpoint."""
         resume.note(self.observer, Progress(checkpoint=state.global_step), self.faults)
-        folder = _folder_of(args, state)
+        folder = checkpoint_folder(args, state)
         if self._twins is not None and self.observer is not None and self.observer.ranks.rank == 0 and folder.is_dir():
             with self.faults.guard("writing the twins beside the checkpoint"):
                 self._twins.save(folder / f"{self.name}_twins.pt")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Measure the final model if that has not been done yet, draw the run and say what it showed."""
         if self._twins is not None:
             self._twins.close()
@@ -279,14 +271,18 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             with self.faults.guard("going on with the twins"):
                 self._twins.load(folder / f"{self.name}_twins.pt")
 
-    def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
+    def _set_up(self, args: Arguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""
         who, folder, ranks = type(self).__name__, Path(args.output_dir or "."), Ranks.of_this_run()
         noted, before = claim(who, self.name, state)
         earlier = None
         with ranks.together():
             if ranks.rank == 0 and state.global_step > 0:
-                earlier = self._earlier(folder, state, before.get("record"))
+                try:
+                    earlier = earlier_record(folder, before.get("record", self.name), self.plain_settings())
+                except RecordError as error:
+                    at = f"epoch {int((state.epoch or 0) + 1e-6)} (step {state.global_step})"
+                    self.faults.warn_once("resume", f"{error}, so the record begins at {at}")
         observer, found = self._observer_of(source, None if earlier is None else checkpoint.state_in(earlier))
         if found is not None and ranks.rank == 0:
             self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
@@ -300,7 +296,9 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
                     resume.open_at_step(
                         observer, folder / self.name, self.plain_settings(), earlier, step=state.global_step, who=who
                     )
-                    self._boards = self._board(observer, folder, state)
+                    self._boards = boards_of(observer, folder)
+                    if len(observer.history):
+                        self._loggers().take_back(observer.history, step=state.global_step + 1)
                     noted["record"] = self._boards[0].version
         finally:  # all processes must know the same, also where a part of it could not be read
             observer.load_state_dict(ranks.of_first(observer.state_dict()))
@@ -309,32 +307,6 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
             self._say(self._cost_at_start(observer, source.model, n_epochs))
         return observer
-
-    def _earlier(self, folder: Path, state: TrainerState, noted: object) -> Record | None:
-        """Find the record of the run that wrote the checkpoint, and refuse to measure otherwise than there."""
-        path = folder / (Path(noted).name if isinstance(noted, str) else self.name)
-        try:
-            if not is_record(path):
-                raise RecordError(f"there is no record to go on with in {path}")
-            record = Record.open(path)
-            checkpoint.check(checkpoint.state_in(record), self.plain_settings())
-        except RecordError as error:
-            epoch = int((state.epoch or 0) + 1e-6)
-            message = f"{error}, so the record begins at epoch {epoch} (step {state.global_step})"
-            self.faults.warn_once("resume", message)
-            return None
-        return record
-
-    def _board(self, observer: Observer, folder: Path, state: TrainerState) -> list[TensorBoardLogger]:
-        assert observer.record is not None
-        # No other curves lie in this folder, so a new record may drop whatever is left there.
-        purge: Any = {} if len(observer.history) else {"purge_step": 0}
-        boards = [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
-        if len(observer.history):
-            Loggers(boards, name=self.name, guard=self.faults.guard, losses=_LOSSES).take_back(
-                observer.history, step=state.global_step + 1
-            )
-        return boards
 
     def _loggers(self) -> Loggers:
         return Loggers(self._boards, name=self.name, guard=self.faults.guard, losses=_LOSSES)
@@ -345,16 +317,14 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
                 if text is not None:
                     print(text)
 
-    def _known(self, args: TrainingArguments) -> dict[str, float]:
+    def _known(self, args: Arguments) -> dict[str, float]:
         """Return what is known of each key, and the worst of one that is monitored before there is any."""
         return self._keys.updated(self._values, monitored(args), self.players.n_players)
 
     def _measured(self, observer: Observer, state: TrainerState) -> bool:
         return len(observer.history) > 0 and observer.history[-1].step == state.global_step
 
-    def _schedule(
-        self, model: nn.Module, state: TrainerState, control: TrainerControl, *, due: bool, last: bool
-    ) -> None:
+    def _schedule(self, model: nn.Module, state: TrainerState, control: Control, *, due: bool, last: bool) -> None:
         observer = self.observer
         if observer is None or not due or self._measured(observer, state):
             return
@@ -363,7 +333,7 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             if not (control.should_evaluate or control.should_log):
                 self._measure_if_due(model, state, control)
 
-    def _measure_if_due(self, model: nn.Module, state: TrainerState, control: TrainerControl) -> None:
+    def _measure_if_due(self, model: nn.Module, state: TrainerState, control: Control) -> None:
         observer = self.observer
         if not self._due or observer is None:
             return
@@ -394,8 +364,3 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
                 losses = {key: getattr(row, key) for key in _LOSSES if getattr(row, key) is not None}
                 values = self._values | {f"{self.name}/{key}": loss for key, loss in losses.items()}
                 self._loggers().publish(observer.history, values, step=step)
-
-
-def _folder_of(args: TrainingArguments, state: TrainerState) -> Path:
-    """Return where the trainer keeps the checkpoint of this step, if it does."""
-    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"

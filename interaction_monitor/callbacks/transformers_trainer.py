@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.callbacks.choice import TrainerSource
 from interaction_monitor.callbacks.trials import way_to_call
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
+from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe
+from interaction_monitor.record import Record, RecordError
+from interaction_monitor.record.files import is_record
 from interaction_monitor.settings import ForwardFunc
 
 
@@ -127,6 +133,39 @@ class StepLosses:
         before = self._before if logged_at == self._logged_at else None
         self._before, self._logged_at = total.detach().clone(), logged_at
         return self._before if before is None else self._before - before
+
+
+def earlier_record(folder: Path, name: str, settings: Mapping[str, Any]) -> Record:
+    """Open the record of the run that wrote a checkpoint.
+
+    Args:
+        folder: where the trainer writes.
+        name: of the record's folder in it.
+        settings: what decides what a measurement of this run means.
+
+    Raises:
+        RecordError: if there is none that can be read.
+        ValueError: if this run would measure otherwise than there.
+    """
+    path = folder / Path(name).name
+    if not is_record(path):
+        raise RecordError(f"there is no record to go on with in {path}")
+    record = Record.open(path)
+    checkpoint.check(checkpoint.state_in(record), settings)
+    return record
+
+
+def boards_of(observer: Observer, folder: Path) -> list[TensorBoardLogger]:
+    """Return what writes a run's panels, in a folder that has the name of its record."""
+    assert observer.record is not None
+    # No other curves lie in this folder, so a new record may drop whatever is left there.
+    purge: Any = {} if len(observer.history) else {"purge_step": 0}
+    return [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
+
+
+def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
+    """Return where the trainer keeps the checkpoint of this step, if it does."""
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
 
 
 def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> TrainerSource:
