@@ -29,6 +29,7 @@ from interaction_monitor.functional import (
     sparsest_and_or,
 )
 from interaction_monitor.players import PlayerMap
+from interaction_monitor.state import undisturbed
 
 TURNS = 7
 FEW = 64  # coalitions of a sample that are run the naive way
@@ -128,6 +129,29 @@ def naive(model: nn.Module, probe: Probe, players: PlayerMap) -> None:
             float(z[target] - torch.cat((z[:target], z[target + 1 :])).logsumexp(0))
 
 
+@torch.no_grad()
+def putting_back() -> None:
+    print("\nputting the network's state back, processor time in milliseconds, the least of 5")
+    print(f"{'network':26} {'modules':>7} {'a forward':>10} {'once a measurement':>19} {'each forward after':>19}")
+    for case in cases():
+        model, inputs = case.model.eval(), case.probe.inputs_of(0)
+        forward = partial(call_model, model, inputs)
+
+        def kept(times: int, model: nn.Module = model, forward: Callable[[], object] = forward) -> None:
+            with undisturbed(model) as state:
+                for _ in range(times):
+                    state.run(forward)
+
+        bare, once, often = (
+            min(taken(run).processor for _ in range(5)) for run in (forward, partial(kept, 1), partial(kept, 21))
+        )
+        each = (often - once) / 20
+        print(
+            f"{case.name:26} {len(list(model.modules())):7} {1e3 * bare:10.2f} {1e3 * (once - bare):19.2f} "
+            f"{1e3 * (each - bare):19.3f}"
+        )
+
+
 def in_parts() -> None:
     print("\na measurement of 50 samples of 10 players in parts, seconds")
     print(f"{'network':16} {'forwards':>9} {'extraction':>11} {'metric':>8} {'whole':>8} {'naive':>8} {'faster':>7}")
@@ -179,6 +203,7 @@ def memory() -> None:
 
 def main() -> None:
     against_the_bare_suffix()
+    putting_back()
     in_parts()
     memory()
 
