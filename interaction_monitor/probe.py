@@ -43,7 +43,10 @@ class Probe:
     def __post_init__(self) -> None:
         tensors = list(self.inputs.values()) if isinstance(self.inputs, dict) else [self.inputs]
         if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-            raise TypeError(f"inputs must be a tensor or a dict of tensors, got {describe(self.inputs)}")
+            raise TypeError(
+                f"inputs must be a tensor or a dict of tensors, got {describe(self.inputs)}; of graphs and other "
+                "objects give Probe(tensors, targets) by hand, and forward_func= that makes the object again"
+            )
         if self.targets is not None and not isinstance(self.targets, Tensor):
             raise TypeError(f"targets must be a tensor or None, got {describe(self.targets)}")
         if self.targets is not None:

@@ -38,7 +38,7 @@ def classes_of(logits: Tensor, targets: Tensor | None, name: str) -> Tensor:
     if logits.ndim not in (1, 2) or not logits.is_floating_point():
         raise ValueError(
             f"output {name!r} needs logits of shape (batch, classes), got {tuple(logits.shape)} of "
-            f"{logits.dtype}; {_of_logits(logits)}"
+            f"{logits.dtype}; {_of_logits(logits, targets)}"
         )
     if logits.ndim == 2 and logits.shape[1] == 0:
         raise ValueError(f"output {name!r} needs logits of at least one class, got the shape {tuple(logits.shape)}")
@@ -144,13 +144,15 @@ def _require_range(logits: Tensor, targets: Tensor, name: str) -> None:
         )
 
 
-def _of_logits(logits: Tensor) -> str:
+def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
     if logits.ndim == 3 and logits.is_floating_point():
         return f"{_NEXT_TOKEN}; for one of several positions give forward_func= that returns its logits"
     if logits.ndim > 3 and logits.is_floating_point():
+        classes = targets is None or targets.ndim < logits.ndim - 1  # there is nothing to compare the values with
         return (
             "values for each position are an autoencoder's or a segmentation's: "
-            f"{_FUNCTION}, or forward_func= that returns the logits of one position"
+            + "give Probe(inputs, inputs), if the inputs are what is to be given back, and " * classes
+            + f"{_FUNCTION}, or forward_func= that returns the logits of one position"
         )
     return "give forward_func= that returns such logits, or another output="
 

@@ -264,3 +264,13 @@ def test_smoothed_log_odds_are_those_of_the_authors_formula():
     assert found[1:].tolist() == pytest.approx([16.118, -16.118], abs=1e-3)
     with pytest.raises(ValueError, match="epsilon must be positive"):
         outputs.smoothed_log_odds(0.0)
+
+
+def test_an_autoencoder_whose_batches_have_labels_is_told_what_to_compare():
+    values, labels = torch.rand(2, 3, 8, 8), torch.arange(2)
+    with pytest.raises(
+        ValueError, match=r"autoencoder's.*: give Probe\(inputs, inputs\).* and give output= a function"
+    ):
+        outputs.log_odds(values, labels)
+    with pytest.raises(ValueError, match=r"segmentation's: give output= a function"):
+        outputs.log_odds(values, torch.zeros(2, 8, 8, dtype=torch.long))

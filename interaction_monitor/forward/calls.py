@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from types import CodeType
 from typing import Any
 
@@ -76,7 +76,7 @@ class Call:
 
     def __call__(self, module: nn.Module, inputs: Any) -> Any:
         """Call the network."""
-        return _value(self.line, {"module": module, self.name: inputs})
+        return _value(self.line, {"torch": torch, "module": module, self.name: inputs})
 
     def __str__(self) -> str:
         return f"forward_func=lambda module, {self.name}: {self.line}"
@@ -227,15 +227,24 @@ def _line_of_tensor(value: Tensor, known: list[tuple[str, Tensor]]) -> str:
         if tensor is value or _equal(tensor, value):
             return line
     inputs = [(line, tensor) for line, tensor in known if line != "None"]
-    for depth, (line, tensor) in zip(count(), _changed(inputs), strict=False):
+    for depth, (line, tensor) in zip(count(), chain(inputs, _changed(inputs)), strict=False):
         if _equal(tensor, value):
             return line
+        if value.dtype == torch.float32 and _is_one_hot(value, tensor):
+            return f"torch.nn.functional.one_hot({line}, {value.shape[-1]}).float()"
         if depth > 2000:
             break
     for line, tensor in inputs:
         if tensor.numel() == value.numel() and _equal(tensor.reshape(value.shape), value):
             return f"{line}.reshape(-1, {', '.join(map(str, value.shape[1:]))})"
     return "..."
+
+
+def _is_one_hot(value: Tensor, codes: Tensor) -> bool:
+    if codes.dtype != torch.int64 or value.shape[:-1] != codes.shape or not value.ndim:
+        return False
+    within = bool(((codes >= 0) & (codes < value.shape[-1])).all())
+    return within and torch.equal(functional.one_hot(codes, value.shape[-1]).to(value), value)
 
 
 def _changed(known: list[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

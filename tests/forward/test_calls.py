@@ -78,6 +78,20 @@ class OtherKeys(Flattens):
         return nn.functional.nll_loss(self.model(batch["picture"].flatten(1)).log_softmax(1), batch["label"])
 
 
+class OneHot(NoForward):
+    """Makes its codes one-hot in the step, and calls its parts past `module(x)`."""
+
+    line = "module.head[1](module.encoder(torch.nn.functional.one_hot(x.flatten(1).long(), 2).float()).mean(1))"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(2, 8)
+
+    def step(self, batch):
+        codes = nn.functional.one_hot(batch[0].flatten(1).long(), 2).float()
+        return self.loss(self.head[1](self.encoder(codes).mean(1)), batch[1])
+
+
 class Unclear(NoForward):
     line = None
 
@@ -102,7 +116,7 @@ def run(net, data, make_trainer, **options):
     return monitor
 
 
-@pytest.mark.parametrize("kind", [Flattens, Itself, NoForward, TakesTheBatch, OtherKeys])
+@pytest.mark.parametrize("kind", [Flattens, Itself, NoForward, TakesTheBatch, OtherKeys, OneHot])
 def test_the_call_of_the_validation_step_is_taken(kind, digits, make_trainer, capsys):
     torch.manual_seed(0)
     found = run(kind(), digits, make_trainer).observer.history
