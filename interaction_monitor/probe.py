@@ -100,7 +100,14 @@ class Probe:
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     @classmethod
-    def from_loader(cls, loader: Iterable[Any], n_samples: int = 50, *, seed: int = 0) -> Probe:
+    def from_loader(
+        cls,
+        loader: Iterable[Any],
+        n_samples: int = 50,
+        *,
+        seed: int = 0,
+        suits: Callable[[Probe], Tensor | Sequence[bool]] | None = None,
+    ) -> Probe:
         """Choose samples from a loader: the same in each run, and as many of each class as there can be.
 
         Nothing of the loader is touched: it is read in a forked process, where whatever is read, opened, counted or
@@ -122,6 +129,8 @@ class Probe:
                 no tensors are left out.
             n_samples: how many samples; the papers use 50 [Ren et al. 2024, F.3].
             seed: decides the choice.
+            suits: tells of each sample of a batch whether it is to be preferred, for instance
+                `lambda probe: words.available(probe) >= 10` for sentences with enough words; None prefers none.
 
         Returns:
             The probe, on the device on which the loader gives its batches.
@@ -148,7 +157,15 @@ class Probe:
         def targets_of(batch: Any) -> Tensor | None:
             return cls.from_batch(batch).targets
 
-        return cls.from_batch(read_samples(loader, n_samples, seed=seed, targets_of=targets_of))
+        def suited(batch: Any) -> Sequence[bool]:
+            assert suits is not None
+            found = suits(cls.from_batch(batch))
+            return found.tolist() if isinstance(found, Tensor) else found
+
+        chosen = read_samples(
+            loader, n_samples, seed=seed, targets_of=targets_of, suits=None if suits is None else suited
+        )
+        return cls.from_batch(chosen)
 
     @classmethod
     def from_batch(cls, batch: Any) -> Probe:

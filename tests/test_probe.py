@@ -308,3 +308,20 @@ def test_several_targets_are_refused_with_the_very_line_that_takes_one(targets):
     text = str(caught.value)
     probe = eval(text[text.index("Probe(") :], {"Probe": Probe, "batch": (X, targets)})
     assert torch.equal(probe.targets, Y)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_samples_that_suit_are_preferred_and_classes_take_turns_among_them(stream, labelled):
+    x = torch.arange(120)[:, None].float()
+    data = TensorDataset(x, (torch.arange(120) // 3) % 2) if labelled else TensorDataset(x)
+    loader = DataLoader(data, 10)
+    loader = list(loader) if stream else loader
+    few = Probe.from_loader(loader, 12, suits=lambda probe: probe.inputs[:, 0] % 3 == 0)
+    assert (few.inputs % 3 == 0).all()
+    assert not (Probe.from_loader(loader, 12).inputs % 3 == 0).all()
+    if labelled:
+        assert few.targets.bincount().tolist() == [6, 6]
+    # Where too few suit, others fill up.
+    most = Probe.from_loader(loader, 12, suits=lambda probe: (probe.inputs[:, 0] % 40 == 0).tolist())
+    assert (len(most), int((most.inputs[:, 0] % 40 == 0).sum())) == (12, 3)

@@ -128,13 +128,15 @@ class Selection:
 
     def __init__(self, n_samples: int) -> None:
         self.n_samples = n_samples
+        self._suits: list[bool] = []  # whether each candidate so far is preferred
         self._classes: list[int | None] = []  # of each candidate so far; None where its target is no class
         self._kept: dict[int, Any] = {}  # place among the candidates -> batch of one
 
-    def add(self, batch: Any, targets: Tensor | None, rows: Sequence[int]) -> None:
-        """Take the candidates that are in some rows of a batch."""
+    def add(self, batch: Any, targets: Tensor | None, rows: Sequence[int], suits: Sequence[bool] | None = None) -> None:
+        """Take the candidates that are in some rows of a batch, and prefer those that suit."""
         for row in rows:
             self._kept[len(self._classes)] = rows_of(batch, [row])
+            self._suits.append(suits is None or bool(suits[row]))
             self._classes.append(class_of(None if targets is None else targets[row]))
         if len(self._kept) > 4 * self.n_samples:
             self._forget()
@@ -147,7 +149,7 @@ class Selection:
     @property
     def settled(self) -> bool:
         """Whether no further candidate can change the choice: without classes the first ones are taken."""
-        return None in self._classes and self.found >= self.n_samples
+        return None in self._classes and sum(self._suits) >= self.n_samples
 
     def places(self) -> list[int]:
         """Return which candidates are chosen.
@@ -157,7 +159,15 @@ class Selection:
         """
         if self.found < self.n_samples:
             raise TooFewSamplesError(self.found, self.n_samples)
-        return balanced(self._classes, self.n_samples)
+        return self._preferred()
+
+    def _preferred(self) -> list[int]:
+        chosen: list[int] = []
+        for suits in (True, False):
+            places = [place for place, found in enumerate(self._suits) if found == suits]
+            turns = balanced([self._classes[place] for place in places], self.n_samples - len(chosen))
+            chosen += [places[turn] for turn in turns]
+        return chosen
 
     def batch(self) -> Any:
         """Return the chosen samples as one batch.
@@ -169,7 +179,8 @@ class Selection:
 
     def _forget(self) -> None:
         # Candidates that come later move others back, never forward. If one of them has no class, the first count.
-        wanted = {*balanced(self._classes, self.n_samples), *range(self.n_samples)}
+        suited = itertools.islice((place for place, suits in enumerate(self._suits) if suits), self.n_samples)
+        wanted = {*self._preferred(), *range(self.n_samples), *suited}
         self._kept = {place: kept for place, kept in self._kept.items() if place in wanted}
 
 
@@ -189,7 +200,7 @@ def balanced(classes: Sequence[int | None], n_samples: int) -> list[int]:
         ([0, 3, 1], [0, 1])
     """
     if None in classes:
-        return list(range(n_samples))
+        return list(range(min(n_samples, len(classes))))
     places: dict[int | None, list[int]] = {}
     for place, found in enumerate(classes):
         places.setdefault(found, []).append(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -26,9 +26,10 @@ from interaction_monitor.state import preserved_rng
 CANDIDATES = 10
 
 Targets = Callable[[Any], Tensor | None]
+Suits = Callable[[Any], Sequence[bool]]
 
 
-def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets) -> Any:
+def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets, suits: Suits | None = None) -> Any:
     """Choose samples of a loader and return them as one batch of the loader's own kind.
 
     Everything runs in a forked process, so that no dataset, sampler, generator, iterator, worker or open file of this
@@ -39,6 +40,7 @@ def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets)
         n_samples: how many samples.
         seed: decides the choice.
         targets_of: finds the targets in a batch.
+        suits: tells of each sample of a batch whether it is to be preferred; None prefers none.
 
     Raises:
         TooFewSamplesError: if the loader has fewer samples.
@@ -49,8 +51,8 @@ def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets)
     def read(own: Any) -> Any:
         with preserved_rng(seed):
             if is_map_style(own):
-                return _from_items(own, n_samples, seed, targets_of)
-            return _from_batches(own, n_samples, seed, targets_of)
+                return _from_items(own, n_samples, seed, targets_of, suits)
+            return _from_batches(own, n_samples, seed, targets_of, suits)
 
     if can_fork(start_method_of(base)):
         try:
@@ -62,7 +64,7 @@ def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets)
     return read(copied(base))
 
 
-def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: Targets) -> Any:
+def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: Targets, suits: Suits | None) -> Any:
     found, batches = key_batches(loader, CANDIDATES * n_samples, seed)
     if found < n_samples:
         raise _too_few(found, n_samples)
@@ -70,7 +72,8 @@ def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: 
     candidates: list[Any] = []
     for batch, drawn in zip(loader_like(loader, [drawn.keys for drawn in batches], seed), batches, strict=True):
         size = size_of(batch)
-        selection.add(batch, targets_of(batch), drawn.candidates if size == len(drawn.keys) else range(size))
+        rows = drawn.candidates if size == len(drawn.keys) else range(size)
+        selection.add(batch, targets_of(batch), rows, suits and suits(batch))
         candidates += [drawn.keys[row] for row in drawn.candidates]
         if selection.settled:
             break
@@ -87,12 +90,12 @@ def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: 
     return rows_of(batch, range(n_samples))
 
 
-def _from_batches(loader: Any, n_samples: int, seed: int, targets_of: Targets) -> Any:
+def _from_batches(loader: Any, n_samples: int, seed: int, targets_of: Targets, suits: Suits | None) -> Any:
     selection = Selection(n_samples)
     batches: Iterator[Any] = iter(loader_like(loader, None, seed) if isinstance(loader, DataLoader) else loader)
     for batch in batches:
         targets = targets_of(batch)
-        selection.add(batch, targets, range(size_of(batch)))
+        selection.add(batch, targets, range(size_of(batch)), suits and suits(batch))
         if selection.found >= CANDIDATES * n_samples or selection.settled:
             break
     if selection.found < n_samples:
