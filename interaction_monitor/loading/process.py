@@ -17,6 +17,7 @@ import os
 import pickle
 import stat
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -139,6 +140,7 @@ def _refuse_manager(proxy: Any, *_: Any, **__: Any) -> Any:
 
 T = TypeVar("T")
 
+WITHOUT_HOPE = 10.0  # seconds asleep after which nobody will wake a process that waits for a thread it does not have
 LONGEST = 3600.0  # seconds: far more than any loader takes, and still no wait for ever
 
 
@@ -167,6 +169,7 @@ def in_own_process(function: Callable[[], T], *, longest: float = LONGEST) -> T:
 
     Raises:
         NeedsThisProcessError: if the function needs CUDA, say.
+        SharedStateError: if it waits for a thread that only this process has.
         TimeoutError: if it takes longer.
         RuntimeError: if the process dies.
         Exception: what the function raises.
@@ -180,8 +183,7 @@ def in_own_process(function: Callable[[], T], *, longest: float = LONGEST) -> T:
         process.start()
     sender.close()
     try:
-        if not receiver.poll(longest):
-            raise TimeoutError(f"reading samples in a process of its own took longer than {longest:.0f} s")
+        _wait(receiver, process.pid or 0, longest)
         answer = receiver.recv_bytes()
     except EOFError:
         process.join()
@@ -199,6 +201,28 @@ def in_own_process(function: Callable[[], T], *, longest: float = LONGEST) -> T:
     if "forked subprocess" in str(result):  # how torch refuses CUDA there
         raise NeedsThisProcessError(str(result))
     raise result from RemoteTraceback(told)
+
+
+def _wait(receiver: Connection, pid: int, longest: float) -> None:
+    """Wait for an answer, as long as there may be one."""
+    started, asleep_since = time.monotonic(), None
+    while not receiver.poll(min(longest, WITHOUT_HOPE / 10)):
+        now = time.monotonic()
+        if now - started >= longest:
+            raise TimeoutError(f"reading samples in a process of its own took longer than {longest:.0f} s")
+        asleep_since = (asleep_since or now) if _waits_for_a_thread(pid) else None
+        if asleep_since is not None and now - asleep_since > WITHOUT_HOPE:
+            raise SharedStateError("the data wait for a thread of the run, which no other process has")
+
+
+def _waits_for_a_thread(pid: int) -> bool:
+    """Tell whether a process waits for a lock that only another thread could give back, but has no other."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        alone = len(os.listdir(folder / "task")) == 1 and not (folder / "task" / str(pid) / "children").read_text()
+        return alone and (folder / "wchan").read_text().startswith("futex")
+    except OSError:  # it has ended, or this system does not tell
+        return False
 
 
 def _serve(function: Callable[[], Any], sender: Connection) -> None:

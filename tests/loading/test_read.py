@@ -5,6 +5,7 @@ import socket
 import sqlite3
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import lightning as L
@@ -417,6 +418,24 @@ def test_a_connection_that_is_open_is_refused_and_nothing_is_sent():
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.recv(1)
+
+
+def test_data_that_a_thread_of_the_run_loads_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr(process, "WITHOUT_HOPE", 0.5)
+    pool = ThreadPoolExecutor(1)
+
+    class Pooled(Map):
+        def __getitem__(self, index):
+            return pool.submit(item, index).result()
+
+    loaders = [DataLoader(Pooled(), 10) for _ in range(2)]
+    with (
+        pool,
+        pytest.raises(
+            MisconfigurationException, match=r"wait for a thread of the run.*; give probe=Probe\(inputs, targets\)"
+        ),
+    ):
+        train(loaders, make_trainer, callbacks=[monitor()])
 
 
 def test_a_database_that_is_open_is_read(tmp_path):
