@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 import subprocess
@@ -10,7 +11,7 @@ import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers_runs import VOCABULARY, positions, sentences, told, trained
 
-from interaction_monitor import Probe
+from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
@@ -356,3 +357,10 @@ def test_a_rule_that_can_never_stop_the_run_says_so_at_the_start(tmp_path):
         warnings.simplefilter("always")
         trained(tmp_path / "can", callback={"stop_on_onset": True}, num_train_epochs=1)
     assert told(caught) == []
+
+
+def test_it_takes_the_arguments_of_the_lightning_callback():
+    given = {name: each.default for name, each in inspect.signature(InteractionTrainerCallback).parameters.items()}
+    expected = {name: each.default for name, each in inspect.signature(InteractionMonitor).parameters.items()}
+    expected["every_n_steps"] = expected.pop("every_n_train_steps")
+    assert given == expected
