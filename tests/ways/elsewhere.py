@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 
     def forward(self, x, labels=None):
         self.calls += 1
-        logits = self.layers(x) + self.calls % 3
+        logits = self.layers(x) * (1 + self.calls % 3)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return {"loss": loss, "logits": logits}
 
