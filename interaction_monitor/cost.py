@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from interaction_monitor.forward.all_coalitions import outputs_of
 from interaction_monitor.forward.batching import LiveBytes
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import Interactions, Settings
 

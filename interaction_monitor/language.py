@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from interaction_monitor.forward.model import changed_output, device_of, eager_if_compiled, find_layer, logits_of
 from interaction_monitor.outputs import Output, resolve
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
 from interaction_monitor.state import undisturbed

@@ -28,7 +28,8 @@ from interaction_monitor.functional import (
 )
 from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.outputs import Output
-from interaction_monitor.players.base import PlayerMap, require_drawn
+from interaction_monitor.players.base import require_drawn
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
 

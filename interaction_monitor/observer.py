@@ -5,29 +5,26 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
-from interaction_monitor._split import is_split
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward.all_coalitions import outputs_of
-from interaction_monitor.forward.precision import rounding
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.losses import TrainingSamples, evaluated_loss
-from interaction_monitor.measurement import Measurement, interpret_by, rounding_warning
+from interaction_monitor.joint_measurement import compared_losses, evaluated_losses, measure_jointly, with_rounding
+from interaction_monitor.losses import TrainingSamples
+from interaction_monitor.measurement import Measurement, rounding_warning
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players.base import PlayerMap, require_drawn
+from interaction_monitor.players.base import require_drawn
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.record.new_record import NewRecord
@@ -44,8 +41,6 @@ from interaction_monitor.settings import (
     plain_settings,
     require_few_players,
 )
-
-LossPair = tuple[float | None, float | None]  # of training, of test
 
 
 class Observer:
@@ -175,48 +170,33 @@ class Observer:
         """Do as `observe`, but leave writing the record to `write_record`."""
         settings = self._settings(forward_context)
         self.measure_references(model, forward_context=forward_context)
-        measurement = self._measure(model, self.probe, self.players, settings)
-        measurement = self._with_rounding(measurement, model, settings)
+        measurement = measure_jointly(model, self.probe, self.players, settings, self.ranks)
+        if self.ranks.rank == 0:  # which tells the others by its row
+            measurement = with_rounding(measurement, model, self.probe, self.players, settings)
         if self.references is not None:
-            measure = self._measuring(settings)
-            measurement = self.references.compare(measurement, measure, first=not len(self.history))
-        train = None if self.train is None else self._measure(model, *self.train, settings)
-        evaluated = self._evaluated(model, settings)
-        losses = self._compared_losses((train_loss, test_loss), evaluated)
+            measurement = self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
+        train = None if self.train is None else measure_jointly(model, *self.train, settings, self.ranks)
+        evaluated = evaluated_losses(model, self.train_samples.probe, self.probe, settings, self.ranks)
+        losses = compared_losses(self.history, (train_loss, test_loss), evaluated)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=losses[0], test_loss=losses[1]
         )
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
+        before = self.last
+        if before is None and self.record is not None and len(self.record.history):
+            before = self.record.measurements[-1]  # a resumed run has it in its record alone
         row = replace(row, evaluated_train_loss=evaluated[0], evaluated_test_loss=evaluated[1])
-        row = replace(row, **from_before(self._before(), measurement))
+        row = replace(row, **from_before(before, measurement))
         if self.references is not None:
             row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
         if train is not None and self.train is not None:
             probes, maps = (self.probe, self.train[0]), (self.players, self.train[1])
             row = replace(row, seconds=row.seconds + train.seconds, **from_training(measurement, train, probes, maps))
         # Losses, times and last bits may differ between processes, and what follows from them must not.
-        row = self.ranks.of_first(row)
-        self.history.append(row)
+        self.history.append(row := self.ranks.of_first(row))
         self.last = measurement
         self._warn_of_rounding(measurement, row)
         return row
-
-    def _evaluated(self, model: nn.Module, settings: Settings) -> LossPair:
-        """Return both losses of the network as it is, on all processes alike."""
-        if self.train_samples.probe is None or is_split(model):
-            return None, None
-        found: LossPair = (None, None)
-        if self.ranks.rank == 0:
-            with suppress(Exception):  # it is told beside the interactions, which say what fails
-                train, probe = self.train_samples.probe, self.probe
-                found = evaluated_loss(model, train, settings), evaluated_loss(model, probe, settings)
-        return self.ranks.of_first(found)
-
-    def _compared_losses(self, logged: LossPair, evaluated: LossPair) -> LossPair:
-        """Return the losses between which the gap opens: the evaluated ones in runs that log none from the start."""
-        row = self.history[1] if len(self.history) > 1 else None
-        known = None not in logged if row is None else row.loss_gap is not None
-        return logged if known or not len(self.history) else evaluated
 
     def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
         """Measure the references, if there are any that have not been measured; `measure` does it too.
@@ -228,10 +208,9 @@ class Observer:
         Raises:
             ValueError: if a reference does not fit the run, or cannot be measured.
         """
-        if self.references is None or self.references.measured is not None:
-            return
-        settings = self._settings(forward_context)
-        self.references.prepare(self._run(model, settings), self._measuring(settings), self.ranks)
+        if self.references is not None and self.references.measured is None:
+            settings = self._settings(forward_context)
+            self.references.prepare(self._run(model, settings), self._measuring(settings), self.ranks)
 
     @property
     def twins(self) -> TwinTraining:
@@ -245,7 +224,7 @@ class Observer:
         return self.references.twins
 
     def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
-        return lambda network: self._measure(network, self.probe, self.players, settings)
+        return lambda network: measure_jointly(network, self.probe, self.players, settings, self.ranks)
 
     def _run(self, model: nn.Module, settings: Settings) -> Run:
         return Run(
@@ -269,39 +248,11 @@ class Observer:
             if self.references is not None:
                 self.references.write(self.record.folder)
 
-    def _before(self) -> Measurement | None:
-        """Return the measurement before this one; a resumed run has it in its record alone."""
-        if self.last is None and self.record is not None and len(self.record.history):
-            return self.record.measurements[-1]
-        return self.last
-
-    def _measure(self, model: nn.Module, probe: Probe, players: PlayerMap, settings: Settings) -> Measurement:
-        started = time.perf_counter()
-        # Of a split model the processes run each its share, and join them, where they exchange the model's parts.
-        ranks = Ranks() if is_split(model) else self.ranks
-        with self.ranks.same_buffers(model), self.ranks.together():
-            v = self._outputs(model, probe, players, ranks.share_of(len(probe)), settings)
-        v = ranks.join_samples(v)
-        forward_seconds = time.perf_counter() - started
-        with self.ranks.together():
-            measurement = interpret_by(v, settings)
-        return replace(measurement, forward_seconds=forward_seconds)
-
-    def _with_rounding(self, measurement: Measurement, model: nn.Module, settings: Settings) -> Measurement:
-        """Add how large the rounding in the model is; the first process tells the others by its row."""
-        if self.ranks.rank != 0:
-            return measurement
-        started = time.perf_counter()
-        sigma = rounding(model, self.probe, self.players, measurement.v, settings)
-        seconds = measurement.forward_seconds + time.perf_counter() - started
-        return replace(measurement, rounding=sigma, forward_seconds=seconds)
-
     def _warn_of_rounding(self, measurement: Measurement, row: Row) -> None:
         # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
         if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
             return
-        text = rounding_warning(measurement, self.settings)
-        if text is not None:
+        if (text := rounding_warning(measurement, self.settings)) is not None:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
@@ -319,14 +270,6 @@ class Observer:
             epoch=row.epoch, step=row.step, strength=strength, train_loss=row.train_loss, test_loss=row.test_loss
         )
         self.history.append(row)
-
-    def _outputs(self, model: nn.Module, probe: Probe, players: PlayerMap, share: range, settings: Settings) -> Tensor:
-        if not share:
-            return torch.empty(0, 1 << players.n_players, dtype=torch.float64)
-        whole = len(share) == len(probe)
-        if not whole:
-            probe, players = probe.select(share), players.select(share)
-        return outputs_of(model, probe, players, settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, the phase and the players as plain values and tensors, as a checkpoint holds them."""
@@ -348,33 +291,10 @@ class Observer:
         Raises:
             ValueError: if the players of that time do not fit the probe of today.
         """
-        n_before = int(state["labels"].max()) + 1
-        if n_before != self.players.n_players:
-            raise ValueError(
-                f"the checkpoint was measured with n_players={n_before}, but this run has "
-                f"n_players={self.players.n_players}; resume with {n_before}, or without the callback's state"
-            )
-        if len(state["labels"]) != len(self.players):
-            raise ValueError(
-                f"the checkpoint was measured on {len(state['labels'])} samples, but this run's probe has "
-                f"{len(self.players)}; resume with the same samples, or without the callback's state"
-            )
-        if state["labels"].shape != self.players.labels.shape:
-            raise ValueError(
-                f"the checkpoint's players have shape {tuple(state['labels'].shape)}, but the probe and layer of this "
-                f"run need {tuple(self.players.labels.shape)}; resume with the same data and layer"
-            )
-        # A baseline that is computed from the network is that of the network at the start.
-        baseline = state.get("baseline", self.players.baseline)
-        if isinstance(self.players.baseline, Tensor):
-            fits = isinstance(baseline, Tensor) and baseline.shape == self.players.baseline.shape
-        else:
-            fits = isinstance(baseline, (int, float)) and abs(baseline) <= torch.finfo(torch.float32).max
-        if not fits:
-            raise ValueError("the checkpoint's baseline is of another kind or shape; resume with the same players")
+        players = self.players.of_checkpoint(state["labels"], state.get("baseline", self.players.baseline))
         self.train_samples.load_state_dict(state.get("train_samples", {}))
         if self.references is not None and state.get("references") is not None:
             self.references.load_state_dict(state["references"])
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
-        self.players = replace(self.players, labels=state["labels"], baseline=baseline)
+        self.players = players

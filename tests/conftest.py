@@ -89,7 +89,7 @@ def make_planted_run():
     from interaction_monitor.history.summary import summarise
     from interaction_monitor.measurement import Measurement
     from interaction_monitor.phases import PhaseState
-    from interaction_monitor.players.base import PlayerMap
+    from interaction_monitor.players.player_map import PlayerMap
     from interaction_monitor.probe import Probe
     from interaction_monitor.record import Record
     from interaction_monitor.theory import predict_and_or

@@ -28,7 +28,7 @@ from interaction_monitor.history.summary import summarise
 from interaction_monitor.measurement import interpret
 from interaction_monitor.observer import Observer
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.schedule import Budget

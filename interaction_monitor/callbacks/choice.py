@@ -16,7 +16,7 @@ from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
 from interaction_monitor.players import Players
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, require_few_players
 

@@ -73,7 +73,7 @@ def _table(network: Network, arguments: argparse.Namespace) -> str:
     from interaction_monitor.forecast import duration
     from interaction_monitor.forward import assign_players
     from interaction_monitor.functional.extraction import MAX_PLAYERS
-    from interaction_monitor.players.base import PlayerMap
+    from interaction_monitor.players.player_map import PlayerMap
 
     players = network.players
     try:

@@ -20,7 +20,7 @@ from interaction_monitor.functional import (
     sparsest_and_or,
 )
 from interaction_monitor.functional.extraction import NOISE, TOL
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 
 
 class NotComparableError(ValueError):

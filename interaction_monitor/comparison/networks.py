@@ -13,7 +13,8 @@ from interaction_monitor.forward import assign_players
 from interaction_monitor.forward.all_coalitions import outputs_of
 from interaction_monitor.functional.extraction import NOISE, TOL
 from interaction_monitor.outputs import Output
-from interaction_monitor.players.base import PlayerMap, Players
+from interaction_monitor.players.base import Players
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.settings import ForwardFunc, Settings

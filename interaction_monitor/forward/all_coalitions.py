@@ -29,7 +29,8 @@ from interaction_monitor.forward.model import casts_kept, device_of, eager_if_co
 from interaction_monitor.forward.preflight import try_out
 from interaction_monitor.forward.runner import Runner
 from interaction_monitor.outputs import Output, log_odds, resolve, score_of
-from interaction_monitor.players.base import PlayerMap, require_drawn
+from interaction_monitor.players.base import require_drawn
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
 from interaction_monitor.state import undisturbed

@@ -16,7 +16,8 @@ from interaction_monitor.forward.model import (
     eager_if_compiled,
     find_layer,
 )
-from interaction_monitor.players.base import PlayerMap, Players
+from interaction_monitor.players.base import Players
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe, require_probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
 from interaction_monitor.state import undisturbed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor.forward.batching import Chunk
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 
 
 @dataclass

@@ -27,7 +27,7 @@ from interaction_monitor.forward.model import (
     logits_of,
 )
 from interaction_monitor.outputs import resolve, score_of
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardFunc, Settings
 from interaction_monitor.state import Kept, undisturbed

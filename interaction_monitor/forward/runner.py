@@ -15,7 +15,7 @@ from interaction_monitor.forward.batching import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.forward.prefix import Prefix, repeated
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import Kept

@@ -19,7 +19,7 @@ from interaction_monitor.functional import (
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.phases import PhaseState
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 
 

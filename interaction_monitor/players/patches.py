@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
-from interaction_monitor.players.base import Baseline, PlayerMap, Players, resolve_baseline
+from interaction_monitor.players.base import Baseline, Players, resolve_baseline
 from interaction_monitor.players.grid import (
     channel_baseline,
     check_grid,
@@ -18,6 +18,7 @@ from interaction_monitor.players.grid import (
     map_is_channels_last,
     plane_of,
 )
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots.layout import data_uri, to_png
 from interaction_monitor.record import Record
 

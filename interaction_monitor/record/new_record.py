@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record.files import TRAINING, RecordError
 from interaction_monitor.record.record import Record

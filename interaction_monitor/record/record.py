@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import encoding, files, manifest, tables
 from interaction_monitor.record.files import RecordError, copy_file, measurement_path, remove_leftovers, write_arrays
@@ -39,7 +39,7 @@ class Record:
 
     Example:
         >>> import tempfile, torch
-        >>> from interaction_monitor.players.base import PlayerMap
+        >>> from interaction_monitor.players.player_map import PlayerMap
         >>> from interaction_monitor.probe import Probe
         >>> probe = Probe(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]))
         >>> players = PlayerMap(torch.arange(3).repeat(4, 1), n_players=3, axes=(1,), baseline=0.0)

@@ -17,7 +17,7 @@ from interaction_monitor.forward.model import call_model, device_of, eager_if_co
 from interaction_monitor.history import History
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.outputs import OUTPUTS
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.reference.salient import Salient

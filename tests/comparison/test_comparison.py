@@ -39,7 +39,7 @@ from interaction_monitor.functional import (
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import Segments
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures, comparison_text
 from interaction_monitor.record import Record
 from interaction_monitor.report.comparison_page import page

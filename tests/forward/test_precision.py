@@ -21,7 +21,7 @@ from interaction_monitor.history import History
 from interaction_monitor.measurement import largest_of_all, rounding_warning
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
 from interaction_monitor.report.reliability import check, noise_floor_chart

@@ -17,7 +17,7 @@ import torch
 
 from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record, RecordError, encoding, files
 

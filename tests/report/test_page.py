@@ -15,7 +15,7 @@ from interaction_monitor import cli
 from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players.base import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures
 from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_figures import choose, image_of, outline, strongest
