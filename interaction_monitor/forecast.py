@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from interaction_monitor._split import is_split
+from interaction_monitor._sharded import is_split
 from interaction_monitor.cost import Cost, cost_of
 from interaction_monitor.observer import Observer
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._split import is_split
+from interaction_monitor._sharded import is_split
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.all_coalitions import outputs_of
 from interaction_monitor.forward.precision import rounding

@@ -12,8 +12,8 @@ from torch import nn
 
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks.arguments import require, require_at_least, require_reference, rule_of, schedules_of
-from interaction_monitor.callbacks.choice import TrainerSource, Wanted, choose
 from interaction_monitor.callbacks.errors import Faults, OnError, arguments_of
+from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, choose
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward.calls import Call

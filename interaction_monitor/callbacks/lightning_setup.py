@@ -13,8 +13,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from interaction_monitor.callbacks import trials
-from interaction_monitor.callbacks.choice import TrainerSource
+from interaction_monitor.callbacks.preparation import TrainerSource
+from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
 from interaction_monitor.probe import Probe
@@ -30,7 +30,7 @@ def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSour
         pl_module,
         partial(validation_samples, trainer, pl_module),
         partial(training_samples, trainer, pl_module),
-        partial(way_to_call, trainer, pl_module),
+        partial(call_of_its_step, trainer, pl_module),
         convert=lambda call: Converting(call, trainer.precision_plugin.convert_input),
         forward_context=trainer.precision_plugin.forward_context,
     )
@@ -158,12 +158,12 @@ class Converting:
         return self.call(module, self.convert(inputs))
 
 
-def way_to_call(
+def call_of_its_step(
     trainer: pl.Trainer, pl_module: pl.LightningModule, probe: Probe, forward_func: ForwardFunc | None
 ) -> ForwardFunc:
-    """Return how the network is called on the samples, as `trials.way_to_call` finds it."""
+    """Return how the network is called on the samples, in the trainer's precision and by its own step."""
     step = _step_of(pl_module)
-    return trials.way_to_call(
+    return way_to_call(
         pl_module,
         Probe(trainer.precision_plugin.convert_input(probe.inputs), probe.targets),
         forward_func,

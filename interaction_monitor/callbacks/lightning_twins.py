@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
-from interaction_monitor._split import is_split
+from interaction_monitor._sharded import is_split
 from interaction_monitor.callbacks.lightning_trainer import say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.observer import Observer

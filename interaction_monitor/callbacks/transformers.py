@@ -18,9 +18,9 @@ except ImportError as error:
 
 from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
 from interaction_monitor.callbacks.callback import CallbackBase
-from interaction_monitor.callbacks.choice import TrainerSource
 from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.loggers import Keys, Loggers
+from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.transformers_trainer import (
     StepLosses,
     boards_of,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from interaction_monitor.callbacks import checkpoint
-from interaction_monitor.callbacks.choice import TrainerSource
-from interaction_monitor.callbacks.trials import way_to_call
+from interaction_monitor.callbacks.preparation import TrainerSource
+from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.observer import Observer

@@ -197,7 +197,7 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
-    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_later, variation_figures
+    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run, variation_figures
     from interaction_monitor.report.comparison_page import page
 
     if arguments.sample not in comparison.samples:
@@ -234,5 +234,5 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
         else:
             (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
             print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
-        tensorboard_later.write_comparison(comparison, arguments.out, pictures=pictures)
+        tensorboard_after_run.write_comparison(comparison, arguments.out, pictures=pictures)
         print(f"wrote the TensorBoard run {arguments.out}")

@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, save the pictures and write to TensorBoard."""
-    from interaction_monitor.plots import tensorboard_later, theory_figures, theory_text
+    from interaction_monitor.plots import tensorboard_after_run, theory_figures, theory_text
     from interaction_monitor.record import files
     from interaction_monitor.theory.overlay import NoOverlayError, fit_record
 
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
-    board = arguments.tensorboard or tensorboard_later.run_folder(record.folder)
+    board = arguments.tensorboard or tensorboard_after_run.run_folder(record.folder)
     inputs.require_writable(out)
     if board is not None:
         inputs.require_writable(board, option="--tensorboard")
@@ -64,5 +64,5 @@ def run(arguments: argparse.Namespace) -> None:
         )
         return
     with inputs.writing(board, option="--tensorboard"):
-        tensorboard_later.write_theory(overlay, board, name=record.folder.resolve().name)
+        tensorboard_after_run.write_theory(overlay, board, name=record.folder.resolve().name)
     print(f"wrote to the TensorBoard run {board}")

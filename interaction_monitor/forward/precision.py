@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from interaction_monitor._split import is_split
+from interaction_monitor._sharded import is_split
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,

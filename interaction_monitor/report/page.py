@@ -27,8 +27,8 @@ from interaction_monitor.plots.run_text import advice, gap_in_words, verdict
 from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts, theory_charts
+from interaction_monitor.report.chart_description import Figure, as_json
 from interaction_monitor.report.comparison_page import Shown, shown
-from interaction_monitor.report.figures import Figure, as_json
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import Overlay, fit_record
 

@@ -17,7 +17,7 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.persistence import persisted_shares, turnover_shares
-from interaction_monitor.report.figures import Figure, Series, band, bars, heat, line, over_run, panel
+from interaction_monitor.report.chart_description import Figure, Series, band, bars, heat, line, over_run, panel
 
 
 def run_figures(history: History) -> dict[str, Figure]:

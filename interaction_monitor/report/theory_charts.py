@@ -6,7 +6,7 @@ import numpy as np
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots.theory_text import level, match_words
-from interaction_monitor.report.figures import Figure, bars, line, over_run, panel
+from interaction_monitor.report.chart_description import Figure, bars, line, over_run, panel
 from interaction_monitor.theory.overlay import Overlay
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor._split import is_split
+from interaction_monitor._sharded import is_split
 from interaction_monitor.state._parts import (
     GENERATORS,
     Array,

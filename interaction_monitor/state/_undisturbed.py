@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from interaction_monitor._checks import some
-from interaction_monitor._split import as_split_as_before, is_split
+from interaction_monitor._sharded import as_split_as_before, is_split
 from interaction_monitor.state._collectives import Answered
 from interaction_monitor.state._parts import Part
 from interaction_monitor.state._reachable import parts_of

@@ -81,7 +81,7 @@ def test_the_command_writes_the_variations(tmp_path, monkeypatch, capsys, make_p
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(getattr(path, "name", "")))
     monkeypatch.setattr("interaction_monitor.plots.comparison_figures.draw_all", lambda *_: {})
-    monkeypatch.setattr("interaction_monitor.plots.tensorboard_later.write_comparison", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.plots.tensorboard_after_run.write_comparison", lambda *_, **__: None)
     monkeypatch.setattr("interaction_monitor.report.comparison_page.page", lambda *_: "")
     command = ["compare", str(record.folder), "--epoch", "2", "5", "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--alphas", "0", "2", "--again", "--salient-matching"]) == 0

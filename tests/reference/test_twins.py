@@ -12,7 +12,7 @@ from interaction_monitor import InteractionMonitor, Observer, Probe, assign_play
 from interaction_monitor.callbacks import loggers
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.reference import Twins, TwinTraining
-from interaction_monitor.reference.halves import sides
+from interaction_monitor.reference.batch_halves import sides
 
 PATCHES = ImagePatches(grid=4, margin=0, n_players=4)
 FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)

@@ -21,8 +21,8 @@ from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_figures import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
-from interaction_monitor.report.figures import as_json
-from interaction_monitor.report.figures import numbers as numbers_of
+from interaction_monitor.report.chart_description import as_json
+from interaction_monitor.report.chart_description import numbers as numbers_of
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import fit_record
 

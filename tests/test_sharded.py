@@ -18,7 +18,7 @@ pytest.importorskip("torch.distributed.fsdp", reason="needs fully_shard")
 def ranks(request, tmp_path_factory):
     """What each process of a run saw; five samples are not the same number for each."""
     folder = tmp_path_factory.mktemp("split")
-    command = [sys.executable, Path(__file__).parent / "split_script.py", folder, str(request.param)]
+    command = [sys.executable, Path(__file__).parent / "sharded_script.py", folder, str(request.param)]
     paths = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=240, check=False

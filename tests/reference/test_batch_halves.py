@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from interaction_monitor.reference.halves import halves, sides
+from interaction_monitor.reference.batch_halves import halves, sides
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])

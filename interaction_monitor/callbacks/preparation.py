@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from interaction_monitor._split import is_split, require_shared_by_samples
+from interaction_monitor._sharded import is_split, require_shared_by_samples
 from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards

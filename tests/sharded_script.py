@@ -1,4 +1,4 @@
-"""Trains a network that processes hold in parts, and writes down what each saw; run by test_split.py."""
+"""Trains a network that processes hold in parts, and writes down what each saw; run by test_sharded.py."""
 
 import json
 import os
