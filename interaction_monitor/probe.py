@@ -15,6 +15,8 @@ from interaction_monitor.loading import read_samples
 
 Inputs = Tensor | dict[str, Tensor]
 
+Suits = Callable[["Probe"], Tensor | Sequence[bool]]
+
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 
 
@@ -106,7 +108,7 @@ class Probe:
         n_samples: int = 50,
         *,
         seed: int = 0,
-        suits: Callable[[Probe], Tensor | Sequence[bool]] | None = None,
+        suits: Suits | None = None,
     ) -> Probe:
         """Choose samples from a loader: the same in each run, and as many of each class as there can be.
 
@@ -130,7 +132,7 @@ class Probe:
             n_samples: how many samples; the papers use 50 [Ren et al. 2024, F.3].
             seed: decides the choice.
             suits: tells of each sample of a batch whether it is to be preferred, for instance
-                `lambda probe: words.available(probe) >= 10` for sentences with enough words; None prefers none.
+                `words.suits` for sentences with enough words; None prefers none.
 
         Returns:
             The probe, on the device on which the loader gives its batches.

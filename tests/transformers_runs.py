@@ -21,6 +21,14 @@ def sentences(n):
     ]
 
 
+def mixed_sentences():
+    """Eight, of which three have two words only and are padded."""
+    rows = sentences(8)
+    for row in rows[:5:2]:
+        row["input_ids"][3:-1], row["attention_mask"][3:-1] = 0, 0
+    return rows
+
+
 def trained(
     folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, after=None, model=None, data=None,
     **arguments,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, Suits
 from interaction_monitor.settings import ForwardFunc
 from interaction_monitor.state import answered, preserved_rng, undisturbed
 
@@ -36,7 +36,9 @@ def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSour
     )
 
 
-def validation_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int) -> Probe:
+def validation_samples(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int, suits: Suits
+) -> Probe:
     """Draw samples from the first loader for validation, or from the one for training.
 
     Raises:
@@ -44,12 +46,14 @@ def validation_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_sam
         TooFewSamplesError: if the loader has fewer.
     """
     try:
-        return _draw(trainer, pl_module, _loader_of(trainer), n_samples, seed)
+        return _draw(trainer, pl_module, _loader_of(trainer), n_samples, seed, suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead="give probe=Probe(inputs, targets)") from error
 
 
-def training_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int) -> Probe:
+def training_samples(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int, suits: Suits
+) -> Probe:
     """Draw samples from the first loader for training.
 
     Raises:
@@ -57,7 +61,7 @@ def training_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_sampl
         TooFewSamplesError: if the loader has fewer.
     """
     try:
-        return _draw(trainer, pl_module, _train_loader_of(trainer), n_samples, seed)
+        return _draw(trainer, pl_module, _train_loader_of(trainer), n_samples, seed, suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
     except TooFewSamplesError as error:
@@ -65,16 +69,23 @@ def training_samples(trainer: pl.Trainer, pl_module: pl.LightningModule, n_sampl
         raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
 
 
-def _draw(trainer: pl.Trainer, pl_module: pl.LightningModule, loader: Any, n_samples: int, seed: int) -> Probe:
+def _draw(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, loader: Any, n_samples: int, seed: int, suits: Suits
+) -> Probe:
     if not any(_is_overridden(hook, owner) for hook in _HOOKS for owner in (pl_module, _datamodule_of(trainer))):
-        return Probe.from_loader(loader, n_samples, seed=seed)
+        return Probe.from_loader(loader, n_samples, seed=seed, suits=suits)
 
     def targets_of(batch: Any) -> Tensor | None:
         with suppress(TypeError, ValueError):  # the hooks may make a batch of what is none yet
             return Probe.from_batch(batch).targets
         return None
 
-    batch = read_samples(loader, n_samples, seed=seed, targets_of=targets_of)
+    def suited(batch: Any) -> Sequence[bool]:
+        with suppress(TypeError, ValueError):  # as above
+            return torch.as_tensor(suits(Probe.from_batch(batch))).tolist()
+        return [True] * size_of(batch)
+
+    batch = read_samples(loader, n_samples, seed=seed, targets_of=targets_of, suits=suited)
     size = getattr(loader, "batch_size", None) or size_of(batch) or 1
     parts = [rows_of(batch, range(n_samples)[start : start + size]) for start in range(0, n_samples, size)]
     with preserved_rng(seed), _validating(trainer, pl_module):

@@ -17,7 +17,7 @@ from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
 from interaction_monitor.players import Players
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, Suits
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, require_few_players
 
 
@@ -27,7 +27,7 @@ class TrainerSource:
 
     Attributes:
         model: the network, on its device.
-        samples: draws so many samples by a seed.
+        samples: draws so many samples by a seed, and prefers those that suit.
         training_samples: draws so many of the training set.
         call: finds out how the network is called on the samples, where the user's `forward_func` is None.
         convert: changes a way to call the network into one that has inputs in the trainer's precision.
@@ -35,8 +35,8 @@ class TrainerSource:
     """
 
     model: nn.Module
-    samples: Callable[[int, int], Probe]
-    training_samples: Callable[[int, int], Probe]
+    samples: Callable[[int, int, Suits], Probe]
+    training_samples: Callable[[int, int, Suits], Probe]
     call: Callable[[Probe, ForwardFunc | None], ForwardFunc]
     convert: Callable[[ForwardFunc], ForwardFunc]
     forward_context: ForwardContext = nullcontext
@@ -99,14 +99,14 @@ def choose(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | Non
 
 def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | None) -> tuple[Probe, Probe | None]:
     require_few_players(wanted.players.n_players, wanted.settings.interactions)
-    probe = wanted.probe or source.samples(wanted.n_samples, wanted.seed)
+    probe = wanted.probe or source.samples(wanted.n_samples, wanted.seed, wanted.players.suits)
     if state is not None:
         checkpoint.check_number_of_training(state, wanted.n_train_samples)
         probe = checkpoint.samples_of(state, probe, given=wanted.probe is not None)
     check_forwards(len(probe) + wanted.n_train_samples, wanted.players.n_players)
     if not wanted.n_train_samples:
         return probe, None
-    train = source.training_samples(wanted.n_train_samples, wanted.seed)
+    train = source.training_samples(wanted.n_train_samples, wanted.seed, wanted.players.suits)
     return probe, train if state is None else checkpoint.training_of(state, train)
 
 

@@ -21,7 +21,7 @@ from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.observer import Observer
-from interaction_monitor.probe import TARGET_KEYS, Probe
+from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.record.files import is_record
 from interaction_monitor.settings import ForwardFunc
@@ -204,7 +204,7 @@ def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> T
     )
 
 
-def _samples(trainer: Trainer | None, train_loader: Any, n_samples: int, seed: int) -> Probe:
+def _samples(trainer: Trainer | None, train_loader: Any, n_samples: int, seed: int, suits: Suits) -> Probe:
     """Draw samples from the first data set for evaluation, or from those for training."""
     advice = "give probe=Probe.from_loader(loader, n_samples=50), from a loader of your own"
     if trainer is None:
@@ -220,14 +220,14 @@ def _samples(trainer: Trainer | None, train_loader: Any, n_samples: int, seed: i
         with _unchanged(trainer):
             loader = trainer.get_eval_dataloader(first)
     try:
-        return Probe.from_loader(loader, n_samples, seed=seed)
+        return Probe.from_loader(loader, n_samples, seed=seed, suits=suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead=advice) from error
 
 
-def _training_samples(train_loader: Any, n_samples: int, seed: int) -> Probe:
+def _training_samples(train_loader: Any, n_samples: int, seed: int, suits: Suits) -> Probe:
     try:
-        return Probe.from_loader(train_loader, n_samples, seed=seed)
+        return Probe.from_loader(train_loader, n_samples, seed=seed, suits=suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
     except TooFewSamplesError as error:

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe
@@ -38,6 +39,25 @@ class Players(ABC):
                 baseline is a callable; None if the input is masked.
             seed: decides the draw.
         """
+
+    def suits(self, probe: Probe) -> Tensor:
+        """Tell which samples have enough parts to choose from; a monitor that draws samples prefers these.
+
+        Args:
+            probe: the samples.
+
+        Returns:
+            (S,) bool; all True where only `assign` can know, as of parts at an inner layer.
+
+        Example:
+            >>> from interaction_monitor.players import Columns, Words
+            >>> probe = Probe(torch.tensor([[2, 3], [2, 0]]))
+            >>> Words(["[PAD]", "[MASK]", "film", "charm"], n_players=2).suits(probe)
+            tensor([ True, False])
+            >>> Columns(n_players=2).suits(probe)
+            tensor([True, True])
+        """
+        return torch.ones(len(probe), dtype=torch.bool)
 
 
 def require_drawn(who: str, probe: object, players: object) -> None:
@@ -88,7 +108,6 @@ def resolve_baseline(baseline: Baseline, masked: Tensor, *, n_samples: int) -> f
         TypeError: if it is of another kind.
 
     Example:
-        >>> import torch
         >>> resolve_baseline(lambda table: table.mean(0), torch.tensor([[1.0, 2.0], [3.0, 6.0]]), n_samples=2)
         tensor([[2., 4.]])
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +33,7 @@ class Words(Players):
 
     Stop words, punctuation, special tokens and padding are never players. Attention masks stay as they are: a masked
     word is replaced, not removed. A sentence with fewer than `n_players` words to choose from is left out of the
-    measurements, with a warning that names it.
+    measurements, with a warning that names it; where a callback draws the samples, others are preferred.
 
     Args:
         vocabulary: a Hugging Face tokenizer, or the tokens as strings, index = id. Words are put together by the
@@ -136,6 +137,20 @@ class Words(Players):
             tensor([2, 1])
         """
         return torch.tensor([len(words) for words in self._sentences(probe)])
+
+    def suits(self, probe: Probe) -> Tensor:
+        """Tell which sentences have enough words.
+
+        Args:
+            probe: as for `assign`.
+
+        Returns:
+            (S,) bool; all True where `word_ids` are given, which are of other samples, or where `assign` will refuse.
+        """
+        if self.word_ids is None:
+            with suppress(ValueError):
+                return self.available(probe) >= self.n_players
+        return super().suits(probe)
 
     def _ids(self, probe: Probe) -> tuple[str | None, Tensor]:
         key, ids = probe.entry(self.input_key if isinstance(probe.inputs, dict) else None)

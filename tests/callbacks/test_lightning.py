@@ -10,10 +10,11 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, TensorDataset
+from transformers_runs import VOCABULARY, mixed_sentences
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.players import FeaturePatches, ImagePatches, Words
 from interaction_monitor.record import Record
 from interaction_monitor.schedule import LogSpaced
 from interaction_monitor.settings import Thresholds
@@ -394,3 +395,41 @@ def test_resuming_with_other_players_is_refused(net, loaders, make_trainer, tmp_
     other = monitor(players=FeaturePatches(layer="features.2", n_players=n_players))
     with pytest.raises(MisconfigurationException, match=rf"n_players=4.*n_players={n_players}"):
         make_trainer(other, max_epochs=2, logger=False).fit(net, *loaders, ckpt_path=tmp_path / "one.ckpt")
+
+
+class Reader(L.LightningModule):
+    """Classifies sentences by the mean of their embedded tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.EmbeddingBag(44, 2)
+
+    def forward(self, input_ids, attention_mask):
+        return self.embed(input_ids)
+
+    def training_step(self, batch, _):
+        logits = self(batch["input_ids"], batch["attention_mask"])
+        return torch.nn.functional.cross_entropy(logits, batch["labels"])
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+class HandedOver(Reader):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return dict(batch)
+
+
+@pytest.mark.parametrize("module", [Reader, HandedOver])
+def test_sentences_with_enough_words_are_preferred(make_trainer, module):
+    loader = DataLoader(mixed_sentences(), batch_size=4)
+    watch = monitor(players=Words(VOCABULARY, n_players=4), n_train_samples=5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_trainer(watch, max_epochs=1, logger=False).fit(module(), loader, loader)
+    assert watch.observer.players.complete.tolist() == [True] * 5
+    assert watch.observer.train[1].complete.tolist() == [True] * 5
+    assert not [warning for warning in caught if "left out" in str(warning.message)]
+    assert len(watch.observer.history) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers_runs import VOCABULARY, positions, sentences, told, trained
+from transformers_runs import VOCABULARY, mixed_sentences, positions, sentences, told, trained
 
 from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
@@ -364,3 +364,12 @@ def test_it_takes_the_arguments_of_the_lightning_callback():
     expected = {name: each.default for name, each in inspect.signature(InteractionMonitor).parameters.items()}
     expected["every_n_steps"] = expected.pop("every_n_train_steps")
     assert given == expected
+
+
+def test_sentences_with_enough_words_are_preferred(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, watcher = trained(tmp_path, callback={"n_samples": 5}, data=mixed_sentences(), max_steps=1)
+    assert watcher.observer.players.complete.tolist() == [True] * 5
+    assert not [warning for warning in caught if "left out" in str(warning.message)]
+    assert len(watcher.observer.history) == 2

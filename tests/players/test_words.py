@@ -157,6 +157,18 @@ def test_available_words_are_those_that_a_draw_of_all_finds(probe):
             Words(VOCABULARY, n_players=count + 1, stop_words={"the", "bad"}).assign(probe.select([sample]))
 
 
+def test_sentences_suit_that_have_enough_words_and_all_where_only_a_draw_can_tell(probe):
+    words = Words(VOCABULARY, n_players=3, stop_words={"the", "bad"})
+    assert words.suits(probe).tolist() == [False, True, True]
+    with pytest.warns(UserWarning, match="left out"):
+        assert words.suits(probe).tolist() == words.assign(probe).complete.tolist()
+    ids = probe.inputs["input_ids"]
+    of_others = Words(VOCABULARY, n_players=3, word_ids=torch.zeros(9, ids.shape[1], dtype=torch.long))
+    assert of_others.suits(probe).tolist() == [True] * 3
+    assert words.suits(Probe({"input_ids": ids + 1000})).tolist() == [True] * 3
+    assert words.suits(Probe(torch.rand(2, 4))).tolist() == [True] * 2
+
+
 def test_words_that_are_padded_or_not_attended_are_no_players(probe):
     attention = probe.inputs["attention_mask"].clone()
     attention[:, 4:] = 0
