@@ -191,10 +191,11 @@ def carry_over(history: History) -> Figure:
         axes[3].set_title("4  How alike the interactions of training and of probe samples are")
     for ax in axes:
         charts.mark_onsets(ax, history)
-    for ax, count in ((axes[0], 3), (axes[2], 4)):
-        _leave_room(ax, 0.2)
+    for ax, count, columns in ((axes[0], 3, 3), (axes[2], 4, 2)):
+        _leave_room(ax, 0.3)
         handles, labels = ax.get_legend_handles_labels()
-        ax.legend(handles[:count], labels[:count], loc="upper center", ncols=count, fontsize=8, frameon=False)
+        ax.legend(handles[:count], labels[:count], loc="upper center", ncols=columns, fontsize=8, frameon=False)
+    axes[0].set_yticks(np.linspace(0, 1, 6))  # a share has no ticks in the room above it
     name_the_lowest(axes)
     return figure
 

@@ -243,6 +243,10 @@ def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
     heights = [line.get_ydata()[0] for line in axes[2].lines if len(line.get_xdata()) == len(rows)]
     np.testing.assert_allclose(heights, [1.75, 0.1, 0.0, 1.85])
     np.testing.assert_allclose(axes[3].collections[0].get_array(), 0.5)
+    axes[0].figure.draw_without_rendering()
+    for corner in axes[2].get_legend().get_window_extent().corners():
+        assert axes[2].bbox.contains(*corner), "the legend of four entries lies in its panel"
+    assert max(axes[0].get_yticks()) <= 1
 
 
 def test_a_figure_of_nothing_says_so():
