@@ -11,32 +11,25 @@ from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._checks import some
 from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
-from interaction_monitor.callbacks.callback import CallbackBase
-from interaction_monitor.callbacks.lightning_setup import source_of
+from interaction_monitor.callbacks.lightning_setup import SetUp
 from interaction_monitor.callbacks.lightning_trainer import (
-    Steps,
     batches_of,
     counted_batches_of,
     ends_after,
     finished_batches,
-    folder_of,
-    is_trial,
     loss_of,
-    missed_end_of_epoch,
     monitored,
     no_test_loss,
     refuse_split_networks,
     say,
 )
-from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.observer import Observer
 from interaction_monitor.record import Progress
-from interaction_monitor.settings import plain
 from interaction_monitor.state import preserved_rng, uninitialized
 
 
-class InteractionMonitor(CallbackBase, Callback):
+class InteractionMonitor(SetUp, Callback):
     """Measure which interactions a network encodes, order by order, while Lightning trains it.
 
     It measures once before training, then every few epochs or steps, and after the last; it names the phase,
@@ -102,12 +95,8 @@ class InteractionMonitor(CallbackBase, Callback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._steps = Steps()
-        self._keys = Keys(self.name)
         self._seen_step = 0
         self._tried_step = -1
-        self._samples: dict[str, Any] | None = None  # a digest of the samples
-        self._shown: int | None = None  # the loggers' step of the last measurement
         self._waiting: list[str] = []  # weights whose shapes only the first batch gives
         self._saved: int | None = None  # optimizer steps at a checkpoint that the record does not know of yet
 
@@ -237,54 +226,6 @@ class InteractionMonitor(CallbackBase, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state of the interrupted run until training starts again."""
         self._restored = state_dict or None
-
-    def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
-        """Make what measures, restore what a checkpoint holds, and open the record."""
-        run = checkpoint.run_of(state)
-        self.losses.batches.load_state_dict(run["loss"])
-        self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
-        self._shown = (state or {}).get("shown")
-        if state is not None:
-            checkpoint.check(state, self.plain_settings())
-        observer, found = self._observer_of(source_of(trainer, pl_module), state)
-        if found is not None:
-            text = "module(x) does not run on the samples, so it is called as its own step calls it:"
-            say(trainer, f"{self.name}: {text} {found}")
-        lightning_twins.begin(observer, trainer, pl_module, name=self.name)
-        self._samples = plain(observer.probe)
-        if state is not None:
-            checkpoint.restore(state, observer, self.budget)
-        if not is_trial(trainer):
-            target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
-            with self.faults.guard("opening the record"):
-                resume.open_record(observer, target, self.plain_settings(), state, step=step)
-            if len(observer.history) and (self._shown is None or observer.history[-1].step == step):
-                self._shown = counted_batches_of(trainer) - 1
-            with observer.ranks.together():
-                if observer.ranks.rank == 0:
-                    self._introduce(trainer, pl_module, observer)
-        self._keys = Keys(self.name, observer.history)
-        return observer
-
-    def _introduce(self, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer) -> None:
-        """Say what measuring will take, and prepare the loggers for what comes."""
-        if not trainer.loggers:
-            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
-        say(trainer, self._cost_at_start(observer, pl_module, trainer.max_epochs))
-        loggers = self._loggers(trainer)
-        loggers.introduce()
-        if self._shown is not None:
-            loggers.take_back(observer.history, step=self._shown + 1)
-
-    def _loggers(self, trainer: pl.Trainer) -> Loggers:
-        return Loggers(trainer.loggers, name=self.name, guard=self.faults.guard)
-
-    def _due_at_start(self, trainer: pl.Trainer, observer: Observer) -> bool:
-        """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
-        if len(observer.history) == 0:
-            return True
-        missed = missed_end_of_epoch(trainer, observer.history[-1].epoch)
-        return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
 
     def _measured(self, trainer: pl.Trainer, observer: Observer) -> bool:
         """Tell whether the network as it is now has been measured, or tried to."""

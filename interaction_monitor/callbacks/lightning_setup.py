@@ -1,4 +1,4 @@
-"""What is taken from a Lightning run before it begins: samples as validation hands them on, and a way to call."""
+"""What happens before a Lightning run: samples as validation hands them on, a way to call, the record, the loggers."""
 
 from __future__ import annotations
 
@@ -13,15 +13,86 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
+from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.lightning_trainer import (
+    Steps,
+    counted_batches_of,
+    folder_of,
+    is_trial,
+    missed_end_of_epoch,
+    say,
+)
+from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
+from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits
-from interaction_monitor.settings import ForwardFunc
+from interaction_monitor.settings import ForwardFunc, plain
 from interaction_monitor.state import answered, preserved_rng, undisturbed
 
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class SetUp(CallbackBase):
+    """What the Lightning callback does before the first measurement."""
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._steps = Steps()
+        self._keys = Keys(self.name)
+        self._samples: dict[str, Any] | None = None  # a digest of the samples
+        self._shown: int | None = None  # the loggers' step of the last measurement
+
+    def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
+        """Make what measures, restore what a checkpoint holds, and open the record."""
+        run = checkpoint.run_of(state)
+        self.losses.batches.load_state_dict(run["loss"])
+        self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
+        self._shown = (state or {}).get("shown")
+        if state is not None:
+            checkpoint.check(state, self.plain_settings())
+        observer, found = self._observer_of(source_of(trainer, pl_module), state)
+        if found is not None:
+            text = "module(x) does not run on the samples, so it is called as its own step calls it:"
+            say(trainer, f"{self.name}: {text} {found}")
+        lightning_twins.begin(observer, trainer, pl_module, name=self.name)
+        self._samples = plain(observer.probe)
+        if state is not None:
+            checkpoint.restore(state, observer, self.budget)
+        if not is_trial(trainer):
+            target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
+            with self.faults.guard("opening the record"):
+                resume.open_record(observer, target, self.plain_settings(), state, step=step)
+            if len(observer.history) and (self._shown is None or observer.history[-1].step == step):
+                self._shown = counted_batches_of(trainer) - 1
+            with observer.ranks.together():
+                if observer.ranks.rank == 0:
+                    self._introduce(trainer, pl_module, observer)
+        self._keys = Keys(self.name, observer.history)
+        return observer
+
+    def _introduce(self, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer) -> None:
+        """Say what measuring will take, and prepare the loggers for what comes."""
+        if not trainer.loggers:
+            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
+        say(trainer, self._cost_at_start(observer, pl_module, trainer.max_epochs))
+        loggers = self._loggers(trainer)
+        loggers.introduce()
+        if self._shown is not None:
+            loggers.take_back(observer.history, step=self._shown + 1)
+
+    def _loggers(self, trainer: pl.Trainer) -> Loggers:
+        return Loggers(trainer.loggers, name=self.name, guard=self.faults.guard)
+
+    def _due_at_start(self, trainer: pl.Trainer, observer: Observer) -> bool:
+        """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
+        if len(observer.history) == 0:
+            return True
+        missed = missed_end_of_epoch(trainer, observer.history[-1].epoch)
+        return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
 
 
 def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.callbacks.errors import Faults
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
 from interaction_monitor.record import Progress, Record, RecordError
+from interaction_monitor.record.files import is_record
 from interaction_monitor.record.new_record import NewRecord, free, write_training_samples
 
 
@@ -132,6 +134,55 @@ def go_on(
             f"of the measurements up to there"
         )
     record.note(Progress(checkpoint=step))
+    return record
+
+
+class _Noted(dict[str, Any]):
+    """What a callback adds to the trainer's state in this very run; from a checkpoint comes a plain dict."""
+
+
+def claim(who: str, name: str, places: MutableMapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take a callback's place in a trainer's state, which goes into each checkpoint.
+
+    Args:
+        who: the class of the callback.
+        name: its name.
+        places: those of all callbacks, by class and name.
+
+    Returns:
+        The place; and what a callback of the same name had left there when the checkpoint was taken.
+
+    Raises:
+        ValueError: if another callback of this run has the place.
+    """
+    key = f"{who}[{name}]"
+    before = places.get(key)
+    if isinstance(before, _Noted):
+        raise ValueError(
+            f"{who}(name={name!r}): another one in this trainer has this name; give each a name= of its own, by which "
+            "its record and its keys are known"
+        )
+    places[key] = _Noted()
+    return places[key], before if isinstance(before, dict) else {}
+
+
+def earlier_record(folder: Path, name: str, settings: Mapping[str, Any]) -> Record:
+    """Open the record of the run that wrote a checkpoint.
+
+    Args:
+        folder: where the trainer writes.
+        name: of the record's folder in it.
+        settings: what decides what a measurement of this run means.
+
+    Raises:
+        RecordError: if there is none that can be read.
+        ValueError: if this run would measure otherwise than there.
+    """
+    path = folder / Path(name).name
+    if not is_record(path):
+        raise RecordError(f"there is no record to go on with in {path}")
+    record = Record.open(path)
+    checkpoint.check(checkpoint.state_in(record), settings)
     return record
 
 

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import nn
 
 try:
-    from transformers import Trainer, TrainerCallback, TrainerState
+    from transformers import TrainerCallback, TrainerState
     from transformers import TrainerControl as Control
     from transformers import TrainingArguments as Arguments
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
-from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks.errors import OnError
-from interaction_monitor.callbacks.loggers import Keys, Loggers
-from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.transformers_trainer import (
+    LOSSES,
+    SetUp,
     StepLosses,
-    boards_of,
     checkpoint_folder,
-    claim,
-    earlier_record,
     evaluation_of,
     monitored,
     no_test_loss,
@@ -34,24 +28,22 @@ from interaction_monitor.callbacks.transformers_trainer import (
     source_of,
     trainer_of,
 )
-from interaction_monitor.distributed import MISFITS, Ranks
+from interaction_monitor.distributed import MISFITS
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Progress, RecordError
+from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule
 from interaction_monitor.settings import ForwardFunc, Interactions, Thresholds
 from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
-_LOSSES = ("train_loss", "test_loss")
 
-
-class InteractionTrainerCallback(CallbackBase, TrainerCallback):
+class InteractionTrainerCallback(SetUp, TrainerCallback):
     """Do for `transformers.Trainer` what `InteractionMonitor` does for Lightning.
 
     It measures once before training, then every few epochs or steps, and after the last; where an evaluation or a log
@@ -148,16 +140,11 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._boards: list[TensorBoardLogger] = []
         self._logged: dict[str, Any] = {}  # the trainer's logs
         self._step_losses = StepLosses()
-        self._keys = Keys(self.name)
         self._values: dict[str, float] = {}  # of the last measurement, the same on all processes
         self._evaluation = "eval"
         self._due = False
-        if (twins := getattr(self, "_twins", None)) is not None:  # of a training that was broken off
-            twins.close()
-        self._twins: transformers_twins.ModelTwins | None = None
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
@@ -259,64 +246,6 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
             board.experiment.close()
         self._boards = []
 
-    def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path) -> None:
-        """Make the twins, if there are to be any, and go on with those of the checkpoint in the folder."""
-        if self.observer is None:
-            return
-        self._twins = transformers_twins.begin(self.observer, model, optimizer, trainer)
-        if self._twins is None:
-            return
-        self._say(f"{self.name}: {self._twins.costs}")
-        if len(self.observer.history):
-            with self.faults.guard("going on with the twins"):
-                self._twins.load(folder / f"{self.name}_twins.pt")
-
-    def _set_up(self, args: Arguments, state: TrainerState, source: TrainerSource) -> Observer:
-        """Make what measures, and open the record, on all processes together."""
-        who, folder, ranks = type(self).__name__, Path(args.output_dir or "."), Ranks.of_this_run()
-        noted, before = claim(who, self.name, state)
-        earlier = None
-        with ranks.together():
-            if ranks.rank == 0 and state.global_step > 0:
-                try:
-                    earlier = earlier_record(folder, before.get("record", self.name), self.plain_settings())
-                except RecordError as error:
-                    at = f"epoch {int((state.epoch or 0) + 1e-6)} (step {state.global_step})"
-                    self.faults.warn_once("resume", f"{error}, so the record begins at {at}")
-        observer, found = self._observer_of(source, None if earlier is None else checkpoint.state_in(earlier))
-        if found is not None and ranks.rank == 0:
-            self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
-        with ranks.together():
-            if earlier is not None:  # a baseline that is computed from the network is that of the network at the start
-                players = {"labels": earlier.players.labels, "baseline": earlier.players.baseline}
-                observer.load_state_dict(observer.state_dict() | players)
-        try:
-            with self.faults.guard("opening the record"), ranks.together():
-                if ranks.rank == 0:
-                    resume.open_at_step(
-                        observer, folder / self.name, self.plain_settings(), earlier, step=state.global_step, who=who
-                    )
-                    self._boards = boards_of(observer, folder)
-                    if len(observer.history):
-                        self._loggers().take_back(observer.history, step=state.global_step + 1)
-                    noted["record"] = self._boards[0].version
-        finally:  # all processes must know the same, also where a part of it could not be read
-            observer.load_state_dict(ranks.of_first(observer.state_dict()))
-        self._keys = Keys(self.name, observer.history)
-        if ranks.rank == 0 and len(observer.history) == 0:
-            n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
-            self._say(self._cost_at_start(observer, source.model, n_epochs))
-        return observer
-
-    def _loggers(self) -> Loggers:
-        return Loggers(self._boards, name=self.name, guard=self.faults.guard, losses=_LOSSES)
-
-    def _say(self, *texts: str | None) -> None:
-        if self.observer is None or self.observer.ranks.rank == 0:
-            for text in texts:
-                if text is not None:
-                    print(text)
-
     def _known(self, args: Arguments) -> dict[str, float]:
         """Return what is known of each key, and the worst of one that is monitored before there is any."""
         return self._keys.updated(self._values, monitored(args), self.players.n_players)
@@ -361,6 +290,6 @@ class InteractionTrainerCallback(CallbackBase, TrainerCallback):
                 self._values = observer.ranks.of_first(self._scalars())
             if row is not None and observer.ranks.rank == 0:
                 self._say(self._written())
-                losses = {key: getattr(row, key) for key in _LOSSES if getattr(row, key) is not None}
+                losses = {key: getattr(row, key) for key in LOSSES if getattr(row, key) is not None}
                 values = self._values | {f"{self.name}/{key}": loss for key, loss in losses.items()}
                 self._loggers().publish(observer.history, values, step=step)

@@ -1,9 +1,10 @@
-"""What a trainer of `transformers` gives a callback: itself, samples, losses, and a place in its state."""
+"""What a trainer of `transformers` gives a callback: itself, samples and losses; and what happens before its run."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -15,16 +16,91 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from interaction_monitor.callbacks import checkpoint
+from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
+from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
+from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
-from interaction_monitor.record import Record, RecordError
-from interaction_monitor.record.files import is_record
+from interaction_monitor.record import RecordError
 from interaction_monitor.settings import ForwardFunc
+
+LOSSES = ("train_loss", "test_loss")
+
+
+class SetUp(CallbackBase):
+    """What the callback for `transformers.Trainer` does before the first measurement."""
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._boards: list[TensorBoardLogger] = []
+        self._keys = Keys(self.name)
+        if (twins := getattr(self, "_twins", None)) is not None:  # of a training that was broken off
+            twins.close()
+        self._twins: transformers_twins.ModelTwins | None = None
+
+    def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path) -> None:
+        """Make the twins, if there are to be any, and go on with those of the checkpoint in the folder."""
+        if self.observer is None:
+            return
+        self._twins = transformers_twins.begin(self.observer, model, optimizer, trainer)
+        if self._twins is None:
+            return
+        self._say(f"{self.name}: {self._twins.costs}")
+        if len(self.observer.history):
+            with self.faults.guard("going on with the twins"):
+                self._twins.load(folder / f"{self.name}_twins.pt")
+
+    def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
+        """Make what measures, and open the record, on all processes together."""
+        who, folder, ranks = type(self).__name__, Path(args.output_dir or "."), Ranks.of_this_run()
+        places: Any = state.stateful_callbacks  # the state has made a dict of it
+        noted, before = resume.claim(who, self.name, places)
+        earlier = None
+        with ranks.together():
+            if ranks.rank == 0 and state.global_step > 0:
+                try:
+                    earlier = resume.earlier_record(folder, before.get("record", self.name), self.plain_settings())
+                except RecordError as error:
+                    at = f"epoch {int((state.epoch or 0) + 1e-6)} (step {state.global_step})"
+                    self.faults.warn_once("resume", f"{error}, so the record begins at {at}")
+        observer, found = self._observer_of(source, None if earlier is None else checkpoint.state_in(earlier))
+        if found is not None and ranks.rank == 0:
+            self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
+        with ranks.together():
+            if earlier is not None:  # a baseline that is computed from the network is that of the network at the start
+                players = {"labels": earlier.players.labels, "baseline": earlier.players.baseline}
+                observer.load_state_dict(observer.state_dict() | players)
+        try:
+            with self.faults.guard("opening the record"), ranks.together():
+                if ranks.rank == 0:
+                    resume.open_at_step(
+                        observer, folder / self.name, self.plain_settings(), earlier, step=state.global_step, who=who
+                    )
+                    self._boards = boards_of(observer, folder)
+                    if len(observer.history):
+                        self._loggers().take_back(observer.history, step=state.global_step + 1)
+                    noted["record"] = self._boards[0].version
+        finally:  # all processes must know the same, also where a part of it could not be read
+            observer.load_state_dict(ranks.of_first(observer.state_dict()))
+        self._keys = Keys(self.name, observer.history)
+        if ranks.rank == 0 and len(observer.history) == 0:
+            n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
+            self._say(self._cost_at_start(observer, source.model, n_epochs))
+        return observer
+
+    def _loggers(self) -> Loggers:
+        return Loggers(self._boards, name=self.name, guard=self.faults.guard, losses=LOSSES)
+
+    def _say(self, *texts: str | None) -> None:
+        if self.observer is None or self.observer.ranks.rank == 0:
+            for text in texts:
+                if text is not None:
+                    print(text)
 
 
 def trainer_of(callback: TrainerCallback) -> Trainer | None:
@@ -54,36 +130,6 @@ def refuse_split_models(args: TrainingArguments) -> None:
             "the masked forwards alone. Save checkpoints, and measure them afterwards on one device with "
             "interaction_monitor.Observer"
         )
-
-
-class _Noted(dict[str, Any]):
-    """What a callback adds to the trainer's state in this very run; from a checkpoint comes a plain dict."""
-
-
-def claim(who: str, name: str, state: TrainerState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Take a callback's place in the trainer's state, which goes into each checkpoint.
-
-    Args:
-        who: the class of the callback.
-        name: its name.
-        state: the trainer's.
-
-    Returns:
-        The place; and what a callback of the same name had left there when the checkpoint was taken.
-
-    Raises:
-        ValueError: if another callback of this run has the place.
-    """
-    key = f"{who}[{name}]"
-    places: Any = state.stateful_callbacks  # the state has made a dict of it
-    before = places.get(key)
-    if isinstance(before, _Noted):
-        raise ValueError(
-            f"{who}(name={name!r}): another one in this trainer has this name; give each a name= of its own, by which "
-            "its record and its keys are known"
-        )
-    places[key] = _Noted()
-    return places[key], before if isinstance(before, dict) else {}
 
 
 def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:
@@ -133,26 +179,6 @@ class StepLosses:
         before = self._before if logged_at == self._logged_at else None
         self._before, self._logged_at = total.detach().clone(), logged_at
         return self._before if before is None else self._before - before
-
-
-def earlier_record(folder: Path, name: str, settings: Mapping[str, Any]) -> Record:
-    """Open the record of the run that wrote a checkpoint.
-
-    Args:
-        folder: where the trainer writes.
-        name: of the record's folder in it.
-        settings: what decides what a measurement of this run means.
-
-    Raises:
-        RecordError: if there is none that can be read.
-        ValueError: if this run would measure otherwise than there.
-    """
-    path = folder / Path(name).name
-    if not is_record(path):
-        raise RecordError(f"there is no record to go on with in {path}")
-    record = Record.open(path)
-    checkpoint.check(checkpoint.state_in(record), settings)
-    return record
 
 
 def boards_of(observer: Observer, folder: Path) -> list[TensorBoardLogger]:
