@@ -80,8 +80,10 @@ class Probe:
         if key is None and len(self.inputs) == 1:
             key = next(iter(self.inputs))
         if key is None or key not in self.inputs:
+            advice = advice_on_targets(self)
             raise ValueError(
                 f"input_key={key!r} must be one of the probe's inputs: {', '.join(map(repr, self.inputs))}"
+                + f"; {advice}" * bool(advice)
             )
         return key, self.inputs[key]
 
@@ -228,6 +230,28 @@ def require_probe(who: str, probe: object) -> None:
     """
     if not isinstance(probe, Probe):
         raise TypeError(f"{who}(probe={describe(probe)}): give Probe(inputs, targets) or Probe.from_loader(loader)")
+
+
+def advice_on_targets(probe: Probe, key: str | None = None) -> str:
+    """Write the probe of a batch whose targets seem to stand among its inputs, under a key that is not known.
+
+    Args:
+        probe: as it was read.
+        key: the input that is masked, if it is named.
+
+    Returns:
+        The advice, empty where not just one of several inputs has one value per sample.
+    """
+    if probe.targets is not None or not isinstance(probe.inputs, dict) or len(probe.inputs) < 2:
+        return ""
+    found = [name for name, part in probe.inputs.items() if name != key and part.numel() == len(probe)]
+    if len(found) != 1:
+        return ""
+    others = {name: f"batch[{name!r}]" for name in probe.inputs if name != found[0]}
+    entries = ", ".join(f"{name!r}: {part}" for name, part in others.items())
+    inputs = next(iter(others.values())) if key is None and len(others) == 1 else f"{{{entries}}}"
+    targets = f"batch[{found[0]!r}]"
+    return f"if {targets} are the targets, make the probe yourself: probe=Probe({inputs}, {targets})"
 
 
 def _of_several(inputs: Sequence[str], targets: str, given: str) -> str:

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from interaction_monitor._draw import draw
-from interaction_monitor.probe import Probe
+from interaction_monitor.probe import Probe, advice_on_targets
 
 SORTED = TensorDataset(torch.arange(1000).float()[:, None], torch.arange(1000) // 250)
 
@@ -308,6 +308,21 @@ def test_several_targets_are_refused_with_the_very_line_that_takes_one(targets):
     text = str(caught.value)
     probe = eval(text[text.index("Probe(") :], {"Probe": Probe, "batch": (X, targets)})
     assert torch.equal(probe.targets, Y)
+
+
+def test_a_target_under_an_unknown_key_is_advised_on_where_just_one_input_can_be_it():
+    batch = {"image": X, "cls": Y}
+    with pytest.raises(ValueError, match="input_key=None must be one of") as caught:
+        Probe.from_batch(batch).entry()
+    text = str(caught.value)
+    probe = eval(text[text.index("Probe(") :], {"Probe": Probe, "batch": batch})
+    assert torch.equal(probe.entry()[1], X)
+    assert torch.equal(probe.targets, Y)
+    for plain in ({"a": X, "b": C}, {"a": X, "one": Y, "two": Y}, {"a": X, "b": C, "one": Y, "label": Y}):
+        assert advice_on_targets(Probe.from_batch(plain)) == ""
+    assert advice_on_targets(Probe(X)) == advice_on_targets(Probe({"a": Y})) == ""
+    several = advice_on_targets(Probe({"a": X, "b": C, "one": Y}))
+    assert several.endswith("probe=Probe({'a': batch['a'], 'b': batch['b']}, batch['one'])")
 
 
 @pytest.mark.parametrize("stream", [False, True])

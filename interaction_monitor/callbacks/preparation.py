@@ -15,9 +15,10 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
+from interaction_monitor.outputs import OUTPUTS, prediction, resolve
 from interaction_monitor.players import Players
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.probe import Probe, Suits
+from interaction_monitor.probe import Probe, Suits, advice_on_targets
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, require_few_players
 
 
@@ -100,6 +101,7 @@ def choose(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | Non
 def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | None) -> tuple[Probe, Probe | None]:
     require_few_players(wanted.players.n_players, wanted.settings.interactions)
     probe = wanted.probe or source.samples(wanted.n_samples, wanted.seed, wanted.players.suits)
+    _require_targets(probe, wanted)
     if state is not None:
         checkpoint.check_number_of_training(state, wanted.n_train_samples)
         probe = checkpoint.samples_of(state, probe, given=wanted.probe is not None)
@@ -108,6 +110,13 @@ def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | N
         return probe, None
     train = source.training_samples(wanted.n_train_samples, wanted.seed, wanted.players.suits)
     return probe, train if state is None else checkpoint.training_of(state, train)
+
+
+def _require_targets(probe: Probe, wanted: Wanted) -> None:
+    score = resolve(wanted.settings.output)
+    advice = advice_on_targets(probe, getattr(wanted.players, "input_key", None))
+    if advice and score in OUTPUTS.values() and score is not prediction:
+        raise ValueError(f"output={wanted.settings.output!r} needs targets, and the samples have none; {advice}")
 
 
 def _players(

@@ -433,3 +433,24 @@ def test_sentences_with_enough_words_are_preferred(make_trainer, module):
     assert watch.observer.train[1].complete.tolist() == [True] * 5
     assert not [warning for warning in caught if "left out" in str(warning.message)]
     assert len(watch.observer.history) == 2
+
+
+class Renamed(Reader):
+    """Has its targets under a key that nobody knows."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step({**batch, "labels": batch["cls"]}, batch_idx)
+
+    validation_step = training_step
+
+
+def test_targets_under_an_unknown_key_are_refused_with_the_very_line_that_takes_them(make_trainer):
+    loader = DataLoader([{"cls": row.pop("labels"), **row} for row in mixed_sentences()], batch_size=8)
+    words = Words(VOCABULARY, n_players=2)
+    with pytest.raises(MisconfigurationException, match=r"needs targets.*if batch\['cls'\] are the targets") as caught:
+        make_trainer(monitor(players=words), max_epochs=1, logger=False).fit(Renamed(), loader, loader)
+    line = str(caught.value).partition("probe=")[2]
+    watch = monitor(players=words, probe=eval(line, {"Probe": Probe, "batch": next(iter(loader))}))
+    make_trainer(watch, max_epochs=1, logger=False).fit(Renamed(), loader, loader)
+    assert len(watch.observer.history) == 2
+    assert torch.equal(watch.observer.probe.targets, torch.stack([row["cls"] for row in loader.dataset]))
