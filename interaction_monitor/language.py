@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor.forward.model import changed_output, device_of, eager_if_compiled, find_layer, logits_of
-from interaction_monitor.outputs import Output, resolve
+from interaction_monitor.outputs import Output, resolve, score_of
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
@@ -195,7 +195,7 @@ def learn_baseline(
             keep = _present(players.labels[sample], _groups(players.n_players, generator)).to(device)[..., None]
             batch = probe.select([sample] * len(keep)).to(device)
             with torch.enable_grad(), changed_output(layer, players.layer, partial(_masked, keep, baseline)):
-                v = compute(logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
+                v = score_of(compute, logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
             loss = (v[0] - v[1] - v[2] + v[3]).abs()
             (baseline.grad,) = torch.autograd.grad(loss, [baseline])
             optimizer.step()

@@ -18,6 +18,9 @@ from networks import SmallNet
 # TensorBoard reads a run's files by name: a whole second, then this counter as text, of which "10" sorts before "9".
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)
 
+# They are imported once, by test_ways.py: each puts its ways into a table, and no way twice.
+collect_ignore = ["ways"]
+
 # The same examples on every machine: who runs the tests of an unchanged tree twice reads the same answer twice.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

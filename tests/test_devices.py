@@ -416,7 +416,7 @@ class Speaking(nn.Module):
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_the_next_token_is_found_on_the_device(kind):
-    assert public(language) == {"last_token_logits", "most_probable", "read_baseline"}
+    assert public(language) == {"last_token_logits", "learn_baseline", "most_probable", "read_baseline"}
     sentences = {"input_ids": torch.arange(6).reshape(2, 3), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     model = Speaking()
     expected = language.most_probable(model, Probe(sentences)).targets
@@ -427,6 +427,18 @@ def test_the_next_token_is_found_on_the_device(kind):
         found = language.most_probable(model, there).targets
         assert found.device == pretended.device
         assert torch.equal(found.cpu(), expected)
+
+
+def test_a_baseline_is_learned_on_the_device():
+    probe = Probe(torch.arange(1, 5).repeat(2, 1), torch.tensor([0, 1]))
+    words = players.Words([*"-abcde"], n_players=3, layer="embedding", baseline=torch.zeros(4), stop_words=())
+    model, options = Speaking(), {"forward_func": lambda net, x: net(x).sum(1), "output": "log_odds", "epochs": 2}
+    drawn = assign_players(model, words, probe)
+    expected = language.learn_baseline(model, probe, drawn, **options)
+    with PretendedDevice("cuda") as pretended:
+        model.to(pretended.device)
+        found = language.learn_baseline(model, probe, drawn, **options)
+        torch.testing.assert_close(found.cpu(), expected)
 
 
 def test_the_public_names_are_those_that_are_tested_here():

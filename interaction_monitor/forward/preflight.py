@@ -134,7 +134,7 @@ def _refuse_hidden_batches(runner: Runner) -> None:
 
     def twice() -> None:
         before = {(name, key): value for name, key, value in _attributes(runner.model)}
-        runner.forward(runner.probe.inputs_of(0))
+        runner.forward(runner.probe.select([0]).inputs)  # a copy, which it may spoil
         held[:] = [
             (name, key, before[name, key])
             for name, key, value in _attributes(runner.model)

@@ -24,7 +24,7 @@ from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.record import Record
 from interaction_monitor.report import report_page
-from interaction_monitor.report.reliability import check, noise_floor_chart
+from interaction_monitor.report.reliability import check, reliability_figures
 from interaction_monitor.settings import Settings, Thresholds
 
 
@@ -412,7 +412,8 @@ class TestWarning:
 
 class TestReport:
     def test_draws_the_floor_as_measured(self, planted_run):
-        last = planted_run().measurements[5]
+        run = planted_run()
+        last = run.measurements[5]
         size = check([last], [0]).size
         sigma = float(size[2] / 2 / 2**1.5 * 0.99)  # twice the floor is just below the interactions of order three
         checks = check([last], [0], rounding=sigma)
@@ -420,10 +421,16 @@ class TestReport:
         assert checks.above_floor == [k for k in range(1, 6) if size[k - 1] > 2 * sigma * 2 ** (k / 2)]
         assert 3 in checks.above_floor
         assert 5 not in checks.above_floor
-        drawn = {trace.name: trace for trace in noise_floor_chart(checks).data}
-        np.testing.assert_allclose(drawn["floor as measured"].y, checks.floor)
-        assert drawn["floor as measured"].line.width > drawn["floor in float32"].line.width
-        unknown = {trace.name for trace in noise_floor_chart(check([last], [0])).data}
+
+        def floors(checks):
+            figures = reliability_figures(run.history, checks, ["the end"], noise=None, tol=None)
+            (panel,) = figures["noise-floor"]["panels"]
+            return {series["name"]: series for series in panel["series"]}
+
+        drawn = floors(checks)
+        np.testing.assert_allclose(drawn["floor as measured"]["y"], checks.floor, rtol=1e-3)
+        assert drawn["floor as measured"]["width"] > drawn["floor in float32"]["width"]
+        unknown = set(floors(check([last], [0])))
         assert unknown == set(drawn) - {"floor as measured"}
 
     def test_pure_rounding_is_above_it_in_no_order(self, planted_run):
