@@ -101,7 +101,8 @@ def _train(chosen: argparse.Namespace) -> int:
 
 
 def _analyse(chosen: argparse.Namespace) -> int:
-    from gallery.tables import PAGES, all_tables, fill
+    from gallery.pages import PAGES, fill
+    from gallery.tables import all_tables
 
     if not any(chosen.results.glob("*.npz")):
         return _refuse(f"no results in {chosen.results}; python -m gallery train --results FOLDER makes some")

@@ -1,8 +1,7 @@
-"""The tables of docs/gallery.md, made from the stored runs; between markers, so that a test can compare them."""
+"""The tables of the gallery's pages, made from the stored runs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,6 @@ from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read
 from interaction_monitor.phases.loss_gap import GapOpening
-
-DOCS = RESULTS.parent.parent / "docs"
-PAGES = (DOCS / "gallery.md", DOCS / "gallery_runs.md")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -258,31 +254,6 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         "spindle": spindle(folder),
         "pictures": pictures(detected),
     }
-
-
-def fill(text: str, tables: dict[str, str]) -> str:
-    """Put tables between their markers.
-
-    Args:
-        text: a page with `<!-- table: NAME -->` and `<!-- end -->`.
-        tables: name to Markdown.
-
-    Returns:
-        The page.
-
-    Raises:
-        KeyError: if the page asks for a table that there is not.
-
-    Examples:
-        >>> fill("<!-- table: a -->old<!-- end -->", {"a": "new"}).split()
-        ['<!--', 'table:', 'a', '-->', 'new', '<!--', 'end', '-->']
-    """
-    return re.sub(
-        r"(<!-- table: (.+?) -->).*?(<!-- end -->)",
-        lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}",
-        text,
-        flags=re.DOTALL,
-    )
 
 
 def _median(values: Iterable[int | None]) -> str | None:

@@ -59,6 +59,17 @@ class Ranks:
         """Return which samples are this process's: neighbours, and at most one more than any other's."""
         return range(self.rank * n_samples // self.size, (self.rank + 1) * n_samples // self.size)
 
+    def equal_share_of(self, n_samples: int) -> range:
+        """Return this process's samples, as many as every other's: at the end, shares overlap.
+
+        Example:
+            >>> [Ranks(size=3, rank=rank).equal_share_of(5) for rank in range(3)]
+            [range(0, 2), range(2, 4), range(3, 5)]
+        """
+        most = -(-n_samples // self.size)
+        start = min(self.rank * most, n_samples - most)
+        return range(start, start + most)
+
     def gather(self, value: T) -> list[T]:
         """Return every process's value, in the order of ranks."""
         if self.size == 1:
@@ -114,27 +125,6 @@ class Ranks:
             for buffer, value in zip(buffers, first, strict=True):
                 buffer.copy_(value)
             yield
-
-    def equal_share_of(self, n_samples: int) -> range:
-        """Return this process's samples, as many as every other's: at the end, shares overlap.
-
-        Example:
-            >>> [Ranks(size=3, rank=rank).equal_share_of(5) for rank in range(3)]
-            [range(0, 2), range(2, 4), range(3, 5)]
-        """
-        most = -(-n_samples // self.size)
-        start = min(self.rank * most, n_samples - most)
-        return range(start, start + most)
-
-    def join_equal_shares(self, part: Tensor, n_samples: int) -> Tensor:
-        """Put equal shares of a tensor (most, ...) together, (S, ...), the same bits on every process."""
-        if self.size == 1:
-            return part
-        joined = part.new_empty(n_samples, *part.shape[1:])
-        for rank, found in enumerate(self.gather(part.cpu())):
-            share = Ranks(size=self.size, rank=rank).equal_share_of(n_samples)
-            joined[share.start : share.stop] = found.to(part.device)
-        return joined
 
     def average(self, gradients: Sequence[Tensor | None], *, like: Sequence[Tensor]) -> None:
         """Put the mean over all processes into each parameter's gradient; a process without one counts as zero.

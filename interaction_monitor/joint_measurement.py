@@ -45,7 +45,7 @@ def measure_jointly(
     started = time.perf_counter()
     # Of a split model the processes run each its share, and join them, where they exchange the model's parts.
     sharing = Ranks() if is_split(model) else ranks
-    with ranks.same_buffers(model), ranks.together():
+    with sharing.same_buffers(model), ranks.together():
         v = _outputs(model, probe, players, settings, sharing.share_of(len(probe)))
     v = sharing.join_samples(v)
     forward_seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gallery import references, tables
+from gallery import pages, references, tables
 from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest
@@ -25,7 +25,7 @@ from gallery.train import train
 from interaction_monitor.functional import and_outputs, or_outputs, sparsest_and_or
 from interaction_monitor.schedule import Every
 
-PAGE = tables.PAGES[0]
+PAGE = pages.PAGES[0]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_the_page_shows_what_is_stored(detected, name):
 
 def test_the_page_shows_the_spindle_and_every_table_there_is():
     assert shown("spindle") == tables.spindle()
-    asked = [name for page in tables.PAGES for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))]
+    asked = [name for page in pages.PAGES for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))]
     assert sorted(asked) == sorted(
         [
             "runs",
@@ -82,10 +82,10 @@ def test_the_page_shows_the_spindle_and_every_table_there_is():
 
 
 def test_every_stored_run_has_its_picture(detected):
-    page = tables.PAGES[1].read_text(encoding="utf-8")
+    page = pages.PAGES[1].read_text(encoding="utf-8")
     assert tables.pictures(detected) in page
     for picture in re.findall(r"\((images/.+?)\)", page):
-        assert (tables.DOCS / picture).exists()
+        assert (pages.DOCS / picture).exists()
 
 
 def test_negatives_raise_no_alarm_and_most_onsets_are_found(detected):
@@ -296,7 +296,7 @@ def test_analysing_says_what_it_read_and_wrote(tmp_path, capsys, monkeypatch):
             assert printed.out == ""
     page = tmp_path / "page.md"
     page.write_text("<!-- table: runs -->\n<!-- end -->\n")
-    monkeypatch.setattr(tables, "PAGES", (page,))
+    monkeypatch.setattr(pages, "PAGES", (page,))
     monkeypatch.setattr(tables, "all_tables", lambda folder: {"runs": "the table", "stops": "another"})
     assert main(["analyse"]) == 0
     assert capsys.readouterr().out == f"wrote the tables of {page}\n"

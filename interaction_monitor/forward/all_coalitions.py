@@ -153,7 +153,8 @@ def outputs_of(
             runner = replace(runner, probe=probe.select(share), players=masked.select(share))
         found = v.new_empty(len(share) << players.n_players)
         left = _fill(found, runner, score, size)
-        found = ranks.join_equal_shares(found.view(len(share), -1), len(probe))
+        # Of shares that overlap, each process hands over what those before it have not.
+        found = ranks.join_samples(found.view(len(share), -1)[ranks.rank * len(share) - share.start :])
         if left < size and not chunk_size:
             SIZES.halve(model, key, left)
     v[kept.to(v.device)] = found
