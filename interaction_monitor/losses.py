@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.model import call_model, device_of, logits_of
+from interaction_monitor.loading.batches import join
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import undisturbed
@@ -124,9 +125,9 @@ class TrainingSamples:
             part = Probe.from_batch(batch)
             self._parts.append(part.select(range(min(missing, len(part)))).map(lambda tensor: tensor.detach().cpu()))
             if sum(map(len, self._parts)) == self.most:
-                self.probe = _joined(self._parts)
+                self.probe = Probe(*join([(each.inputs, each.targets) for each in self._parts]))
                 self._parts = []
-        except (TypeError, ValueError, RuntimeError):
+        except Exception:  # whatever a run calls a batch must not end it
             self._usable = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,17 +138,6 @@ class TrainingSamples:
         """Go on with the samples that `state_dict` gave."""
         if state:
             self.probe = Probe(state["inputs"], state["targets"])
-
-
-def _joined(parts: list[Probe]) -> Probe:
-    inputs = [part.inputs for part in parts]
-    targets = [part.targets for part in parts if part.targets is not None]
-    joined = (
-        {key: torch.cat([each[key] for each in inputs]) for key in inputs[0]}  # type: ignore[index]  # dicts as the first
-        if isinstance(inputs[0], dict)
-        else torch.cat(inputs)  # type: ignore[arg-type]  # tensors as the first
-    )
-    return Probe(joined, torch.cat(targets) if targets else None)
 
 
 class BatchLosses:

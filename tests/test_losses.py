@@ -69,6 +69,18 @@ def test_the_first_training_samples_are_kept_as_they_come():
         assert strange.probe is None
 
 
+@pytest.mark.parametrize("other", [{"mask": torch.ones(3, 4)}, torch.ones(3, 4), {"ids": torch.ones(3, 5)}])
+def test_batches_that_do_not_go_together_are_no_samples(other):
+    samples = TrainingSamples(5)
+    samples.add({"ids": torch.ones(3, 4)})
+    samples.add(other)
+    assert samples.probe is None
+    whole = TrainingSamples(3)
+    whole.add({"ids": torch.ones(3, 4)})
+    whole.add(other)
+    assert whole.probe.inputs["ids"].shape == (3, 4)
+
+
 def test_a_loop_has_both_losses_beside_the_logged_ones(net, digits):
     (x, y), (other, targets) = (part.tensors for part in digits)
     probe, train = Probe(other[:4], targets[:4]), Probe(x[:6], y[:6])

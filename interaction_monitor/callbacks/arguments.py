@@ -9,7 +9,7 @@ from interaction_monitor._checks import is_number, is_whole
 from interaction_monitor.callbacks.errors import RefusedError
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.reference.sources import refusal
+from interaction_monitor.reference.sources import Given, listed, refusal
 from interaction_monitor.schedule import DEFAULT, Every, Schedule
 from interaction_monitor.settings import Thresholds
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
@@ -45,7 +45,7 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "interactions": (lambda value: value in ("and-or", "and"), "one of ('and-or', 'and')"),
     "thresholds": (
         lambda value: value is None or isinstance(value, Thresholds),
-        "Thresholds(...) of interaction_monitor.measurement, or None",
+        "Thresholds(...) of interaction_monitor, or None",
     ),
     "max_overhead": (
         lambda value: value is None or _is_share(value),
@@ -75,13 +75,13 @@ def require(**arguments: Any) -> None:
             raise RefusedError(name, value, instead)
 
 
-def require_reference(reference: object) -> None:
+def require_reference(reference: Given | None) -> None:
     """Raise unless this is one source of a reference or several, or None."""
-    given = reference if isinstance(reference, (list, tuple)) else [reference]
-    if not len(given):
+    given = () if reference is None else listed(reference)
+    if reference is not None and not given:
         raise RefusedError("reference", reference, "at least one, or None")
     for source in given:
-        if source is not None and (instead := refusal(source, alone=len(given) == 1)) is not None:
+        if (instead := refusal(source, alone=len(given) == 1)) is not None:
             raise RefusedError("reference", source, instead)
 
 

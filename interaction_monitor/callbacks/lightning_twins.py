@@ -25,8 +25,8 @@ def begin(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule
     Raises:
         ValueError: if they cannot be trained as the module is.
     """
-    asked = None if observer.references is None else observer.references.asked_twins
-    if asked is None or observer.references is None:
+    references = observer.references
+    if references is None or (asked := references.asked_twins) is None:
         return
     if asked.loss is None and not pl_module.automatic_optimization:
         raise ValueError(
@@ -42,7 +42,7 @@ def begin(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule
         optimizers = [optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
                       for network in networks]  # fmt: skip
     training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
-    observer.references.begin(training)
+    references.begin(training)
     say(trainer, f"{name}: {COSTS}")
 
 
@@ -106,14 +106,13 @@ def optimizers_of(network: Any) -> list[Optimizer]:
     return listed
 
 
-def _place(network: nn.Module, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-    """Put a twin where the run's module is, and let it know the trainer."""
+def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Put a twin where the run's module is, and set it up in the order in which the trainer does."""
     if is_a(network, "LightningModule"):
-        network.trainer = trainer  # type: ignore[assignment]  # a module's property
+        network.trainer = trainer
         with silent(network):
-            for hook in ("configure_model", "setup"):
-                if hasattr(network, hook):
-                    getattr(network, hook)(*(("fit",) if hook == "setup" else ()))
+            network.setup(stage="fit")
+            network.configure_model()
     trainer.precision_plugin.convert_module(network)
     network.to(pl_module.device)
 

@@ -20,6 +20,7 @@ from interaction_monitor.outputs import OUTPUTS
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
+from interaction_monitor.record.files import TRAINING, is_record
 from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
@@ -69,7 +70,7 @@ def sources_of(reference: Given) -> tuple[Source | Twins, ...]:
         TypeError: if one is of another kind.
         ValueError: if there is none, or a folder or file does not exist.
     """
-    given = _listed(reference)
+    given = listed(reference)
     if not given:
         raise ValueError(f"reference={reference!r}: give at least one, or None")
     for source in given:
@@ -103,10 +104,11 @@ def names_of(reference: Given | None) -> list[str] | None:
 
     Nothing is opened: a folder may be gone by then.
     """
-    return None if reference is None else [described(source) for source in _listed(reference)]
+    return None if reference is None else [described(source) for source in listed(reference)]
 
 
-def _listed(reference: Given) -> tuple[Source | Twins, ...]:
+def listed(reference: Given) -> tuple[Source | Twins, ...]:
+    """Return one or several sources as a tuple, whatever they are."""
     return tuple(reference) if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
 
 
@@ -239,8 +241,8 @@ def _n_outputs(network: nn.Module, run: Run) -> int:
 
 def _warn_of_shared_samples(record: Record, name: str, run: Run) -> None:
     """Warn where it can be seen that the reference learnt from samples that it should not have seen."""
-    folder = record.folder / "training"
-    if not (folder / "run.json").exists():
+    folder = record.folder / TRAINING
+    if not is_record(folder):
         return
     kept = Record.open(folder)
     theirs = _digests(kept.probe_inputs)
@@ -258,5 +260,5 @@ def _warn_of_shared_samples(record: Record, name: str, run: Run) -> None:
 
 def _digests(inputs: Tensor | Mapping[str, Tensor]) -> set[bytes]:
     tensors = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
-    rows = zip(*(tensor.contiguous() for tensor in tensors), strict=True)
+    rows = zip(*tensors, strict=True)
     return {b"".join(part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for part in row) for row in rows}

@@ -95,6 +95,8 @@ def test_a_resumed_run_goes_on_with_its_references(loaders, make_trainer, make_n
 def test_what_is_no_reference_is_refused_before_the_first_batch(loaders, make_trainer, make_net, net):
     with pytest.raises(MisconfigurationException, match=r"InteractionMonitor\(reference=3\): give the folder"):
         monitor(reference=3)
+    with pytest.raises(MisconfigurationException, match=r"InteractionMonitor\(reference=.*\): give the folder"):
+        monitor(reference=[make_net(), None])
     with pytest.raises(ValueError, match=r"InteractionTrainerCallback\(reference='nowhere'\): give a folder or file"):
         InteractionTrainerCallback(PATCHES, None, reference="nowhere")
     before = copy.deepcopy(net.state_dict())

@@ -277,6 +277,20 @@ def test_twins_follow_the_runs_schedule_and_frozen_parts(loaders, make_trainer, 
     assert torch.equal(fresh.head[2].weight, twins.networks[0].head[2].weight)
 
 
+def test_twins_are_set_up_in_the_order_of_the_trainer(loaders, make_trainer, make_net):
+    class Late(type(make_net())):
+        def setup(self, stage):
+            self.width = 512
+
+        def configure_model(self):
+            self.head = nn.Sequential(nn.Flatten(), nn.Linear(self.width, 10))
+
+    watching = monitor(Twins(Late))
+    fit(make_trainer(watching, max_epochs=1), Late(), loaders)
+    assert watching.observer.twins.failure is None
+    assert watching.observer.twins.steps > 0
+
+
 def test_what_twins_collect_over_an_epoch_does_not_grow(loaders, make_trainer, make_net):
     class Collecting(make_net):
         def __init__(self):
