@@ -11,8 +11,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._float64 import float64_device
 from interaction_monitor.forward.all_coalitions import outputs_of
 from interaction_monitor.forward.batching import LiveBytes
+from interaction_monitor.forward.model import device_of
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
@@ -193,7 +195,7 @@ def cost_of(
         (80, 320)
     """
     row = seconds_per_forward(model, probe, players, settings)
-    device = _extraction_device(model)
+    device = float64_device(device_of(model, probe.inputs))
     count = len(probe) if n_samples is None else n_samples
     return [
         Cost(
@@ -232,7 +234,7 @@ def bench(
         The cost for each n; NaN seconds of an extraction that takes no so many players.
     """
     row = seconds_per_forward(model, probe, players, settings)
-    device = _extraction_device(model)
+    device = float64_device(device_of(model, probe.inputs))
     costs: list[Cost] = []
     seconds, growth, timed = 0.0, 2.0, True
     for n in n_players:
@@ -254,8 +256,3 @@ def bench(
             seconds, memory = seconds * growth, int(memory * growth)
             costs.append(Cost(n, n_samples << n, row * (n_samples << n), seconds, memory + outputs, estimated=True))
     return costs
-
-
-def _extraction_device(model: nn.Module) -> torch.device:
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return torch.device("cpu") if device.type == "mps" else device  # which has no float64

@@ -208,7 +208,7 @@ class Observer:
         Raises:
             ValueError: if a reference does not fit the run, or cannot be measured.
         """
-        if self.references is not None and self.references.measured is None:
+        if self.references is not None:
             settings = self._settings(forward_context)
             self.references.prepare(self._run(model, settings), self._measuring(settings), self.ranks)
 

@@ -17,13 +17,12 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.record.files import TRAINING, is_record
+from interaction_monitor.record.new_record import Measured
 from interaction_monitor.schedule import Budget
 from interaction_monitor.settings import differences, plain
 
 VERSION = 2
 _NEW = "or give the monitor another name= to begin a new history and record"
-
-Measured = tuple[Probe, PlayerMap]
 
 
 def state_of(
@@ -40,8 +39,8 @@ def state_of(
     Args:
         observer: what was measured so far.
         budget: the account of time.
-        settings: what decides what a measurement means, see `_settings`.
-        samples: a digest of the probe's, see `_settings`.
+        settings: what decides what a measurement means, see `CallbackBase.plain_settings`.
+        samples: a digest of the probe's, see `settings.plain`.
         shown: the loggers' step of the last measurement; None before the first.
         run: what was counted and averaged since, see `run_of`.
     """
@@ -129,7 +128,7 @@ def check(state: dict[str, Any], settings: Mapping[str, Any]) -> None:
         now = ", ".join(f"{name}={new!r}" for name, _, new in changed)
         raise ValueError(
             f"the checkpoint's history was measured with {was}, but this run has {now}, so its numbers would not go "
-            f"together; resume with {was}, or give the monitor another name= to begin a new history and record"
+            f"together; resume with {was}, {_NEW}"
         )
 
 
@@ -154,17 +153,14 @@ def restore(state: dict[str, Any], observer: Observer, budget: Budget) -> None:
 
 
 def _damaged(what: str) -> str:
-    return (
-        f"the monitor's state in the checkpoint is damaged ({what}); resume from another checkpoint, or give the "
-        "monitor another name= to begin a new history and record"
-    )
+    return f"the monitor's state in the checkpoint is damaged ({what}); resume from another checkpoint, {_NEW}"
 
 
 def samples_of(state: Mapping[str, Any], probe: Probe, *, given: bool) -> Probe:
     """Return the samples on which the checkpoint's history was measured.
 
     Args:
-        state: what `resume.state_of` returned when the checkpoint was taken.
+        state: what `state_of` returned when the checkpoint was taken.
         probe: the samples that this run would take.
         given: whether they were given as `probe=`, and not taken from a loader.
 

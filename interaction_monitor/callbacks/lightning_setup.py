@@ -26,7 +26,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
 from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
-from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError, read_samples
+from interaction_monitor.loading import UnreadableLoaderError, read_samples
 from interaction_monitor.loading.batches import join, rows_of, size_of
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits
@@ -100,7 +100,7 @@ def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSour
     return TrainerSource(
         pl_module,
         partial(validation_samples, trainer, pl_module),
-        partial(training_samples, trainer, pl_module),
+        partial(_draw, trainer, pl_module, _first(trainer.train_dataloader)),
         partial(call_of_its_step, trainer, pl_module),
         convert=lambda call: Converting(call, trainer.precision_plugin.convert_input),
         forward_context=trainer.precision_plugin.forward_context,
@@ -120,24 +120,6 @@ def validation_samples(
         return _draw(trainer, pl_module, _loader_of(trainer), n_samples, seed, suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead="give probe=Probe(inputs, targets)") from error
-
-
-def training_samples(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int, suits: Suits
-) -> Probe:
-    """Draw samples from the first loader for training.
-
-    Raises:
-        UnreadableLoaderError: if they cannot be had without disturbing the run; it says what to give instead.
-        TooFewSamplesError: if the loader has fewer.
-    """
-    try:
-        return _draw(trainer, pl_module, _train_loader_of(trainer), n_samples, seed, suits)
-    except UnreadableLoaderError as error:
-        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
-    except TooFewSamplesError as error:
-        argument, loader = "n_train_samples", "the loader for training"
-        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
 
 
 def _draw(
@@ -200,7 +182,7 @@ def _datamodule_of(trainer: pl.Trainer) -> Any:
 
 
 def _is_overridden(hook: str, owner: Any) -> bool:
-    """Tell whether a hook is the user's; `lightning` and `pytorch_lightning` have the others."""
+    """Tell whether a hook or a step is the user's; `lightning` and `pytorch_lightning` have the others."""
     function = getattr(owner, hook, None)
     return function is not None and function.__module__.split(".")[0] not in ("lightning", "pytorch_lightning")
 
@@ -215,11 +197,6 @@ def _loader_of(trainer: pl.Trainer) -> Any:
         )
         loader = trainer.train_dataloader
     return _first(loader)
-
-
-def _train_loader_of(trainer: pl.Trainer) -> Any:
-    """Return the first loader for training."""
-    return _first(trainer.train_dataloader)
 
 
 def _first(loader: Any) -> Any:
@@ -257,5 +234,5 @@ def call_of_its_step(
 
 def _step_of(pl_module: pl.LightningModule) -> str:
     """Return which step shows how the network is called: for validation, where there is one."""
-    own = type(pl_module).validation_step.__module__.split(".")[0] not in ("lightning", "pytorch_lightning")
+    own = _is_overridden("validation_step", type(pl_module))
     return "validation_step" if own or not pl_module.automatic_optimization else "training_step"

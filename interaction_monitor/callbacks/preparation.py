@@ -15,6 +15,7 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.forward.model import call_model
+from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.outputs import OUTPUTS, prediction, resolve
 from interaction_monitor.players import Players
 from interaction_monitor.players.player_map import PlayerMap
@@ -108,8 +109,19 @@ def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | N
     check_forwards(len(probe) + wanted.n_train_samples, wanted.players.n_players)
     if not wanted.n_train_samples:
         return probe, None
-    train = source.training_samples(wanted.n_train_samples, wanted.seed, wanted.players.suits)
+    train = _training_samples(source, wanted)
     return probe, train if state is None else checkpoint.training_of(state, train)
+
+
+def _training_samples(source: TrainerSource, wanted: Wanted) -> Probe:
+    n_samples = wanted.n_train_samples
+    try:
+        return source.training_samples(n_samples, wanted.seed, wanted.players.suits)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
+    except TooFewSamplesError as error:
+        argument, loader = "n_train_samples", "the loader for training"
+        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
 
 
 def _require_targets(probe: Probe, wanted: Wanted) -> None:

@@ -23,10 +23,11 @@ from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
-from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
+from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
 from interaction_monitor.record import RecordError
+from interaction_monitor.reference.twins import COSTS
 from interaction_monitor.settings import ForwardFunc
 
 LOSSES = ("train_loss", "test_loss")
@@ -50,7 +51,7 @@ class SetUp(CallbackBase):
         self._twins = transformers_twins.begin(self.observer, model, optimizer, trainer)
         if self._twins is None:
             return
-        self._say(f"{self.name}: {self._twins.costs}")
+        self._say(f"{self.name}: {COSTS}")
         if len(self.observer.history):
             with self.faults.guard("going on with the twins"):
                 self._twins.load(folder / f"{self.name}_twins.pt")
@@ -224,7 +225,9 @@ def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> T
     return TrainerSource(
         model,
         partial(_samples, trainer, train_loader),
-        partial(_training_samples, train_loader),
+        training_samples=lambda n_samples, seed, suits: Probe.from_loader(
+            train_loader, n_samples, seed=seed, suits=suits
+        ),
         call=call,
         convert=lambda call: call,
     )
@@ -249,16 +252,6 @@ def _samples(trainer: Trainer | None, train_loader: Any, n_samples: int, seed: i
         return Probe.from_loader(loader, n_samples, seed=seed, suits=suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead=advice) from error
-
-
-def _training_samples(train_loader: Any, n_samples: int, seed: int, suits: Suits) -> Probe:
-    try:
-        return Probe.from_loader(train_loader, n_samples, seed=seed, suits=suits)
-    except UnreadableLoaderError as error:
-        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
-    except TooFewSamplesError as error:
-        argument, loader = "n_train_samples", "the loader for training"
-        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
 
 
 @contextmanager

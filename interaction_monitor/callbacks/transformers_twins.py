@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from interaction_monitor._checks import describe
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.twins import COSTS, TwinTraining, mirror
+from interaction_monitor.reference.twins import TwinTraining, mirror
 from interaction_monitor.state import preserved_rng
 
 
@@ -24,12 +24,7 @@ class ModelTwins:
     Args:
         twins: their training.
         model: the run's.
-
-    Attributes:
-        costs: what to say of them at the start.
     """
-
-    costs = COSTS
 
     def __init__(self, twins: TwinTraining, model: nn.Module) -> None:
         self.twins = twins
@@ -90,10 +85,11 @@ def begin(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer
         trainer: whose precision they train in.
 
     Raises:
-        TypeError: if an optimizer is asked for that is none.
+        TypeError: if the factory makes no network.
+        ValueError: if it makes the same one twice.
     """
-    asked = None if observer.references is None else observer.references.asked_twins
-    if asked is None or observer.references is None:
+    references = observer.references
+    if references is None or (asked := references.asked_twins) is None:
         return None
     device = next(model.parameters()).device
     networks = [network.to(device) for network in asked.networks()]
@@ -104,7 +100,7 @@ def begin(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer
     training = TwinTraining(
         networks, optimizers, asked.loss or _ModelLoss(context), seed=asked.seed, ranks=observer.ranks
     )
-    observer.references.begin(training)
+    references.begin(training)
     return ModelTwins(training, model)
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
+from interaction_monitor.loading.batches import size_of
 from interaction_monitor.reference.batch_halves import halves
 from interaction_monitor.state import preserved_rng
 
@@ -147,10 +148,10 @@ class TwinTraining:
         try:
             parts = halves(batch)
             # Normalisation over a batch fails on one sample, and few batches are so small that both halves have one.
-            least = 2 if sum(map(_size, parts)) >= _ENOUGH else 1
+            least = 2 if sum(map(size_of, parts)) >= _ENOUGH else 1
             for number, half in enumerate(parts):
                 with preserved_rng((self.seed + 2 * self.steps + number) * 0x9E3779B1 % 2**32), torch.enable_grad():
-                    self._learn(number, half if _size(half) >= least else None, accumulate)
+                    self._learn(number, half if size_of(half) >= least else None, accumulate)
                     if update:
                         self._update(number, like, clip)
             self.steps += 1
@@ -233,10 +234,3 @@ def mirror(network: nn.Module, model: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if name in parameters:
             parameter.requires_grad_(parameters[name].requires_grad)
-
-
-def _size(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 0
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((size for part in parts if (size := _size(part))), 0)
