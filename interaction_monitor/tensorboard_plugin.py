@@ -119,17 +119,16 @@ def find_records(folder: Path) -> dict[str, Path]:
 def run_page(folder: Path) -> dict[str, Any]:
     """Return what the tab shows of a run at once: words, figures, and how far it has come."""
     from interaction_monitor.history.landmarks import places
-    from interaction_monitor.plots.run_text import advice, verdict
+    from interaction_monitor.plots.run_text import advice, as_sentence, verdict
     from interaction_monitor.record import Record
     from interaction_monitor.report.run_charts import run_figures
 
     history = Record.open(folder).history
     if not len(history):
         return {"error": "nothing is measured yet"}
-    sentence = verdict(history)
     return {
-        "verdict": f"{sentence[:1].upper()}{sentence[1:]}.",
-        "advice": f"{advice(history)}.",
+        "verdict": as_sentence(verdict(history)),
+        "advice": as_sentence(advice(history)),
         "measured": f"{len(history)} measurements, the last at {places(history)[-1]}",
         "figures": run_figures(history),
     }

@@ -1,4 +1,4 @@
-"""The command `interaction-monitor`: what can be done with runs after they have ended.
+"""The command `interaction-monitor`: what can be done before a run, and with runs that have ended.
 
 Each command has a module here, `NAME_command`, with `SUMMARY`, one line for the list of commands;
 `add_arguments(parser)`; and `run(arguments)`, which prints to stdout and raises `CommandError`, `RecordError` or
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="interaction-monitor",
-        description="Work on recorded runs: each command reads what a monitor left on disk.",
+        description="Work on recorded runs, compare networks, and tell beforehand what a measurement takes.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")

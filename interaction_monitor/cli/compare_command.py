@@ -198,7 +198,6 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
     from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run, variation_figures
-    from interaction_monitor.report.comparison_page import page
 
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
@@ -232,6 +231,8 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
         if find_spec("jinja2") is None:
             print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
         else:
+            from interaction_monitor.report.comparison_page import page
+
             (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
             print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
         tensorboard_after_run.write_comparison(comparison, arguments.out, pictures=pictures)

@@ -136,16 +136,16 @@ class Row:
     @property
     def high_order_effect(self) -> float | None:
         """What the high orders add to the output, signs counted: little where they cancel; None where not known."""
-        return sum(self.effect[first_high_order(self.n_players) - 1 :]) if self.effect else None
+        return self._of_high_orders(self.effect)
 
     @property
     def high_order_gap(self) -> float | None:
         """How much more the high orders add to the output on training samples; None unless these are measured."""
-        if not self.effect or not self.train_effect:
-            return None
-        return sum(self.train_effect[first_high_order(self.n_players) - 1 :]) - sum(
-            self.effect[first_high_order(self.n_players) - 1 :]
-        )
+        trained, other = self._of_high_orders(self.train_effect), self._of_high_orders(self.effect)
+        return None if trained is None or other is None else trained - other
+
+    def _of_high_orders(self, values: tuple[float, ...]) -> float | None:
+        return sum(values[first_high_order(self.n_players) - 1 :]) if values else None
 
     def to_csv(self) -> dict[str, str]:
         """Write the row as one cell per number: `order_k` and `strength_k` hold the two tuples.

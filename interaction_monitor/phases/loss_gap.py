@@ -22,6 +22,7 @@ class FallingFits(NamedTuple):
 
     errors: NDArray[np.float64]  # (E,) sum of squared errors of the fit to values 0..i
     levels: NDArray[np.float64]  # (E,) where that fit ends
+    whole: NDArray[np.float64]  # (E,) the fit to all values
 
 
 def falling_fits(values: Sequence[float] | NDArray[np.float64]) -> FallingFits:
@@ -31,7 +32,7 @@ def falling_fits(values: Sequence[float] | NDArray[np.float64]) -> FallingFits:
         values: (E,) the curve.
 
     Returns:
-        The error and the last level of each.
+        The error and the last level of each, and the fit to the whole.
 
     Examples:
         >>> fits = falling_fits([3.0, 1.0, 2.0])  # the last two are pooled
@@ -50,7 +51,7 @@ def falling_fits(values: Sequence[float] | NDArray[np.float64]) -> FallingFits:
             mean, size = (before * count + mean * size) / (count + size), count + size
         blocks.append((mean, size))
         errors[index], levels[index] = error, mean
-    return FallingFits(errors, levels)
+    return FallingFits(errors, levels, np.repeat([mean for mean, _ in blocks], [size for _, size in blocks]))
 
 
 def falling_fit(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,14 +67,7 @@ def falling_fit(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.flo
         >>> falling_fit([3.0, 1.0, 2.0]).tolist()
         [3.0, 1.5, 1.5]
     """
-    blocks: list[tuple[float, int]] = []
-    for value in np.asarray(values, dtype=np.float64).tolist():
-        mean, size = value, 1
-        while blocks and blocks[-1][0] <= mean:
-            before, count = blocks.pop()
-            mean, size = (before * count + mean * size) / (count + size), count + size
-        blocks.append((mean, size))
-    return np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+    return falling_fits(values).whole
 
 
 class Valley(NamedTuple):
@@ -232,7 +226,7 @@ def _without_dips(curve: NDArray[np.float64], depth: float) -> NDArray[np.float6
 
 def _errors(epochs: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give the error of never rising up to each measurement and rising by a parabola from there; inf where it falls."""
-    falling, levels = falling_fits(gaps)
+    falling, levels, _ = falling_fits(gaps)
     errors = np.full(len(gaps), math.inf)
     for index in range(len(gaps) - 1):
         after, above = epochs[index + 1 :] - epochs[index], gaps[index + 1 :] - levels[index]

@@ -20,7 +20,7 @@ from interaction_monitor.functional import (
 )
 from interaction_monitor.plots.comparison_text import powers
 from interaction_monitor.plots.layout import styled, to_png
-from interaction_monitor.plots.sample_figures import draw_players, image_of
+from interaction_monitor.plots.sample_figures import SIGNS, draw_players, image_of
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one
 _COLOURS = ("#999999", "#0072B2", "#D55E00", "#D55E00")
@@ -241,9 +241,8 @@ def _pattern_bars(ax: Axes, comparison: Comparison, extraction: Extraction, samp
         ]
         places = [row - 0.4 + thickness * (network + 0.5) for row in range(len(shown))]
         ax.barh(places, effects, height=thickness, color=_NETWORKS[network % len(_NETWORKS)], label=name)
-    sign = {"AND": " ∧ ", "OR": " ∨ "}
     labels = [
-        sign[kind].join(comparison.player_name(sample, player) for player in members(coalition))
+        SIGNS[kind].join(comparison.player_name(sample, player) for player in members(coalition))
         for kind, coalition in shown
     ]
     ax.set_yticks(range(len(shown)), labels)

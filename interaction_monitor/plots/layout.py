@@ -22,8 +22,8 @@ STYLE: list[Any] = [
         "axes.titlesize": 10,
         "axes.titlelocation": "left",
         "axes.axisbelow": True,
-        "axes.titley": 1.0,
-    },  # fixed, since looking for a free place takes a sixth of the drawing,
+        "axes.titley": 1.0,  # fixed, since looking for a free place takes a sixth of the drawing
+    },
 ]
 
 
@@ -94,7 +94,7 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
     """Render a figure.
 
     Args:
-        figure: A figure of this module.
+        figure: The figure.
 
     Returns:
         (height, width, 3) pixels.

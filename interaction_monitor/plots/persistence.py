@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -43,6 +45,30 @@ def persisted_shares(history: History) -> NDArray[np.float64]:
         history.by_order("persisted"), strength, out=np.full_like(strength, np.nan), where=known
     )
     return shares
+
+
+class EffectPart(NamedTuple):
+    """What the low orders or the high ones add to the output over the run."""
+
+    name: str
+    high: bool
+    trained: bool  # on training samples, not on the probe's
+    effect: NDArray[np.float64]  # (E,) NaN where not known
+
+
+def effect_parts(history: History) -> list[EffectPart]:
+    """List what low and high orders add to the output, as far as anything is known of it."""
+    high = first_high_order(history.n_players) - 1
+    parts = []
+    for field, samples in (("effect", "probe samples"), ("train_effect", "training samples")):
+        effects = history.by_order(field)
+        for is_high, orders, part in (
+            (False, f"orders 1 to {high}" if high > 1 else "order 1", effects[:, :high]),
+            (True, f"orders {high + 1} and above", effects[:, high:]),
+        ):
+            if part.shape[1] and not np.isnan(part.sum(1)).all():
+                parts.append(EffectPart(f"{orders}, {samples}", is_high, field == "train_effect", part.sum(1)))
+    return parts
 
 
 def turnover(ax: Axes, history: History) -> None:
@@ -100,18 +126,11 @@ def order_effects(ax: Axes, history: History) -> None:
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    high = first_high_order(history.n_players) - 1
-    for name, samples, dash in (("effect", "probe samples", "--"), ("train_effect", "training samples", "-")):
-        effects = history.by_order(name)
-        for part, orders, colour in (
-            (effects[:, :high], f"orders 1 to {high}" if high > 1 else "order 1", TRAIN),
-            (effects[:, high:], f"orders {high + 1} and above", TEST),
-        ):
-            y = part.sum(1)
-            known = ~np.isnan(y)
-            if known.any() and part.shape[1]:
-                ax.plot(values[known], y[known], dash, color=colour, marker=marker_of(history), ms=3)
-                ax.plot([], [], dash, color=colour, label=f"{orders}, {samples}")
+    for part in effect_parts(history):
+        dash, colour = "-" if part.trained else "--", TEST if part.high else TRAIN
+        known = ~np.isnan(part.effect)
+        ax.plot(values[known], part.effect[known], dash, color=colour, marker=marker_of(history), ms=3)
+        ax.plot([], [], dash, color=colour, label=part.name)
     ax.axhline(0, color=GAP, lw=0.8, alpha=0.5)
     ax.set_ylabel("effect")
     if not ax.get_legend_handles_labels()[0]:

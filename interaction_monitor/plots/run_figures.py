@@ -14,6 +14,8 @@ from functools import wraps
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -31,9 +33,10 @@ from interaction_monitor.plots.layout import (
     picture_html,
     row,
     stack,
+    styled,
     to_image,
 )
-from interaction_monitor.plots.run_text import verdict
+from interaction_monitor.plots.run_text import as_sentence, verdict
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 
@@ -46,12 +49,13 @@ _TITLES = (
 
 
 def _drawn(make: Callable[[History], Figure]) -> Callable[[History], Figure]:
+    drawn = styled(make)
+
     @wraps(make)
     def checked(history: History) -> Figure:
         if not len(history):
             raise ValueError("history is empty: measure at least once before drawing")
-        with style.context(STYLE):
-            return make(history)
+        return drawn(history)
 
     return checked
 
@@ -142,8 +146,7 @@ def story(history: History) -> Figure:
     """
     losses, beside = _has_losses(history), not np.isnan(history.column("generalizing_share")).all()
     heights = [2.3, 2.5, *[1.7] * (losses + beside)]
-    sentence = verdict(history)
-    lines = textwrap.wrap(f"{sentence[:1].upper()}{sentence[1:]}.", 104)
+    lines = textwrap.wrap(as_sentence(verdict(history)), 104)
     head = 0.35 + 0.24 * len(lines)
     below = head + 2.95  # the bars take that much
     figure = page(WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
@@ -209,9 +212,9 @@ def to_html(history: History) -> str:
     Returns:
         HTML that needs nothing else.
     """
-    sentence = html.escape(verdict(history))
-    words = f"<p><b>{sentence[:1].upper()}{sentence[1:]}.</b></p>"
-    return words + (picture_html(story(history), alt=sentence) if len(history) else "")
+    sentence = verdict(history)
+    words = f"<p><b>{html.escape(as_sentence(sentence))}</b></p>"
+    return words + (picture_html(story(history), alt=html.escape(sentence)) if len(history) else "")
 
 
 def measurement_html(measurement: Measurement) -> str:
@@ -236,8 +239,7 @@ def _has_losses(history: History) -> bool:
 
 def _heat_map(ax: Axes, history: History) -> None:
     mesh = charts.order_heat_map(ax, history)
-    # Beside the axes and not taken from them, so that charts below keep the same epochs under each other.
-    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
+    bar = _colour_bar(ax, mesh)
     bar.set_label("share of the strength")
     highest = mesh.get_clim()[1] or 1.0
     ticks = [share for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0) if share <= highest]
@@ -246,9 +248,13 @@ def _heat_map(ax: Axes, history: History) -> None:
 
 
 def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None:
-    mesh = persistence.order_shares(ax, history, shares)
-    bar = ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
+    bar = _colour_bar(ax, persistence.order_shares(ax, history, shares))
     bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
+
+
+def _colour_bar(ax: Axes, mesh: QuadMesh) -> Colorbar:
+    # Beside the axes and not taken from them, so that charts below keep the same epochs under each other.
+    return ax.get_figure().colorbar(mesh, cax=ax.inset_axes((1.012, 0.0, 0.018, 1.0)))  # type: ignore[union-attr]  # these axes have a figure
 
 
 def _curves(axes: list[Axes], history: History) -> None:

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal while a run is measured."""
+"""A run in words: in the terminal while it is measured, in TensorBoard, in a notebook and in a report."""
 
 from __future__ import annotations
 
@@ -120,6 +120,16 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     if not rows:
         return "nothing was measured" + (f", because {failure}" if failure else "")
     return overfitting(rows) + _phases(rows)
+
+
+def as_sentence(text: str) -> str:
+    """Begin with a capital letter and end with a full stop.
+
+    Example:
+        >>> as_sentence("phase one so far")
+        'Phase one so far.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def overfitting(history: History) -> str:

@@ -25,6 +25,7 @@ from interaction_monitor.plots.layout import data_uri, to_png
 from interaction_monitor.record import Record
 
 AND, OR = "#E69F00", "#56B4E9"
+SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction
 
 
 @dataclass(frozen=True)

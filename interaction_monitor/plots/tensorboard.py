@@ -119,8 +119,7 @@ def write_measurement(
     if len(history) <= _LAYOUT_CHECKS:
         _write_layout(writer, layout)
     if _milestones(history) != _milestones(history[:-1]):
-        sentence = run_text.verdict(history)
-        writer.add_text(f"{name}/{VERDICT}", f"{sentence[:1].upper()}{sentence[1:]}.", step)
+        writer.add_text(f"{name}/{VERDICT}", run_text.as_sentence(run_text.verdict(history)), step)
     distribution = history[-1].distribution
     write_histogram(writer, distribution, tag=f"{name}/{ORDERS}", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where
@@ -198,7 +197,7 @@ def write_figures(
 ) -> None:
     """Write pictures of the run so far.
 
-    All of them together take seconds, so during a run write them where `picture_due`, or only some.
+    All of them together take half a second or more, so during a run write them where `picture_due`, or only some.
 
     Args:
         writer: Where to write.
@@ -235,7 +234,7 @@ def n_ridges(n_measurements: int) -> int:
 def picture_due(n_measurements: int) -> bool:
     """Whether the run has doubled since the last time that this was true.
 
-    A picture takes a second or two, so a running training gets few of them; the end gets one in any case.
+    A picture takes up to half a second, so a running training gets few of them; the end gets one in any case.
 
     Example:
         >>> [n for n in range(1, 100) if picture_due(n)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib import style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots.sample_figures import Interaction, strongest
+from interaction_monitor.plots.layout import page
+from interaction_monitor.plots.sample_figures import SIGNS, Interaction, strongest
 
 _FOR, _AGAINST, _REST = "#0072B2", "#D55E00", "#BBBBBB"
-_SIGNS = {"AND": " ∧ ", "OR": " ∨ "}
 
 
 def waterfall(
@@ -51,12 +50,10 @@ def waterfall(
     steps.append(end - start - sum(steps))
     labels = ["masked input", *(_label(interaction, names) for interaction in shown), "the rest", "the input"]
     with style.context("default"):
-        figure = Figure(figsize=(8, 1.0 + 0.32 * len(labels)), dpi=100, facecolor="white")
-        FigureCanvasAgg(figure)
-        widest = max(map(len, labels))
-        ax = figure.add_axes((min(0.02 + 0.0115 * widest, 0.45), 0.12, 0.0, 0.8))
-        left = ax.get_position().x0
-        ax.set_position((left, 0.6 / figure.get_figheight(), 0.93 - left, 1 - 1.0 / figure.get_figheight()))
+        height = 1.0 + 0.32 * len(labels)
+        figure = page(8, height)
+        left = min(0.02 + 0.0115 * max(map(len, labels)), 0.45)
+        ax = figure.add_axes((left, 0.6 / height, 0.93 - left, 1 - 1.0 / height))
         at = start
         for place, step in enumerate(steps, start=1):
             colour = _REST if place == len(steps) else _FOR if step >= 0 else _AGAINST
@@ -80,6 +77,6 @@ def waterfall(
 
 
 def _label(interaction: Interaction, names: Sequence[str] | None) -> str:
-    return _SIGNS[interaction.kind].join(
+    return SIGNS[interaction.kind].join(
         str(player) if names is None or player >= len(names) else names[player] for player in interaction.players
     )

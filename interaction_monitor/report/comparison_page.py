@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from interaction_monitor import __version__
 from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.plots import comparison_figures, comparison_text
 from interaction_monitor.plots.layout import data_uri
+
+TEMPLATES = Environment(
+    loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -
 
     Args:
         comparison: The networks.
-        pictures: Its pictures from `figures.draw_all`; None draws them.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
 
     Returns:
         What the template `comparison.html.jinja` takes.
@@ -67,19 +74,10 @@ def page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) ->
 
     Args:
         comparison: The networks.
-        pictures: Its pictures from `figures.draw_all`; None draws them.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
 
     Returns:
         The page's HTML.
-
-    Raises:
-        ModuleNotFoundError: If jinja2 is not installed (`pip install 'interaction-monitor[report]'`).
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    template = environment.get_template("comparison_page.html.jinja")
+    template = TEMPLATES.get_template("comparison_page.html.jinja")
     return template.render(comparison=shown(comparison, pictures), version=__version__)

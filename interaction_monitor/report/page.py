@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from interaction_monitor import __version__
@@ -23,12 +22,12 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.plots import theory_text
-from interaction_monitor.plots.run_text import advice, gap_in_words, verdict
+from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
 from interaction_monitor.plots.sample_figures import Example, examples
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts, theory_charts
 from interaction_monitor.report.chart_description import Figure, as_json
-from interaction_monitor.report.comparison_page import Shown, shown
+from interaction_monitor.report.comparison_page import TEMPLATES, Shown, shown
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import Overlay, fit_record
 
@@ -120,13 +119,8 @@ def _render(
     above_floor: str,
     with_or: bool,
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     history = overlay.history
-    sentence = verdict(history)
-    return environment.get_template("page.html.jinja").render(
+    return TEMPLATES.get_template("page.html.jinja").render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
         script=Markup(files("interaction_monitor.report").joinpath("charts.js").read_text(encoding="utf-8")),
@@ -134,12 +128,12 @@ def _render(
         version=__version__,
         record=record,
         settings=_flat(record.settings),
-        verdict=f"{sentence[:1].upper()}{sentence[1:]}.",
+        verdict=as_sentence(verdict(history)),
         history=history,
         last=history[-1],
         onset=find_onset(history),
         detection=find_detection(history),
-        advice=f"{advice(history)}.",
+        advice=as_sentence(advice(history)),
         gap_words=gap_in_words(history),
         phases=told_phases(history),
         lag=_lag(history),

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
-from interaction_monitor.functional import first_high_order
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     fair_losses,
@@ -16,7 +15,7 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.plots import charts
-from interaction_monitor.plots.persistence import persisted_shares, turnover_shares
+from interaction_monitor.plots.persistence import effect_parts, persisted_shares, turnover_shares
 from interaction_monitor.report.chart_description import Figure, Series, band, bars, heat, line, over_run, panel
 
 
@@ -133,16 +132,10 @@ def turnover(history: History) -> Figure:
 def effects(history: History) -> Figure:
     """Describe what low and high orders add to the output, on training samples too where these are measured."""
     x, _ = positions(history)
-    high = first_high_order(history.n_players) - 1
-    lines: list[Series] = []
-    for field, samples, dash in (("effect", "probe samples", "6 4"), ("train_effect", "training samples", "")):
-        by_order = history.by_order(field)
-        for part, orders, colour in (
-            (by_order[:, :high], f"orders 1 to {high}" if high > 1 else "order 1", "train"),
-            (by_order[:, high:], f"orders {high + 1} and above", "test"),
-        ):
-            if part.shape[1] and not np.isnan(part.sum(1)).all():
-                lines.append(_known(f"{orders}, {samples}", colour, x, part.sum(1), dash=dash))
+    lines = [
+        _known(part.name, "test" if part.high else "train", x, part.effect, dash="" if part.trained else "6 4")
+        for part in effect_parts(history)
+    ]
     return over_run([panel("effect on the output", lines, zero=True)], history)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from interaction_monitor.functional import mean_order, order_strength
 from interaction_monitor.functional.salient_orders import SALIENCY
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import onset_index, places
+from interaction_monitor.history.landmarks import lowest_index, onset_index, places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit, fit_sigma2
@@ -144,7 +144,7 @@ def fit_record(record: Record, *, and_part: bool = False) -> Overlay:
         raise NoOverlayError(str(error)) from error
     left_out = tuple(place for i, place in enumerate(places(record.history)) if i not in kept)
     onset = onset_index(history)
-    turn = int(np.nanargmin(history.column("mean_order"))) if onset is None else onset
+    turn = lowest_index(history) if onset is None else onset
     return Overlay(history, fit, turn, onset is not None, left_out)
 
 

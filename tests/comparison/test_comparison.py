@@ -255,6 +255,18 @@ def test_the_command_writes_tables_pictures_and_tensorboard(record, tmp_path: Pa
     assert html.count("data:image/png;base64,") == len(comparison_figures.PICTURES)
 
 
+def test_without_jinja_the_command_writes_all_but_the_page(record, tmp_path: Path, capsys, monkeypatch):
+    folder, out = record("a", outputs(1), outputs(2)).folder, tmp_path / "out"
+    monkeypatch.setattr(comparison_figures, "draw_all", lambda comparison, sample: stand_ins())
+    for name in [name for name in sys.modules if name.startswith("interaction_monitor.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert cli.main(["compare", str(folder), "--epoch", "0", "10", "--out", str(out)]) == 0
+    assert "wrote no HTML" in capsys.readouterr().out
+    assert (out / "comparison.txt").exists()
+    assert not (out / "comparison.html").exists()
+
+
 def test_the_command_says_what_to_do(record, tmp_path: Path, capsys):
     first, second = record("a", outputs(1)), record("b", outputs(3), settings={"output": "loss"})
     out = ["--out", tmp_path / "out"]
