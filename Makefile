@@ -27,7 +27,7 @@ lint: $(VENV)/.made-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 gallery: $(VENV)/.made-demo
 	$(BIN)/python -m gallery train $(if $(DATA),--data $(DATA)) $(RUNS)

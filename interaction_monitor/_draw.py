@@ -21,7 +21,7 @@ def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
     Returns:
         The drawn items in the order of the draw; the first `k` of them are the draw of `k` items.
 
-    Example:
+    Examples:
         >>> draw(36, 4, 0, 17)
         [2, 23, 32, 19]
     """
@@ -36,7 +36,7 @@ def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
 def uniform(*key: int | str) -> float:
     """Return a number in [0, 1), uniformly distributed, decided by `key` alone.
 
-    Example:
+    Examples:
         >>> 0 <= uniform("k-means", 0, 3) < 1
         True
     """

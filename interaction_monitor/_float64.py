@@ -11,7 +11,7 @@ from torch import Tensor
 def float64_device(device: torch.device | str) -> torch.device:
     """Return the device itself if it has float64, or the CPU if it has none, as Apple's GPUs.
 
-    Example:
+    Examples:
         >>> float64_device("cpu")
         device(type='cpu')
     """
@@ -37,7 +37,7 @@ def where_float64_is(x: Tensor) -> Tensor:
 def to_float64(x: Tensor) -> Tensor:
     """Return the tensor in float64, on its own device or on the CPU.
 
-    Example:
+    Examples:
         >>> to_float64(torch.tensor([0.5, 1.0])).dtype
         torch.float64
     """

@@ -17,7 +17,7 @@ from torch import nn
 def is_split(model: nn.Module) -> bool:
     """Tell whether processes hold parts of the model only, which they exchange when it runs.
 
-    Example:
+    Examples:
         >>> is_split(nn.Linear(2, 2))
         False
     """

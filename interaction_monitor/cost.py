@@ -184,7 +184,7 @@ def cost_of(
     Returns:
         The cost for each n.
 
-    Example:
+    Examples:
         >>> from interaction_monitor import Probe, assign_players
         >>> from interaction_monitor.players import ImagePatches
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

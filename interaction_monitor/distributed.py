@@ -38,7 +38,7 @@ class Ranks:
         size: how many there are.
         rank: which one this is, from 0.
 
-    Example:
+    Examples:
         >>> alone = Ranks()
         >>> alone.size, alone.gather("here"), alone.share_of(5)
         (1, ['here'], range(0, 5))
@@ -62,7 +62,7 @@ class Ranks:
     def equal_share_of(self, n_samples: int) -> range:
         """Return this process's samples, as many as every other's: at the end, shares overlap.
 
-        Example:
+        Examples:
             >>> [Ranks(size=3, rank=rank).equal_share_of(5) for rank in range(3)]
             [range(0, 2), range(2, 4), range(3, 5)]
         """

@@ -95,7 +95,7 @@ def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
 def duration(seconds: float) -> str:
     """Write a time with two digits and a unit.
 
-    Example:
+    Examples:
         >>> duration(0.0312), duration(4.23), duration(75.0), duration(5400.0)
         ('31 ms', '4.2 s', '75 s', '90 min')
     """

@@ -41,7 +41,7 @@ def last_token_logits(model: nn.Module, inputs: Inputs) -> Tensor:
     Raises:
         TypeError: if the model has no `get_output_embeddings()`, or the inputs are no dict.
 
-    Example:
+    Examples:
         `masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)`
     """
     get_head: Any = getattr(model, "get_output_embeddings", None)
@@ -89,7 +89,7 @@ def most_probable(
     Returns:
         The probe with targets (S,) int64.
 
-    Example:
+    Examples:
         >>> net = nn.Linear(2, 3)
         >>> most_probable(net, Probe(torch.rand(5, 2)), forward_func=lambda model, x: model(x)).targets.shape
         torch.Size([5])
@@ -122,7 +122,7 @@ def read_baseline(path: str | Path) -> Tensor:
     Raises:
         ValueError: if the file holds an array of another shape.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "baseline_embeds_list.npy"
         >>> np.save(file, [[0.0, 0.0], [0.5, -1.0]])
@@ -169,7 +169,7 @@ def learn_baseline(
     Raises:
         ValueError: if the players are fewer than two, or not masked at a layer by one vector.
 
-    Example:
+    Examples:
         >>> from interaction_monitor import assign_players
         >>> from interaction_monitor.players import Words
         >>> net = nn.Sequential(nn.Embedding(6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 2))

@@ -43,7 +43,7 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
     Returns:
         The loss, or None where none of the names is logged as a finite number.
 
-    Example:
+    Examples:
         >>> find_loss({"Val_Loss": 0.5, "train_loss": 0.4}, TEST_NAMES)
         0.5
     """
@@ -69,7 +69,7 @@ def evaluated_loss(model: nn.Module, samples: Probe, settings: Settings) -> floa
     Returns:
         The loss in nats; None where the targets are no classes of the logits, or the loss is not finite.
 
-    Example:
+    Examples:
         >>> samples = Probe(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
         >>> round(evaluated_loss(nn.Linear(3, 3, bias=False), samples, Settings()), 3)  # three classes alike
         1.099
@@ -102,7 +102,7 @@ class TrainingSamples:
     Args:
         most: how many to keep.
 
-    Example:
+    Examples:
         >>> samples = TrainingSamples(3)
         >>> for _ in range(2):
         ...     samples.add((torch.zeros(2, 5), torch.tensor([0, 1])))
@@ -145,7 +145,7 @@ class BatchLosses:
 
     Batches whose loss is not finite are left out.
 
-    Example:
+    Examples:
         >>> losses = BatchLosses()
         >>> losses.add(torch.tensor(2.0), [torch.zeros(3, 5), torch.zeros(3)])
         >>> losses.add(torch.tensor(6.0), {"input_ids": torch.zeros(1, 7)})
@@ -205,7 +205,7 @@ class Losses:
         train_loss: name of the logged training loss; None averages the batches'.
         test_loss: name of the logged validation loss; None looks for the common names.
 
-    Example:
+    Examples:
         >>> losses = Losses(test_loss="val/objective")
         >>> losses.read({"train_loss": 0.4, "val/objective": 0.5})
         (0.4, None)
@@ -252,7 +252,7 @@ class Losses:
         Returns:
             The sentence, or None if each loss is logged that should be.
 
-        Example:
+        Examples:
             >>> Losses(train_loss="train/los").missing_loss(["train/loss"], trained=True)
             "train_loss='train/los' is not among the logged metrics ['train/loss'], so the loss gap is not known"
         """

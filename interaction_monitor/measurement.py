@@ -89,7 +89,7 @@ class Measurement:
         Raises:
             ValueError: if there is no such kind, or the sample's outputs are not finite.
 
-        Example:
+        Examples:
             >>> float(interpret(torch.tensor([[0.0, 1.0, 1.0, 5.0]]), interactions="and").to_shapiq()[(0, 1)])
             3.0
         """
@@ -142,7 +142,7 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
         TypeError: if the outputs are no tensor, or the thresholds of another kind.
         ValueError: if the outputs are not those of all coalitions, or there are no such interactions.
 
-    Example:
+    Examples:
         >>> import torch
         >>> v = torch.tensor([[0.0, 1.0, 1.0, 5.0]])  # two players: 1 each, and 3 more together
         >>> result = interpret(v, interactions="and")
@@ -290,7 +290,7 @@ def rounding_warning(measurement: Measurement, settings: Settings) -> str | None
 def largest_of_all(sigma: float, n: int) -> float:
     """Return about how large the largest of 2^n normally distributed errors is.
 
-    Example:
+    Examples:
         >>> round(largest_of_all(1.0, 10), 1)
         3.7
     """

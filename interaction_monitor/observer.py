@@ -73,7 +73,7 @@ class Observer:
         TypeError: if the probe, the players, the thresholds or a reference are of another kind.
         ValueError: if the interactions are, or a reference does not exist.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from interaction_monitor import Probe, assign_players, players
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))

@@ -34,7 +34,7 @@ def log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the targets are missing or do not fit the logits.
 
-    Example:
+    Examples:
         >>> log_odds(torch.tensor([[1e4, 0.0, -1e4]]), torch.tensor([0]))
         tensor([10000.], dtype=torch.float64)
     """
@@ -57,7 +57,7 @@ def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the targets are missing or do not fit the logits.
 
-    Example:
+    Examples:
         >>> logit(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1]))
         tensor([2.], dtype=torch.float64)
     """
@@ -80,7 +80,7 @@ def loss(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if the targets are missing or do not fit the logits.
 
-    Example:
+    Examples:
         >>> loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor([0.6931], dtype=torch.float64)
     """
@@ -104,7 +104,7 @@ def next_token_log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor
     Raises:
         ValueError: if the targets are missing or do not fit the logits.
 
-    Example:
+    Examples:
         >>> next_token_log_odds(torch.tensor([[[9.0, 9.0, 9.0], [3.0, 1.0, -torch.inf]]]), torch.tensor([0]))
         tensor([2.], dtype=torch.float64)
     """
@@ -124,7 +124,7 @@ def prediction(logits: Tensor, _targets: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: if there are several values per sample.
 
-    Example:
+    Examples:
         >>> prediction(torch.tensor([[21.5], [19.0]]))
         tensor([21.5000, 19.0000], dtype=torch.float64)
     """
@@ -148,7 +148,7 @@ def label_log_odds(label: int) -> Output:
     Raises:
         ValueError: from the output, if there is no such label.
 
-    Example:
+    Examples:
         >>> label_log_odds(1)(torch.tensor([[0.5, -2.0]]), None)
         tensor([-2.], dtype=torch.float64)
     """
@@ -177,7 +177,7 @@ def smoothed_log_odds(epsilon: float = 1e-7) -> Output:
     Raises:
         ValueError: if `epsilon` is not positive.
 
-    Example:
+    Examples:
         >>> smoothed_log_odds()(torch.tensor([[1e4, 0.0], [3.0, 1.0]]), torch.tensor([0, 0]))
         tensor([16.1181,  2.0000], dtype=torch.float64)
     """
@@ -212,7 +212,7 @@ def resolve(output: str | Output) -> Output:
         ValueError: if there is no output of that name.
         TypeError: if it is neither a name nor callable.
 
-    Example:
+    Examples:
         >>> resolve("log_odds") is log_odds
         True
     """

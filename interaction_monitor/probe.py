@@ -33,7 +33,7 @@ class Probe:
         ValueError: if there is no sample, or the batch axes differ.
         TypeError: if inputs or targets are not tensors.
 
-    Example:
+    Examples:
         >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.arange(5))
         >>> len(probe), probe.inputs_of(3).shape, probe.target_of(3)
         (5, torch.Size([1, 1, 8, 8]), tensor([3]))
@@ -144,7 +144,7 @@ class Probe:
                 cannot be.
             TypeError: if its batches are of another kind.
 
-        Example:
+        Examples:
             >>> data = torch.utils.data.TensorDataset(torch.rand(100, 3), torch.arange(100) // 50)
             >>> probe = Probe.from_loader(torch.utils.data.DataLoader(data, batch_size=10, shuffle=True), 6)
             >>> probe.targets
@@ -181,7 +181,7 @@ class Probe:
         Raises:
             TypeError: if the batch is of another kind.
 
-        Example:
+        Examples:
             >>> Probe.from_batch({"pixels": torch.rand(3, 4), "label": torch.arange(3)}).targets
             tensor([0, 1, 2])
         """

@@ -18,7 +18,7 @@ class Every:
     Args:
         interval: how many.
 
-    Example:
+    Examples:
         >>> [n for n in range(1, 10) if Every(3)(n)]
         [3, 6, 9]
     """
@@ -41,7 +41,7 @@ class LogSpaced:
     Raises:
         ValueError: if it is less than one.
 
-    Example:
+    Examples:
         >>> [n for n in range(1, 50) if LogSpaced(2)(n)]
         [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45]
     """
@@ -76,7 +76,7 @@ class Budget:
     Attributes:
         spent: seconds of finished measurements.
 
-    Example:
+    Examples:
         >>> now = iter([0.0, 0.0, 2.0, 30.0, 60.0])  # a measurement of 2 s at the start, a look at 30 and at 60 s
         >>> budget = Budget(0.1, clock=lambda: next(now))
         >>> budget.start()
@@ -175,7 +175,7 @@ def budget_of(max_overhead: float | None, *given: int | Schedule | None) -> Budg
         The limit that was given; where a schedule alone was given, no limit; where nothing was, measuring takes as long
         as training at most, of which the first measurements, where most happens, are spared.
 
-    Example:
+    Examples:
         >>> budget_of(0.05, None).most, budget_of(None, 5).most, budget_of(None, None).most
         (0.05, None, 1.0)
     """
@@ -194,7 +194,7 @@ def most_measurements(schedule: Schedule, n_epochs: int | None) -> int | None:
     Returns:
         How many; None where that is not known.
 
-    Example:
+    Examples:
         >>> most_measurements(Every(3), 10), most_measurements(LogSpaced(4), 60)
         (5, 21)
     """

@@ -65,7 +65,7 @@ class Settings:
         TypeError: if the thresholds are of another kind.
         ValueError: if there are no such interactions.
 
-    Example:
+    Examples:
         >>> Settings(output="logit").thresholds.saliency
         0.03
     """
@@ -119,7 +119,7 @@ def plain(value: Any) -> Any:
 
     Functions are known by their names, tensors and long lists by a digest.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.players import ImagePatches
         >>> plain(ImagePatches(grid=4, n_players=3))["grid"], plain(plain)
         (4, 'plain')
@@ -151,7 +151,7 @@ def plain(value: Any) -> Any:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """List what both know and what differs: the name, dotted where it is a part of something, and both values.
 
-    Example:
+    Examples:
         >>> differences({"seed": 0, "players": {"grid": 4}, "old": 1}, {"seed": 0, "players": {"grid": 8}})
         [('players.grid', 4, 8)]
     """

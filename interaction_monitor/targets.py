@@ -185,7 +185,7 @@ def ends_in_sigmoid(run: Callable[[], Tensor]) -> bool:
     Args:
         run: computes the tensor in question.
 
-    Example:
+    Examples:
         >>> x = torch.randn(3, 1)
         >>> ends_in_sigmoid(lambda: x.sigmoid().squeeze(1)), ends_in_sigmoid(lambda: x.sigmoid() * x)
         (True, False)

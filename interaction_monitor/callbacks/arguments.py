@@ -63,7 +63,7 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
 def require(**arguments: Any) -> None:
     """Raise unless each argument, which all callbacks take under this name, is of use.
 
-    Example:
+    Examples:
         >>> require(name="interactions", seed="3")
         Traceback (most recent call last):
         ...
@@ -140,7 +140,7 @@ def rule_of(
     Returns:
         The rule; None lets the run go on to its end.
 
-    Example:
+    Examples:
         >>> rule_of(stop=None, stop_on_onset=True, patience=None)
         HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2, patience=2)
         >>> rule_of(stop=None, stop_on_onset=True, patience=5)

@@ -43,7 +43,7 @@ class Faults:
     Attributes:
         last: what failed last, as text; None if nothing has.
 
-    Example:
+    Examples:
         >>> import warnings
         >>> faults = Faults("warn")
         >>> with warnings.catch_warnings(record=True) as caught:

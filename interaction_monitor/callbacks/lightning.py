@@ -82,7 +82,7 @@ class InteractionMonitor(SetUp, Callback):
         MisconfigurationException: if an argument is out of its range; when training starts, if the players do
             not fit the network or its data.
 
-    Example:
+    Examples:
         >>> from interaction_monitor import players
         >>> InteractionMonitor(players.ImagePatches(grid=8, n_players=10), every_n_epochs=0)
         Traceback (most recent call last):

@@ -112,7 +112,7 @@ def worst(key: str, mode: str, n_players: int) -> float:
         mode: "min" or "max", what the callback takes for better.
         n_players: number of players.
 
-    Example:
+    Examples:
         >>> worst("mean_order", "min", 10), worst("persisted_share", "max", 10), worst("loss_gap", "min", 10)
         (10.0, 0.0, 1000000.0)
     """

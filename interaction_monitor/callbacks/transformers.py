@@ -76,7 +76,7 @@ class InteractionTrainerCallback(SetUp, TrainerCallback):
         ValueError: if an argument is out of its range; when training starts, if the players do not fit the model, no
             process holds the whole of it, or a resumed run would not measure as before.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from interaction_monitor.players import Words
         >>> probe = Probe({"input_ids": torch.tensor([[2, 3]])}, torch.tensor([1]))

@@ -107,7 +107,7 @@ def begin(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer
 def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -> Optimizer:
     """Make an optimizer of the same kind for a network of the same kind, with the same parameters in the same groups.
 
-    Example:
+    Examples:
         >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
         >>> groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
         >>> made = optimizer_like(torch.optim.AdamW(groups, lr=0.5), model, network)

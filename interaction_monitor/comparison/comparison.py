@@ -45,7 +45,7 @@ class Counting:
     Raises:
         ValueError: if a number makes no sense; it says which.
 
-    Example:
+    Examples:
         >>> papers = Counting(ks=(12, 64, 115), floor=0.0)  # n = 8
     """
 
@@ -104,7 +104,7 @@ class Comparison:
     def ks(self) -> list[int]:
         """Which numbers of strongest interactions are shown; 5 to 100 if nothing was asked for.
 
-        Example:
+        Examples:
             >>> compare_outputs(torch.rand(2, 3, 16)).ks
             [5, 10]
         """
@@ -163,7 +163,7 @@ def compare_outputs(
         NotComparableError: if there are fewer than two networks, the names are not as many, or no sample has finite
             outputs in all.
 
-    Example:
+    Examples:
         >>> result = compare_outputs(torch.rand(2, 5, 8), names=["small", "large"])
         >>> result.names, result.shared.and_.shape
         (('small', 'large'), torch.Size([2, 5, 8]))
@@ -227,7 +227,7 @@ def read_published(path: str | Path) -> Tensor:
     Raises:
         ValueError: if the file holds no vector over coalitions, or is of another kind.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "rewards.npy"
         >>> np.save(file, [0.0, 20.0, 10.0, 30.0])  # of nobody, player 1, player 0, both

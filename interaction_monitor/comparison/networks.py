@@ -36,7 +36,7 @@ class Network:
     Raises:
         ValueError: if `background_levels` is below 1, or there is no such input.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.players import ImagePatches
         >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.arange(5))
@@ -91,7 +91,7 @@ def compare_networks(
     Raises:
         NotComparableError: if the networks differ in what is measured (it says in what), or there are fewer than two.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.players import ImagePatches
         >>> probe, patches = Probe(torch.rand(4, 1, 8, 8), torch.arange(4)), ImagePatches(grid=4, n_players=4)
         >>> networks = [Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), probe, patches) for _ in range(2)]

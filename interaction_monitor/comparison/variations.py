@@ -43,7 +43,7 @@ def ablate(
     Raises:
         ValueError: if there is no α, or one is negative.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.comparison import compare_outputs
         >>> ablation = ablate(compare_outputs(torch.rand(2, 2, 8)), alphas=(0.0, 1.0))
         >>> [extraction.name for extraction in ablation.extractions]
@@ -87,7 +87,7 @@ def extract_again(
     Returns:
         The second extraction, and the overlaps.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.comparison import compare_outputs
         >>> repetition = extract_again(compare_outputs(torch.rand(2, 2, 8)), k=3, change=0.0)
         >>> repetition.and_

@@ -93,7 +93,7 @@ def masked_outputs(
         TypeError: if the model returns no logits.
         NotImplementedError: if the model is split over processes otherwise than by `fully_shard` over all of them.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.forward import assign_players
         >>> from interaction_monitor.players import ImagePatches
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))

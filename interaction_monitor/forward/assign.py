@@ -50,7 +50,7 @@ def assign_players(
         TypeError: if the arguments are of other kinds, or swapped.
         ValueError: if the layer is not found, is not called exactly once, or does not fit the players.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.players import FeaturePatches
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2))
         >>> probe = Probe(torch.rand(5, 1, 10, 10))

@@ -50,7 +50,7 @@ class Chunk:
 def largest_power_of_two(most: int) -> int:
     """Return the largest power of two that is not larger.
 
-    Example:
+    Examples:
         >>> largest_power_of_two(1000)
         512
     """
@@ -71,7 +71,7 @@ def next_chunk(start: int, n_samples: int, n_coalitions: int, size: int, *, pack
         size: the most rows, a power of two.
         packed: whether a chunk may hold several samples.
 
-    Example:
+    Examples:
         >>> next_chunk(64, 3, 32, 16, packed=True)
         Chunk(samples=range(2, 3), coalitions=range(0, 16))
         >>> [len(chunk.samples) for chunk in chunks(50, 16, 256, packed=True)]
@@ -181,7 +181,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         peak: the most that were alive at once.
         largest: the bytes of the largest single tensor.
 
-    Example:
+    Examples:
         >>> with LiveBytes() as counted:
         ...     total = sum((torch.zeros(1000) + 1).sum() for _ in range(5))
         >>> counted.largest, counted.peak < 10_000
@@ -236,7 +236,7 @@ def check_forwards(n_samples: int, n_players: int, max_forwards: int = MAX_FORWA
     Raises:
         ValueError: that says how many forwards and bytes it would be.
 
-    Example:
+    Examples:
         >>> check_forwards(50, 20)
         Traceback (most recent call last):
         ValueError: n_players=20 means 50 x 2^20 = 52,428,800 masked forwards, ...

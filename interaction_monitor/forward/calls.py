@@ -65,7 +65,7 @@ class Call:
         line: of Python, in which the network is `module` and the inputs are `x` (`inputs`, where they are a dict).
         name: what the inputs are called.
 
-    Example:
+    Examples:
         >>> call = Call("module[0](x.flatten(1))")
         >>> call(nn.Sequential(nn.Linear(4, 3)), torch.rand(5, 2, 2)).shape, str(call)
         (torch.Size([5, 3]), 'forward_func=lambda module, x: module[0](x.flatten(1))')

@@ -164,7 +164,7 @@ def behind_pool(players: PlayerMap, name: str, pool: nn.Module) -> PlayerMap | N
     Returns:
         The players, or None where a window has positions of several, or positions differ in what replaces them.
 
-    Example:
+    Examples:
         >>> halves = PlayerMap(torch.tensor([[0, 0, 1, 1]]), n_players=2, axes=(2,), layer="relu")
         >>> behind_pool(halves, "pool", nn.MaxPool1d(2)).labels
         tensor([[0, 1]])

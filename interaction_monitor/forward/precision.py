@@ -56,7 +56,7 @@ def computing_in(dtype: torch.dtype) -> Iterator[set[torch.dtype]]:
     Yields:
         The precisions that were raised to it so far.
 
-    Example:
+    Examples:
         >>> layer, x = nn.Linear(4, 2).bfloat16(), torch.rand(3, 4)
         >>> with torch.no_grad(), computing_in(torch.float64):
         ...     found = layer(x.bfloat16()).half()
@@ -173,7 +173,7 @@ def rounding(
         In units of the outputs. NaN, with an info in the log, where no higher precision is to be had: the model is in
         float64, its device or its kernels know none, or memory runs out.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.forward import assign_players, masked_outputs
         >>> from interaction_monitor.players import ImagePatches
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

@@ -25,7 +25,7 @@ class History(Sequence[Row]):
     Args:
         rows: The rows to begin with.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from interaction_monitor import Observer, Probe, assign_players, players
         >>> model, probe = torch.nn.Linear(4, 3), Probe(torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))

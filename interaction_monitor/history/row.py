@@ -214,7 +214,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
 def of_order(column: str) -> tuple[str | None, int]:
     """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
 
-    Example:
+    Examples:
         >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
         (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
     """
@@ -232,7 +232,7 @@ def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
         n_players: Number of players.
         optional: Whether to name those too that a history of an earlier version lacks.
 
-    Example:
+    Examples:
         >>> csv_columns(2)[:6]
         ['epoch', 'step', 'order_1', 'order_2', 'strength_1', 'strength_2']
     """

@@ -19,7 +19,7 @@ class DifferentShapesError(ValueError):
 def size_of(batch: Any) -> int:
     """Return how many samples a batch has, by its first tensor with a batch axis; 0 if it has none.
 
-    Example:
+    Examples:
         >>> size_of({"text": ["a", "b"], "ids": torch.zeros(2, 5)})
         2
     """
@@ -34,7 +34,7 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
 
     What has no batch axis is kept as it is.
 
-    Example:
+    Examples:
         >>> rows_of((torch.arange(3), ["a", "b", "c"], 7), [2, 0])
         (tensor([2, 0]), ['c', 'a'], 7)
     """
@@ -58,7 +58,7 @@ def join(batches: Sequence[Any]) -> Any:
     Raises:
         DifferentShapesError: if tensors have different shapes.
 
-    Example:
+    Examples:
         >>> join([(torch.zeros(1, 2), ["a"]), (torch.ones(2, 2), ["b", "c"])])[1]
         ['a', 'b', 'c']
     """
@@ -195,7 +195,7 @@ def class_of(target: Tensor | None) -> int | None:
 def balanced(classes: Sequence[int | None], n_samples: int) -> list[int]:
     """Choose places of the list so that the classes take turns.
 
-    Example:
+    Examples:
         >>> balanced([0, 0, 0, 1], 3), balanced([0, None, 1], 2)
         ([0, 3, 1], [0, 1])
     """

@@ -77,7 +77,7 @@ def _given_batches(sampler: Any, n_candidates: int, seed: int) -> tuple[int, lis
 def keys_of(sampler: Any, dataset: Any, n_candidates: int, seed: int) -> Sequence[Any]:
     """Return all that a sampler can give of a dataset, each once: numbers in order, other keys as they come.
 
-    Example:
+    Examples:
         >>> from torch.utils.data import SubsetRandomSampler
         >>> keys_of(SubsetRandomSampler([7, 5, 9]), range(10), 3, 0)
         [5, 7, 9]

@@ -49,7 +49,7 @@ class Players(ABC):
         Returns:
             (S,) bool; all True where only `assign` can know, as of parts at an inner layer.
 
-        Example:
+        Examples:
             >>> from interaction_monitor.players import Columns, Words
             >>> probe = Probe(torch.tensor([[2, 3], [2, 0]]))
             >>> Words(["[PAD]", "[MASK]", "film", "charm"], n_players=2).suits(probe)
@@ -107,7 +107,7 @@ def resolve_baseline(baseline: Baseline, masked: Tensor, *, n_samples: int) -> f
         ValueError: if it does not fit.
         TypeError: if it is of another kind.
 
-    Example:
+    Examples:
         >>> resolve_baseline(lambda table: table.mean(0), torch.tensor([[1.0, 2.0], [3.0, 6.0]]), n_samples=2)
         tensor([[2., 4.]])
     """

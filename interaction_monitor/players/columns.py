@@ -39,7 +39,7 @@ class Columns(Players):
             baseline has another name.
         TypeError: if columns are no numbers or groups of them, or `n_players` is not whole.
 
-    Example:
+    Examples:
         >>> table = Probe(torch.tensor([[1.0, 2.0, 3.0], [3.0, 4.0, 9.0]]))
         >>> drawn = Columns([0, (1, 2)]).assign(table, seed=0)
         >>> drawn.labels.tolist(), drawn.baseline

@@ -107,7 +107,7 @@ def check_grid(patches: _Patches) -> None:
 def cell_index(size: int, grid: int) -> Tensor:
     """Return which of `grid` intervals each of `size` positions is in: interval i begins at i*size//grid.
 
-    Example:
+    Examples:
         >>> cell_index(7, 3)
         tensor([0, 0, 1, 1, 2, 2, 2])
     """

@@ -45,7 +45,7 @@ class ImagePatches(Players):
         ValueError: if there are more players than cells.
         TypeError: if a number is not whole.
 
-    Example:
+    Examples:
         >>> import torch
         >>> players = ImagePatches(grid=4, margin=1, n_players=3)
         >>> drawn = players.assign(Probe(torch.rand(2, 3, 8, 8)), None, seed=0)
@@ -120,7 +120,7 @@ class FeaturePatches(Players):
         ValueError: if there are more players than cells.
         TypeError: if a number is not whole.
 
-    Example:
+    Examples:
         >>> import torch
         >>> players = FeaturePatches("features.1", grid=4, n_players=3)
         >>> drawn = players.assign(Probe(torch.rand(2, 3, 32, 32)), torch.rand(1, 16, 16, 16), seed=0)
@@ -212,7 +212,7 @@ class TokenPatches(Players):
         ValueError: if there are more players than cells.
         TypeError: if a number is not whole.
 
-    Example:
+    Examples:
         >>> players = TokenPatches("blocks.0", grid=7, margin=0, n_players=5)
         >>> drawn = players.assign(Probe(torch.rand(2, 3, 224, 224)), torch.rand(1, 197, 192), seed=0)
         >>> drawn.labels.shape, drawn.labels[:, 0].tolist()  # 14 x 14 tokens; the class token is no player

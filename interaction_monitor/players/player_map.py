@@ -33,7 +33,7 @@ class PlayerMap:
     Raises:
         ValueError: if the parts do not fit together.
 
-    Example:
+    Examples:
         >>> pairs = PlayerMap(torch.tensor([[0, 0, 1, -1]]), n_players=2, axes=(1,), baseline=0.0)
         >>> pairs.mask(torch.tensor([[5.0, 6.0, 7.0, 8.0]]), 0, torch.tensor([0b00, 0b01, 0b10]))
         tensor([[0., 0., 0., 8.],
@@ -178,7 +178,7 @@ class PlayerMap:
         Raises:
             ValueError: if the positions are not those of a plane.
 
-        Example:
+        Examples:
             >>> halves = PlayerMap(torch.tensor([[[0, 1]]]), n_players=2, axes=(2, 3))
             >>> halves.regions(0, 2, 4)
             tensor([[0, 0, 1, 1],

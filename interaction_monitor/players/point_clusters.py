@@ -33,7 +33,7 @@ class PointClusters(Players):
         ValueError: if there are more players than clusters.
         TypeError: if a number is not whole.
 
-    Example:
+    Examples:
         >>> clouds = torch.rand(2, 64, 3)
         >>> drawn = PointClusters(n_clusters=8, n_players=4).assign(Probe(clouds), seed=0)
         >>> drawn.labels.shape, drawn.axes, drawn.baseline.shape
@@ -122,7 +122,7 @@ def k_means(points: Tensor, n_clusters: int, key: tuple[int, ...]) -> Tensor:
     Raises:
         ValueError: if there are fewer different points than clusters.
 
-    Example:
+    Examples:
         >>> k_means(torch.tensor([[0.0], [0.1], [9.0], [9.1]]), 2, (0,))
         tensor([1, 1, 0, 0])
     """

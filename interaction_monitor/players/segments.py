@@ -38,7 +38,7 @@ class Spans(Players):
         ValueError: if there are more players than spans.
         TypeError: if a number is not whole.
 
-    Example:
+    Examples:
         >>> drawn = Spans(n_spans=4).assign(Probe(torch.rand(2, 1, 8)), seed=0)
         >>> drawn.labels.tolist(), drawn.axes, drawn.names[0][0]
         ([[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3]], (2,), 'positions 0 to 1')
@@ -146,7 +146,7 @@ class Segments(Players):
         ValueError: if there are no integer labels, or no segments.
         TypeError: if the labels are no tensor, or `n_players` is not whole.
 
-    Example:
+    Examples:
         >>> halves = Segments(torch.tensor([[[0, 0, 1, 1]]]))
         >>> halves.n_players, halves.assign(Probe(torch.rand(3, 1, 1, 4)), None, seed=0).labels.shape
         (2, torch.Size([3, 1, 4]))
@@ -189,7 +189,7 @@ class Segments(Players):
         Raises:
             ValueError: if two players of a sample share a position, or one lies outside.
 
-        Example:
+        Examples:
             >>> Segments.from_indices([[[0, 1], [3]]], (2, 2)).labels
             tensor([[[ 0,  0],
                      [-1,  1]]])

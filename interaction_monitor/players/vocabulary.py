@@ -90,7 +90,7 @@ def group_words(tokens: Sequence[str], special: Sequence[bool] | None = None, *,
         special: which of them stand for no text.
         marks: see `marks_of`; None takes those that the sentence has.
 
-    Example:
+    Examples:
         >>> group_words(["un", "##believ", "##able", "!"])
         [0, 0, 0, 1]
         >>> group_words(["▁un", "believ", "able", "!"])

@@ -54,7 +54,7 @@ class Words(Players):
         ValueError: if `n_players` is less than 1.
         TypeError: if the vocabulary, the stop words, `word_ids` or `n_players` is of another kind.
 
-    Example:
+    Examples:
         >>> words = Words(["[PAD]", "[MASK]", "a", "film", "charm", "##ing", "."], n_players=2)
         >>> drawn = words.assign(Probe({"input_ids": torch.tensor([[2, 4, 5, 3, 6]])}), None, seed=0)
         >>> drawn.names, drawn.labels.tolist(), drawn.baseline
@@ -131,7 +131,7 @@ class Words(Players):
         Raises:
             ValueError: if shapes do not fit.
 
-        Example:
+        Examples:
             >>> words = Words(["[PAD]", "[MASK]", "a", "film", "charm", "##ing", "."])
             >>> words.available(Probe(torch.tensor([[2, 4, 5, 3, 6], [2, 3, 6, 0, 0]])))
             tensor([2, 1])

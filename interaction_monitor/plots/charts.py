@@ -45,7 +45,7 @@ _NOTE = "#555555"
 def order_colours(n_players: int) -> list[tuple[float, float, float]]:
     """Return one colour per order, from light (order 1, simple) to dark (order n, complex).
 
-    Example:
+    Examples:
         >>> light, _, dark = order_colours(3)
         >>> sum(light) > sum(dark)
         True

@@ -137,7 +137,7 @@ def story(history: History) -> Figure:
     Raises:
         ValueError: If the history is empty.
 
-    Example:
+    Examples:
         >>> from interaction_monitor.history import History
         >>> story(History())
         Traceback (most recent call last):

@@ -125,7 +125,7 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
 def as_sentence(text: str) -> str:
     """Begin with a capital letter and end with a full stop.
 
-    Example:
+    Examples:
         >>> as_sentence("phase one so far")
         'Phase one so far.'
     """

@@ -96,7 +96,7 @@ def examples(
 def choose(valid: Tensor, targets: Tensor | None, n_samples: int) -> list[int]:
     """Choose samples spread over the classes, or over the probe where there are none.
 
-    Example:
+    Examples:
         >>> choose(torch.tensor([False, True, True, True, True]), torch.tensor([0, 0, 0, 1, 2]), 2)
         [1, 4]
     """
@@ -156,7 +156,7 @@ def outline(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     Returns:
         (edges, 2, 2) pairs of (x, y), where a pixel is centred on its index.
 
-    Example:
+    Examples:
         >>> len(outline(np.array([[True, True, False]])))
         6
     """
@@ -236,7 +236,7 @@ def sentence(players: PlayerMap, sample: int) -> tuple[tuple[str, int | None], .
     Returns:
         Pairs of text and player; nothing where the players are no words of a sentence.
 
-    Example:
+    Examples:
         >>> labels = torch.tensor([[-1, 0, -1, 1, 1, -1], [0, 1, -1, -1, -1, -1]])
         >>> names = (("funny", "film"), ("dull", "film"))
         >>> sentence(PlayerMap(labels, n_players=2, axes=(1,), names=names), 0)

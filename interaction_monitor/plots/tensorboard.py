@@ -50,7 +50,7 @@ def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
         values: Key to value, as all loggers get them.
         name: Prefix of the keys.
 
-    Example:
+    Examples:
         >>> charted({"interactions/mean_order": 1.5, "interactions/seconds": 0.8}, "interactions")
         {'interactions/mean_order': 1.5}
     """
@@ -216,7 +216,7 @@ def ridge_due(n_measurements: int) -> bool:
 
     TensorBoard shows some fifty histograms of a tag; ridges that get sparser keep the whole run among them.
 
-    Example:
+    Examples:
         >>> [n for n in range(1, 30) if ridge_due(n)]
         [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 19, 24]
     """
@@ -236,7 +236,7 @@ def picture_due(n_measurements: int) -> bool:
 
     A picture takes up to half a second, so a running training gets few of them; the end gets one in any case.
 
-    Example:
+    Examples:
         >>> [n for n in range(1, 100) if picture_due(n)]
         [4, 8, 16, 32, 64]
     """
@@ -257,7 +257,7 @@ def custom_scalars(
     Returns:
         Category to chart to [kind, tags].
 
-    Example:
+    Examples:
         >>> list(custom_scalars(3)["interactions"])[0]
         'mean order ⟨k⟩'
     """

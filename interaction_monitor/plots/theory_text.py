@@ -70,7 +70,7 @@ def rows(overlay: Overlay) -> list[tuple[str, ...]]:
 def level(sigma2: float) -> str:
     """Write a noise level.
 
-    Example:
+    Examples:
         >>> level(0.0), level(0.0163), level(float("nan"))
         ('0', '0.016', '-')
     """

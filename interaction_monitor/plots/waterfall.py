@@ -32,7 +32,7 @@ def waterfall(
     Raises:
         ValueError: If there is no such sample, or its outputs are not finite.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from interaction_monitor.measurement import interpret
         >>> figure = waterfall(interpret(torch.tensor([[0.5, 1.5, 2.5, 5.5]]).double()))

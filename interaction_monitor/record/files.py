@@ -51,7 +51,7 @@ def is_record(folder: Path) -> bool:
 def measurement_name(epoch: int, step: int) -> str:
     """Return the file name of a measurement, which sorts as the run went.
 
-    Example:
+    Examples:
         >>> measurement_name(12, 3456)
         'epoch_00012_step_00003456.npz'
     """

@@ -201,7 +201,7 @@ def _version(package: str) -> str | None:
 class Progress:
     """What a run is known to have done.
 
-    Example:
+    Examples:
         >>> Progress(checkpoint=40).goes_on_from(40), Progress(checkpoint=40).goes_on_from(20)
         (True, False)
     """

@@ -37,7 +37,7 @@ class Record:
         left_out: Measurements that are missing or damaged, one sentence each; empty for a clean record.
         ignored: Arrays without a row, as a killed run leaves them, one sentence each.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from interaction_monitor.players.player_map import PlayerMap
         >>> from interaction_monitor.probe import Probe

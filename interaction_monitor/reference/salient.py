@@ -33,7 +33,7 @@ class Salient:
     def of(cls, measurement: Measurement, name: str) -> Salient:
         """Keep what is salient in a measurement.
 
-        Example:
+        Examples:
             >>> from interaction_monitor import interpret
             >>> v = torch.tensor([[0.0, 1.0, 1.0, -5.0]])  # two players: 1 each, and -7 more together
             >>> Salient.of(interpret(v, interactions="and"), "earlier").and_.tolist()

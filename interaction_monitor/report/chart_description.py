@@ -35,7 +35,7 @@ Panel = dict[str, Any]
 def numbers(values: ArrayLike) -> list[float | None]:
     """Write numbers with six digits, and None for what is not finite.
 
-    Example:
+    Examples:
         >>> numbers([1.23456789, float("nan")])
         [1.23457, None]
     """

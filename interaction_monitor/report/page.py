@@ -95,7 +95,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
 def stages(history: History) -> list[Stage]:
     """Divide a run at its onset, as far as it is known.
 
-    Example:
+    Examples:
         >>> [stage.name for stage in stages(History())]
         []
     """
@@ -174,7 +174,7 @@ def _moments(overlay: Overlay) -> dict[int, str]:
 def _orders(orders: Sequence[int]) -> str:
     """Name orders in words, neighbours together.
 
-    Example:
+    Examples:
         >>> _orders([1, 2, 3, 5]), _orders([4]), _orders([])
         ('orders 1 to 3 and 5', 'order 4', 'no order')
     """

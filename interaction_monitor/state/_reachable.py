@@ -82,7 +82,7 @@ def parts_of(root: nn.Module) -> list[Part]:
     Returns:
         The parts, each with its name as code would spell it, such as "encoder.hidden" or "history[0]".
 
-    Example:
+    Examples:
         >>> net = nn.Linear(2, 2)
         >>> net.seen = [torch.zeros(2)]
         >>> parts = parts_of(net)

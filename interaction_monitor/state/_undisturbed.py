@@ -100,7 +100,7 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
 def uninitialized(model: nn.Module) -> list[str]:
     """List the weights and buffers that have no shape before the first forward, as in lazy modules.
 
-    Example:
+    Examples:
         >>> uninitialized(nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2)))
         ['0.weight', '0.bias']
     """
