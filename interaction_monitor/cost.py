@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._float64 import float64_device
-from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.batching import LiveBytes
 from interaction_monitor.forward.model import device_of
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or

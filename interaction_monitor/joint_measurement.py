@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from interaction_monitor._sharded import is_split
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.history import History
 from interaction_monitor.losses import evaluated_loss

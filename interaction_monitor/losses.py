@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.model import call_model, device_of, logits_of
-from interaction_monitor.loading.batches import join
+from interaction_monitor.loading import join
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import undisturbed

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.functional import (
     and_interactions,

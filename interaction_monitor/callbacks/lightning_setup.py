@@ -26,8 +26,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
 from interaction_monitor.callbacks.loggers import Keys, Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
-from interaction_monitor.loading import UnreadableLoaderError, read_samples
-from interaction_monitor.loading.batches import join, rows_of, size_of
+from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits
 from interaction_monitor.settings import ForwardFunc, plain

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor.comparison.comparison import Comparison, Counting, NotComparableError, compare_outputs
-from interaction_monitor.forward import assign_players
-from interaction_monitor.forward.all_coalitions import outputs_of
+from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional.extraction import NOISE, TOL
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import Players

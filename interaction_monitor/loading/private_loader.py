@@ -35,7 +35,7 @@ class KeyBatch:
     candidates: list[int]  # the rows that may be chosen
 
 
-def key_batches(loader: DataLoader[Any], n_candidates: int, seed: int) -> tuple[int, list[KeyBatch]]:
+def key_batches(loader: DataLoader[Any], n_candidates: int, seed: int) -> list[KeyBatch]:
     """Draw keys of samples, in batches such as the run's.
 
     Args:
@@ -44,8 +44,8 @@ def key_batches(loader: DataLoader[Any], n_candidates: int, seed: int) -> tuple[
         seed: decides the draw.
 
     Returns:
-        How many samples there are to draw from, and the batches. The last one is filled up with keys that are no
-        candidates in it. A sampler of batches gives its own.
+        The batches. The last one is filled up with keys that are no candidates in it. A sampler of batches gives its
+        own.
     """
     sampler: Any = _without_wrappers(loader.batch_sampler)
     if type(sampler) is not BatchSampler:
@@ -55,13 +55,13 @@ def key_batches(loader: DataLoader[Any], n_candidates: int, seed: int) -> tuple[
     size = min(sampler.batch_size, len(keys))
     filled = itertools.chain(candidates, itertools.cycle(candidates))
     starts = range(0, len(candidates), size) if size else ()
-    return len(keys), [
+    return [
         KeyBatch(list(itertools.islice(filled, size)), list(range(min(size, len(candidates) - start))))
         for start in starts
     ]
 
 
-def _given_batches(sampler: Any, n_candidates: int, seed: int) -> tuple[int, list[KeyBatch]]:
+def _given_batches(sampler: Any, n_candidates: int, seed: int) -> list[KeyBatch]:
     given = [list(batch) for batch in _read(sampler, n_candidates, seed)]
     seen: set[str] = set()
     batches: list[KeyBatch] = []
@@ -71,7 +71,7 @@ def _given_batches(sampler: Any, n_candidates: int, seed: int) -> tuple[int, lis
         if len(seen) < n_candidates and new:
             batches.append(KeyBatch(given[place], new))
         seen.update(names)
-    return len(seen), batches
+    return batches
 
 
 def keys_of(sampler: Any, dataset: Any, n_candidates: int, seed: int) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.loading.batches import size_of
+from interaction_monitor.loading import size_of
 from interaction_monitor.reference.batch_halves import halves
 from interaction_monitor.state import preserved_rng
 

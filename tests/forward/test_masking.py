@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+import interaction_monitor.forward as engine
 from interaction_monitor import Probe, assign_players
-from interaction_monitor.forward import all_coalitions, masked_outputs
+from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.masking import behind_pool
 from interaction_monitor.forward.preflight import try_out
 from interaction_monitor.players import FeaturePatches, PlayerMap, Spans
@@ -53,7 +54,7 @@ def masked_at(net, probe, players, monkeypatch):
         seen.append((runner.way, runner.players.layer))
         return logits
 
-    monkeypatch.setattr(all_coalitions, "try_out", tried)
+    monkeypatch.setattr(engine, "try_out", tried)
     return masked_outputs(net, probe, players), seen[0]
 
 

@@ -15,7 +15,8 @@ from tally import Tally
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from interaction_monitor.forward import all_coalitions, assign_players, batching, masked_outputs, masking
+import interaction_monitor.forward as engine
+from interaction_monitor.forward import assign_players, batching, masked_outputs, masking
 from interaction_monitor.forward.batching import Chunk, LiveBytes, chunks
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.language import last_token_logits, most_probable
@@ -182,7 +183,7 @@ def test_modules_before_the_layer_give_their_outputs_again(probe, chunk_size, mo
     model = Branching()
     drawn = assign_players(model, FeaturePatches("branch", n_players=4), probe)
     monkeypatch.setattr(
-        all_coalitions, "try_out", lambda runner, score, size: all_coalitions.Runner.call(runner, probe.inputs_of(0), 1)
+        engine, "try_out", lambda runner, score, size: engine.Runner.call(runner, probe.inputs_of(0), 1)
     )
     expected = masked_outputs(model, probe, drawn, chunk_size=chunk_size)  # full forwards, without a trial
     monkeypatch.undo()
@@ -217,7 +218,7 @@ def test_a_forward_of_the_users_own_is_put_back_after_an_exception(probe):
 
 @pytest.mark.parametrize("layer", [None, "1", "branch"])
 def test_memory_is_bounded_by_the_chunk(probe, layer, monkeypatch):
-    monkeypatch.setattr(all_coalitions, "COLLECTED_BYTES", 2**12)
+    monkeypatch.setattr(engine, "COLLECTED_BYTES", 2**12)
     model = Branching() if layer == "branch" else network()
     peaks, outputs = {}, {}
     for n_players in (6, 10):
@@ -234,7 +235,7 @@ def test_memory_is_bounded_by_the_chunk(probe, layer, monkeypatch):
 
 
 def test_a_vocabulary_is_formed_at_one_position_only(monkeypatch):
-    monkeypatch.setattr(all_coalitions, "COLLECTED_BYTES", 2**12)
+    monkeypatch.setattr(engine, "COLLECTED_BYTES", 2**12)
     n_words, length, rows = 4000, 24, 8
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -302,13 +303,13 @@ def test_nothing_in_the_loop_waits(probe, players, chunk_size, monkeypatch):
     drawn = assign_players(model, players, probe)
     monkeypatch.setattr(masking, "writes_in_place", lambda players: False)  # as on a GPU
     expected = plainly(model, probe, drawn)
-    inner = all_coalitions._fill
+    inner = engine._fill
 
     def watched(*args):
         with NoWaiting():
             return inner(*args)
 
-    monkeypatch.setattr(all_coalitions, "_fill", watched)
+    monkeypatch.setattr(engine, "_fill", watched)
 
     def margin(logits, targets):
         return logits.double().gather(1, targets[:, None])[:, 0]
@@ -321,8 +322,8 @@ def test_nothing_in_the_loop_waits(probe, players, chunk_size, monkeypatch):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    monkeypatch.setattr(all_coalitions, "SIZES", batching.Sizes())
-    return all_coalitions.SIZES
+    monkeypatch.setattr(engine, "SIZES", batching.Sizes())
+    return engine.SIZES
 
 
 def rows_of(model):
@@ -348,8 +349,8 @@ def test_the_chunk_size_follows_from_the_bytes_of_a_row(probe, sizes, monkeypatc
 
 def test_the_chunk_size_is_found_once_and_the_same_for_the_same_network(probe, sizes, monkeypatch):
     counted = []
-    inner = all_coalitions._fitting
-    monkeypatch.setattr(all_coalitions, "_fitting", lambda runner: (counted.append(inner(runner)), counted[-1])[1])
+    inner = engine._fitting
+    monkeypatch.setattr(engine, "_fitting", lambda runner: (counted.append(inner(runner)), counted[-1])[1])
     model = network()
     drawn = assign_players(model, FeaturePatches("1", n_players=4), probe)
     first = masked_outputs(model, probe, drawn)

@@ -455,7 +455,7 @@ def test_a_database_that_is_open_is_read(tmp_path):
 
 @pytest.fixture
 def no_fork(monkeypatch):
-    monkeypatch.setattr("interaction_monitor.loading.read.can_fork", lambda method: False)
+    monkeypatch.setattr("interaction_monitor.loading.can_fork", lambda method: False)
 
 
 @pytest.mark.parametrize("kind", ["file opened late, workers", "stream that goes on", "weights", "batches"])
@@ -466,7 +466,7 @@ def test_losses_are_the_same_where_nothing_can_be_forked(kind, no_fork, make_tra
 def test_the_choice_is_the_same_where_nothing_can_be_forked(monkeypatch):
     loader = DataLoader(Map(), 7, sampler=SubsetRandomSampler(range(20, 50)))
     forked = Probe.from_loader(loader, 6)
-    monkeypatch.setattr("interaction_monitor.loading.read.can_fork", lambda method: False)
+    monkeypatch.setattr("interaction_monitor.loading.can_fork", lambda method: False)
     assert torch.equal(Probe.from_loader(loader, 6).inputs, forked.inputs)
 
 

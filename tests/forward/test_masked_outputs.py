@@ -11,7 +11,8 @@ import torch
 from tally import Tally
 from torch import nn
 
-from interaction_monitor.forward import all_coalitions, assign_players, masked_outputs
+import interaction_monitor.forward as engine
+from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.forward.preflight import same
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap
@@ -198,13 +199,13 @@ def after_trial(monkeypatch):
         monkeypatch.setattr(layer, name, lambda x, *args: (sizes.append(len(x)), inner(x, *args))[1])
         return sizes
 
-    def tried(*args, inner=all_coalitions.try_out):
+    def tried(*args, inner=engine.try_out):
         result = inner(*args)
         for sizes in watched:
             sizes.clear()
         return result
 
-    monkeypatch.setattr(all_coalitions, "try_out", tried)
+    monkeypatch.setattr(engine, "try_out", tried)
     return watch
 
 
@@ -369,7 +370,7 @@ def test_memory_that_does_not_even_suffice_for_one_is_an_error(model, probe):
 def test_the_output_may_be_named_or_given(model, probe):
     drawn = assign_players(model, ImagePatches(n_players=2), probe)
     for output, function in (
-        ("loss", all_coalitions.resolve("loss")),
+        ("loss", engine.resolve("loss")),
         (lambda z, y: z[:, 1], lambda z, y: z[:, 1].double()),
     ):
         v = masked_outputs(model, probe, drawn, output=output)
@@ -700,7 +701,7 @@ def test_a_gpu_gives_the_same_and_keeps_its_random_state(model, probe, players):
 @pytest.mark.parametrize("players", [ImagePatches(n_players=N), FeaturePatches("branch", n_players=N)])
 def test_the_loop_does_not_wait_for_the_gpu(model, probe, players, monkeypatch):
     drawn = assign_players(model, players, probe)
-    inner = all_coalitions._fill
+    inner = engine._fill
 
     def watched(*args):
         torch.cuda.set_sync_debug_mode("error")
@@ -709,5 +710,5 @@ def test_the_loop_does_not_wait_for_the_gpu(model, probe, players, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(all_coalitions, "_fill", watched)
+    monkeypatch.setattr(engine, "_fill", watched)
     assert masked_outputs(model.cuda(), probe, drawn, chunk_size=5).isfinite().all()
