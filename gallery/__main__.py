@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,9 @@ import torch
 import gallery
 from gallery.runs import RUNS, Run, select
 from gallery.stored import RESULTS, UnusableError, keeping_outputs, load, path_of, save
+
+DOCS = RESULTS.parent.parent / "docs"
+PAGES = (DOCS / "gallery.md", DOCS / "gallery_runs.md")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,7 +105,6 @@ def _train(chosen: argparse.Namespace) -> int:
 
 
 def _analyse(chosen: argparse.Namespace) -> int:
-    from gallery.pages import PAGES, fill
     from gallery.tables import all_tables
 
     if not any(chosen.results.glob("*.npz")):
@@ -114,6 +117,31 @@ def _analyse(chosen: argparse.Namespace) -> int:
             page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
             print(f"wrote the tables of {page}")
     return 0
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    """Put tables between their markers.
+
+    Args:
+        text: a page with `<!-- table: NAME -->` and `<!-- end -->`.
+        tables: name to Markdown.
+
+    Returns:
+        The page.
+
+    Raises:
+        KeyError: if the page asks for a table that there is not.
+
+    Examples:
+        >>> fill("<!-- table: a -->old<!-- end -->", {"a": "new"}).split()
+        ['<!--', 'table:', 'a', '-->', 'new', '<!--', 'end', '-->']
+    """
+    return re.sub(
+        r"(<!-- table: (.+?) -->).*?(<!-- end -->)",
+        lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def _figures(_: argparse.Namespace) -> int:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery.accuracy import Cost, compare, with_every, with_samples
+from gallery.accuracy import SCHEDULES, Cost, compare, told, with_every, with_samples
 from gallery.detection import Detected, detect, flat_histories
 from gallery.fewer_players import folder_in
 from gallery.gaps import READINGS, correlation
-from gallery.schedules import SCHEDULES, told
 from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from gallery import pages, references, tables
+import gallery.__main__ as pages
+from gallery import references, tables
+from gallery.accuracy import SCHEDULES, kept, told
 from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
-from gallery.gaps import READINGS, correlation, leaves_its_lowest
+from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
-from gallery.offline import rank_correlation
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
-from gallery.schedules import SCHEDULES, kept, told
 from gallery.spindle import FILE, path_in, published
 from gallery.stops import RULES, by_validation_loss, learning
 from gallery.stored import UnusableError, load, load_all, path_of, save
