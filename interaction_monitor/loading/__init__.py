@@ -137,7 +137,7 @@ def rows_of(batch: Any, rows: Sequence[int]) -> Any:
     def take(part: Any) -> Any:
         if isinstance(part, Tensor):
             if part.ndim and len(part) == size:
-                return part.detach()[torch.as_tensor(rows, device=part.device)]
+                return part.detach()[torch.as_tensor(rows, dtype=torch.int64, device=part.device)]
             return part.detach().clone()
         if _is_column(part) and len(part) == size:
             return [part[row] for row in rows]

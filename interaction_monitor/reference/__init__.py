@@ -1,8 +1,231 @@
 """References: other networks for the same task, beside which a run shows which part of it will hold on new samples."""
 
-from interaction_monitor.reference.references import References
-from interaction_monitor.reference.salient import Salient
-from interaction_monitor.reference.sources import Checkpoint
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interaction_monitor.distributed import Ranks
+from interaction_monitor.functional import generalizing_share, generalizing_strength
+from interaction_monitor.measurement import Measurement, NoValidSamplesError
+from interaction_monitor.phases import OverfittingState, OverfittingTracker
+from interaction_monitor.reference.salient import Salient, read, write
+from interaction_monitor.reference.sources import (
+    Checkpoint,
+    Given,
+    Measure,
+    Run,
+    Source,
+    described,
+    from_network,
+    from_record,
+    require_fitting,
+    require_other,
+    sources_of,
+    warn_of_the_same_start,
+)
 from interaction_monitor.reference.twins import Twins, TwinTraining
 
 __all__ = ["Checkpoint", "References", "Salient", "TwinTraining", "Twins"]
+
+
+class References:
+    """Other networks for the run's task, and which part of what it encodes they encode too.
+
+    Args:
+        reference: one or several of: the folder of another run's record, or the record; a trained network; a
+            `Checkpoint`. All over the same probe and players. Or `Twins`, which are trained in step.
+
+    Attributes:
+        sources: what was given.
+        twins: the training of the twins, where they are given and it has begun.
+        measured: what is salient in each; None until they are measured. Twins are measured again and again.
+        tracker: finds from when the generalizing share sinks.
+
+    Raises:
+        TypeError: if a source is of another kind.
+        ValueError: if there is none, or a folder or file does not exist.
+    """
+
+    def __init__(self, reference: Given) -> None:
+        self.sources = sources_of(reference)
+        self.measured: tuple[Salient, ...] | None = None
+        self.tracker = OverfittingTracker()
+        self.twins: TwinTraining | None = None
+        self._starts: list[Salient] = []  # of records
+        self._waiting: Mapping[str, Any] | None = None  # the state of twins that are not made yet
+        given = self.asked_twins
+        if given is not None and given.loss is not None and given.optimizer is not None:
+            networks, optimizer = given.networks(), given.optimizer
+            self.begin(TwinTraining(networks, [[optimizer(each)] for each in networks], given.loss, seed=given.seed))
+
+    @classmethod
+    def of(cls, reference: Given | None) -> References | None:
+        """Return the references that an argument gives; None where it gives none."""
+        return None if reference is None else cls(reference)
+
+    @property
+    def asked_twins(self) -> Twins | None:
+        """The twins that were given; None where other references were."""
+        return self.sources[0] if isinstance(self.sources[0], Twins) else None
+
+    @property
+    def at_least(self) -> int:
+        """How many references must have an interaction."""
+        return 1 if self.asked_twins is None else self.asked_twins.at_least
+
+    def begin(self, training: TwinTraining) -> None:
+        """Take the twins that are trained from now on, and go on where a checkpoint left them."""
+        self.twins = training
+        if self._waiting is not None:
+            training.load_state_dict(self._waiting)
+            self._waiting = None
+
+    def prepare(self, run: Run, measure: Measure, ranks: Ranks) -> None:
+        """Measure the references, unless that has been done.
+
+        Args:
+            run: the run beside which they are laid.
+            measure: measures a network as the run's own is measured.
+            ranks: the processes that measure together; records are read by the first.
+
+        Raises:
+            ValueError: if one does not fit the run, or is the run itself.
+        """
+        if self.measured is not None:
+            return
+        if self.asked_twins is not None:
+            if self.twins is None:
+                raise ValueError("Twins(loss=None, optimizer=None): a training loop of your own must give both")
+            for network in self.twins.networks:
+                require_fitting(network, run, name=f"Twins({type(network).__name__})")
+            self.measured = ()
+            return
+        names = self._names()
+        with ranks.together():
+            kept = None
+            if ranks.rank == 0 and run.folder is not None:
+                kept = read(run.folder, names, n_samples=len(run.probe), n_players=run.players.n_players)
+        self.measured = ranks.of_first(kept)
+        if self.measured is not None:
+            return
+        self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
+
+    def write(self, folder: Path) -> None:
+        """Put the references into the folder of a record, unless they are there.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
+        if self.asked_twins is None and self.measured is not None:
+            write(folder, self.measured, self._names())
+
+    def _names(self) -> list[str]:
+        return [described(source) for source in self.sources]
+
+    def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
+        if isinstance(source, Checkpoint):
+            return from_network(source.factory(source.path), run, measure, name=described(source))
+        if isinstance(source, torch.nn.Module):
+            return from_network(source, run, measure, name=described(source))
+        assert not isinstance(source, Twins)
+        with ranks.together():
+            found = from_record(source, run) if ranks.rank == 0 else None
+        best, start = ranks.of_first(found)  # type: ignore[misc]  # None only where rank zero sends its own
+        self._starts.append(start)
+        return best
+
+    def compare(self, measurement: Measurement, measure: Measure, *, first: bool) -> Measurement:
+        """Add to a measurement which part of its strength the references have too.
+
+        Args:
+            measurement: of the run's network.
+            measure: measures a network as that was measured.
+            first: whether it is the run's first, so that a reference of the same outputs is refused.
+
+        Raises:
+            ValueError: if a reference is the network itself.
+        """
+        assert self.measured is not None
+        if first:
+            require_other(self.measured, measurement)
+            warn_of_the_same_start(self._starts, measurement)
+        started, references = time.perf_counter(), [each.as_reference() for each in self._present(measure)]
+        if not references:
+            return measurement
+        strength = generalizing_strength(
+            measurement.and_, measurement.or_, references, tau=measurement.tau, at_least=self.at_least
+        )
+        seconds = measurement.forward_seconds + time.perf_counter() - started
+        return replace(measurement, generalizing=strength, forward_seconds=seconds)
+
+    def _present(self, measure: Measure) -> Sequence[Salient]:
+        """Return what the references have now; nothing where the twins are no use any more."""
+        if self.twins is None:
+            return self.measured or ()
+        if self.twins.failure is not None:
+            return ()
+        try:
+            return [Salient.of(measure(network), "twin") for network in self.twins.networks]
+        except NoValidSamplesError:  # one has diverged
+            return ()
+
+    def update(self, measurement: Measurement, *, epoch: int, step: int) -> dict[str, Any]:
+        """Take in a measurement with its generalizing strength, and return the fields of a row that follow from it."""
+        if measurement.generalizing is None:
+            return {}
+        state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step)
+        return row_fields(measurement.generalizing, measurement.strength, state)
+
+    def advance(self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int) -> OverfittingState:
+        """Let the tracker see a measurement: (S, n) its generalizing strength, and all of it."""
+        return self.tracker.update(epoch=epoch, step=step, generalizing=generalizing.sum(-1), strength=strength.sum(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain values and tensors."""
+        return {
+            "measured": None if self.measured is None else [each.to_primitives() for each in self.measured],
+            "tracker": self.tracker.state_dict(),
+            "twins": self._waiting if self.twins is None else self.twins.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave: nothing is measured again.
+
+        Raises:
+            ValueError: if a part is missing.
+        """
+        measured = state["measured"]
+        self.measured = None if measured is None else tuple(map(Salient.from_primitives, measured))
+        self.tracker.load_state_dict(state["tracker"])
+        self._waiting = state.get("twins")
+        if self.twins is not None and self._waiting is not None:
+            self.begin(self.twins)
+
+
+def row_fields(generalizing: Tensor, strength: Tensor, state: OverfittingState) -> dict[str, Any]:
+    """Reduce (S, n) generalizing strength, and all of it, to the fields of a row.
+
+    Examples:
+        >>> state = OverfittingTracker().state
+        >>> fields = row_fields(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), state)
+        >>> fields["generalizing_share"], fields["generalizing"], fields["overfitting_epoch"]
+        (0.25, (1.0, 0.0), None)
+    """
+    valid = generalizing.isfinite().all(-1) & strength.isfinite().all(-1)
+    share = generalizing_share(generalizing, strength)
+    shares = {"generalizing_share": share.share, "generalizing_low": share.low, "generalizing_high": share.high}
+    return {
+        **{name: None if value != value else value for name, value in shares.items()},
+        "generalizing": tuple(generalizing[valid].mean(0).tolist()) if valid.any() else (),
+        "overfitting_epoch": state.onset_epoch,
+        "overfitting_detected_epoch": state.detected_epoch,
+        "overfitting_step": state.onset_step,
+        "overfitting_detected_step": state.detected_step,
+    }

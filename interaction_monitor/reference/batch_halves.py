@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe
+from interaction_monitor.loading import rows_of
 
 # So many numbers of a sample tell it from others.
 _LOOKED_AT = 4096
@@ -46,9 +47,9 @@ def halves(batch: Any) -> tuple[Any, Any]:
     sizes = {len(tensor) for tensor in tensors}
     if len(sizes) > 1:
         raise ValueError(f"a batch cannot be divided between twins, as its tensors have {sorted(sizes)} samples")
-    second = sides(next((tensor for tensor in tensors if tensor.ndim > 1), tensors[0]))
-    first, other = (chosen.nonzero()[:, 0] for chosen in (~second, second))
-    return _select(batch, first), _select(batch, other)
+    second = sides(next((tensor for tensor in tensors if tensor.ndim > 1), tensors[0])).tolist()
+    first, other = ([row for row, side in enumerate(second) if side == which] for which in (False, True))
+    return rows_of(batch, first), rows_of(batch, other)
 
 
 def sides(samples: Tensor) -> Tensor:
@@ -74,27 +75,8 @@ def sides(samples: Tensor) -> Tensor:
 def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
+    elif isinstance(batch, (Mapping, list, tuple)):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
             yield from _tensors(part)
-    elif isinstance(batch, (list, tuple)):
-        for part in batch:
-            yield from _tensors(part)
-
-
-def _select(batch: Any, chosen: Tensor) -> Any:
-    def inside(part: Any) -> Any:
-        return _select(part, chosen)
-
-    if isinstance(batch, Tensor):
-        return batch.detach()[chosen] if batch.ndim else batch.detach().clone()
-    if isinstance(batch, Mapping):
-        return {key: inside(part) for key, part in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        if not any(True for _ in _tensors(batch)):
-            return [batch[i] for i in chosen.tolist()] if type(batch) is list and batch else batch
-        parts = [inside(part) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    if batch is None or isinstance(batch, (bool, int, float, str)):
-        return batch
-    raise TypeError(f"a batch cannot be divided between twins, as it holds {describe(batch)}")
+    elif not (batch is None or isinstance(batch, (bool, int, float, str))):
+        raise TypeError(f"a batch cannot be divided between twins, as it holds {describe(batch)}")
