@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from interaction_monitor._sharded import is_split
 from interaction_monitor.cost import Cost, cost_of
+from interaction_monitor.functional.extraction import MAX_PLAYERS
 from interaction_monitor.observer import Observer
 
 log = logging.getLogger(__name__)
@@ -90,6 +93,47 @@ def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
         log.info("what a measurement takes is not known: %s: %s", type(error).__name__, error)
         return None
     return Forecast(costs[0], costs[1] if len(costs) > 1 else None)
+
+
+def cost_table(costs: Sequence[Cost], heading: str, *, n_players: int, epoch_seconds: float | None = None) -> str:
+    """Lay out what a measurement takes for each number of players.
+
+    Args:
+        costs: A line for each.
+        heading: What was timed.
+        n_players: The players that the network has; their line is marked.
+        epoch_seconds: What an epoch of training takes, to lay a measurement beside it; None leaves that out.
+    """
+    lines = [
+        f"{heading}, {torch.get_num_threads()} threads",
+        "",
+        f"{'players':>8}{'forwards':>13}{'they take':>11}{'extraction':>12}{'memory':>11}{'in all':>10}"
+        + ("   epochs of training" if epoch_seconds else ""),
+    ]
+    for cost in costs:
+        mark = "<" if cost.n_players == n_players else " "
+        extraction, total = duration(cost.extraction_seconds), duration(cost.seconds)
+        if math.isnan(cost.extraction_seconds):
+            extraction, total = "-", "-"
+        elif cost.estimated:
+            extraction, total = f"~{extraction}", f"~{total}"
+        line = (
+            f"{cost.n_players:>7}{mark}{cost.forwards:>13,}{duration(cost.forward_seconds):>11}"
+            f"{extraction:>12}{_bytes(cost.memory_bytes) if cost.memory_bytes else '-':>11}{total:>10}"
+        )
+        if epoch_seconds:
+            line += "" if math.isnan(cost.seconds) else f"{cost.seconds / epoch_seconds:>12.1f}"
+        lines.append(line)
+    notes = [f"< the players of the factory: n_players={n_players}"]
+    if any(cost.estimated for cost in costs):
+        notes.append("~ estimated from fewer players, each taking as many times longer as the last did; see --limit")
+    if any(math.isnan(cost.extraction_seconds) for cost in costs):
+        notes.append(f"- the extraction takes {MAX_PLAYERS} players at most; --interactions and takes more")
+    return "\n".join([*lines, "", *notes])
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def duration(seconds: float) -> str:

@@ -71,8 +71,8 @@ class Measurement:
         return float((self.v[self.valid, -1] - self.v[self.valid, 0]).abs().mean())
 
     def plot(self, sample: int = 0, *, names: Sequence[str] | None = None) -> Figure:
-        """Draw what a sample's output is made of, as `plots.waterfall.waterfall` does."""
-        from interaction_monitor.plots.waterfall import waterfall
+        """Draw what a sample's output is made of, as `plots.sample_figures.waterfall` does."""
+        from interaction_monitor.plots.sample_figures import waterfall
 
         return waterfall(self, sample, names=names)
 

@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorb
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """List the records below a folder by their paths in it, without following links out of it.
+    """List the records below a folder by their paths in it.
 
     Args:
         folder: TensorBoard's log folder.
@@ -104,16 +105,10 @@ def find_records(folder: Path) -> dict[str, Path]:
     Returns:
         Path below the folder, as text, to the record's folder, sorted.
     """
-    from interaction_monitor.record import files as record_files
+    from interaction_monitor.record.files import records_below
 
-    found: dict[str, Path] = {}
-    for seen, (place, folders, _) in enumerate(os.walk(folder)):
-        if record_files.is_record(Path(place)):
-            found[os.path.relpath(place, folder)] = Path(place)
-            folders.clear()  # what lies in a record is its own
-        if seen > _MOST_FOLDERS or len(found) >= _MOST_RECORDS:
-            break
-    return dict(sorted(found.items()))
+    found = islice(records_below(folder, most_folders=_MOST_FOLDERS), _MOST_RECORDS)
+    return {os.path.relpath(record, folder): record for record in found}
 
 
 def run_page(folder: Path) -> dict[str, Any]:
@@ -137,7 +132,7 @@ def run_page(folder: Path) -> dict[str, Any]:
 def samples_of(folder: Path) -> dict[str, Any]:
     """Return the strongest interactions of a few samples at the last measurement, on their inputs."""
     from interaction_monitor.history.landmarks import places
-    from interaction_monitor.plots.sample_figures import examples
+    from interaction_monitor.plots.sample_inputs import examples
     from interaction_monitor.record import Record
 
     record = Record.open(folder)
@@ -163,11 +158,11 @@ def theory_of(folder: Path) -> dict[str, Any]:
     """Return the theory laid over a run; it takes a while, so it comes only when it is asked for."""
     from interaction_monitor.plots.theory_text import findings
     from interaction_monitor.record import Record
-    from interaction_monitor.report.theory_charts import noise_level, overlay_bars
+    from interaction_monitor.report.run_charts import theory_figures
     from interaction_monitor.theory.overlay import fit_record
 
     overlay = fit_record(Record.open(folder))
-    return {"findings": findings(overlay), "figures": {"bars": overlay_bars(overlay), "noise": noise_level(overlay)}}
+    return {"findings": findings(overlay), "figures": theory_figures(overlay)}
 
 
 def _text(name: str) -> str:

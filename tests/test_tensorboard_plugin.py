@@ -53,7 +53,7 @@ def test_it_shows_a_run_in_words_and_figures_and_writes_nothing(run):
     first = Record.open(run / NAME).history.distribution[0]
     assert [row[0] for row in shares] == pytest.approx((first / 5).tolist(), abs=1e-5)
     _, theory = ask(run, "/theory", NAME)
-    assert set(theory["figures"]) == {"bars", "noise"}
+    assert set(theory["figures"]) == {"theory-bars", "noise-level"}
     _, found = ask(run, "/samples", NAME)
     assert [sample["title"] for sample in found["samples"]] == [f"sample {i}, class {i}" for i in range(3)]
     assert all(sample["picture"].startswith("data:image/png;base64,") for sample in found["samples"])

@@ -1,9 +1,7 @@
 """The command `interaction-monitor`: what can be done before a run, and with runs that have ended.
 
-Each command has a module here, `NAME_command`, with `SUMMARY`, one line for the list of commands;
-`add_arguments(parser)`; and `run(arguments)`, which prints to stdout and raises `CommandError`, `RecordError` or
-`OSError` where the user has to do something. These modules import nothing heavy before they run. A command exists as
-soon as its module does.
+A command prints to stdout, and raises `CommandError`, `RecordError` or `OSError` where the user has to do something.
+The modules import nothing heavy before a command runs.
 """
 
 from __future__ import annotations
@@ -12,14 +10,12 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 from interaction_monitor import __version__
+from interaction_monitor.cli import network_commands, record_commands
 from interaction_monitor.cli.inputs import CommandError
 
-_COMMANDS = ("theory", "report", "compare", "analyse", "ratio", "bench")
+_COMMANDS = (*record_commands.COMMANDS, *network_commands.COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,13 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for name in _COMMANDS:
-        if find_spec(f"interaction_monitor.cli.{name}_command") is None:
-            continue
-        module: Any = import_module(f"interaction_monitor.cli.{name}_command")
-        command = commands.add_parser(name, help=module.SUMMARY, description=module.__doc__)
-        module.add_arguments(command)
-        command.set_defaults(run_command=module.run)
+    for command in _COMMANDS:
+        added = commands.add_parser(command.name, help=command.summary, description=command.run.__doc__)
+        command.add_arguments(added)
+        added.set_defaults(run_command=command.run)
     return parser
 
 

@@ -1,13 +1,15 @@
-"""What a command is about: the record that a folder is or holds, or networks from checkpoints; and where results go."""
+"""What a command is, and what it takes: records in folders, networks of checkpoints, and places for results."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interaction_monitor.comparison import Network
     from interaction_monitor.record import Record
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line; what its `run` says of itself is its description."""
+
+    name: str
+    summary: str  # a line for the list of commands
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]  # prints, and raises where the user has to do something
 
 
 class CommandError(Exception):
@@ -31,11 +43,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_factory(parser: argparse.ArgumentParser, *, required: bool, more: str = "") -> None:
+    """Add what makes networks of checkpoints, as `networks_of` does."""
+    parser.add_argument(
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        required=required,
+        help="a function of yours that is given a checkpoint's path and returns comparison.Network(module, probe, "
+        f"players){more}",
+    )
+
+
 def path(text: str) -> Path:
     """Return the path that an argument gives; an empty one, as of a variable that is not set, is none."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty; give one, or . for the current folder")
     return Path(text)
+
+
+def count_or_share(text: str) -> int | float:
+    """Read a number of interactions, or a percentage as a share below 1."""
+    value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    if not 0 < value < (1 if text.endswith("%") else math.inf):
+        raise ValueError
+    return value
+
+
+count_or_share.__name__ = "number or percentage"  # argparse names it in its refusal
 
 
 def find_record(folder: Path) -> Path:
@@ -50,22 +84,16 @@ def find_record(folder: Path) -> Path:
     Raises:
         CommandError: If there is none, or several.
     """
-    from interaction_monitor.record.files import HISTORY, RUN, is_record
+    from interaction_monitor.record.files import HISTORY, RUN, records_below
 
     if not folder.is_dir():
         raise CommandError(f"{folder} is no folder; give the folder of a run, as the monitor named it")
-    if is_record(folder):
-        return folder
-    found = []
-    for at, below, files in os.walk(folder):
-        if {RUN, HISTORY} <= set(files):
-            found.append(Path(at))
-            # What lies in a record is a part of it: the training samples are kept as a record of their own.
-            below.clear()
+    # A run that was ended before its first measurement has nothing to work on, and is no choice.
+    found = [record for record in records_below(folder) if record == folder or (record / HISTORY).exists()]
     if not found:
         raise CommandError(f"{folder} holds no record (a folder with {RUN}); give the folder that the monitor named")
     if len(found) > 1:
-        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, sorted(found)))}")
+        raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, found))}")
     return found[0]
 
 
@@ -174,7 +202,7 @@ def networks_of(factory: str, checkpoints: Sequence[Path]) -> list[Network]:
     names = [network.name or path.stem for network, path in zip(made, checkpoints, strict=True)]
     if len(set(names)) < len(names):  # last.ckpt of two runs
         names = [network.name or str(path) for network, path in zip(made, checkpoints, strict=True)]
-    return [_named(network, name) for network, name in zip(made, names, strict=True)]
+    return [replace(network, name=name) for network, name in zip(made, names, strict=True)]
 
 
 def _find(factory: str) -> Callable[[Path], Any]:
@@ -197,9 +225,3 @@ def _find(factory: str) -> Callable[[Path], Any]:
         raise CommandError(f"--factory {factory} is no function, but {type(found).__name__}")
     make: Callable[[Path], Any] = found
     return make
-
-
-def _named(network: Network, name: str) -> Network:
-    from dataclasses import replace
-
-    return replace(network, name=name)

@@ -7,7 +7,7 @@ the others say too. Everything here is plain numbers: no tensors, no files, no L
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+from interaction_monitor.functional.salient_orders import first_high_order
 from interaction_monitor.history.row import DERIVED, KINDS, PREFIXES, TUPLE, Row, csv_columns, of_order
+
+
+class EffectPart(NamedTuple):
+    """What the low orders or the high ones add to the output over the run."""
+
+    name: str
+    high: bool
+    trained: bool  # on training samples, not on the probe's
+    effect: NDArray[np.float64]  # (E,) NaN where not known
 
 
 class History(Sequence[Row]):
@@ -155,6 +165,41 @@ class History(Sequence[Row]):
         unknown = (np.nan,) * self.n_players
         values = [getattr(row, name) or unknown for row in self._rows]
         return np.array(values, dtype=np.float64).reshape(len(values), self.n_players)
+
+    def turnover_shares(self) -> NDArray[np.float64]:
+        """Divide what was salient at each measurement or the one before it.
+
+        Returns:
+            (E, 3) shares of the strength that persisted, appeared and vanished, which sum to 1; NaN where not known.
+        """
+        persisted, vanished = (self.by_order(name).sum(1) for name in ("persisted", "vanished"))
+        parts = np.stack([persisted, self.strength.sum(1) - persisted, vanished], axis=1).clip(0)
+        total = parts.sum(1, keepdims=True)
+        shares: NDArray[np.float64] = np.divide(parts, total, out=np.full_like(parts, np.nan), where=total > 0)
+        return shares
+
+    def persisted_shares(self) -> NDArray[np.float64]:
+        """Return (E, n) which share of each order's strength was there at the measurement before; NaN if not known."""
+        strength = self.strength
+        # A millionth of the whole is rounding, and its shares would be as loud as any.
+        known = strength > 1e-6 * strength.sum(1, keepdims=True)
+        unknown = np.full_like(strength, np.nan)
+        shares: NDArray[np.float64] = np.divide(self.by_order("persisted"), strength, out=unknown, where=known)
+        return shares
+
+    def effect_parts(self) -> list[EffectPart]:
+        """List what low and high orders add to the output, as far as anything is known of it."""
+        high = first_high_order(self.n_players) - 1
+        parts = []
+        for field, samples in (("effect", "probe samples"), ("train_effect", "training samples")):
+            effects = self.by_order(field)
+            for is_high, orders, part in (
+                (False, f"orders 1 to {high}" if high > 1 else "order 1", effects[:, :high]),
+                (True, f"orders {high + 1} and above", effects[:, high:]),
+            ):
+                if part.shape[1] and not np.isnan(part.sum(1)).all():
+                    parts.append(EffectPart(f"{orders}, {samples}", is_high, field == "train_effect", part.sum(1)))
+        return parts
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one field, one of `DERIVED`, or one order of a field with an entry per order, over all measurements.

@@ -7,7 +7,6 @@ draw the same pictures. Nothing here touches pyplot or its state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -20,26 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     fair_losses,
-    find_gap_opening,
-    find_onset,
-    gap_name,
+    find_overfitting,
     onset_index,
-    phase_turn,
     positions,
     representative_measurements,
     told_phases,
 )
+from interaction_monitor.plots.layout import GAP, ONSET, edges_of, marker_of, plot_known, run_axis, write_inside
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 TRAIN = "#0072B2"
 TEST = "#D55E00"
-GAP = "#B2558A"
 MEAN_ORDER = "#1B1B1B"
-ONSET = "#009E73"
 GENERALIZING = "#56B4E9"
-PHASE_ONE = "#E9EEF5"
-PHASE_TWO = "#FBF0DD"
-_NOTE = "#555555"
+PERSISTED, APPEARED, VANISHED = "#0072B2", "#E69F00", "#C8C8C8"
 
 
 def order_colours(n_players: int) -> list[tuple[float, float, float]]:
@@ -75,7 +68,7 @@ def order_bars(
         ax.bar(orders - 0.21, shares, width=0.42, color=TRAIN, label=first)
         ax.bar(orders + 0.21, theory, width=0.42, color="white", edgecolor=TEST, hatch="////", label=second)
     if not shares.any():
-        ax.text(0.5, 0.5, "nothing\nsalient", transform=ax.transAxes, ha="center", va="center", color=_NOTE)
+        write_inside(ax, "nothing\nsalient")
     if labels is not None:
         ax.legend(frameon=False)
     ax.set_xlim(0.3, len(shares) + 0.7)
@@ -203,50 +196,6 @@ def loss_curves(ax: Axes, history: History) -> None:
     run_axis(ax, history, unit)
 
 
-def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
-    """Shade the phases behind a chart over the run, as far as they are decided at its last measurement.
-
-    Args:
-        ax: Axes whose x is the run.
-        history: The run so far, at least one measurement.
-        names_at: At which part of the height to write the phases' names; None leaves them out.
-    """
-    left, right = ax.get_xlim()
-    turn, decided = phase_turn(history)
-    if turn is None:
-        return
-    after = (PHASE_TWO, "phase two") if decided else ("none", "not decided yet")
-    for begin, end, colour, name in ((left, turn, PHASE_ONE, "phase one"), (turn, right, *after)):
-        if end <= begin:
-            continue
-        if colour != "none":
-            ax.axvspan(begin, end, color=colour, linewidth=0, zorder=0)
-        width = (end - begin) / (right - left)
-        # A name that is wider than its phase would run into the next one: it is turned, or left out.
-        if names_at is not None and width > 0.03:
-            place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
-            turned = 0 if width > 0.1 else 90
-            ax.text((begin + end) / 2, names_at, name, color=_NOTE, rotation=turned, **place)
-
-
-def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
-    """Draw where phase two began and from where the loss gap rises, as far as the history knows.
-
-    Args:
-        ax: Axes whose x is the run.
-        history: The run so far, at least one measurement.
-        height: Which part of the height the lines take, from the bottom.
-    """
-    values, _ = positions(history)
-    for found, colour, style, name in (
-        (find_onset(history), ONSET, "-", "onset of phase two"),
-        (find_gap_opening(history), GAP, ":", gap_name(history)),
-    ):
-        if found is not None and found.index is not None:
-            label = f"{name} ({found.place})"
-            ax.axvline(values[found.index], ymax=height, color=colour, linestyle=style, linewidth=2, label=label)
-
-
 def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:
     total = strength.sum()
     return strength / total if total > 0 else np.zeros_like(strength)
@@ -262,39 +211,90 @@ def _stage(index: int, onset: int | None, history: History) -> str:
     return "phase one" if index < onset else "phase two"
 
 
-def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where the columns of measurements at `values` begin and end."""
-    if len(values) == 1:
-        return np.array([values[0] - 0.5, values[0] + 0.5])
-    middles = (values[1:] + values[:-1]) / 2
-    first, last = values[0] - (middles[0] - values[0]), values[-1] + (values[-1] - middles[-1])
-    return np.concatenate([[first], middles, [last]])
+def turnover(ax: Axes, history: History) -> None:
+    """Draw what persisted, appeared and vanished as parts of the whole, over the run.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
+    values, unit = positions(history)
+    shares = history.turnover_shares()
+    known = ~np.isnan(shares).any(1)
+    ax.stackplot(
+        values[known],
+        shares[known].T,
+        colors=(PERSISTED, APPEARED, VANISHED),
+        labels=("persisted", "appeared", "vanished"),
+        alpha=0.9,
+    )
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_ylabel("share")
+    if not known.any():
+        write_inside(ax, "one measurement has nothing to be compared with")
+    run_axis(ax, history, unit)
 
 
-def run_axis(ax: Axes, history: History, unit: str) -> None:
-    """Let x be the run, from its first measurement to its last."""
-    edges = edges_of(positions(history)[0])
-    ax.set_xlim(edges[0], edges[-1])
-    ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    ax.set_xlabel(unit)
+def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> QuadMesh:
+    """Draw shares of each order over the run; white is none, grey not known.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+        shares: (E, n) in 0..1, NaN where there is none.
+
+    Returns:
+        The mesh, for a colour bar.
+    """
+    values, unit = positions(history)
+    ax.set_facecolor("#EFEFEF")
+    shades = ListedColormap(colormaps["Blues"](np.linspace(0.0, 1.0, 256)))
+    edges = np.arange(history.n_players + 1) + 0.5
+    mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, vmin=0.0, vmax=1.0)
+    ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
+    ax.set_ylabel("order k")
+    run_axis(ax, history, unit)
+    return mesh
 
 
-def marker_of(history: History) -> str:
-    """Return what marks the measurements on a curve: nothing where there are too many."""
-    return "o" if len(history) <= 2 else "." if len(history) <= 60 else ""
+def order_effects(ax: Axes, history: History) -> None:
+    """Draw what low and high orders add to the output, on training samples too where these are measured.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
+    values, unit = positions(history)
+    for part in history.effect_parts():
+        dash, colour = "-" if part.trained else "--", TEST if part.high else TRAIN
+        known = ~np.isnan(part.effect)
+        ax.plot(values[known], part.effect[known], dash, color=colour, marker=marker_of(history), ms=3)
+        ax.plot([], [], dash, color=colour, label=part.name)
+    ax.axhline(0, color=GAP, lw=0.8, alpha=0.5)
+    ax.set_ylabel("effect")
+    if not ax.get_legend_handles_labels()[0]:
+        write_inside(ax, "not measured")
+    run_axis(ax, history, unit)
 
 
-def plot_known(
-    ax: Axes,
-    values: NDArray[np.float64],
-    column: NDArray[np.float64],
-    colour: str,
-    label: str,
-    style: str,
-    marker: str,
-) -> None:
-    """Draw a curve that joins what is known of it."""
-    # Where a loss is logged less often than the run is measured, its points are still joined.
-    known = ~np.isnan(column)
-    if known.any():
-        ax.plot(values[known], column[known], color=colour, label=label, linestyle=style, marker=marker)
+def generalizing_curve(ax: Axes, history: History) -> None:
+    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, beside references.
+    """
+    values, unit = positions(history)
+    share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
+    known = ~np.isnan(share)
+    ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
+    plot_known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
+    began = find_overfitting(history)
+    if began is not None and began.index is not None:
+        ax.axvline(values[began.index], color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
+    ax.set_ylim(0, 1)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
+    ax.set_ylabel("generalizes")
+    ax.legend(loc="upper center", ncols=2, frameon=False)
+    run_axis(ax, history, unit)

@@ -1,34 +1,33 @@
-"""Pictures of a comparison: Figures 2 to 5 of Chen et al. 2024 for networks of one's own."""
+"""Pictures of a comparison: Figures 2 to 4, 6, 8, 11 and 13 of Chen et al. 2024 for networks of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from interaction_monitor.comparison.comparison import Comparison, Extraction
+from interaction_monitor.comparison.comparison import Comparison
+from interaction_monitor.comparison.variations import Ablation
 from interaction_monitor.functional import (
     and_outputs,
     matching_precision_curve,
-    members,
     or_outputs,
     order_sharing,
     sparsity_curve,
 )
 from interaction_monitor.plots.comparison_text import powers
-from interaction_monitor.plots.layout import styled, to_png
-from interaction_monitor.plots.sample_figures import SIGNS, draw_players, image_of
+from interaction_monitor.plots.layout import bare, legend_above, styled, to_png
+from interaction_monitor.plots.sample_figures import patterns
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one
 _COLOURS = ("#999999", "#0072B2", "#D55E00", "#D55E00")
 _LINES = ("-", "-", "-", ":")
 _POSITIVE, _NEGATIVE = "#D55E00", "#0072B2"
 _PALE = 0.28
-_FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
-_NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
 @styled
@@ -58,7 +57,7 @@ def sparsity(comparison: Comparison) -> Figure:
         ax.set_ylim(bottom, largest * 1.5 or 1.0)
         ax.axhline(0.05 * largest, color="#BBBBBB", lw=1, ls="--")  # the paper's, whatever is counted elsewhere
     axes[0].set_ylabel("strength |I|, all samples" if pooled else "strength |I|, mean over samples")
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -81,9 +80,9 @@ def generalization(comparison: Comparison) -> Figure:
             power = powers(extraction, ks)[kind]
             ax.plot(ks, power, color=colour, ls=line, label=extraction.name, marker="o", ms=4, lw=1.8)
         ax.set(title=title, xlabel="strongest k of each network", ylim=(0, 1.02))
-        _bare(ax)
+        bare(ax)
     axes[0].set_ylabel("share found in all networks")
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0])
     return figure
 
 
@@ -115,42 +114,11 @@ def orders(comparison: Comparison) -> Figure:
             ax.axhline(0, color="#444444", lw=0.8)
             ax.set_title(f"{comparison.names[network]}: {extraction.name}")
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            _bare(ax)
+            bare(ax)
         row[0].set_ylabel("strength, mean over samples")
     for ax in axes[-1]:
         ax.set_xlabel("order k")
-    _legend(figure, axes[0, 0])
-    return figure
-
-
-@styled
-def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
-    """Draw the strongest shared and distinctive interactions on one sample [Figures 5 and 9].
-
-    Args:
-        comparison: The networks.
-        sample: Which sample of the comparison, from 0 on.
-        k: How many of the strongest interactions of each network, AND and OR together, are considered.
-
-    Returns:
-        The figure: the extraction alone left, together right; each interaction with a bar per network, the shared
-        above the line.
-    """
-    both = (comparison.alone, comparison.shared)
-    lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
-    height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
-    figure = Figure(figsize=(12, height), dpi=100, layout="constrained", facecolor="white")
-    axes = figure.subplots(1, 2)
-    _map_of_players(figure, comparison, sample)
-    for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
-        _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
-        ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
-        # beside the axes, where no bar can run through it
-        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": "#555555"}
-        ax.text(1.01, len(shared) - 0.6, f"{len(shared)} in all\nnetworks", va="bottom", **note)
-        ax.text(1.01, len(shared) - 0.4, f"{len(distinctive)} in\nsome", va="top", **note)
-        ax.set_title(f"{extraction.name}, sample {comparison.samples[sample]}")
-    _legend(figure, axes[0])
+    legend_above(figure, axes[0, 0])
     return figure
 
 
@@ -190,66 +158,79 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
     axes[0, 0].set_ylabel("output v")
     axes[1, 0].set_ylabel("matching precision")
     for ax in axes.flat:
-        _bare(ax)
+        bare(ax)
     (output, *_), (extractions, names) = (ax.get_legend_handles_labels() for ax in axes[:, 0])
     figure.legend([*output, *extractions], ["output", *names], loc="outside upper right", ncols=4, frameon=False)
     return figure
 
 
-def _map_of_players(figure: Figure, comparison: Comparison, sample: int) -> None:
-    """Draw the sample with its players numbered, beside the bars, where these are patches of an image."""
-    if comparison.players is None or comparison.inputs is None:
-        return
-    probed = comparison.samples[sample]
-    image = image_of(comparison.inputs, comparison.players, probed)
-    if image is None:
-        return
-    figure.set_size_inches(14.5, max(figure.get_figheight(), 3.2))
-    figure.get_layout_engine().set(rect=(0.18, 0, 0.82, 1))  # type: ignore[union-attr, call-arg]  # a constrained layout
-    ax = figure.add_axes((0.005, 0.5, 0.16, 0.4))
-    draw_players(ax, image, comparison.players.regions(probed, image.shape[0], image.shape[1]).numpy())
-    ax.set_axis_off()
-    ax.set_title("the players", fontsize=10)
+@styled
+def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
+    """Draw what the charge α does to sparsity and to generalization power [Figure 8].
+
+    Args:
+        result: The extractions.
+        ks: Numbers of strongest interactions.
+
+    Returns:
+        The figure: left the interactions of all samples and networks from the strongest down, then s_and and s_or.
+    """
+    figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained", facecolor="white")
+    left, *others = figure.subplots(1, 3)
+    shades = colormaps["viridis"](torch.linspace(0, 0.9, len(result.alphas)).tolist())
+    for extraction, shade in zip(result.extractions, shades, strict=True):
+        curve = sparsity_curve(extraction.and_, extraction.or_, pooled=True)
+        left.plot(torch.arange(1, len(curve) + 1), curve.clamp_min(1e-12), color=shade, label=extraction.name, lw=1.6)
+        for ax, power in zip(others, powers(extraction, ks), strict=True):
+            ax.plot(ks, power, color=shade, marker="o", ms=4, lw=1.6)
+    top = left.get_ylim()[1]
+    left.set(xlabel="interaction, strongest first", ylabel="strength |I|, all samples", xscale="log", yscale="log")
+    left.set_ylim(max(top, 1e-9) * 1e-4, None)
+    for ax, title in zip(others, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True):
+        ax.set(title=title, xlabel="strongest k of each network", ylim=(0, 1.02))
+    for ax in figure.axes:
+        bare(ax)
+    legend_above(figure, left)
+    return figure
 
 
-Pattern = tuple[str, int]
+@styled
+def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
+    """Draw the outputs of all masked versions of a sample, and what its salient interactions alone make of them.
 
+    Proposition 1 of Chen et al. 2024 [Figure 6]; `matching` has all interactions.
 
-def _strongest_patterns(extraction: Extraction, sample: int, k: int) -> tuple[list[Pattern], list[Pattern]]:
-    """The patterns among the strongest k of all networks, and those of only some, each from the strongest."""
-    size = torch.stack((extraction.and_, extraction.or_), 1)[:, :, sample].abs()  # (m, 2, 2^n)
-    size[..., 0] = 0.0
-    flat = size.flatten(1)
-    k = min(k, flat.shape[1])
-    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, flat.topk(k, 1).indices, True) & (
-        flat > _FAINT * flat.amax()
-    )
-    by_strength = flat.amax(0).argsort(descending=True, stable=True).tolist()
+    Args:
+        comparison: The networks; its counting says what is salient.
+        sample: Which sample of the comparison, from 0 on.
 
-    def named(mask: torch.Tensor) -> list[Pattern]:
-        return [(("AND", "OR")[i // size.shape[-1]], i % size.shape[-1]) for i in by_strength if mask[i]]
-
-    return named(chosen.all(0)), named(chosen.any(0) & ~chosen.all(0))
-
-
-def _pattern_bars(ax: Axes, comparison: Comparison, extraction: Extraction, sample: int, shown: list[Pattern]) -> None:
-    thickness = 0.8 / len(comparison.names)
-    for network, name in enumerate(comparison.names):
-        effects = [
-            float((extraction.and_ if kind == "AND" else extraction.or_)[network, sample, coalition])
-            for kind, coalition in shown
-        ]
-        places = [row - 0.4 + thickness * (network + 0.5) for row in range(len(shown))]
-        ax.barh(places, effects, height=thickness, color=_NETWORKS[network % len(_NETWORKS)], label=name)
-    labels = [
-        SIGNS[kind].join(comparison.player_name(sample, player) for player in members(coalition))
-        for kind, coalition in shown
-    ]
-    ax.set_yticks(range(len(shown)), labels)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.axvline(0, color="#444444", lw=0.8)
-    ax.set_xlabel("effect I on the output")
-    _bare(ax)
+    Returns:
+        The figure: a column per network, extracted alone above, together below; the mean error in each title.
+    """
+    networks = len(comparison.names)
+    figure = Figure(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots(2, networks, sharex=True, sharey="col", squeeze=False)
+    for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
+        and_mask, or_mask = (mask[:, sample] for mask in extraction.salient)
+        for network, ax in enumerate(row):
+            v = comparison.v[network, sample]
+            by_output = v.argsort(descending=True)
+            and_ = extraction.and_[network, sample].where(and_mask[network], 0.0)
+            and_[0] = v[0]
+            explained = and_outputs(and_) + or_outputs(extraction.or_[network, sample].where(or_mask[network], 0.0))
+            error = float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
+            rank = torch.arange(len(v))
+            ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output")
+            ax.plot(rank, explained[by_output], color="#D55E00", lw=0.8, label="salient interactions")
+            ax.fill_between(rank, v[by_output], explained[by_output], color="#D55E00", alpha=0.28)
+            count = int(and_mask[network].sum() + or_mask[network].sum())
+            ax.set_title(f"{comparison.names[network]}: {extraction.name}\n{count} salient, mean error {error:.0%}")
+            bare(ax)
+        row[0].set_ylabel("output v")
+    for ax in axes[-1]:
+        ax.set_xlabel(f"masked versions of sample {comparison.samples[sample]}")
+    legend_above(figure, axes[0, 0])
+    return figure
 
 
 def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes]]:
@@ -257,16 +238,8 @@ def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(1.5 + 3.6 * count, height), dpi=100, layout="constrained", facecolor="white")
     axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
     for ax in axes:
-        _bare(ax)
+        bare(ax)
     return figure, axes
-
-
-def _legend(figure: Figure, ax: Axes) -> None:
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)
-
-
-def _bare(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 PICTURES: dict[str, Callable[[Comparison], Figure]] = {

@@ -1,4 +1,4 @@
-"""Pages that pictures are drawn on: one style, axes placed by hand, and what a drawn page is turned into."""
+"""What pictures are drawn on: pages of one style, axes by hand, the axis of a run with its phases, and their files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import find_gap_opening, find_onset, gap_name, phase_turn, positions
 
 STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -37,6 +41,13 @@ def styled(make: Callable[..., Figure]) -> Callable[..., Figure]:
 
     return drawn
 
+
+# Okabe and Ito's colours, which stay apart for every kind of colour vision.
+GAP = "#B2558A"
+ONSET = "#009E73"
+PHASE_ONE = "#E9EEF5"
+PHASE_TWO = "#FBF0DD"
+NOTE = "#555555"
 
 # Inches at 100 pixels each. Placed by hand: a layout engine takes longer than all the drawing.
 WIDTH, LEFT, RIGHT = 10.0, 0.82, 0.95
@@ -130,3 +141,100 @@ def picture_html(figure: Figure, *, alt: str) -> str:
         alt: What it shows, for those who do not see it; no markup is left in it.
     """
     return f'<img style="max-width: 100%" alt="{alt}" src="{data_uri(to_png(figure))}">'
+
+
+def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where the columns of measurements at `values` begin and end."""
+    if len(values) == 1:
+        return np.array([values[0] - 0.5, values[0] + 0.5])
+    middles = (values[1:] + values[:-1]) / 2
+    first, last = values[0] - (middles[0] - values[0]), values[-1] + (values[-1] - middles[-1])
+    return np.concatenate([[first], middles, [last]])
+
+
+def run_axis(ax: Axes, history: History, unit: str) -> None:
+    """Let x be the run, from its first measurement to its last."""
+    edges = edges_of(positions(history)[0])
+    ax.set_xlim(edges[0], edges[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    ax.set_xlabel(unit)
+
+
+def marker_of(history: History) -> str:
+    """Return what marks the measurements on a curve: nothing where there are too many."""
+    return "o" if len(history) <= 2 else "." if len(history) <= 60 else ""
+
+
+def plot_known(
+    ax: Axes,
+    values: NDArray[np.float64],
+    column: NDArray[np.float64],
+    colour: str,
+    label: str,
+    style: str,
+    marker: str,
+) -> None:
+    """Draw a curve that joins what is known of it."""
+    # Where a loss is logged less often than the run is measured, its points are still joined.
+    known = ~np.isnan(column)
+    if known.any():
+        ax.plot(values[known], column[known], color=colour, label=label, linestyle=style, marker=marker)
+
+
+def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
+    """Shade the phases behind a chart over the run, as far as they are decided at its last measurement.
+
+    Args:
+        ax: Axes whose x is the run.
+        history: The run so far, at least one measurement.
+        names_at: At which part of the height to write the phases' names; None leaves them out.
+    """
+    left, right = ax.get_xlim()
+    turn, decided = phase_turn(history)
+    if turn is None:
+        return
+    after = (PHASE_TWO, "phase two") if decided else ("none", "not decided yet")
+    for begin, end, colour, name in ((left, turn, PHASE_ONE, "phase one"), (turn, right, *after)):
+        if end <= begin:
+            continue
+        if colour != "none":
+            ax.axvspan(begin, end, color=colour, linewidth=0, zorder=0)
+        width = (end - begin) / (right - left)
+        # A name that is wider than its phase would run into the next one: it is turned, or left out.
+        if names_at is not None and width > 0.03:
+            place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+            turned = 0 if width > 0.1 else 90
+            ax.text((begin + end) / 2, names_at, name, color=NOTE, rotation=turned, **place)
+
+
+def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
+    """Draw where phase two began and from where the loss gap rises, as far as the history knows.
+
+    Args:
+        ax: Axes whose x is the run.
+        history: The run so far, at least one measurement.
+        height: Which part of the height the lines take, from the bottom.
+    """
+    values, _ = positions(history)
+    for found, colour, dashes, name in (
+        (find_onset(history), ONSET, "-", "onset of phase two"),
+        (find_gap_opening(history), GAP, ":", gap_name(history)),
+    ):
+        if found is not None and found.index is not None:
+            label = f"{name} ({found.place})"
+            ax.axvline(values[found.index], ymax=height, color=colour, linestyle=dashes, linewidth=2, label=label)
+
+
+def write_inside(ax: Axes, text: str) -> None:
+    """Say in the middle of a chart why it is empty."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color=NOTE)
+
+
+def bare(ax: Axes) -> None:
+    """Leave out the lines above and at the right of a chart."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def legend_above(figure: Figure, ax: Axes) -> None:
+    """Put the legend of one of a figure's charts above all of them."""
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)

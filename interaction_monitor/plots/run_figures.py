@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots import charts, persistence
+from interaction_monitor.plots import charts
 from interaction_monitor.plots.charts import order_bars
 from interaction_monitor.plots.layout import (
     LEFT,
     STYLE,
     WIDTH,
     headline,
+    mark_onsets,
+    mark_phases,
     name_the_lowest,
     page,
     picture_html,
@@ -157,7 +159,7 @@ def story(history: History) -> Figure:
     _heat_map(axes[0], history)
     _curves(axes[1 : len(axes) - beside], history)
     if beside:
-        persistence.generalizing_curve(axes[-1], history)
+        charts.generalizing_curve(axes[-1], history)
         axes[-1].set_title(_TITLES[3])
     axes[0].set_title(_TITLES[1])
     axes[1].set_title(_TITLES[2])
@@ -183,17 +185,17 @@ def carry_over(history: History) -> Figure:
     with_alike = not np.isnan(alike).all()
     figure = page(WIDTH, 10.2 if with_alike else 7.8)
     axes = stack(figure, [1.9] * (3 + with_alike), top=0.45, gap=0.5)
-    persistence.turnover(axes[0], history)
+    charts.turnover(axes[0], history)
     axes[0].set_title("1  What was salient at a measurement or at the one before it")
-    _shares_map(axes[1], history, persistence.persisted_shares(history))
+    _shares_map(axes[1], history, history.persisted_shares())
     axes[1].set_title("2  Share of each order's strength that was there at the measurement before")
-    persistence.order_effects(axes[2], history)
+    charts.order_effects(axes[2], history)
     axes[2].set_title("3  What low and high orders add to the output; where they cancel it is little")
     if with_alike:
         _shares_map(axes[3], history, alike)
         axes[3].set_title("4  How alike the interactions of training and of probe samples are")
     for ax in axes:
-        charts.mark_onsets(ax, history)
+        mark_onsets(ax, history)
     for ax, count, columns in ((axes[0], 3, 3), (axes[2], 4, 2)):
         _leave_room(ax, 0.3)
         handles, labels = ax.get_legend_handles_labels()
@@ -244,11 +246,11 @@ def _heat_map(ax: Axes, history: History) -> None:
     highest = mesh.get_clim()[1] or 1.0
     ticks = [share for share in (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0) if share <= highest]
     bar.set_ticks(ticks, labels=[f"{share:.0%}" for share in ticks])
-    charts.mark_onsets(ax, history)
+    mark_onsets(ax, history)
 
 
 def _shares_map(ax: Axes, history: History, shares: NDArray[np.float64]) -> None:
-    bar = _colour_bar(ax, persistence.order_shares(ax, history, shares))
+    bar = _colour_bar(ax, charts.order_shares(ax, history, shares))
     bar.set_ticks([0, 0.5, 1], labels=["0%", "50%", "100%"])
 
 
@@ -261,8 +263,8 @@ def _curves(axes: list[Axes], history: History) -> None:
     top = axes[0]
     charts.mean_order_curve(top, history)
     _leave_room(top, 0.38)
-    charts.mark_phases(top, history, names_at=0.82)
-    charts.mark_onsets(top, history, height=0.84)
+    mark_phases(top, history, names_at=0.82)
+    mark_onsets(top, history, height=0.84)
     handles, labels = top.get_legend_handles_labels()
     if not np.isnan(history.column("loss_gap")).all():
         right = top.twinx()
@@ -275,8 +277,8 @@ def _curves(axes: list[Axes], history: History) -> None:
     top.legend(handles, labels, loc="upper center", ncols=columns, frameon=False, columnspacing=1.2, fontsize=8)
     for ax in axes[1:]:
         charts.loss_curves(ax, history)
-        charts.mark_phases(ax, history)
-        charts.mark_onsets(ax, history, height=0.86)
+        mark_phases(ax, history)
+        mark_onsets(ax, history, height=0.86)
         _leave_room(ax, 0.2)
         shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         names = [name for name in ("train loss", "test loss", "test above train") if name in shown]

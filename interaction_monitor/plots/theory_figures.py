@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
-from interaction_monitor.plots import charts
+from interaction_monitor.plots import charts, layout
 from interaction_monitor.plots.layout import styled
 from interaction_monitor.plots.theory_text import WHY_GREY, level, match_words
 from interaction_monitor.theory.closed_form import norm_ratio
@@ -92,12 +92,12 @@ def noise_level(overlay: Overlay) -> Figure:
     turn = values[overlay.turn]
     for ax in (top, bottom):
         ax.set_xlim(left, right)
-        ax.axvspan(left, turn, color=charts.PHASE_ONE, linewidth=0, zorder=0)
-        ax.axvspan(turn, right, color=charts.PHASE_TWO, linewidth=0, zorder=0)
-        ax.axvline(turn, color=charts.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
+        ax.axvspan(left, turn, color=layout.PHASE_ONE, linewidth=0, zorder=0)
+        ax.axvspan(turn, right, color=layout.PHASE_TWO, linewidth=0, zorder=0)
+        ax.axvline(turn, color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
         ax.spines[["top", "right"]].set_visible(False)
     name = "onset of phase two" if overlay.onset_known else "lowest ⟨k⟩; no onset was found"
-    top.plot([], [], color=charts.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
+    top.plot([], [], color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
     top.legend(frameon=False, loc="best")
     if not two.all():
         figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color="#555555")

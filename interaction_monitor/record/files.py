@@ -23,6 +23,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +49,15 @@ def is_record(folder: Path) -> bool:
     return (folder / RUN).exists()
 
 
+def records_below(folder: Path, *, most_folders: int | None = None) -> Iterator[Path]:
+    """Find the records that a folder is or holds, in the order of their paths; links out of it are not followed."""
+    for place, below, _ in islice(os.walk(folder), most_folders):
+        below.sort()
+        if is_record(Path(place)):
+            yield Path(place)
+            below.clear()  # what lies in a record is a part of it: training samples are a record of their own
+
+
 def measurement_name(epoch: int, step: int) -> str:
     """Return the file name of a measurement, which sorts as the run went.
 
@@ -66,6 +76,7 @@ def measurement_path(folder: Path, position: tuple[int, int]) -> Path:
 
 Shape = tuple[int, ...]
 _TEMPORARY = ".*.tmp"
+_HEADER_LIMIT = 4096
 
 
 class RecordError(Exception):
@@ -131,9 +142,8 @@ def read_text(path: Path, *, limit: int) -> str:
         RecordError: If the file is missing, no plain file, too long, or not UTF-8.
     """
     with _opened(path) as file:
-        too_long = os.fstat(file.fileno()).st_size > limit
-        data = b"" if too_long else file.read(limit)
-    if too_long:
+        data = file.read(limit + 1)
+    if len(data) > limit:
         raise RecordError(f"{path} is larger than {limit} bytes; it was not written by a monitor")
     try:
         return data.decode("utf-8")
@@ -169,14 +179,14 @@ def read_arrays(
 
     Args:
         path: The archive.
-        expected: Name to (dtype, shape) of each array that has to be there.
-        optional: Names that may be missing.
+        expected: As there.
+        optional: As there.
 
     Returns:
         Name to array, writable copies in memory.
 
     Raises:
-        RecordError: If anything differs from what is expected.
+        RecordError: As there.
     """
     arrays: dict[str, NDArray[Any]] = {}
     with _archive(path) as archive:
@@ -270,19 +280,12 @@ def _members(
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise RecordError(f"{path}: the array {name!r} is compressed or encrypted; records never are")
         if not wanted < info.file_size <= wanted + _HEADER_LIMIT or info.compress_size != info.file_size:
-            raise RecordError(
-                f"{path}: the array {name!r} declares {info.file_size} bytes where {wanted} are expected "
-                f"for {dtype} of shape {shape}"
-            )
+            declared = f"declares {info.file_size} bytes where {dtype} of {shape} takes {wanted}"
+            raise RecordError(f"{path}: the array {name!r} {declared}")
         found, offset = _header(archive, info)
         if found != (np.dtype(dtype), shape, False) or offset + wanted != info.file_size:
-            raise RecordError(
-                f"{path}: the array {name!r} is {found[0]} of shape {found[1]}, expected {dtype} of {shape}"
-            )
+            raise RecordError(f"{path}: the array {name!r} is {found[0]} of shape {found[1]}, not {dtype} of {shape}")
         yield name, offset
-
-
-_HEADER_LIMIT = 4096
 
 
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[np.dtype[Any], Shape, bool], int]:

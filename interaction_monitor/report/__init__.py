@@ -1,5 +1,5 @@
-"""A run's story as one HTML file, for somebody who was not there."""
+"""A run's story, or a comparison, as one HTML file, for somebody who was not there."""
 
-from interaction_monitor.report.page import report_page
+from interaction_monitor.report.page import comparison_page, report_page
 
-__all__ = ["report_page"]
+__all__ = ["comparison_page", "report_page"]

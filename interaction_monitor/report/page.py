@@ -1,4 +1,4 @@
-"""The report: every figure and table of a run put into one HTML file that needs nothing else."""
+"""The HTML pages: a run with every figure and table of it, or a comparison, in one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from interaction_monitor import __version__
-from interaction_monitor.comparison import compare
+from interaction_monitor.comparison import Comparison, compare
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.landmarks import (
     find_detection,
@@ -21,15 +22,20 @@ from interaction_monitor.history.landmarks import (
     positions,
     told_phases,
 )
-from interaction_monitor.plots import theory_text
+from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
+from interaction_monitor.plots.layout import data_uri
 from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
-from interaction_monitor.plots.sample_figures import Example, examples
+from interaction_monitor.plots.sample_inputs import Example, examples
 from interaction_monitor.record import Record
-from interaction_monitor.report import reliability, run_charts, theory_charts
+from interaction_monitor.report import reliability, run_charts
 from interaction_monitor.report.chart_description import Figure, as_json
-from interaction_monitor.report.comparison_page import TEMPLATES, Shown, shown
 from interaction_monitor.report.reliability import check
 from interaction_monitor.theory.overlay import Overlay, fit_record
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         NotComparableError: If another run was measured on other samples, players or outputs.
         RecordError: If a file of the record is damaged.
     """
-    comparison = shown(compare([record, *others])) if others else None
+    comparison = _shown(compare([record, *others])) if others else None
     overlay = fit_record(record)
     history = overlay.history
     compared = {row.position for row in history}
@@ -81,8 +87,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     limits = limits if isinstance(limits, dict) and with_or else {}
     figures = {
         **run_charts.run_figures(history),
-        "theory-bars": theory_charts.overlay_bars(overlay),
-        "noise-level": theory_charts.noise_level(overlay),
+        **run_charts.theory_figures(overlay),
         **reliability.reliability_figures(
             history, checks, names, noise=_number(limits.get("noise")), tol=_number(limits.get("tol"))
         ),
@@ -90,6 +95,22 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     return _render(
         record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
     )
+
+
+def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> str:
+    """Write a comparison as a page that needs nothing else and runs no script.
+
+    Whatever the networks and players are called is shown as text, never as markup.
+
+    Args:
+        comparison: The networks.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
+
+    Returns:
+        The page's HTML.
+    """
+    template = _TEMPLATES.get_template("comparison_page.html.jinja")
+    return template.render(comparison=_shown(comparison, pictures), version=__version__)
 
 
 def stages(history: History) -> list[Stage]:
@@ -114,13 +135,13 @@ def _render(
     overlay: Overlay,
     figures: Mapping[str, Figure],
     drawn: Sequence[Example],
-    comparison: Shown | None,
+    comparison: _Shown | None,
     *,
     above_floor: str,
     with_or: bool,
 ) -> str:
     history = overlay.history
-    return TEMPLATES.get_template("page.html.jinja").render(
+    return _TEMPLATES.get_template("page.html.jinja").render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
         script=Markup(files("interaction_monitor.report").joinpath("charts.js").read_text(encoding="utf-8")),
@@ -210,3 +231,43 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the template shows of a comparison: text and pictures."""
+
+    names: tuple[str, ...]
+    n_samples: int
+    n_players: int
+    alpha: float
+    control: bool
+    verdict: str
+    threshold: str
+    pooled: bool
+    findings: list[str]
+    ks: list[int]
+    powers: list[tuple[str, list[tuple[float, float]]]]  # extraction -> (s_and, s_or) for each k
+    orders: list[tuple[str, list[str]]]  # extraction -> shared share of each order, and of all
+    pictures: dict[str, str]  # name -> data URI
+
+
+def _shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> _Shown:
+    ks = comparison.ks
+    findings = comparison_text.findings(comparison)
+    pictures = pictures or comparison_figures.draw_all(comparison)
+    return _Shown(
+        names=comparison.names,
+        n_samples=len(comparison.samples),
+        n_players=comparison.n_players,
+        alpha=comparison.alpha,
+        control=comparison.control is not None,
+        verdict=comparison_text.verdict(comparison),
+        threshold=comparison_text.threshold(comparison),
+        pooled=comparison.counting.pooled,
+        findings=findings,
+        ks=ks,
+        powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],
+        orders=[(e.name, comparison_text.shared_percentages(e)) for e in comparison.extractions],
+        pictures={name: data_uri(picture) for name, picture in pictures.items()},
+    )

@@ -1,4 +1,4 @@
-"""The run itself: mean order and losses, the map of all orders, the orders of one measurement, what carries over."""
+"""The charts of a run: mean order and losses, all orders, one measurement's, what carries over, and the theory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.plots import charts
-from interaction_monitor.plots.persistence import effect_parts, persisted_shares, turnover_shares
+from interaction_monitor.plots.theory_text import level, match_words
 from interaction_monitor.report.chart_description import Figure, Series, band, bars, heat, line, over_run, panel
+from interaction_monitor.theory.overlay import Overlay
 
 
 def run_figures(history: History) -> dict[str, Figure]:
@@ -108,7 +109,7 @@ def persistence(history: History) -> dict[str, Figure]:
         return {}
     figures = {
         "turnover": turnover(history),
-        "persisted": _shares_map(history, persisted_shares(history)),
+        "persisted": _shares_map(history, history.persisted_shares()),
         "effects": effects(history),
     }
     similarity = history.by_order("similarity")
@@ -120,7 +121,7 @@ def persistence(history: History) -> dict[str, Figure]:
 def turnover(history: History) -> Figure:
     """Describe what persisted, appeared and vanished as parts of the whole."""
     x, _ = positions(history)
-    tops = np.concatenate((np.zeros((len(history), 1)), turnover_shares(history).cumsum(1)), axis=1)
+    tops = np.concatenate((np.zeros((len(history), 1)), history.turnover_shares().cumsum(1)), axis=1)
     tops[np.isnan(tops).any(1)] = np.nan
     parts = [
         band(name, colour, x, tops[:, i], tops[:, i + 1], opacity=0.85)
@@ -134,7 +135,7 @@ def effects(history: History) -> Figure:
     x, _ = positions(history)
     lines = [
         _known(part.name, "test" if part.high else "train", x, part.effect, dash="" if part.trained else "6 4")
-        for part in effect_parts(history)
+        for part in history.effect_parts()
     ]
     return over_run([panel("effect on the output", lines, zero=True)], history)
 
@@ -171,3 +172,47 @@ def _names(history: History) -> list[str]:
         mean = f"⟨k⟩\u00a0=\u00a0{row.mean_order:.2f}" if any(row.distribution) else "nothing is salient"
         names.append(f"{unit} {values[index]:.0f}{stage}: {mean}")
     return names
+
+
+def theory_figures(overlay: Overlay) -> dict[str, Figure]:
+    """Describe the theory laid over the measurements, by name."""
+    return {"theory-bars": _overlay_bars(overlay), "noise-level": _noise_level(overlay)}
+
+
+def _overlay_bars(overlay: Overlay) -> Figure:
+    """Describe measured and predicted distributions beside each other, a panel for each of a few measurements."""
+    fit, history = overlay.fit, overlay.history
+    values, unit = positions(history)
+    panels = []
+    for i in representative_measurements(history):
+        two = bool(overlay.in_phase_two[i])
+        phase = "phase two" if two else "phase one (no claim)"
+        measured, predicted = ((x / x.sum()).nan_to_num(0).numpy() for x in (fit.real[i], fit.theory[i]))
+        shown = [
+            bars(f"measured, {phase}", "train" if two else "unknown", measured),
+            bars(f"predicted, {phase}", "test" if two else "soft", predicted, open=True),
+        ]
+        title = f"{unit} {values[i]:.0f}: σ² = {level(float(fit.sigma2[i]))}, {match_words(overlay, i)}"
+        panels.append(panel("", shown, title=title, percent=True, min=0, faint=not two))
+    return {"kind": "row", "x": {"label": "order k", "whole": True}, "panels": panels}
+
+
+def _noise_level(overlay: Overlay) -> Figure:
+    """Describe σ̂² with its interval over the run, and the mean order that the theory gives there."""
+    fit, history = overlay.fit, overlay.history
+    x, _ = positions(history)
+    zero = float(fit.grid[1]) / 10  # a logarithmic axis has no place for no noise
+    centre, low, high = (np.maximum(values.numpy(), zero) for values in (fit.sigma2, fit.low, fit.high))
+    levels, two = [], overlay.in_phase_two
+    for part, colour, name in ((two, "train", f"σ² in {overlay.stage}"), (~two, "unknown", "in phase one: no claim")):
+        if part.any():
+            interval = {"kind": "range", "color": colour, "name": "", "x": x[part].tolist()}
+            levels.append(interval | {"low": low[part].tolist(), "high": high[part].tolist()})
+            levels.append(line(name, colour, x[part], centre[part]) | {"kind": "points"})
+    orders = [
+        line("⟨k⟩ measured", "ink", x, overlay.measured_order) | {"kind": "points"},
+        line("⟨k⟩ predicted", "test", x[two], np.asarray(overlay.predicted_order)[two]),
+    ]
+    return over_run(
+        [panel("noise level σ²", levels, log=True, height=230), panel("mean order ⟨k⟩", orders, height=150)], history
+    )

@@ -42,7 +42,7 @@ from interaction_monitor.players import Segments
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures, comparison_text
 from interaction_monitor.record import Record
-from interaction_monitor.report.comparison_page import page
+from interaction_monitor.report import comparison_page
 
 N, SAMPLES = 5, 6
 NAMES = tuple(tuple(f"word{player}" for player in range(N)) for _ in range(SAMPLES))
@@ -299,7 +299,7 @@ def test_the_outputs_miss_at_most_the_noise_terms():
 
 def test_a_page_needs_nothing_else_and_shows_names_as_text():
     v = torch.stack((outputs(1), outputs(2)))
-    html = page(compare_outputs(v, names=["<script>alert(1)</script>", "large & wide"]), stand_ins())
+    html = comparison_page(compare_outputs(v, names=["<script>alert(1)</script>", "large & wide"]), stand_ins())
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)" in html
     assert "large &amp; wide" in html

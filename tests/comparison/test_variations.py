@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from interaction_monitor import cli
 from interaction_monitor.comparison import ablate, compare_outputs, extract_again
 from interaction_monitor.functional import and_outputs, or_outputs, shared_and_or
-from interaction_monitor.plots import comparison_text, variation_figures
+from interaction_monitor.plots import comparison_figures, comparison_text
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +55,11 @@ def test_a_second_extraction_agrees_with_itself_and_not_with_noise(comparison):
 
 def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):
     ablation = ablate(comparison, alphas=(0.0, 1.0))
-    left, middle, right = variation_figures.ablation(ablation, [2, 5]).axes
+    left, middle, right = comparison_figures.ablation(ablation, [2, 5]).axes
     assert [line.get_label() for line in left.lines] == ["α = 0", "α = 1"]
     assert list(middle.lines[1].get_ydata()) == comparison_text.powers(ablation.extractions[1], [2, 5])[0]
     assert list(right.lines[0].get_ydata()) == comparison_text.powers(ablation.extractions[0], [2, 5])[1]
-    ax = variation_figures.salient_matching(comparison, 2).axes[1]
+    ax = comparison_figures.salient_matching(comparison, 2).axes[1]
     v = comparison.v[1, 2]
     by_output = v.argsort(descending=True)
     expected = []
@@ -78,16 +78,16 @@ def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):
 
 def test_the_command_writes_the_variations(tmp_path, monkeypatch, capsys, make_planted_run):
     record = make_planted_run(tmp_path / "run", n=4, samples=3)
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(getattr(path, "name", "")))
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     monkeypatch.setattr("interaction_monitor.plots.comparison_figures.draw_all", lambda *_: {})
     monkeypatch.setattr("interaction_monitor.plots.tensorboard_after_run.write_comparison", lambda *_, **__: None)
-    monkeypatch.setattr("interaction_monitor.report.comparison_page.page", lambda *_: "")
+    monkeypatch.setattr("interaction_monitor.report.comparison_page", lambda *_: "")
     command = ["compare", str(record.folder), "--epoch", "2", "5", "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--alphas", "0", "2", "--again", "--salient-matching"]) == 0
     printed = capsys.readouterr().out
     assert "α = 2" in printed
     assert "Extracted again from outputs changed by a millionth" in printed
+    drawn = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert drawn == ["ablation.png", "salient_matching.png"]
     assert cli.main([*command, "--alphas", "-1"]) == 2
     assert "--alphas must be finite numbers, at least 0" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.plots import charts
+from interaction_monitor.plots.layout import mark_onsets
 from interaction_monitor.plots.run_text import line, phase_now, table, verdict
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import run_charts
@@ -56,7 +57,7 @@ def test_all_say_the_same_step():
     marked = [line for line in table(history, most=4).splitlines() if "onset" in line]
     assert [line.split()[:2] for line in marked] == [["0", "600"]]
     ax = Figure().subplots()
-    charts.mark_onsets(ax, history)
+    mark_onsets(ax, history)
     assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
     assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
     figure = run_charts.curves(history)
@@ -215,7 +216,7 @@ def test_headline_and_legend_say_what_the_gap_does():
     assert "opened" not in verdict(run)
     assert verdict(run[:9]).endswith("and test loss still lies below training loss")
     ax = Figure().subplots()
-    charts.mark_onsets(ax, run)
+    mark_onsets(ax, run)
     assert ax.lines[1].get_label().startswith("loss gap rises (epoch ")
     ax = Figure().subplots()
     charts.loss_curves(ax, run)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interaction_monitor.history import History
-from interaction_monitor.plots import persistence, run_figures, tensorboard
+from interaction_monitor.plots import charts, run_figures, tensorboard
 from tests.plots.test_run_figures import make_history
 
 
@@ -25,7 +25,7 @@ def beside_references():
 
 def test_the_curve_is_the_share_with_its_band_and_its_onset():
     history, ax = beside_references(), Figure().subplots()
-    persistence.generalizing_curve(ax, history)
+    charts.generalizing_curve(ax, history)
     curve, onset = ax.lines
     np.testing.assert_array_equal(curve.get_ydata(), history.column("generalizing_share"))
     assert onset.get_xdata()[0] == 30

@@ -18,7 +18,7 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures
 from interaction_monitor.plots.run_text import verdict
-from interaction_monitor.plots.sample_figures import choose, image_of, outline, strongest
+from interaction_monitor.plots.sample_inputs import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import report_page
 from interaction_monitor.report.chart_description import as_json
@@ -328,9 +328,9 @@ class TestCommand:
         assert "choose another place by --out" in capsys.readouterr().err
 
     def test_says_how_to_get_jinja(self, planted_run, monkeypatch, capsys):
-        from interaction_monitor.cli import report_command
+        from interaction_monitor.cli import record_commands
 
-        monkeypatch.setattr(report_command, "find_spec", lambda name: None)
+        monkeypatch.setattr(record_commands, "find_spec", lambda name: None)
         assert cli.main(["report", str(planted_run().folder)]) == 2
         assert "pip install 'interaction-monitor[report]'" in capsys.readouterr().err
 

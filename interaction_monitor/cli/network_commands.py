@@ -1,27 +1,22 @@
-"""`interaction-monitor compare RUN RUN [RUN ...]`: which interactions networks share that were measured alike.
-
-With `--factory`, checkpoints take the place of recorded runs.
-"""
+"""The commands about several networks or one that is no record yet: `compare` and `bench`."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interaction_monitor.cli import inputs
-from interaction_monitor.cli.inputs import CommandError, networks_of
+from interaction_monitor.cli.inputs import Command, CommandError, networks_of
 
 if TYPE_CHECKING:
-    from interaction_monitor.comparison import Comparison, Counting
-
-SUMMARY = "extract the interactions that several networks share: tables, pictures, one HTML file and TensorBoard"
+    from interaction_monitor.comparison import Comparison, Counting, Network
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         type=inputs.path,
@@ -30,12 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records over the same probe and players, two or more; or one, with several --epoch; or, with "
         "--factory, checkpoints",
     )
-    parser.add_argument(
-        "--factory",
-        metavar="MODULE:FUNCTION",
-        help="a function of yours that is given a checkpoint's path and returns comparison.Network(module, probe, "
-        "players); RUN are then checkpoints, and they are measured now",
-    )
+    inputs.add_factory(parser, required=False, more="; RUN are then checkpoints, and they are measured now")
     parser.add_argument(
         "--epoch",
         type=int,
@@ -70,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     counting = parser.add_argument_group("what the tables and pictures count")
     counting.add_argument(
         "--k",
-        type=_count_or_share,
+        type=inputs.count_or_share,
         nargs="+",
         metavar="K",
         default=[],
@@ -113,17 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-damaged", action="store_true", help="do without measurements that are damaged")
 
 
-def _count_or_share(text: str) -> int | float:
-    """Read a number of interactions, or a percentage as a share below 1."""
-    value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
-    if not 0 < value < (1 if text.endswith("%") else math.inf):
-        raise ValueError
-    return value
-
-
-_count_or_share.__name__ = "number or percentage"  # argparse names it in its refusal
-
-
 def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
     from interaction_monitor.comparison import Counting
 
@@ -142,8 +121,8 @@ def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
         raise CommandError(f"--floor or --salient: {error}") from error
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print the tables, save them and the pictures, and write to TensorBoard."""
+def _compare(arguments: argparse.Namespace) -> None:
+    """Tell which interactions networks share that were measured alike; with --factory, networks of checkpoints."""
     if arguments.alphas is not None and not all(0 <= alpha < math.inf for alpha in arguments.alphas):
         raise CommandError(f"--alphas must be finite numbers, at least 0, but are {arguments.alphas}")
     if not 0 <= arguments.alpha < math.inf:
@@ -197,7 +176,8 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
-    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run, variation_figures
+    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run
+    from interaction_monitor.plots.layout import to_png
 
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
@@ -216,24 +196,105 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     print(text)
     print()
     pictures = comparison_figures.draw_all(comparison, sample)
+    if ablation is not None:
+        pictures["ablation"] = to_png(comparison_figures.ablation(ablation, comparison.ks), dpi=110)
+    if arguments.salient_matching:
+        pictures["salient_matching"] = to_png(comparison_figures.salient_matching(comparison, sample), dpi=110)
     with inputs.writing(arguments.out):
         (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
         for name, picture in pictures.items():
             (arguments.out / f"{name}.png").write_bytes(picture)
             print(f"wrote {arguments.out / name}.png")
-        if ablation is not None:
-            variation_figures.ablation(ablation, comparison.ks).savefig(arguments.out / "ablation.png", dpi=110)
-            print(f"wrote {arguments.out / 'ablation'}.png")
-        if arguments.salient_matching:
-            figure = variation_figures.salient_matching(comparison, sample)
-            figure.savefig(arguments.out / "salient_matching.png", dpi=110)
-            print(f"wrote {arguments.out / 'salient_matching'}.png")
         if find_spec("jinja2") is None:
             print("wrote no HTML; for it: pip install 'interaction-monitor[report]'")
         else:
-            from interaction_monitor.report.comparison_page import page
+            from interaction_monitor.report import comparison_page
 
-            (arguments.out / "comparison.html").write_text(page(comparison, pictures), encoding="utf-8")
+            (arguments.out / "comparison.html").write_text(comparison_page(comparison, pictures), encoding="utf-8")
             print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
         tensorboard_after_run.write_comparison(comparison, arguments.out, pictures=pictures)
         print(f"wrote the TensorBoard run {arguments.out}")
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=inputs.path, metavar="CHECKPOINT", help="what the factory is given")
+    inputs.add_factory(parser, required=True)
+    parser.add_argument(
+        "--players", type=int, nargs=2, default=(6, 16), metavar=("FEWEST", "MOST"), help="default: 6 16"
+    )
+    parser.add_argument(
+        "--samples", type=int, metavar="S", help="samples of a measurement; default: those of the probe"
+    )
+    parser.add_argument("--interactions", choices=("and-or", "and"), default="and-or", help="default: and-or")
+    parser.add_argument(
+        "--epoch-seconds",
+        type=float,
+        metavar="T",
+        help="how long an epoch of training takes, to lay measuring beside it",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=10.0,
+        metavar="T",
+        help="extractions that would take longer than so many seconds to time are estimated from those of fewer "
+        "players; default: 10",
+    )
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    """Time some masked forwards and extractions here, and tell what a measurement takes for each number of players."""
+    fewest, most = arguments.players
+    if not 1 <= fewest <= most <= 24:
+        raise CommandError(f"--players takes two numbers from 1 to 24, the smaller first, but is {fewest} {most}")
+    for name in ("samples", "epoch_seconds", "limit"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise CommandError(f"--{name.replace('_', '-')} must be above 0, but is {value}")
+    (network,) = networks_of(arguments.factory, [arguments.checkpoint])
+    print(_benched(network, arguments))
+
+
+def _benched(network: Network, arguments: argparse.Namespace) -> str:
+    from interaction_monitor.cost import bench
+    from interaction_monitor.forecast import cost_table
+    from interaction_monitor.forward import assign_players
+    from interaction_monitor.players.player_map import PlayerMap
+
+    module, players = network.module, network.players
+    try:
+        if not isinstance(players, PlayerMap):
+            players = assign_players(module, players, network.probe, forward_func=network.forward_func, seed=0)
+        fewest, most = arguments.players
+        count = arguments.samples or len(network.probe)
+        settings = replace(network.settings, interactions=arguments.interactions)
+        costs = bench(
+            module,
+            network.probe,
+            players,
+            settings,
+            n_players=range(fewest, most + 1),
+            n_samples=count,
+            limit=arguments.limit,
+        )
+    except (ValueError, TypeError) as error:
+        raise CommandError(f"the network cannot be measured: {error}") from error
+    device = next((parameter.device for parameter in module.parameters()), "cpu")
+    heading = f"{network.name}: {count} samples, on {device}"
+    return cost_table(costs, heading, n_players=players.n_players, epoch_seconds=arguments.epoch_seconds)
+
+
+COMMANDS = (
+    Command(
+        "compare",
+        "extract the interactions that several networks share: tables, pictures, one HTML file and TensorBoard",
+        _compare_arguments,
+        _compare,
+    ),
+    Command(
+        "bench",
+        "tell what a measurement of a network takes: forwards, extraction and memory by the number of players",
+        _bench_arguments,
+        _bench,
+    ),
+)

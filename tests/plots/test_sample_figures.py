@@ -12,7 +12,7 @@ from interaction_monitor import InteractionMonitor
 from interaction_monitor.history import History
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import ImagePatches
-from interaction_monitor.plots.waterfall import waterfall
+from interaction_monitor.plots.sample_figures import waterfall
 from tests.plots.test_run_figures import make_history
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
