@@ -220,14 +220,27 @@ class Losses:
         self.test_names = TEST_NAMES if test_loss is None else (test_loss,)
         self.batches = BatchLosses()
         self._named = train_loss is not None
+        self._waiting: float | None = None  # the newest validation loss until it is read
         self.tried: list[str] | None = None  # what a trial of the validation logged; None where there was none
         self._fresh = False
         self._ever_validated = False
         self._averaged = False
 
-    def validated(self) -> None:
-        """Note that the validation loss is a new one."""
+    def validated(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Note that the validation loss is a new one, and which where the metrics will not last until it is read."""
         self._fresh = self._ever_validated = True
+        self._waiting = find_loss(metrics or {}, self.test_names)
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a resumed run needs: the sums of the batches, and a validation loss that was not read yet."""
+        waiting = {"test": self._waiting} if self._fresh and self._waiting is not None else {}
+        return self.batches.state_dict() | waiting
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.batches.load_state_dict(state)
+        self._waiting = state.get("test")
+        self._fresh = self._waiting is not None
 
     def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> tuple[float | None, float | None]:
         """Return the training loss, and the validation loss if it is newer than the last time; None if not known.
@@ -236,7 +249,10 @@ class Losses:
             metrics: what the trainer calls `callback_metrics`.
             ranks: the processes that train together; all of them must call this.
         """
-        test = find_loss(metrics, self.test_names) if self._fresh else None
+        test = None
+        if self._fresh:
+            test = find_loss(metrics, self.test_names)
+            test = self._waiting if test is None else test
         self._fresh = False
         mean = None if self._named else self.batches.mean(ranks)
         self._averaged = self._averaged or mean is not None

@@ -8,7 +8,7 @@ from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.callbacks import loggers
-from interaction_monitor.losses import TrainingSamples, evaluated_loss
+from interaction_monitor.losses import Losses, TrainingSamples, evaluated_loss
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.settings import Settings
 
@@ -139,3 +139,13 @@ def test_a_lightning_run_has_them_without_reading_its_loader(loaders, make_train
     assert later[-1].evaluated_test_loss == pytest.approx(cross_entropy(net, probe.inputs, probe.targets), rel=1e-5)
     logged = trainer.callback_metrics["interactions/evaluated_gap"]
     assert float(logged) == pytest.approx(later[-1].evaluated_gap)
+
+
+def test_a_validation_loss_that_waits_to_be_read_outlives_an_interruption():
+    before, after = Losses(), Losses()
+    before.validated({"val_loss": torch.tensor(0.5)})
+    after.load_state_dict(before.state_dict())
+    assert after.read({}) == (None, 0.5)
+    assert after.read({}) == (None, None)  # it is read once
+    assert before.read({"val_loss": 0.5}) == (None, 0.5)
+    assert "test" not in before.state_dict()

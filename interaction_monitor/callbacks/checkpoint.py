@@ -89,7 +89,8 @@ def run_of(state: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     run = (state or {}).get("run", {})
     try:
-        loss = {name: float(run.get("loss", {}).get(name, 0)) for name in ("sum", "samples")}
+        given = run.get("loss", {})
+        loss = {name: float(given.get(name, 0)) for name in ("sum", "samples", *({"test"} & given.keys()))}
         return {"in_batches": bool(run.get("in_batches", False)), "loss": loss}
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(_damaged(f"run is {run!r:.40}")) from error

@@ -152,7 +152,7 @@ class InteractionMonitor(SetUp, Callback):
         if trainer.sanity_checking:
             self.losses.tried = list(trainer.callback_metrics)
         else:
-            self.losses.validated()
+            self.losses.validated(trainer.callback_metrics)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -218,7 +218,7 @@ class InteractionMonitor(SetUp, Callback):
         """Return what a resumed run needs: the history, the players and the tracker, as plain values."""
         if self.observer is None:
             return self._restored or {}
-        run = {"in_batches": self._steps.in_batches, "loss": self.losses.batches.state_dict()}
+        run = {"in_batches": self._steps.in_batches, "loss": self.losses.state_dict()}
         return checkpoint.state_of(
             self.observer, self.budget, self.plain_settings(), samples=self._samples, shown=self._shown, run=run
         )

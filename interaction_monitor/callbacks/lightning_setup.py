@@ -48,7 +48,7 @@ class SetUp(CallbackBase):
     def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
         """Make what measures, restore what a checkpoint holds, and open the record."""
         run = checkpoint.run_of(state)
-        self.losses.batches.load_state_dict(run["loss"])
+        self.losses.load_state_dict(run["loss"])
         self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
         self._shown = (state or {}).get("shown")
         if state is not None:
