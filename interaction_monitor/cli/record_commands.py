@@ -125,6 +125,13 @@ def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a player means the same in every sample, as a column or a labelled part does: tell what samples share",
     )
+    parser.add_argument(
+        "--salient-matching",
+        type=inputs.path,
+        metavar="FILE",
+        help="draw what the salient interactions of --sample give by themselves: Figure 6 of Chen et al. 2024",
+    )
+    parser.add_argument("--sample", type=int, default=0, help="the sample of that picture; default: 0")
 
 
 def _analyse(arguments: argparse.Namespace) -> None:
@@ -140,13 +147,28 @@ def _analyse(arguments: argparse.Namespace) -> None:
     last = record.measurements[-1]
     if not last.valid.any():
         raise CommandError("the last measurement has no sample with finite outputs: the run diverged")
-    from interaction_monitor.plots import theory_text
+    picture, valid = arguments.salient_matching, last.valid.nonzero()[:, 0].tolist()
+    if picture is not None:
+        _require_picture(picture, "--salient-matching")
+        if arguments.sample not in valid:
+            raise CommandError(f"--sample must be one of {', '.join(map(str, valid))}, but is {arguments.sample}")
+    from interaction_monitor.plots import comparison_figures, theory_text
 
-    print("\n".join(theory_text.conditions(last)))
+    print("\n".join([*theory_text.conditions(last), theory_text.salient_alone(last)]))
     if arguments.same_players:
         print("\n".join(theory_text.transfer(last)))
     print()
     print("\n".join(theory_text.shapes(record)))
+    if picture is not None:
+        with inputs.writing(picture.parent, option="--salient-matching"):
+            comparison_figures.salient_only(last, arguments.sample).savefig(picture, dpi=110)
+        print(f"wrote {picture}")
+
+
+def _require_picture(file: Path, option: str) -> None:
+    if file.suffix not in (".png", ".pdf", ".svg"):
+        raise CommandError(f"{option} must be a file that ends in .png, .pdf or .svg, but is {file}")
+    inputs.require_writable(file.parent, option=option)
 
 
 def _ratio_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,9 +184,7 @@ def _ratio(arguments: argparse.Namespace) -> None:
     """Say for each number of players whether every order reaches further than the next, and draw it."""
     if min(arguments.players) < 2:
         raise CommandError(f"--players must be at least 2, for two orders to compare, but is {min(arguments.players)}")
-    if arguments.out.suffix not in (".png", ".pdf", ".svg"):
-        raise CommandError(f"--out must be a file that ends in .png, .pdf or .svg, but is {arguments.out}")
-    inputs.require_writable(arguments.out.parent)
+    _require_picture(arguments.out, "--out")
     import torch
 
     from interaction_monitor.plots.theory_figures import norm_ratio_figure

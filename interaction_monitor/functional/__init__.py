@@ -11,6 +11,7 @@ from interaction_monitor.functional.faithfulness import (
     matching_error,
     matching_precision,
     matching_precision_curve,
+    salient_outputs,
     shapley_values,
     sparsity_curve,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "saliency_threshold",
     "salient",
     "salient_counts",
+    "salient_outputs",
     "shapley_values",
     "shared_and_or",
     "sparsest_and_or",

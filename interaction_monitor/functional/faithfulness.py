@@ -111,6 +111,34 @@ def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> T
     return curve[..., k - 1]
 
 
+def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
+    """Give the outputs of all coalitions that the salient interactions make by themselves.
+
+    Σ_{S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S) over v(∅) and the interactions with |I| ≥ τ (Chen et al. 2024, Figure 6).
+
+    Args:
+        and_: (..., 2^n) AND interactions, the empty one v(∅), which always counts.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        tau: the threshold; broadcasts to (...,).
+
+    Returns:
+        (..., 2^n) float64 in units of the interactions.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> salient_outputs(torch.tensor([5.0, 1.0, 0.1, 3.0]), torch.tensor([0.0, 0.0, 0.0, 0.2]), tau=0.5).tolist()
+        [5.0, 6.0, 5.0, 9.0]
+    """
+    _check(and_, and_=and_, or_=or_)
+    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device).unsqueeze(-1)
+    kept = [to_float64(part) for part in (and_, or_) if part is not None]
+    kept = [part.where(part.abs() >= threshold.to(part.device), 0.0) for part in kept]
+    kept[0][..., 0] = and_[..., 0]
+    return and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
+
+
 def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
     """Give the sizes of the interactions from the strongest to the weakest.
 

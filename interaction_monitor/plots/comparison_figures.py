@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from interaction_monitor.comparison.comparison import Comparison
 from interaction_monitor.comparison.variations import Ablation
@@ -17,8 +18,10 @@ from interaction_monitor.functional import (
     matching_precision_curve,
     or_outputs,
     order_sharing,
+    salient_outputs,
     sparsity_curve,
 )
+from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots.comparison_text import powers
 from interaction_monitor.plots.layout import bare, legend_above, styled, to_png
 from interaction_monitor.plots.sample_figures import patterns
@@ -214,23 +217,48 @@ def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
         and_mask, or_mask = (mask[:, sample] for mask in extraction.salient)
         for network, ax in enumerate(row):
             v = comparison.v[network, sample]
-            by_output = v.argsort(descending=True)
             and_ = extraction.and_[network, sample].where(and_mask[network], 0.0)
             and_[0] = v[0]
             explained = and_outputs(and_) + or_outputs(extraction.or_[network, sample].where(or_mask[network], 0.0))
-            error = float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
-            rank = torch.arange(len(v))
-            ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output")
-            ax.plot(rank, explained[by_output], color="#D55E00", lw=0.8, label="salient interactions")
-            ax.fill_between(rank, v[by_output], explained[by_output], color="#D55E00", alpha=0.28)
             count = int(and_mask[network].sum() + or_mask[network].sum())
+            error = _draw_explained(ax, v, explained)
             ax.set_title(f"{comparison.names[network]}: {extraction.name}\n{count} salient, mean error {error:.0%}")
-            bare(ax)
         row[0].set_ylabel("output v")
     for ax in axes[-1]:
         ax.set_xlabel(f"masked versions of sample {comparison.samples[sample]}")
     legend_above(figure, axes[0, 0])
     return figure
+
+
+@styled
+def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
+    """Draw what `salient_matching` draws for one network alone, of as many players as a measurement takes.
+
+    Args:
+        measurement: Its threshold says what is salient.
+        sample: Which sample, a valid one.
+
+    Returns:
+        The figure; how many are salient and the mean error, as a share of the whole change, in its title.
+    """
+    v, and_, or_ = measurement.v[sample], measurement.and_[sample], measurement.or_[sample]
+    figure = Figure(figsize=(6, 3.4), dpi=100, layout="constrained", facecolor="white")
+    ax = figure.subplots()
+    error = _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau))
+    count = int((torch.cat((and_[1:], or_[1:])).abs() >= measurement.tau).sum())
+    ax.set(title=f"{count} salient, mean error {error:.0%}", xlabel=f"masked versions of sample {sample}", ylabel="v")
+    legend_above(figure, ax)
+    return figure
+
+
+def _draw_explained(ax: Axes, v: Tensor, explained: Tensor) -> float:
+    """Draw outputs from the largest down and what explains them; return the mean error as a share of the change."""
+    by_output, rank = v.argsort(descending=True), torch.arange(len(v))
+    ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output")
+    ax.plot(rank, explained[by_output], color="#D55E00", lw=0.8, label="salient interactions")
+    ax.fill_between(rank, v[by_output], explained[by_output], color="#D55E00", alpha=0.28)
+    bare(ax)
+    return float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
 
 
 def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes]]:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from interaction_monitor.functional import and_interactions
+from interaction_monitor.functional import and_interactions, salient_outputs
 from interaction_monitor.functional.conditions import (
     average_outputs,
     discrimination_power,
@@ -199,6 +199,26 @@ def conditions(measurement: Measurement) -> list[str]:
         low, middle, high = (float(x) for x in exponent.quantile(exponent.new_tensor([0.25, 0.5, 0.75])))
         lines.append(f"ξ of n^ξ/τ: {middle:.2f} (half of the samples: {low:.2f} to {high:.2f}); the paper: 0.9 to 1.2.")
     return lines
+
+
+def salient_alone(measurement: Measurement) -> str:
+    """Say how well the salient interactions alone give the outputs (Chen et al. 2024, Figure 6).
+
+    Args:
+        measurement: With a valid sample.
+
+    Returns:
+        The line.
+    """
+    valid = measurement.valid
+    v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid]
+    error = (v - salient_outputs(and_, or_, measurement.tau)).abs().mean() / measurement.output_change
+    parts = torch.cat((and_[:, 1:], or_[:, 1:]), 1)
+    count = (parts.abs() >= measurement.tau).sum(1).double().mean()
+    return (
+        f"The salient interactions alone, {float(count):.0f} of {parts.shape[1]} in the mean, give the outputs of all "
+        f"{v.shape[1]} masked versions with a mean error of {float(error):.1%} of the mean change."
+    )
 
 
 def transfer(measurement: Measurement) -> list[str]:

@@ -488,6 +488,26 @@ def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
     assert "fewer than four" in refused(capsys, "analyse", planted_run(record.folder.parent / "small", n=3).folder)
 
 
+def test_analyse_tells_and_draws_what_the_salient_interactions_give_alone(planted_run, tmp_path, capsys):
+    record = planted_run()
+    last, picture = record.measurements[-1], tmp_path / "pictures" / "salient.png"
+    assert cli.main(["analyse", str(record.folder), "--salient-matching", str(picture), "--sample", "2"]) == 0
+    error, count = 0.0, 0
+    for v, and_, or_ in zip(last.v.tolist(), last.and_.tolist(), last.or_.tolist(), strict=True):
+        strong_and, strong_or = ([s for s in range(1, 32) if abs(kind[s]) >= last.tau] for kind in (and_, or_))
+        count += len(strong_and) + len(strong_or)
+        for coalition in range(32):
+            given = v[0] + sum(and_[s] for s in strong_and if s & coalition == s)
+            error += abs(v[coalition] - given - sum(or_[s] for s in strong_or if s & coalition))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "interactions alone" in line)
+    samples = len(last.v)
+    assert f"alone, {count / samples:.0f} of 62 in the mean" in line
+    assert f"error of {error / samples / 32 / last.output_change:.1%} of" in line
+    assert imread(picture).std() > 0
+    for option, said in (("--sample=12", "--sample must be one of 0, 1, 2"), ("--salient-matching=x.xyz", "ends in")):
+        assert said in refused(capsys, "analyse", record.folder, f"--salient-matching={picture}", option)
+
+
 @pytest.mark.parametrize("given", ["", " "])
 def test_an_empty_path_is_not_the_current_folder(capsys, command, given, planted_run, monkeypatch):
     monkeypatch.chdir(planted_run().folder)
