@@ -16,15 +16,20 @@ from interaction_monitor.plots import comparison_figures, comparison_text, tenso
 
 def options(description: str | None, out: str, **defaults: int) -> argparse.Namespace:
     """Read the command line: `--data`, `--out`, `--alpha` and a number for each default."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with the public data sets")
-    parser.add_argument("--out", type=Path, default=Path("runs") / out)
+    return parser(description, out, **defaults).parse_args()
+
+
+def parser(description: str | None, out: str, **defaults: int) -> argparse.ArgumentParser:
+    """Make what reads the command line, for further options."""
+    made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    made.add_argument("--data", type=Path, help="folder with the public data sets")
+    made.add_argument("--out", type=Path, default=Path("runs") / out)
     alpha = training.number(float, "0 or more", lambda x: 0 <= x < float("inf"))
-    parser.add_argument("--alpha", type=alpha, default=0.1, help="charge for an interaction in each network")
+    made.add_argument("--alpha", type=alpha, default=0.1, help="charge for an interaction in each network")
     count = training.number(int, "1 or more", lambda x: x >= 1)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name}", type=count, default=value)
-    return parser.parse_args()
+        made.add_argument(f"--{name}", type=count, default=value)
+    return made
 
 
 def train(network: nn.Module, data: TensorDataset, *, epochs: int, learning_rate: float, batch: int = 64) -> None:

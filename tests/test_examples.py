@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not in
 datasets = importlib.import_module("examples.datasets")
 networks = importlib.import_module("examples.networks")
 training = importlib.import_module("examples.training")
+moments = importlib.import_module("examples.moments")
 
 WORDS = ["bold", "charming", "dull", "film", "fresh", "great", "plot", "scene", "tender", "weak"]
 SMALLEST = ["--epochs", "1", "--train", "32", "--players", "3", "--samples", "4"]
@@ -204,14 +205,14 @@ def test_full_takes_the_papers_settings_and_the_command_line_goes_before():
 
 
 def test_the_schedule_begins_with_the_first_epochs_and_ends_with_the_last():
-    due = [epoch for epoch in range(1, 257) if training.schedule(256)(epoch)]
+    due = [epoch for epoch in range(1, 257) if moments.epochs_of(256)(epoch)]
     assert due[:9] == [1, 2, 3, 4, 6, 8, 11, 16, 32]
     assert due[-1] == 256
-    assert [epoch for epoch in range(1, 9) if training.schedule(8)(epoch)] == list(range(1, 9))
+    assert [epoch for epoch in range(1, 9) if moments.epochs_of(8)(epoch)] == list(range(1, 9))
 
 
 def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
-    model = importlib.import_module("examples.language_model")
+    model = importlib.import_module("examples.prompts")
     prompts = datasets.squad(data)
 
     def tokenizer(text, return_offsets_mapping):
@@ -245,7 +246,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
         assert not (tmp_path / name / "version_1").exists()
     other = [*SMALLEST, "--resume", "--out", str(tmp_path / "whole"), "--seed", "1", "--train", "301"]
     line = refused(script, other, capsys).err.splitlines()[-1]
-    assert "last.ckpt is of another run: train was 300 and is 301, seed was 0 and is 1; ask for the same" in line
+    assert "last.ckpt is of another run: seed was 0 and is 1, train was 300 and is 301; ask for the same" in line
     histories = [Record.open(tmp_path / name / "version_0/interactions").history for name in ends]
     assert [[replace(row, seconds=0.0) for row in history] for history in histories[:1]] == [
         [replace(row, seconds=0.0) for row in history] for history in histories[1:]
@@ -254,3 +255,39 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
     assert whole["global_step"] == in_two["global_step"]
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, in_two["state_dict"][key]), key
+
+
+def test_the_first_epoch_is_measured_within_and_a_crash_in_the_midst_of_one_loses_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tensorboard, "PICTURES", {})
+    script = importlib.import_module("examples.breast_cancer")
+    command = [*SMALLEST, "--train", "300", "--epochs", "3", "--early", "2", "--resume", "--out"]  # 3 batches an epoch
+    script.main([*command, str(tmp_path / "whole")])
+
+    step = training.Classifier.training_step
+
+    def fails(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise RuntimeError("power cut")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as context:
+        context.setattr(training.Classifier, "training_step", fails)
+        with pytest.raises(RuntimeError, match="power cut"):
+            script.main([*command, str(tmp_path / "cut")])
+    script.main([*command, str(tmp_path / "cut")])
+
+    whole, cut = (Record.open(tmp_path / name / "version_0/interactions").history for name in ("whole", "cut"))
+    assert [(row.epoch, row.step) for row in whole] == [(0, 0), (0, 2), (1, 4), (2, 7), (3, 9)]
+    assert len({row.test_loss for row in whole}) == 5  # each has a new one
+    assert [replace(row, seconds=0.0) for row in cut] == [replace(row, seconds=0.0) for row in whole]
+
+
+def test_sentences_of_all_lengths_give_what_they_give_with_their_padding():
+    torch.manual_seed(0)
+    network = networks.BertTiny(20).eval()
+    lengths = torch.tensor([7, 2, 9, 2, 3, 5, 1])
+    ids = torch.randint(1, 20, (7, 12)) * (torch.arange(12) < lengths[:, None])
+    for parts in (1, 3, 9):
+        torch.testing.assert_close(networks.ByLength(network, parts)(ids), network(ids), rtol=1e-4, atol=1e-5)

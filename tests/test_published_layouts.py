@@ -163,27 +163,109 @@ def test_each_is_watched(name, network, published, tmp_path, monkeypatch, capsys
     assert history.n_players == 3
 
 
-def test_a_language_model_of_a_folder_is_measured_and_its_outputs_kept(published, tmp_path, capsys):
+def saved(folder, words, kind, **sizes):
+    """Save a tiny model of a kind with a tokenizer of whole words, as save_pretrained does."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    (prompt,) = datasets.squad(published, n_players=3)
-    vocabulary = {word: at for at, word in enumerate(["[UNK]", *dict.fromkeys(prompt.text.split())])}
+    vocabulary = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[MASK]", *dict.fromkeys(words)])}
     plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     plain.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="[UNK]").save_pretrained(tmp_path / "model")
-    torch.manual_seed(0)
-    config = transformers.OPTConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
-        word_embed_proj_dim=16, max_position_embeddings=64,
-    )  # fmt: skip
-    transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "model")
+    special = {"unk_token": "[UNK]", "mask_token": "[MASK]", "pad_token": "[PAD]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(folder)
+    name = kind.partition("For")[0]
+    sizes = {"vocab_size": len(vocabulary), "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1} | sizes
+    torch.manual_seed(len(folder.name))
+    getattr(transformers, kind)(getattr(transformers, f"{name}Config")(**sizes)).save_pretrained(folder)
+    return str(folder)
+
+
+OPT = {"ffn_dim": 16, "word_embed_proj_dim": 16, "max_position_embeddings": 64}
+
+
+def test_a_language_model_of_a_folder_is_measured(published, tmp_path, capsys):
+    (prompt,) = datasets.squad(published, n_players=3)
+    model = saved(tmp_path / "opt", prompt.text.split(), "OPTForCausalLM", **OPT)
     script = importlib.import_module("examples.language_model")
-    command = ["--data", str(published), "--players", "3", "--samples", "1", "--out", str(tmp_path / "opt.npy")]
-    script.main([*command, "--model", str(tmp_path / "model")])
-    v = np.load(tmp_path / "opt.npy")
-    assert v.shape == (1, 8)
-    assert v.std() > 0
-    assert "opt.npy" in capsys.readouterr().out
+    command = ["--data", str(published), "--players", "3", "--samples", "1"]
+    script.main([*command, "--model", model])
+    assert "1 prompts" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         script.main([*command, "--model", str(tmp_path)])
-    assert "give the folder of save_pretrained as --model" in capsys.readouterr().err
+    assert "put there what save_pretrained writes" in capsys.readouterr().err
+
+
+def test_two_language_models_are_compared_and_what_was_measured_is_kept(published, tmp_path, monkeypatch, capsys):
+    words = datasets.squad(published, n_players=3)[0].text.split()
+    folders = [
+        saved(tmp_path / "opt", words, "OPTForCausalLM", **OPT),
+        saved(tmp_path / "llama", reversed(words), "LlamaForCausalLM", intermediate_size=16),
+    ]
+    np.save(tmp_path / "learned.npy", np.ones((3, 16), dtype=np.float32))
+    script = importlib.import_module("examples.shared_models")
+    command = [
+        "--data",
+        str(published),
+        "--task",
+        "next_word",
+        "--players",
+        "3",
+        "--samples",
+        "1",
+        "--models",
+        *folders,
+    ]
+    command += ["--baselines", *[str(tmp_path / "learned.npy")] * 2, "--out", str(tmp_path / "out")]
+    script.main(command)
+    first = capsys.readouterr().out
+    kept = [np.load(tmp_path / f"out/outputs_{number}.npz")["v"] for number in (1, 2)]
+    assert [v.shape for v in kept] == [(1, 8), (1, 8)]
+    assert all(v.std() > 0 for v in kept)
+    assert not np.allclose(*kept)
+    monkeypatch.setattr(script, "next_word", None)  # nothing is measured again
+    script.main(command)
+    assert capsys.readouterr().out.splitlines()[:20] == first.splitlines()[2:22]
+    with pytest.raises(SystemExit):
+        script.main([*command, "--players", "4"])
+    assert "is of another run" in capsys.readouterr().err
+
+
+def test_two_classifiers_are_compared_on_the_same_words(published, tmp_path, monkeypatch, capsys):
+    sentences = ["a bold and truly charming film", "the plot , dull from start to end", "so bad", "weak but great fun"]
+    lines = [f"{text} \t{at % 2}" for at, text in enumerate(sentences)]
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2/dev.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    words = " ".join(sentences).split()
+    texts = datasets.sst2_sentences(tmp_path, n_players=3)
+    assert sorted(text.text for text in texts) == sorted(sentences[at] for at in (0, 1, 3))
+    assert {text.text: text.following for text in texts}[sentences[1]] == "positive"
+    base = saved(tmp_path / "base", words, "BertForSequenceClassification", intermediate_size=16)
+    large = saved(tmp_path / "large", words, "BertForSequenceClassification", intermediate_size=16, num_hidden_layers=2)
+    script = importlib.import_module("examples.shared_models")
+    command = ["--data", str(tmp_path), "--players", "3", "--samples", "2", "--out", str(tmp_path / "out")]
+    script.main([*command, "--models", base, large])
+    assert "base" in (out := capsys.readouterr().out)
+    assert "large" in out
+    v = np.load(tmp_path / "out/outputs_1.npz")["v"]
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    for text, row in zip(texts, v, strict=False):
+        for coalition in range(8):
+            absent = [word for at, word in enumerate(text.players) if not coalition >> at & 1]
+            masked = " ".join("[MASK]" if word in absent else word for word in text.text.split())
+            with torch.no_grad():
+                logits = model(**tokenizer(masked, return_tensors="pt")).logits[0].double()
+            expected = (logits[1] - logits[0]) * (1 if text.following == "positive" else -1)
+            assert row[coalition] == pytest.approx(float(expected), abs=1e-5)
+    three = saved(tmp_path / "three", words, "BertForSequenceClassification", intermediate_size=16, num_labels=3)
+    unfit = saved(tmp_path / "unfit", words, "OPTForCausalLM", **OPT)
+    for wrong, said in ((three, "has 3 classes"), (unfit, "has no weights for score")):
+        with pytest.raises(SystemExit):
+            script.main([*command, "--models", wrong, large, "--out", str(tmp_path / "other")])
+        assert said in capsys.readouterr().err
+
+
+def test_a_word_is_not_found_within_another():
+    prompts = importlib.import_module("examples.prompts")
+    text = datasets.Prompt("a party of art", ("art",), "")
+    assert prompts.player_of_tokens(text, [(0, 1), (2, 7), (8, 10), (11, 14)]) == [-1, -1, -1, 0]

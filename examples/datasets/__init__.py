@@ -9,7 +9,7 @@ from examples.datasets.images import cifar10, mnist, mnist3, mnist3_parts, mnist
 from examples.datasets.pictures import cub200, tiny_imagenet
 from examples.datasets.points import modelnet10, shapenet
 from examples.datasets.tables import breast_cancer
-from examples.datasets.text import Prompt, squad, sst2
+from examples.datasets.text import Prompt, squad, sst2, sst2_sentences
 
 __all__ = [
     "Data",
@@ -26,5 +26,6 @@ __all__ = [
     "sklearn_digits",
     "squad",
     "sst2",
+    "sst2_sentences",
     "tiny_imagenet",
 ]

@@ -63,7 +63,28 @@ def sst2(
 class Prompt:
     text: str
     players: tuple[str, ...]  # the ten words that may be masked
-    following: str  # the word that the document goes on with
+    following: str  # the word that the document goes on with, or the class of a sentence
+
+
+def sst2_sentences(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> list[Prompt]:
+    """Load the sentences of SST-2's development set that have enough words of meaning, of which some are drawn.
+
+    Args:
+        data: the folder.
+        n_players: words that are drawn.
+        seed: decides which, and the order of the sentences.
+    """
+    sentences, labels = _sentences(data, "dev")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(sentences), generator=generator).tolist()
+    words = [sentences[at].split() for at in order]
+    classes = [("negative", "positive")[int(labels[at])] for at in order]
+    chosen = [_chosen(row, n_players, generator) for row in words]
+    return [
+        Prompt(" ".join(row), players, name)
+        for row, players, name in zip(words, chosen, classes, strict=True)
+        if players is not None
+    ]
 
 
 def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> list[Prompt]:
@@ -94,13 +115,19 @@ def _prompts(texts: Sequence[str], n_players: int, seed: int) -> list[Prompt]:
     prompts = []
     for words in (text.split() for text in texts):
         length = next((at for at in range(30, len(words)) if _follows(words, at)), None)
-        meaningful = [at for at in range(length or 0) if _means(words[at])]
-        if length is None or len(meaningful) < n_players:
-            continue
-        chosen = torch.randperm(len(meaningful), generator=generator)[:n_players].sort().values.tolist()
-        players = tuple(words[meaningful[at]] for at in chosen)
-        prompts.append(Prompt(" ".join(words[:length]), players, words[length]))
+        players = None if length is None else _chosen(words[:length], n_players, generator)
+        if players is not None and length is not None:
+            prompts.append(Prompt(" ".join(words[:length]), players, words[length]))
     return prompts
+
+
+def _chosen(words: Sequence[str], n_players: int, generator: torch.Generator) -> tuple[str, ...] | None:
+    """Draw words of meaning, in their order; None if there are too few."""
+    meaningful = [at for at, word in enumerate(words) if _means(word)]
+    if len(meaningful) < n_players:
+        return None
+    drawn = torch.randperm(len(meaningful), generator=generator)[:n_players].sort().values.tolist()
+    return tuple(words[meaningful[at]] for at in drawn)
 
 
 def _follows(words: Sequence[str], at: int) -> bool:

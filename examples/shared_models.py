@@ -1,0 +1,119 @@
+"""See which interactions two transformers of yours share: classifiers of sentiment, or language models.
+
+python -m examples.shared_models --data FOLDER --models BERT_BASE BERT_LARGE
+python -m examples.shared_models --data FOLDER --models LLAMA AQUILA --task next_word
+python -m examples.shared_models --data FOLDER --models LLAMA OPT --task next_word --baselines A.npy B.npy
+
+The first two tasks of Chen et al. 2024. Each model is a folder in Hugging Face's layout, as `save_pretrained` leaves
+it. The players are words, the same for both models whatever their tokens. A classifier is asked for the log-odds of the
+true class, absent words are its mask token; a language model for those of the word that it holds most probable, absent
+words are the mean embedding or a vector that was learned. What is measured is kept in --out, and the same command goes
+on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from examples import prompts, shared_steps, training
+from examples.datasets import Prompt, squad, sst2_sentences
+from interaction_monitor import Probe, assign_players
+from interaction_monitor.comparison import compare_outputs
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.language import last_token_logits, most_probable, read_baseline
+from interaction_monitor.players import Words
+
+KINDS = {"sentiment": "SequenceClassification", "next_word": "CausalLM"}
+
+
+def main(command: list[str] | None = None) -> None:
+    parser = shared_steps.parser(__doc__, "shared_models", samples=200, players=10)
+    parser.add_argument("--models", type=Path, nargs=2, required=True, help="the folders of two models")
+    parser.add_argument("--task", choices=tuple(KINDS), default="sentiment")
+    parser.add_argument("--baselines", type=Path, nargs=2, default=(None, None), help="a learned vector for each model")
+    options = parser.parse_args(command)
+    with training.refusals():
+        load = sst2_sentences if options.task == "sentiment" else squad
+        texts = load(options.data, n_players=options.players)
+        training.enough("--samples", options.samples, texts, f"texts of {options.players} words")
+        texts = texts[: options.samples]
+        kept = [
+            outputs_of(folder, texts, options, baseline=baseline, place=options.out / f"outputs_{number}.npz")
+            for number, (folder, baseline) in enumerate(zip(options.models, options.baselines, strict=True), start=1)
+        ]
+    comparison = compare_outputs(
+        torch.stack(kept),
+        names=[folder.name for folder in options.models],
+        alpha=options.alpha,
+        normalize=True,
+        player_names=tuple(text.players for text in texts),
+    )
+    shared_steps.conclude(comparison, options.out)
+
+
+def outputs_of(
+    folder: Path, texts: list[Prompt], options: argparse.Namespace, *, baseline: Path | None, place: Path
+) -> Tensor:
+    """Measure the outputs of all coalitions of each text, (S, 2^n), and keep them; or go on with those that are kept.
+
+    Raises:
+        ValueError: if other ones are kept there.
+    """
+    asked = json.dumps([str(folder), options.task, options.players, str(baseline)])
+    done: list[Tensor] = []
+    if place.exists():
+        with np.load(place, allow_pickle=False) as file:
+            if str(file["asked"]) != asked:
+                raise ValueError(f"{place} is of another run, {file['asked']}; give another folder as --out")
+            done = [*torch.from_numpy(file["v"])]
+    if len(done) >= len(texts):
+        return torch.stack(done[: len(texts)])
+    model, tokenizer = prompts.of_folder(folder, KINDS[options.task])
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    vector = None if baseline is None else read_baseline(baseline)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for number, text in enumerate(texts[len(done) :], start=len(done) + 1):
+        measured = sentiment if options.task == "sentiment" else next_word
+        done.append(measured(model, tokenizer, text, options.players, vector))
+        unfinished = place.with_suffix(".unfinished.npz")
+        np.savez(unfinished, v=torch.stack(done).numpy(), asked=asked)
+        unfinished.replace(place)
+        print(f"{folder.name}: {number} of {len(texts)}", flush=True)
+    return torch.stack(done)
+
+
+def sentiment(model: Any, tokenizer: Any, text: Prompt, n_players: int, _vector: Tensor | None) -> Tensor:
+    """Measure the log-odds of the true class.
+
+    Raises:
+        ValueError: if the model does not tell two classes apart, or has no mask token.
+    """
+    if model.config.num_labels != 2 or tokenizer.mask_token_id is None:
+        raise ValueError(
+            f"the model has {model.config.num_labels} classes and the mask token {tokenizer.mask_token}; "
+            "give one that tells negative (0) from positive (1) and has a mask token, such as a fine-tuned BERT"
+        )
+    probe, chosen = prompts.tokenised([text], tokenizer)
+    probe = Probe(probe.inputs, torch.tensor([int(text.following == "positive")]))
+    words = Words(tokenizer, n_players=n_players, word_ids=chosen, stop_words=(), input_key="input_ids")
+    return masked_outputs(model, probe, assign_players(model, words, probe))[0].cpu()
+
+
+def next_word(model: Any, tokenizer: Any, text: Prompt, n_players: int, vector: Tensor | None) -> Tensor:
+    """Measure the log-odds of the token that the model holds most probable."""
+    probe, chosen = prompts.tokenised([text], tokenizer)
+    probe = most_probable(model, probe)
+    players = assign_players(model, prompts.embedded_words(model, tokenizer, chosen, n_players, vector), probe)
+    found = masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)
+    return found[0].cpu()
+
+
+if __name__ == "__main__":
+    main()
