@@ -1,10 +1,16 @@
 """The code blocks of the README and the documentation run as they stand."""
 
+import argparse
+import importlib
 import os
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+from interaction_monitor import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -29,3 +35,81 @@ def test_links_between_pages_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text())
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+class ParsedError(Exception):
+    """The command line was understood."""
+
+
+def commands(page, *programs):
+    """Give the commands on a page that begin with one of the programs, in blocks and in the running text."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (?=\S)(.*)$", text, flags=re.MULTILINE)
+    spans = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    lines = [
+        line for block in [*blocks, *indented, *spans] for line in (block.splitlines() if block in blocks else [block])
+    ]
+    found = [" ".join(line.split()).split(" #")[0] for line in lines]
+    return [
+        line for line in dict.fromkeys(found) if line.startswith(programs) and "[" not in line and "NAME" not in line
+    ]
+
+
+# What only names a command, without its arguments, is none.
+DOCUMENTED = sorted(
+    {
+        command
+        for page in PAGES
+        for command in commands(page, "python -m examples.", "interaction-monitor ")
+        if "--help" not in command and not re.fullmatch(r"interaction-monitor \w+", command)
+    }
+)
+
+
+def test_commands_are_found():
+    assert len(DOCUMENTED) > 40
+    assert "interaction-monitor theory RUN --and-part" in DOCUMENTED
+    assert "python -m examples.mnist --data FOLDER --network vgg11" in DOCUMENTED
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_each_documented_command_is_understood(command, monkeypatch, tmp_path):
+    understand = argparse.ArgumentParser.parse_args
+
+    def parse_args(self, *given, **named):
+        understand(self, *given, **named)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)  # the examples are not installed
+    words = shlex.split(command)
+    if words[0] == "python":
+        monkeypatch.setattr(sys, "argv", words[2:])
+        run = importlib.import_module(words[2]).main
+    else:
+        monkeypatch.setattr(sys, "argv", words)
+        run = cli.main
+    with pytest.raises(ParsedError):
+        run()
+
+
+OF_THE_PAPERS = [
+    command if command.startswith("interaction") else f"interaction-monitor {command}"
+    for command in commands(ROOT / "docs/papers.md", "interaction-monitor ", "compare ")
+    if "runs/" not in command
+]
+
+
+@pytest.mark.parametrize("command", OF_THE_PAPERS)
+def test_each_command_for_a_figure_of_the_papers_runs(command, make_planted_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("interaction_monitor.plots.comparison_figures.draw_all", lambda *_: {})  # they take seconds
+    monkeypatch.setattr("interaction_monitor.plots.tensorboard_after_run.write_comparison", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.report.comparison_page", lambda *_: "")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)[1:]
+    for name in {"RUN", "A", "B"} & set(words):
+        make_planted_run(tmp_path / name, samples=4)
+    assert cli.main(words) == 0
+    assert "nan" not in capsys.readouterr().out
