@@ -19,6 +19,7 @@ from gallery.stops import RULES
 from gallery.stored import RESULTS, load_all, read
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history.landmarks import representative_measurements
+from interaction_monitor.progress import counted
 
 IMAGES = RESULTS.parent.parent / "docs" / "images"
 REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"
@@ -163,8 +164,8 @@ def write_all(folder: Path = IMAGES) -> list[Path]:
     Returns:
         The files.
     """
-    detected = [detect(run) for run in load_all()]
-    figures = {run.stored.run.name: run_figure(run) for run in detected}
+    detected = [detect(run) for run in counted("detection, runs", load_all())]
+    figures = {run.stored.run.name: run_figure(run) for run in counted("pictures, runs", detected)}
     figures |= {"spindle": spindle_figure(), "gaps": gap_figure(detected)}
     return [_save(figure, folder / f"gallery_{name}.png") for name, figure in figures.items()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read
 from interaction_monitor.phases.loss_gap import GapOpening
+from interaction_monitor.progress import counted
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -240,19 +241,20 @@ def all_tables(folder: Path = RESULTS) -> dict[str, str]:
         Name to Markdown.
     """
     stored = load_all(folder)
-    detected = [detect(run) for run in stored]
-    return {
-        "runs": runs(detected),
-        "detection": detection(detected),
-        "detection summary": detection_summary(detected),
-        "gap readings": gap_readings(detected),
-        "stops": stops(detected),
-        "stops by run": stops_by_run(detected),
-        "accuracy": accuracy(detected, load_all(folder_in(folder))),
-        "schedules": schedules(detected),
-        "spindle": spindle(folder),
-        "pictures": pictures(detected),
+    detected = [detect(run) for run in counted("detection, runs", stored)]
+    made: dict[str, Callable[[], str]] = {
+        "runs": lambda: runs(detected),
+        "detection": lambda: detection(detected),
+        "detection summary": lambda: detection_summary(detected),
+        "gap readings": lambda: gap_readings(detected),
+        "stops": lambda: stops(detected),
+        "stops by run": lambda: stops_by_run(detected),
+        "accuracy": lambda: accuracy(detected, load_all(folder_in(folder))),
+        "schedules": lambda: schedules(detected),
+        "spindle": lambda: spindle(folder),
+        "pictures": lambda: pictures(detected),
     }
+    return {name: make() for name, make in counted("tables", list(made.items()))}
 
 
 def _median(values: Iterable[int | None]) -> str | None:

@@ -18,6 +18,7 @@ from gallery.stored import KINDS, Stored, Theory, path_of, write
 from interaction_monitor import Observer, Probe, assign_players
 from interaction_monitor.functional import and_interactions, order_effects, order_strength
 from interaction_monitor.measurement import Measurement, measure
+from interaction_monitor.progress import counted
 from interaction_monitor.theory import fit_sigma2
 
 
@@ -58,7 +59,7 @@ def train(run: Run, *, data: Path | None = None, outputs: Path | None = None, un
         looks, curves, seconds = state["looks"], state["curves"], state["seconds"]
         generator.set_state(state["batches"])
         torch.set_rng_state(state["dropout"])
-    for epoch in range(begin, run.epochs + 1):
+    for epoch in counted(f"{run.name}, epochs", range(begin, run.epochs + 1)):
         started = time.perf_counter()
         if epoch > 0:
             step += _train_epoch(model, optimizer, *parts.train, batch=run.batch, generator=generator)

@@ -13,6 +13,7 @@ from interaction_monitor._checks import some
 from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
 from interaction_monitor.callbacks.lightning_setup import SetUp
 from interaction_monitor.callbacks.lightning_trainer import (
+    bars_of,
     batches_of,
     counted_batches_of,
     ends_after,
@@ -25,6 +26,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
 )
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.observer import Observer
+from interaction_monitor.progress import shown_by
 from interaction_monitor.record import Progress
 from interaction_monitor.state import preserved_rng, uninitialized
 
@@ -128,7 +130,7 @@ class InteractionMonitor(SetUp, Callback):
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with preserved_rng(), self.budget.measuring():
             try:
-                with self.faults.guard("setting up", through=MISFITS):
+                with self.faults.guard("setting up", through=MISFITS), shown_by(bars_of(trainer, self.name)):
                     self.observer = self._set_up(trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)
@@ -268,7 +270,8 @@ class InteractionMonitor(SetUp, Callback):
         step = self._tried_step = self._steps.now(trainer)
         train, test = self._losses_now(metrics or {}, observer.ranks, trained=epoch > 0)
         row = None
-        with self.faults.guard(f"the measurement at epoch {epoch}", through=through):
+        shown = shown_by(bars_of(trainer, self.name))
+        with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
             row = observer.measure(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from tqdm import tqdm
 
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
+from interaction_monitor.progress import Bar, OpenBar, terminal_bar
 
 SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy")
+_TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
+_OURS = "interaction_monitor"
 
 
 def refuse_split_networks(trainer: pl.Trainer) -> None:
@@ -117,6 +121,45 @@ def say(trainer: pl.Trainer, *texts: str | None) -> None:
             bar.print(text)
         elif text is not None:
             print(text)
+
+
+def bars_of(trainer: pl.Trainer, name: str) -> OpenBar:
+    """Return what shows how far a measurement has come beside the trainer's own bars, or nowhere where it has none."""
+
+    def open_bar(what: str, total: int) -> Bar | None:
+        bar: Any = trainer.progress_bar_callback
+        if bar is None or not getattr(bar, "is_enabled", False):
+            return None
+        display = getattr(bar, "progress", None)
+        if is_a(bar, "RichProgressBar") and display is not None and display.live.is_started:
+            return RichBar(bar, f"{name}: {what}", total)
+        return terminal_bar(f"{name}: {what}", total, file=sys.stdout) if is_a(bar, *_TERMINAL) else None
+
+    return open_bar
+
+
+class RichBar:
+    """A line of its own in the display of Lightning's bar for Rich, which nothing else may write to."""
+
+    def __init__(self, bar: Any, what: str, total: int) -> None:
+        self._bar = bar
+        # Lightning finds its lines by their place, so none is ever taken away: the last one is shown again.
+        ours = [task.id for task in bar.progress.tasks if task.fields.get(_OURS)]
+        if ours:
+            self._line = ours[-1]
+            bar.progress.reset(self._line, description=what, total=total, visible=True)
+        else:
+            self._line = bar.progress.add_task(what, total=total, **{_OURS: True})
+
+    def update(self, n: int) -> None:
+        """So much more is done."""
+        self._bar.progress.update(self._line, advance=n)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Hide the line."""
+        self._bar.progress.update(self._line, visible=False)
+        self._bar.refresh()
 
 
 class Steps:

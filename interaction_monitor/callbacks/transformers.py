@@ -20,6 +20,7 @@ from interaction_monitor.callbacks.transformers_trainer import (
     LOSSES,
     SetUp,
     StepLosses,
+    bars_of,
     checkpoint_folder,
     evaluation_of,
     monitored,
@@ -35,6 +36,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
+from interaction_monitor.progress import shown_by
 from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule
@@ -150,12 +152,14 @@ class InteractionTrainerCallback(SetUp, TrainerCallback):
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
         refuse_split_models(args)
         self._forget()
+        self._bars = bars_of(args, self.name)
         self.budget.start()
         model, trainer = kwargs["model"], trainer_of(self)
         self._evaluation = evaluation_of(trainer, self._test_loss)
         self.losses = Losses(self._train_loss, self._test_loss or f"{self._evaluation}_loss")
         try:
-            with preserved_rng(), self.budget.preparing(), self.faults.guard("setting up", through=MISFITS):
+            guard = self.faults.guard("setting up", through=MISFITS)
+            with preserved_rng(), self.budget.preparing(), guard, shown_by(self._bars):
                 self.observer = self._set_up(args, state, source_of(trainer, model, kwargs["train_dataloader"]))
                 self._begin_twins(model, kwargs["optimizer"], trainer, checkpoint_folder(args, state))
             if self.observer is not None and len(self.observer.history) == 0:
@@ -284,7 +288,7 @@ class InteractionTrainerCallback(SetUp, TrainerCallback):
         self._logged = dict.fromkeys(self._logged, math.nan)  # no loss is that of two measurements
         row = None
         with preserved_rng(), self.budget.measuring():
-            with self.faults.guard(f"the measurement at step {step}", through=through):
+            with self.faults.guard(f"the measurement at step {step}", through=through), shown_by(self._bars):
                 row = observer.measure(model, epoch=epoch, step=step, train_loss=train, test_loss=test)
             if row is not None:
                 self._values = observer.ranks.of_first(self._scalars())

@@ -26,6 +26,7 @@ from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
+from interaction_monitor.progress import OpenBar, terminal_bar
 from interaction_monitor.record import RecordError
 from interaction_monitor.reference.twins import COSTS
 from interaction_monitor.settings import ForwardFunc
@@ -131,6 +132,11 @@ def refuse_split_models(args: TrainingArguments) -> None:
             "the masked forwards alone. Save checkpoints, and measure them afterwards on one device with "
             "interaction_monitor.Observer"
         )
+
+
+def bars_of(args: TrainingArguments, name: str) -> OpenBar:
+    """Return what shows how far a measurement has come: a bar below the trainer's own, or none where those are off."""
+    return lambda what, total: None if args.disable_tqdm else terminal_bar(f"{name}: {what}", total)
 
 
 def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:

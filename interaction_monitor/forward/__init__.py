@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
+from interaction_monitor.progress import progress
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
 from interaction_monitor.state import undisturbed
 
@@ -162,7 +164,8 @@ def outputs_of(
         if len(share) < len(probe):
             runner = replace(runner, probe=probe.select(share), players=masked.select(share))
         found = v.new_empty(len(share) << players.n_players)
-        left = _fill(found, runner, score, size)
+        with progress("masked forwards", len(found)) as at:
+            left = _fill(found, runner, score, size, at)
         # Of shares that overlap, each process hands over what those before it have not.
         found = ranks.join_samples(found.view(len(share), -1)[ranks.rank * len(share) - share.start :])
         if left < size and not chunk_size:
@@ -198,7 +201,7 @@ def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
+def _fill(v: Tensor, runner: Runner, score: Output, size: int, at: Callable[[int], None]) -> int:
     """Compute the outputs of all (sample, coalition) pairs, sample-major, chunk by chunk.
 
     Args:
@@ -206,6 +209,7 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
         runner: tried out.
         score: what is computed from the logits.
         size: the most rows of a chunk, a power of two.
+        at: is told how many pairs have been run.
 
     Returns:
         The size that was left after memory ran out.
@@ -216,6 +220,7 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int) -> int:
         try:
             outputs.add(runner.logits(chunk))
             start += len(chunk)
+            at(start)
             if start == len(v):
                 outputs.finish()
             continue

@@ -26,6 +26,7 @@ from interaction_monitor.plots import comparison_figures, comparison_text, theor
 from interaction_monitor.plots.layout import data_uri
 from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
 from interaction_monitor.plots.sample_inputs import Example, examples
+from interaction_monitor.progress import counted
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts
 from interaction_monitor.report.chart_description import Figure, as_json
@@ -76,7 +77,10 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     moments = _moments(overlay)
     with_or = _has_or(record)
     checks = check(
-        (record.measurements[index] for index in kept), list(moments), with_or=with_or, rounding=history[-1].rounding
+        (record.measurements[index] for index in counted("report, measurements", kept)),
+        list(moments),
+        with_or=with_or,
+        rounding=history[-1].rounding,
     )
     names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
     drawn = examples(

@@ -17,6 +17,7 @@ from torch import Tensor
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.functional.salient_orders import SALIENCY
+from interaction_monitor.progress import counted
 from interaction_monitor.theory.and_or import predicted_strength
 from interaction_monitor.theory.closed_form import EIGENVALUES
 
@@ -261,7 +262,8 @@ def _bounds(
     weights = torch.zeros(replicates, samples, dtype=torch.float64)
     weights = weights.scatter_add_(1, draws, torch.ones_like(weights)).to(strength.device)
     first, last = [], []
-    for part in torch.split(weights, max(1, _CHUNK // (strength[:, 0].numel() * levels))):
+    parts = torch.split(weights, max(1, _CHUNK // (strength[:, 0].numel() * levels)))
+    for part in counted("theory, draws of samples", parts):
         real = torch.einsum("bs,esn->ben", part, strength)
         predicted = torch.einsum("bs,ksn->bkn", part, theory)
         close = _close(_DISTANCES[distance](real[:, :, None], predicted[:, None]), distance)

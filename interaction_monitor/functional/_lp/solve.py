@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -15,6 +16,7 @@ from interaction_monitor.functional._lp.interior_point import InteriorPoint
 from interaction_monitor.functional._lp.problem import Problem, cost, exceeds_bound
 from interaction_monitor.functional._lp.projection import Metric
 from interaction_monitor.functional._lp.splitting import Splitting, Steps
+from interaction_monitor.progress import progress
 
 # Steps that suit networks: less for high orders. Chosen on outputs of small CNNs before, during and after training,
 # where ±50% of any of them changes the number of iterations by less than 20%.
@@ -68,12 +70,19 @@ def solve(problem: Problem, tol: float) -> Solution:
     """Solve until every sample's gap is within `tol`, or no method gets it there."""
     samples = torch.arange(problem.u.shape[1], device=problem.u.device)
     size = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u))
-    with _one_thread(samples.device):
-        parts = [_solve(problem.select(chunk), tol) for chunk in samples.split(size)]  # type: ignore[no-untyped-call]
+    parts, end = [], 0
+    with _one_thread(samples.device), progress("extraction, samples", len(samples)) as at:
+        for chunk in samples.split(size):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            end += len(chunk)
+            parts.append(_solve(problem.select(chunk), tol, partial(_tell, at, end)))
     return Solution(
         torch.cat([part.x for part in parts], 1),
         *(torch.cat([getattr(p, k) for p in parts]) for k in ("objective", "bound")),
     )
+
+
+def _tell(at: Callable[[int], None], end: int, n_open: int) -> None:
+    at(end - n_open)
 
 
 @contextmanager
@@ -94,18 +103,18 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _solve(problem: Problem, tol: float) -> Solution:
+def _solve(problem: Problem, tol: float, tell: Callable[[int], None]) -> Solution:
     zero = torch.zeros_like(problem.u[0, :, 0])
     solution = Solution(torch.zeros_like(problem.u).unsqueeze(-2).repeat(1, 1, 2, 1), zero, zero.clone())
     # where noise terms alone explain everything, there is nothing to extract
     samples = (problem.u.abs() > problem.zeta).any(-1).any(0).nonzero().squeeze(-1)
     solution.objective[samples] = torch.inf
     for method, checks in _methods(problem, tol):
-        samples = _improve(solution, samples, method, checks, problem, tol)
+        samples = _improve(solution, samples, method, checks, problem, tol, tell)
     # what the networks' splits may differ by matters seldom, and costs much
     samples = exceeds_bound(problem, solution.x).nonzero().squeeze(-1)
     solution.objective[samples] = torch.inf
-    _improve(solution, samples, BoundedSplitting, _LAST_CHECKS, problem, tol)
+    _improve(solution, samples, BoundedSplitting, _LAST_CHECKS, problem, tol, tell)
     return solution
 
 
@@ -138,10 +147,11 @@ def _improve(
     checks: int,
     problem: Problem,
     tol: float,
+    tell: Callable[[int], None],
 ) -> Tensor:
-    """Let a method run on these samples; give those that are not good enough after it."""
+    """Let a method run on these samples; tell how many are not good enough yet, and give those that stay so."""
     left = []
-    together = len(samples)
+    together = n_open = len(samples)
     if method is InteriorPoint:
         together = max(1, _MATRICES >> 2 * problem.atoms.n)
     for part in samples.split(max(1, together)):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -159,6 +169,8 @@ def _improve(
             solution.bound[part] = torch.fmax(solution.bound[part], solver.bound())
             enough = tol * (_CLOSER if check < _SETTLING_CHECKS else 1)
             going = ~(solution.gap[part] <= enough)
+            n_open -= len(part) - int(going.sum())
+            tell(n_open)
             if not going.all():
                 part = part[going]
                 if not len(part):

@@ -1,0 +1,164 @@
+"""Showing how far something has come that takes longer than a moment, beside whatever bars others show.
+
+What may take long says `with progress("masked forwards", 51200) as at:`, and `at(1024)` when so many are done. After
+two seconds there is a bar, in a terminal or a notebook; nothing is written where the output goes into a file. Who has a
+display already gives it by `shown_by`: the bars of a trainer, or none where those are off.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.util import find_spec
+from typing import Any, Protocol, TextIO, TypeVar
+
+import torch.distributed as dist
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DELAY = 2.0  # seconds without a bar
+
+
+class Bar(Protocol):
+    """What is shown: tqdm's bars are such, and whatever else can be told how far something has come."""
+
+    def update(self, n: int) -> Any:
+        """So much more is done."""
+
+    def close(self) -> Any:
+        """It is over, and need not be shown any more."""
+
+
+OpenBar = Callable[[str, int], Bar | None]  # of what, and of how many; None shows nothing
+
+
+def terminal_bar(what: str, total: int, *, file: TextIO | None = None) -> Bar | None:
+    """Open a bar of tqdm's below those that are open; None where nobody would see it move.
+
+    Args:
+        what: what is done.
+        total: how many there are to do.
+        file: where it is shown; None means the standard error.
+
+    Returns:
+        The bar, which goes away when it is closed. `TQDM_DISABLE=1` in the environment shows none.
+    """
+    file = file or sys.stderr
+    in_notebook = hasattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel")
+    if not (in_notebook or file.isatty()):
+        return None
+    if find_spec("ipywidgets") is None:  # without them tqdm's own choice warns
+        from tqdm import tqdm
+    else:
+        from tqdm.auto import tqdm
+
+    class _Bar(tqdm):  # type: ignore[misc]  # tqdm is untyped
+        monitor_interval = 0  # no thread of its own beside a training
+
+    bar: Bar = _Bar(desc=what, total=total, leave=False, file=file, dynamic_ncols=True, unit_scale=True)
+    return bar
+
+
+_open: ContextVar[OpenBar] = ContextVar("open", default=terminal_bar)
+
+
+@contextmanager
+def shown_by(open_bar: OpenBar) -> Iterator[None]:
+    """Show what is done inside the block by bars of another kind.
+
+    Args:
+        open_bar: opens a bar, given what it is of and how many there are; None shows nothing.
+    """
+    token = _open.set(open_bar)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far the block has come, if it takes longer than two seconds.
+
+    Args:
+        what: what is done, in a word or two.
+        total: how many there are to do.
+
+    Yields:
+        What takes how many are done by now. It never fails: a bar that cannot be drawn is no reason to stop.
+
+    Examples:
+        >>> with progress("squares", 3) as at:
+        ...     for number in range(3):
+        ...         at(number + 1)
+    """
+    begun, shown = time.monotonic(), _Shown(what, total)
+
+    def at(done: int) -> None:
+        if time.monotonic() - begun > DELAY:
+            shown.at(done)
+
+    try:
+        yield at
+    finally:
+        shown.close()
+
+
+def counted(what: str, items: Sequence[T]) -> Iterator[T]:
+    """Give one thing after the other, and show how many have been, if all take longer than two seconds.
+
+    Args:
+        what: what they are, in a word or two.
+        items: the things.
+
+    Examples:
+        >>> [number**2 for number in counted("squares", range(3))]
+        [0, 1, 4]
+    """
+    with progress(what, len(items)) as at:
+        for done, item in enumerate(items, start=1):
+            yield item
+            at(done)
+
+
+class _Shown:
+    """A bar that is opened when it is first needed, by the first process only."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._opened = False
+        self._bar: Bar | None = None
+        self._done = 0
+
+    def at(self, done: int) -> None:
+        try:
+            if not self._opened:
+                self._opened = True
+                self._bar = _open.get()(self._what, self._total) if _is_first() else None
+            if self._bar is not None:
+                self._bar.update(done - self._done)
+                self._done = done
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        try:
+            if self._bar is not None:
+                self._bar.close()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.info("progress cannot be shown: %s: %s", type(error).__name__, error)
+        self._bar = None
+
+
+def _is_first() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
