@@ -18,6 +18,7 @@ from interaction_monitor.distributed import Ranks
 from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.history import History
+from interaction_monitor.history.summary import scalars
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
@@ -205,7 +206,7 @@ class CallbackBase:
         if self.observer is None or not len(self.observer.history):
             return {}
         history = self.observer.history
-        return loggers.scalars(history, self.name) | loggers.cost(history, self.budget, self.name)
+        return scalars(history, self.name) | loggers.cost(history, self.budget, self.name)
 
     def _written(self) -> str:
         """Write the measurement that was just taken into the record, and return the line that tells of it."""

@@ -23,9 +23,10 @@ from interaction_monitor.callbacks.lightning_trainer import (
     missed_end_of_epoch,
     say,
 )
-from interaction_monitor.callbacks.loggers import Keys, Loggers
+from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
+from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits

@@ -2,128 +2,37 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from html import escape
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
-from interaction_monitor.history import PHASES, History
-from interaction_monitor.history.landmarks import told_phases
-from interaction_monitor.plots import run_figures, tensorboard
+from interaction_monitor.history import History
+from interaction_monitor.history.summary import keys
+from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.plots.layout import to_image
 from interaction_monitor.schedule import Budget
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-KEYS = (
-    *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
-    *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
-    *("evaluated_gap", "evaluated_train_loss", "evaluated_test_loss"),
-    *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
-)
-BY_ORDER = "generalizing_share_order_"
 COST = "measuring_per_training"
-_WORST = 1e6  # of what has no bounds
 _LATE = 2**62  # a step that is later than any
 Guard = Callable[[str], AbstractContextManager[None]]
-
-
-def scalars(history: History, name: str) -> dict[str, float]:
-    """List the last measurement's numbers under the keys by which loggers, checkpoints and stopping rules know them.
-
-    Args:
-        history: all measurements so far, at least one.
-        name: prefix of the keys.
-
-    Returns:
-        Key to finite value; `phase` is 1 or 2. What is not known (yet) or came out undefined is left out.
-    """
-    row, phase = history[-1], told_phases(history)[-1]
-    values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
-    values["phase"] = None if phase is None else PHASES.index(phase)
-    values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
-    values |= {f"{BY_ORDER}{order}": share for order, share in row.generalizing_by_order.items()}
-    return {
-        f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
-    }
 
 
 def cost(history: History, budget: Budget, name: str) -> dict[str, float]:
     """Give the time of all measurements per time of training; nothing before the first step of training."""
     return {f"{name}/{COST}": budget.share()} if history[-1].step > 0 else {}
-
-
-def keys(name: str, n_players: int) -> list[str]:
-    """List every key that `scalars` may give."""
-    orders = range(1, n_players + 1)
-    by_order = [f"{prefix}{order}" for prefix in ("order_", BY_ORDER) for order in orders]
-    return [f"{name}/{key}" for key in (*KEYS, *by_order)]
-
-
-class Keys:
-    """Knows a value of each key that other callbacks may monitor, at every moment, and never NaN.
-
-    Early stopping ends a run, or fails, where its key is missing or not finite, and so does what keeps the best
-    checkpoint. So between two measurements, and where one gives no number, as a network of constant output has no mean
-    order, a key keeps the last value that was known. A key that is monitored before there has been any has the worst
-    that its mode allows, so that the first real one is better.
-
-    Args:
-        name: prefix of the keys.
-        history: what a run that goes on has measured before.
-    """
-
-    def __init__(self, name: str, history: History | None = None) -> None:
-        self._name = name
-        self._known: dict[str, float] = {}
-        for row in history or ():
-            self._known |= scalars(History([row]), name)
-        if history:
-            self._known |= scalars(history, name)
-
-    def updated(
-        self, values: Mapping[str, float], monitored: Iterable[tuple[str, str]], n_players: int
-    ) -> dict[str, float]:
-        """Take in what a measurement gave, and return what is known of all keys.
-
-        Args:
-            values: key to finite value; empty where nothing was measured.
-            monitored: each key that is monitored, and in which direction it gets better, "min" or "max".
-            n_players: number of players, the highest order.
-        """
-        self._known |= values
-        shown = dict(self._known)
-        for key, mode in monitored:
-            if key in keys(self._name, n_players):
-                shown.setdefault(key, worst(key.removeprefix(f"{self._name}/"), mode, n_players))
-        return shown
-
-
-def worst(key: str, mode: str, n_players: int) -> float:
-    """Return the worst value of a key: of its range where that has bounds.
-
-    Args:
-        key: without prefix.
-        mode: "min" or "max", what the callback takes for better.
-        n_players: number of players.
-
-    Examples:
-        >>> worst("mean_order", "min", 10), worst("persisted_share", "max", 10), worst("loss_gap", "min", 10)
-        (10.0, 0.0, 1000000.0)
-    """
-    bound = _WORST
-    if key.endswith("_share"):
-        bound = 1.0
-    elif key.startswith(("mean_order", "order_")):
-        bound = float(n_players)
-    if mode != "max":
-        return bound
-    return -_WORST if bound == _WORST else 0.0
 
 
 class Loggers:
@@ -146,8 +55,8 @@ class Loggers:
         """Warn of loggers that show no pictures, and lay the monitor's numbers over epochs where the logger can."""
         for logger in self._loggers:
             kind = type(logger).__name__
-            if show_figure(logger) is None:
-                rank_zero_warn(f"InteractionMonitor: {kind} gets the scalars, but no pictures and histograms")
+            if shows_of(logger) is None:
+                rank_zero_warn(f"InteractionMonitor: {kind} gets the numbers, but no pictures and no verdict")
             if is_a(logger, "WandbLogger"):
                 with self._guard(f"setting up {kind}"):
                     logger.experiment.define_metric(f"{self._name}/epoch")
@@ -182,6 +91,8 @@ class Loggers:
             with self._guard(f"writing to {type(logger).__name__}"):
                 board = is_a(logger, "TensorBoardLogger")
                 logger.log_metrics(tensorboard.charted(values, self._name) if board else dict(values), step=step)
+                if (shows := shows_of(logger)) is not None and not board:
+                    self._tell(shows, history, step)
         losses = [f"{self._name}/{key}" for key in self._losses]
         for logger in self._boards():
             with self._guard(f"writing to {type(logger).__name__}"):
@@ -189,21 +100,36 @@ class Loggers:
                     logger.log_metrics({f"{self._name}/phase": phase}, step=at)
                 tensorboard.write_measurement(logger.experiment, history, name=self._name, step=step, losses=losses)
 
+    def _tell(self, shows: Shows, history: History, step: int) -> None:
+        """Show what is no number: the distribution, how to read it, and what has been found."""
+        if len(history) == 1:
+            shows.guide(f"{self._name}/{tensorboard.HOW_TO_READ}", run_text.GUIDE)
+        if tensorboard.tells_more(history):
+            self._conclude(shows, history, step)
+        if shows.distribution is not None and sum(distribution := history[-1].distribution) > 0:
+            shows.distribution(f"{self._name}/{tensorboard.ORDERS}", np.asarray(distribution), step)
+
+    def _conclude(self, shows: Shows, history: History, step: int) -> None:
+        shows.verdict(f"{self._name}/{tensorboard.VERDICT}", run_text.as_sentence(run_text.verdict(history)), step)
+
     def draw(self, history: History, pictures: Sequence[str] | None = None, *, step: int) -> None:
         """Draw pictures of the run once, and give them to every logger that shows pictures.
 
         Args:
             history: all measurements so far.
-            pictures: which of `tensorboard.PICTURES`; None draws all.
+            pictures: which of `tensorboard.PICTURES`; None is for the end of the run: all, and the verdict on it.
             step: the loggers' step.
         """
-        showing = [(logger, show) for logger in self._loggers if (show := show_figure(logger)) is not None]
+        showing = [(logger, shows) for logger in self._loggers if (shows := shows_of(logger)) is not None]
         for picture in (pictures or tensorboard.PICTURES) if showing else ():
             with self._guard("drawing the pictures"):
                 figure = tensorboard.PICTURES[picture](history)
-                for logger, show in showing:
+                for logger, shows in showing:
                     with self._guard(f"giving a picture to {type(logger).__name__}"):
-                        show(f"{self._name}/{picture}", figure, step)
+                        shows.figure(f"{self._name}/{picture}", figure, step)
+        for logger, shows in showing if pictures is None and not tensorboard.tells_more(history) else ():
+            with self._guard(f"writing to {type(logger).__name__}"):
+                self._conclude(shows, history, step)
         for logger in self._boards():
             with self._guard(f"writing to {type(logger).__name__}"):
                 logger.experiment.flush()
@@ -220,19 +146,97 @@ def is_a(thing: object, *names: str) -> bool:
     return any(base.__name__ in names for base in type(thing).__mro__)
 
 
-def show_figure(logger: Any) -> Callable[[str, Figure, int], None] | None:
-    """Return what shows a figure, given its tag and step, in this logger; None where it shows no pictures."""
-    if is_a(logger, "TensorBoardLogger"):
-        return lambda tag, figure, step: logger.experiment.add_image(
-            tag, run_figures.to_image(figure), step, dataformats="HWC"
-        )
-    if is_a(logger, "WandbLogger"):
-        return lambda tag, figure, step: logger.log_image(tag, [run_figures.to_image(figure)], step=step)
-    if is_a(logger, "MLFlowLogger"):
-        return lambda tag, figure, step: logger.experiment.log_figure(
-            logger.run_id, figure, f"{tag}_step_{step:08d}.png"
-        )
-    return None
+@dataclass(frozen=True)
+class Shows:
+    """How a logger shows what is no number, each under a tag."""
+
+    figure: Callable[[str, Figure, int], Any]
+    guide: Callable[[str, str], Any]
+    verdict: Callable[[str, str, int], Any]
+    distribution: Callable[[str, NDArray[np.float64], int], Any] | None = None  # (n,) over orders; None has no place
+
+
+def shows_of(logger: Any) -> Shows | None:
+    """Return how a logger shows what is no number; None where it shows numbers alone."""
+    kinds: Mapping[str, Callable[[Any], Shows]] = {
+        "TensorBoardLogger": _in_tensorboard,
+        "WandbLogger": _in_wandb,
+        "MLFlowLogger": _in_mlflow,
+        "CometLogger": _in_comet,
+        "AimLogger": _in_aim,
+    }
+    return next((shows(logger) for kind, shows in kinds.items() if is_a(logger, kind)), None)
+
+
+def _in_tensorboard(logger: Any) -> Shows:
+    def figure(tag: str, figure: Figure, step: int) -> None:
+        logger.experiment.add_image(tag, to_image(figure), step, dataformats="HWC")
+
+    # The rest is written by `tensorboard.write_measurement`.
+    return Shows(figure, guide=logger.experiment.add_text, verdict=logger.experiment.add_text)
+
+
+def _in_wandb(logger: Any) -> Shows:
+    import wandb
+
+    def distribution(tag: str, shares: NDArray[np.float64], step: int) -> None:
+        logger.log_metrics({tag: wandb.Histogram(np_histogram=(shares, _edges(shares)))}, step=step)
+
+    return Shows(
+        figure=lambda tag, figure, step: logger.log_image(tag, [to_image(figure)], step=step),
+        guide=lambda tag, text: logger.log_metrics({tag: wandb.Html(_as_html(text))}),
+        verdict=lambda tag, text, _: logger.experiment.summary.update({tag: text}),
+        distribution=distribution,
+    )
+
+
+def _in_mlflow(logger: Any) -> Shows:
+    client, run = logger.experiment, logger.run_id
+    return Shows(
+        figure=lambda tag, figure, step: client.log_figure(run, figure, f"{tag}_step_{step:08d}.png"),
+        guide=lambda tag, text: client.log_text(run, text, f"{tag}.md"),
+        verdict=lambda tag, text, _: client.set_tag(run, tag, text),
+    )
+
+
+def _in_comet(logger: Any) -> Shows:
+    experiment = logger.experiment
+
+    def distribution(tag: str, shares: NDArray[np.float64], step: int) -> None:
+        # It takes values, not counts: a thousand of them show each share to a thousandth.
+        counts = np.round(1000 * shares / shares.sum()).astype(int)
+        experiment.log_histogram_3d(np.repeat(np.arange(1, len(shares) + 1), counts), name=tag, step=step)
+
+    return Shows(
+        figure=lambda tag, figure, step: experiment.log_figure(figure_name=tag, figure=figure, step=step),
+        guide=lambda _, text: experiment.log_html(_as_html(text)),
+        verdict=lambda tag, text, _: experiment.log_other(tag, text),
+        distribution=distribution,
+    )
+
+
+def _in_aim(logger: Any) -> Shows:
+    aim, run = import_module("aim"), logger.experiment
+
+    def distribution(tag: str, shares: NDArray[np.float64], step: int) -> None:
+        bins = _edges(shares)
+        run.track(aim.Distribution(hist=shares, bin_range=(bins[0], bins[-1])), name=tag, step=step)
+
+    return Shows(
+        figure=lambda tag, figure, step: run.track(aim.Image(to_image(figure)), name=tag, step=step),
+        guide=lambda tag, text: run.track(aim.Text(text), name=tag, step=0),
+        verdict=lambda tag, text, step: run.track(aim.Text(text), name=tag, step=step),
+        distribution=distribution,
+    )
+
+
+def _edges(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the edges of bins that each have an order in their middle."""
+    return np.arange(len(shares) + 1, dtype=np.float64) + 0.5
+
+
+def _as_html(text: str) -> str:
+    return f'<pre style="white-space: pre-wrap">{escape(text)}</pre>'
 
 
 def _rewind(writer: SummaryWriter, tags: Mapping[str, str], *, steps: Mapping[str, int], step: int) -> None:

@@ -18,11 +18,12 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
 from interaction_monitor.callbacks.callback import CallbackBase
-from interaction_monitor.callbacks.loggers import Keys, Loggers
+from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource
 from interaction_monitor.callbacks.way_to_call import way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
+from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits

@@ -25,13 +25,16 @@ from interaction_monitor.history.landmarks import (
 LEAST_FOR_PHASE_ONE = 3
 ENOUGH_FOR_PHASE_ONE = 6
 
-HOW_TO_READ = """\
+_WHAT = """\
 ### What this monitor shows
 
 On a few fixed samples every input is cut into **players** (patches, words, columns). Whatever the network's
 output owes to one set of players acting together is an **interaction**; how many players are in the set is
 its **order**. Order 1 is one player on its own, high orders are complicated patterns of many players.
 
+"""
+
+_WHERE = """\
 - **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
   by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
   a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
@@ -45,6 +48,9 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
 - **Scalars**: `{name}/phase` is 1 in phase one and 2 in phase two, written as soon as it is decided for a
   measurement; **Text**, `{name}/verdict`, says what was found, at the step where it became known.
 
+"""
+
+_READING = """\
 ### How to read it
 
 1. **The start.** A network with random weights has interactions of middle orders: noise.
@@ -62,6 +68,9 @@ high orders got stronger beside them.
 
 Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024.
 """
+
+GUIDE = _WHAT + _READING
+HOW_TO_READ = _WHAT + _WHERE + _READING  # where in TensorBoard, too
 
 UNDECIDED = "phase not decided yet"
 _PHASES = {"one": "phase one", "two": "phase two", None: UNDECIDED}

@@ -118,7 +118,7 @@ def write_measurement(
         writer.add_text(f"{name}/{HOW_TO_READ}", run_text.HOW_TO_READ.format(name=name), step)
     if len(history) <= _LAYOUT_CHECKS:
         _write_layout(writer, layout)
-    if _milestones(history) != _milestones(history[:-1]):
+    if tells_more(history):
         writer.add_text(f"{name}/{VERDICT}", run_text.as_sentence(run_text.verdict(history)), step)
     distribution = history[-1].distribution
     write_histogram(writer, distribution, tag=f"{name}/{ORDERS}", step=step)
@@ -149,12 +149,13 @@ def _written_layout(writer: SummaryWriter) -> Any:
     return layout_pb2.Layout.FromString(written[-1][0] if written else b"")
 
 
-def _milestones(history: History) -> tuple[Any, ...]:
-    """What the verdict hangs on: it is told anew where this changes."""
-    if not len(history):
-        return ()
-    last = history[-1]
-    return last.phase, last.onset_epoch, last.onset_step, last.overfitting_epoch, last.gap_onset_epoch is None
+def tells_more(history: History) -> bool:
+    """Tell whether the last measurement has changed what the verdict hangs on."""
+    known = [
+        (row.phase, row.onset_epoch, row.onset_step, row.overfitting_epoch, row.gap_onset_epoch is None)
+        for row in history[-2:]
+    ]
+    return len(known) == 1 or known[-2:-1] != known[-1:]
 
 
 def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag: str, step: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -40,7 +41,7 @@ def test_csv_has_a_row_for_each_measurement(net, loaders, make_trainer, tmp_path
     assert rows[0]["interactions/measuring_per_training"] == "", "there is no training before the first step"
 
 
-def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_trainer, tmp_path, monkeypatch):
+def test_wandb_offline_gets_all_over_epochs(net, loaders, make_trainer, tmp_path, monkeypatch):
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
@@ -51,7 +52,16 @@ def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_
     monkeypatch.setattr(logger.experiment, "define_metric", lambda name, **options: defined.append((name, options)))
     watch = monitor()
     make_trainer(watch, logger=logger).fit(net, *loaders)
+    verdict = logger.experiment.summary["interactions/verdict"]
     wandb.finish()
+    assert verdict.startswith("3 measurements may be too few"), "of the whole run"
+    histograms = [values["interactions/orders"] for values in logged if "interactions/orders" in values]
+    assert [histogram.histogram for histogram in histograms] == [
+        list(row.distribution) for row in watch.observer.history
+    ]
+    assert [histogram.bins for histogram in histograms] == [[0.5, 1.5, 2.5, 3.5]] * 3
+    (guide,) = [values["interactions/how_to_read"] for values in logged if "interactions/how_to_read" in values]
+    assert isinstance(guide, wandb.Html)
     assert ("interactions/*", {"step_metric": "interactions/epoch"}) in defined
     epochs = [values["interactions/epoch"] for values in logged if "interactions/mean_order" in values]
     assert epochs == [0, 1, 2]
@@ -60,7 +70,7 @@ def test_wandb_offline_gets_scalars_over_epochs_and_pictures(net, loaders, make_
     assert tmp_path in watch.observer.record.folder.parents
 
 
-def test_mlflow_local_store_gets_scalars_and_pictures(net, loaders, make_trainer, tmp_path, monkeypatch):
+def test_mlflow_local_store_gets_numbers_pictures_and_words(net, loaders, make_trainer, tmp_path, monkeypatch):
     from lightning.pytorch.loggers import MLFlowLogger
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -72,12 +82,14 @@ def test_mlflow_local_store_gets_scalars_and_pictures(net, loaders, make_trainer
     make_trainer(monitor(), logger=logger).fit(net, *loaders)
     history = client.get_metric_history(run, "interactions/mean_order")
     assert [point.step for point in history] == [0, 3, 7]
-    assert any("story" in file.path for file in client.list_artifacts(run, "interactions"))
+    files = {Path(file.path).name for file in client.list_artifacts(run, "interactions")}
+    assert files == {"how_to_read.md", "story_step_00000007.png", "what_carries_over_step_00000007.png"}
+    assert client.get_run(run).data.tags["interactions/verdict"].startswith("3 measurements may be too few")
 
 
 def test_several_loggers_get_the_same(net, loaders, make_trainer, tmp_path):
     board, table = TensorBoardLogger(tmp_path), CSVLogger(tmp_path)
-    with pytest.warns(UserWarning, match="CSVLogger gets the scalars, but no pictures") as caught:
+    with pytest.warns(UserWarning, match="CSVLogger gets the numbers, but no pictures") as caught:
         make_trainer(monitor(), logger=[board, table]).fit(net, *loaders)
     assert sum("no pictures" in str(warning.message) for warning in caught) == 1
     events = EventAccumulator(board.log_dir, size_guidance={"images": 0}).Reload()
@@ -273,19 +285,122 @@ def test_several_monitors_keep_apart(net, loaders, make_trainer, tmp_path):
     assert json.dumps(one.state_dict(), default=lambda _: None) != json.dumps(two.state_dict(), default=lambda _: None)
 
 
-def test_picture_tags_of_mlflow_are_files():
-    from matplotlib.figure import Figure
+class Experiment:
+    """Takes what Comet's experiment and Aim's run take, by their signatures."""
 
-    from interaction_monitor.callbacks.loggers import show_figure
+    def __init__(self):
+        self.taken = []
 
-    class MLFlowLogger:
-        run_id = "7"
-        experiment = SimpleNamespace(log_figure=lambda *arguments: seen.append(arguments))
+    def log_metrics(self, metrics, step=None, epoch=None, prefix=None):
+        self.taken.append(("metrics", dict(metrics), step))
 
-    seen = []
-    figure = Figure()
-    show_figure(MLFlowLogger())("interactions/story", figure, 12)
-    assert seen == [("7", figure, "interactions/story_step_00000012.png")]
+    def log_figure(self, figure_name=None, figure=None, overwrite=False, step=None):
+        self.taken.append(("figure", figure_name, step))
+
+    def log_html(self, html, clear=False):
+        self.taken.append(("html", html))
+
+    def log_other(self, key, value):
+        self.taken.append(("other", key, value))
+
+    def log_histogram_3d(self, values, name=None, step=None, epoch=None, metadata=None):
+        self.taken.append(("histogram", name, np.unique(values, return_counts=True), step))
+
+    def track(self, value, name=None, step=None, epoch=None, *, context=None):
+        self.taken.append((type(value).__name__, name, value, step))
+
+
+class OfExperiment(L.pytorch.loggers.logger.Logger):
+    name, version, save_dir = "made-up", "0", "."
+
+    def __init__(self):
+        self.experiment = Experiment()
+
+    def log_metrics(self, metrics, step=None):
+        self.experiment.log_metrics(metrics, step=step)
+
+    def log_hyperparams(self, *_, **__):
+        pass
+
+
+class CometLogger(OfExperiment):
+    pass
+
+
+class AimLogger(OfExperiment):
+    pass
+
+
+def fit_with(logger, net, loaders, make_trainer):
+    watch = monitor(on_error="raise")
+    make_trainer(watch, logger=logger).fit(net, *loaders)
+    return watch.observer.history, logger.experiment.taken
+
+
+def test_comet_gets_numbers_histograms_pictures_and_words(net, loaders, make_trainer, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    history, taken = fit_with(CometLogger(), net, loaders, make_trainer)
+    assert [entry[1:] for entry in taken if entry[0] == "figure"] == [
+        ("interactions/story", 7),
+        ("interactions/what_carries_over", 7),
+    ]
+    assert sum("What this monitor shows" in entry[1] for entry in taken if entry[0] == "html") == 1
+    last = [entry for entry in taken if entry[0] == "other"][-1]
+    assert last[1] == "interactions/verdict"
+    assert last[2].startswith("3 measurements may be too few")
+    histograms = [entry for entry in taken if entry[0] == "histogram"]
+    assert [(name, step) for _, name, _, step in histograms] == [("interactions/orders", step) for step in (0, 3, 7)]
+    for (_, _, (orders, counts), _), row in zip(histograms, history, strict=True):
+        shares = dict(zip(orders.tolist(), counts.tolist(), strict=True))
+        for order, part in enumerate(row.distribution, start=1):
+            assert shares.get(order, 0) == pytest.approx(1000 * part / 3, abs=0.5)
+
+
+def test_aim_gets_numbers_distributions_pictures_and_words(net, loaders, make_trainer, monkeypatch, tmp_path):
+    class Distribution:
+        def __init__(self, samples=None, bin_count=64, *, hist=None, bin_range=None):
+            self.hist, self.bin_range = list(hist), bin_range
+
+    class Image:
+        def __init__(self, image, caption=""):
+            self.shape = image.shape
+
+    class Text:
+        def __init__(self, text):
+            self.text = text
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "aim", SimpleNamespace(Distribution=Distribution, Image=Image, Text=Text))
+    history, taken = fit_with(AimLogger(), net, loaders, make_trainer)
+    tracked = {(kind, name) for kind, name, *_ in taken if kind != "metrics"}
+    assert tracked == {
+        ("Distribution", "interactions/orders"),
+        ("Image", "interactions/story"),
+        ("Image", "interactions/what_carries_over"),
+        ("Text", "interactions/how_to_read"),
+        ("Text", "interactions/verdict"),
+    }
+    distributions = [(value.hist, value.bin_range, step) for kind, _, value, *step in taken if kind == "Distribution"]
+    steps = [[0], [3], [7]]
+    assert distributions == [
+        (list(row.distribution), (0.5, 3.5), step) for row, step in zip(history, steps, strict=True)
+    ]
+    verdicts = [(value.text, step) for kind, name, value, *step in taken if name == "interactions/verdict"]
+    assert verdicts[-1][0].startswith("3 measurements may be too few")
+    assert verdicts[-1][1] == [7]
+
+
+def test_the_last_verdict_in_tensorboard_is_that_on_the_run(net, loaders, make_trainer, tmp_path):
+    board = TensorBoardLogger(tmp_path)
+    make_trainer(monitor(), logger=board).fit(net, *loaders)
+    texts = (
+        EventAccumulator(board.log_dir, size_guidance={"tensors": 0})
+        .Reload()
+        .Tensors("interactions/verdict/text_summary")
+    )
+    assert texts[-1].tensor_proto.string_val[0].decode().startswith("3 measurements may be too few")
+    steps = [event.step for event in texts]
+    assert len(steps) == len(set(steps))
 
 
 @pytest.mark.parametrize("kind", ["TQDMProgressBar", "RichProgressBar", None])
