@@ -20,7 +20,7 @@ from examples.datasets import Data, breast_cancer, mnist_5k
 from examples.networks import LeNet, Perceptron
 from interaction_monitor import Probe, assign_players, measure
 from interaction_monitor.functional import generalizing_share, generalizing_strength, order_strength
-from interaction_monitor.functional.shapes import fit_shapes, order_cancellation
+from interaction_monitor.functional.order_profiles import fit_shapes, order_cancellation
 from interaction_monitor.players import Columns, FeaturePatches
 
 

@@ -36,6 +36,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def require_one_shape(**tensors: Tensor | None) -> None:
+    """Raise unless the tensors have one shape; None is left out.
+
+    Raises:
+        ValueError: that names each argument and its shape.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
+    if len(set(shapes.values())) > 1:
+        *first, last = shapes
+        listed = ", ".join(f"{name} is {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{', '.join(first)} and {last} must have one shape, but {listed}")
+
+
 def require_whole(who: object, **numbers: object) -> None:
     """Raise unless each argument is a whole number.
 

@@ -11,7 +11,6 @@ from interaction_monitor.functional.faithfulness import (
     matching_error,
     matching_precision,
     matching_precision_curve,
-    salient_outputs,
     shapley_values,
     sparsity_curve,
 )
@@ -38,6 +37,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_influence,
     mean_order_interval,
 )
+from interaction_monitor.functional.order_profiles import Turnover, order_effects, order_similarity, order_turnover
 from interaction_monitor.functional.salient_orders import (
     first_high_order,
     high_order_share,
@@ -47,6 +47,7 @@ from interaction_monitor.functional.salient_orders import (
     order_strength,
     saliency_threshold,
     salient_counts,
+    salient_outputs,
 )
 from interaction_monitor.functional.sharing import (
     OrderSharing,
@@ -57,7 +58,6 @@ from interaction_monitor.functional.sharing import (
     salient,
     strongest,
 )
-from interaction_monitor.functional.turnover import Turnover, order_effects, order_similarity, order_turnover
 
 __all__ = [
     "GeneralizingParts",

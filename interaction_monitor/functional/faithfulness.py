@@ -1,18 +1,23 @@
-"""How well interactions account for a network's outputs.
+"""How well interactions account for a network's outputs, with how few, and whether the conditions for that hold.
 
 Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024
 ("Defining and extracting generalizable interaction primitives from DNNs") call interactions faithful where
 they match the output on every coalition and where few of them suffice. The Shapley values are what remains
-when each interaction is shared out among its players. Sums are in float64.
+when each interaction is shared out among its players. Few suffice where the network encodes no very high orders, grows
+surer the more of the sample it sees, and does so at most polynomially: then O(n^ξ/τ) AND interactions are salient
+(Ren et al. 2024, Theorem 1 and Appendix B). Sums are in float64.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders
+from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
 
 
 def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | None = None) -> Tensor:
@@ -39,7 +44,7 @@ def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | 
         >>> matching_error(v, torch.tensor([0.0, 1.0, 2.0, 5.5]), None).item()
         0.5
     """
-    _check(v, v=v, and_=and_, or_=or_, delta=delta)
+    require_one_shape(v=v, and_=and_, or_=or_, delta=delta)
     error = to_float64(v) - and_outputs(to_float64(and_))
     if or_ is not None:
         error = error - or_outputs(to_float64(or_))
@@ -72,7 +77,7 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
         >>> matching_precision_curve(v, torch.tensor([0.0, 1.0, 0.0, 3.0]), None).tolist()
         [0.75, 1.0, 1.0]
     """
-    _check(v, v=v, and_=and_, or_=or_)
+    require_one_shape(v=v, and_=and_, or_=or_)
     pooled = _pool(and_, or_)
     strongest_first = pooled.abs().argsort(dim=-1, descending=True, stable=True)
     effects = pooled.gather(-1, strongest_first)
@@ -111,34 +116,6 @@ def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> T
     return curve[..., k - 1]
 
 
-def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
-    """Give the outputs of all coalitions that the salient interactions make by themselves.
-
-    Σ_{S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S) over v(∅) and the interactions with |I| ≥ τ (Chen et al. 2024, Figure 6).
-
-    Args:
-        and_: (..., 2^n) AND interactions, the empty one v(∅), which always counts.
-        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
-        tau: the threshold; broadcasts to (...,).
-
-    Returns:
-        (..., 2^n) float64 in units of the interactions.
-
-    Raises:
-        ValueError: if the last axis is no power of two or the shapes differ.
-
-    Examples:
-        >>> salient_outputs(torch.tensor([5.0, 1.0, 0.1, 3.0]), torch.tensor([0.0, 0.0, 0.0, 0.2]), tau=0.5).tolist()
-        [5.0, 6.0, 5.0, 9.0]
-    """
-    _check(and_, and_=and_, or_=or_)
-    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device).unsqueeze(-1)
-    kept = [to_float64(part) for part in (and_, or_) if part is not None]
-    kept = [part.where(part.abs() >= threshold.to(part.device), 0.0) for part in kept]
-    kept[0][..., 0] = and_[..., 0]
-    return and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
-
-
 def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
     """Give the sizes of the interactions from the strongest to the weakest.
 
@@ -163,7 +140,7 @@ def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) ->
         >>> sparsity_curve(torch.tensor([[0.0, 1.0, 0.0, -3.0], [7.0, 2.0, 1.0, 0.0]]), None).tolist()
         [2.5, 1.0, 0.0]
     """
-    _check(and_, and_=and_, or_=or_)
+    require_one_shape(and_=and_, or_=or_)
     size = _pool(and_, or_).abs()
     by_sample = size.reshape(1 if pooled else -1, size.numel() if pooled else size.shape[-1])
     return by_sample.sort(-1, descending=True).values.mean(0)
@@ -191,7 +168,7 @@ def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
         >>> shapley_values(torch.tensor([0.0, 1.0, 0.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 2.0])).tolist()
         [4.0, 3.0]
     """
-    _check(and_, and_=and_, or_=or_)
+    require_one_shape(and_=and_, or_=or_)
     n = n_players(and_)
     effects = to_float64(and_[..., 1:])
     if or_ is not None:
@@ -202,13 +179,110 @@ def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
     return effects @ share
 
 
+def average_outputs(v: Tensor) -> Tensor:
+    """Average the change of the output over all masked samples with k players present.
+
+    ū^(k) = E_{|S|=k}[v(x_S) - v(x_∅)] (Condition 2).
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions.
+
+    Returns:
+        (..., n) float64, entry k-1 for k players, in units of `v`.
+
+    Raises:
+        ValueError: if the last axis is no power of two.
+
+    Examples:
+        >>> average_outputs(torch.tensor([1.0, 3.0, 2.0, 9.0])).tolist()
+        [1.5, 8.0]
+    """
+    u = to_float64(v - v[..., :1])
+    return sum_by_order(u) / sum_by_order(u.new_ones(u.shape[-1:]))
+
+
+def largest_drop(average: Tensor) -> Tensor:
+    """Give how far a network gets less sure when it sees more: 0 where Condition 2 holds.
+
+    max_{k' ≤ k} (ū^(k') - ū^(k)) / |ū^(n)|.
+
+    Args:
+        average: (..., n) from `average_outputs`, of a true class's output.
+
+    Returns:
+        (...,) float64, 0 or more; Inf where only the whole sample's output is that of nothing.
+
+    Examples:
+        >>> largest_drop(torch.tensor([[1.0, 2.0, 4.0], [1.0, 3.0, 2.0]])).tolist()
+        [0.0, 0.5]
+    """
+    average = to_float64(average)
+    drop = (average.cummax(-1).values - average).amax(-1)
+    return torch.where(drop == 0, 0.0, drop / average[..., -1].abs())
+
+
+def polynomial_degree(average: Tensor) -> Tensor:
+    """Give the least p with ū^(k') ≥ (k'/k)^p ū^(k) for all k' ≤ k (Condition 3).
+
+    Args:
+        average: (..., n) from `average_outputs`.
+
+    Returns:
+        (...,) float64, 0 or more; Inf where no p will do, because with fewer players the output is not above that of
+        none while with more it is.
+
+    Examples:
+        >>> polynomial_degree(torch.tensor([1.0, 4.0, 9.0])).item()
+        2.0
+        >>> polynomial_degree(torch.tensor([-1.0, 4.0])).item()
+        inf
+    """
+    average = to_float64(average)
+    n = average.shape[-1]
+    least = torch.zeros(average.shape[:-1], dtype=torch.float64, device=average.device)
+    most = torch.full_like(least, torch.inf)
+    for fewer in range(1, n):
+        for more in range(fewer + 1, n + 1):
+            small, large = average[..., fewer - 1], average[..., more - 1]
+            equal = (large / small).log() / math.log(more / fewer)  # the p of equality, of two of one sign
+            above, below = (small > 0) & (large > 0), (small < 0) & (large < 0)
+            least = torch.where(above, torch.maximum(least, equal), least)
+            most = torch.where(below, torch.minimum(most, equal), most)
+            least = torch.where((small <= 0) & (large > small) & ~below, torch.inf, least)
+    return torch.where(least <= most, least, torch.inf)
+
+
+def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
+    """Give ξ of the bound n^ξ/τ on the number of salient AND interactions, if it were met with equality.
+
+    ξ = log_n(|Ω| τ / |v(N) - v(∅)|), Ω the interactions with |I(S)| ≥ τ, S ≠ ∅ (Theorem 1; the threshold counts in
+    units of the sample's output). The paper found 0.9 to 1.2.
+
+    Args:
+        and_: (..., 2^n) AND interactions that sum to the output, as `and_interactions` gives, n ≥ 2.
+        tau: the threshold, positive; broadcasts to (...,).
+
+    Returns:
+        (...,) float64; -Inf where nothing is salient.
+
+    Raises:
+        ValueError: if there is one player only, for which no exponent says anything.
+
+    Examples:
+        >>> and_ = torch.tensor([0.0, 3.0, 3.0, 2.0])
+        >>> round(sparsity_exponent(and_, tau=0.5).item(), 3)  # 3 of 0.5 / 8 each: log2(3 / 16)
+        -2.415
+    """
+    n = n_players(and_)
+    if n < 2:
+        raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
+    effects = to_float64(and_[..., 1:])
+    tau = torch.as_tensor(tau, dtype=torch.float64, device=effects.device)
+    count = (effects.abs() >= tau.unsqueeze(-1)).sum(-1)
+    return (count * tau / effects.sum(-1).abs()).log() / math.log(n)
+
+
 def _pool(and_: Tensor, or_: Tensor | None) -> Tensor:
+    n_players(and_)
     parts = (and_,) if or_ is None else (and_, or_)
     return torch.cat([to_float64(part[..., 1:]) for part in parts], dim=-1)
-
-
-def _check(reference: Tensor, **tensors: Tensor | None) -> None:
-    n_players(reference)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"all must have one shape, (..., 2**n), but the shapes are {shapes}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import as_float64, to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
@@ -246,10 +247,7 @@ def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference], at
         raise ValueError("references must hold (and_, or_, tau) of at least one network, but is empty")
     if not 1 <= at_least <= len(references):
         raise ValueError(f"at_least must be from 1 to the number of references, {len(references)}, but is {at_least}")
-    if or_ is not None and or_.shape != and_.shape:
-        raise ValueError(
-            f"and_ and or_ must have one shape, but and_ is {tuple(and_.shape)} and or_ is {tuple(or_.shape)}"
-        )
+    require_one_shape(and_=and_, or_=or_)
     for index, reference in enumerate(references):
         if not isinstance(reference, (tuple, list)) or len(reference) != 3:
             raise ValueError(f"references[{index}] must be (and_, or_, tau); give a list of such, one for each network")

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import as_float64, to_float64
-from interaction_monitor.functional.interactions import n_players, orders
+from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, sum_by_order
 
 # The paper's share of the mean output change.
 SALIENCY = 0.03
@@ -97,6 +98,34 @@ def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
     threshold = _per_sample(tau, and_)
     # 0 · size is NaN where the size is not finite, and so marks the sample
     return _sum_by_order(and_, or_, lambda size: ((size >= threshold) & (size > 0)) + 0 * size)
+
+
+def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
+    """Give the outputs of all coalitions that the salient interactions make by themselves.
+
+    Σ_{S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S) over v(∅) and the interactions with |I| ≥ τ (Chen et al. 2024, Figure 6).
+
+    Args:
+        and_: (..., 2^n) AND interactions, the empty one v(∅), which always counts.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        tau: the threshold; broadcasts to (...,).
+
+    Returns:
+        (..., 2^n) float64 in units of the interactions.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> salient_outputs(torch.tensor([5.0, 1.0, 0.1, 3.0]), torch.tensor([0.0, 0.0, 0.0, 0.2]), tau=0.5).tolist()
+        [5.0, 6.0, 5.0, 9.0]
+    """
+    require_one_shape(and_=and_, or_=or_)
+    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device).unsqueeze(-1)
+    kept = [to_float64(part) for part in (and_, or_) if part is not None]
+    kept = [part.where(part.abs() >= threshold.to(part.device), 0.0) for part in kept]
+    kept[0][..., 0] = and_[..., 0]
+    return and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
 
 
 def order_distribution(strength: Tensor) -> Tensor:
@@ -216,16 +245,12 @@ def _per_sample(tau: float | Tensor, interactions: Tensor) -> Tensor:
 
 
 def _sum_by_order(and_: Tensor, or_: Tensor | None, values: Callable[[Tensor], Tensor]) -> Tensor:
-    n = n_players(and_)
-    if or_ is not None and or_.shape != and_.shape:
-        raise ValueError(
-            f"and_ and or_ must have one shape, but and_ is {tuple(and_.shape)} and or_ is {tuple(or_.shape)}"
-        )
-    pooled = values(to_float64(and_[..., 1:]).abs())
+    n_players(and_)
+    require_one_shape(and_=and_, or_=or_)
+    pooled = values(to_float64(and_).abs())
     if or_ is not None:
-        pooled = pooled + values(to_float64(or_[..., 1:]).abs())
-    order = orders(n, device=pooled.device)[1:]
-    return pooled @ (order[:, None] == torch.arange(1, n + 1, device=pooled.device)).double()
+        pooled = pooled + values(to_float64(or_).abs())
+    return sum_by_order(pooled)
 
 
 def valid_rows(strength: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much of what networks encode is found in all of them.
+"""How much of what networks encode is found in all of them, or in most samples.
 
 An interaction of one network generalizes if it is salient in every network trained for the task (Chen et al. 2024,
 "Defining and extracting generalizable interaction primitives from DNNs", Definition 1). Interactions are (m, ..., 2^n)
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import to_float64, where_float64_is
-from interaction_monitor.functional.interactions import n_players, orders
+from interaction_monitor.functional.interactions import n_players, sum_by_order
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def salient(and_: Tensor, or_: Tensor, fraction: float = 0.05, *, unit: Tensor |
         [[False, True, False, True], [False, False, False, False]]
     """
     n_players(and_)
-    _same_shape(and_=and_, or_=or_)
+    require_one_shape(and_=and_, or_=or_)
     if not fraction >= 0:
         raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is 0.05")
     size = torch.stack((and_, or_)).abs()
@@ -173,7 +174,7 @@ def overlap(first: Tensor, second: Tensor, k: int = 100) -> Tensor:
         >>> overlap(torch.tensor([0.0, 3.0, 2.0, 1.0]), torch.tensor([0.0, 3.0, 1.0, 2.0]), k=2).item()
         0.5
     """
-    _same_shape(first=first, second=second)
+    require_one_shape(first=first, second=second)
     return generalization_curve(torch.stack((first, second)), [k])[0, ..., 0]
 
 
@@ -206,17 +207,14 @@ def order_sharing(and_: Tensor, or_: Tensor, and_salient: Tensor, or_salient: Te
         [0.0, -5.0]
     """
     _several(and_)
-    _same_shape(and_=and_, or_=or_, and_salient=and_salient, or_salient=or_salient)
+    require_one_shape(and_=and_, or_=or_, and_salient=and_salient, or_salient=or_salient)
     _is_mask(and_salient=and_salient, or_salient=or_salient)
-    n = n_players(and_)
     and_, or_ = to_float64(and_), to_float64(or_)
     and_salient, or_salient = where_float64_is(and_salient), where_float64_is(or_salient)
-    order = orders(n, device=and_.device)
-    of_order = (order[:, None] == torch.arange(1, n + 1, device=and_.device)).double()
 
     def total(among: tuple[Tensor, Tensor], low: float | None, high: float | None) -> Tensor:
         parts = [i.clamp(low, high).where(mask, 0.0) for i, mask in zip((and_, or_), among, strict=True)]
-        return (parts[0] + parts[1]) @ of_order
+        return sum_by_order(parts[0] + parts[1])
 
     every = (and_salient, or_salient)
     shared = (and_salient.all(0).expand_as(and_salient), or_salient.all(0).expand_as(or_salient))
@@ -226,6 +224,54 @@ def order_sharing(and_: Tensor, or_: Tensor, and_salient: Tensor, or_salient: Te
         shared_positive=total(shared, 0.0, None),
         shared_negative=total(shared, None, 0.0),
     )
+
+
+def transfer_curve(is_salient: Tensor) -> Tensor:
+    """Give how much of a sample's salient interactions lies among the k that most samples have, for every k.
+
+    E_x[|D_k ∩ Ω_x| / |Ω_x|], D_k the k patterns that are salient in most samples, the earlier first of equals (the
+    transfer over samples of Li and Zhang 2023, "Does a neural network really encode symbolic concepts?"). **It
+    presumes that a player means the same in every sample**, as a hand-labelled part does and a random patch does not.
+
+    Args:
+        is_salient: (S, P) bool, which of P patterns are salient, such as AND and OR interactions side by side.
+
+    Returns:
+        (P,) float64 in 0..1, entry k-1 for k; NaN where no sample has a salient interaction.
+
+    Raises:
+        TypeError: if the mask is not bool.
+
+    Examples:
+        >>> transfer_curve(torch.tensor([[True, True, False], [False, True, True]])).tolist()
+        [0.5, 0.75, 1.0]
+    """
+    _is_mask(is_salient=is_salient)
+    by_frequency = is_salient.sum(0).argsort(descending=True, stable=True)
+    of_sample = to_float64(is_salient[is_salient.any(-1)][:, by_frequency])
+    return (of_sample.cumsum(-1) / of_sample.sum(-1, keepdim=True)).mean(0)
+
+
+def discrimination_power(effects: Tensor, is_salient: Tensor) -> float:
+    """Give how far a pattern speaks for the same answer wherever it is salient, the frequent ones counting more.
+
+    Σ_S α_S β_S / Σ_S α_S, α_S the samples in which S is salient and β_S = max(those with I > 0, those with I < 0) / α_S
+    (Li and Zhang 2023). 1 where each pattern has one sign; half would be chance. Samples are those of one class.
+
+    Args:
+        effects: (S, P) interactions.
+        is_salient: (S, P) bool.
+
+    Returns:
+        0.5..1; NaN where nothing is salient. Patterns that one sample has count as 1.
+
+    Examples:
+        >>> effects = torch.tensor([[1.0, 2.0], [1.0, -2.0], [1.0, 2.0]])
+        >>> round(discrimination_power(effects, torch.ones(3, 2, dtype=torch.bool)), 3)  # (3 + 2) of 6
+        0.833
+    """
+    for_it, against = (to_float64((is_salient & side).sum(0)) for side in (effects > 0, effects < 0))
+    return float(torch.maximum(for_it, against).sum() / (for_it + against).sum())
 
 
 def _ranks(interactions: Tensor, floor: float) -> Tensor:
@@ -252,10 +298,3 @@ def _is_mask(**masks: Tensor) -> None:
     for name, mask in masks.items():
         if mask.dtype != torch.bool:
             raise TypeError(f"{name} must be bool, but is {mask.dtype}; make it by salient or strongest")
-
-
-def _same_shape(**tensors: Tensor) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"the shapes must be the same, but are {listed}")

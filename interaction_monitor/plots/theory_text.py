@@ -7,16 +7,15 @@ import math
 import torch
 
 from interaction_monitor.functional import and_interactions, salient_outputs
-from interaction_monitor.functional.conditions import (
+from interaction_monitor.functional.faithfulness import (
     average_outputs,
-    discrimination_power,
     largest_drop,
     polynomial_degree,
     sparsity_exponent,
-    transfer_curve,
 )
+from interaction_monitor.functional.order_profiles import fit_shapes, order_cancellation
 from interaction_monitor.functional.salient_orders import order_strength
-from interaction_monitor.functional.shapes import fit_shapes, order_cancellation
+from interaction_monitor.functional.sharing import discrimination_power, transfer_curve
 from interaction_monitor.history.landmarks import places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional import n_players, order_strength
 from interaction_monitor.functional.salient_orders import SALIENCY
@@ -53,8 +54,7 @@ def _chunks(
             yield part, Prediction(predicted, torch.zeros_like(predicted), predicted.new_zeros(predicted.shape[:-1]))
         return
     w_or = checked_interactions("w_or", w_or)
-    if w_or.shape != w_and.shape:
-        raise ValueError(f"w_and and w_or must have one shape, but are {tuple(w_and.shape)} and {tuple(w_or.shape)}")
+    require_one_shape(w_and=w_and, w_or=w_or)
     flipped = -w_or
     flipped[..., 0] = w_or[..., 1:].sum(-1) if or_whole is None else to_float64(or_whole)
     for part, predicted in Spectrum.of(torch.stack((w_and, flipped))).chunks(sigma2):

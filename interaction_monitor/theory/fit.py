@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.functional.salient_orders import SALIENCY
@@ -200,8 +201,7 @@ def _checked(
     n = n_players(and_)
     if and_.ndim != 2:
         raise ValueError(f"and_ must be (S, 2^n), one row per sample, but has shape {tuple(and_.shape)}")
-    if or_ is not None and or_.shape != and_.shape:
-        raise ValueError(f"and_ and or_ must have one shape, but are {tuple(and_.shape)} and {tuple(or_.shape)}")
+    require_one_shape(and_=and_, or_=or_)
     if strength.ndim != 3 or strength.shape[1:] != (len(and_), n) or len(strength) == 0:
         raise ValueError(
             f"strength must be (E, S, n) = (E >= 1, {len(and_)}, {n}) to go with and_ {tuple(and_.shape)}, "

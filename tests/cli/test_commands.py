@@ -17,8 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor import cli
 from interaction_monitor.functional import order_strength
-from interaction_monitor.functional.conditions import average_outputs, largest_drop
-from interaction_monitor.functional.shapes import fit_shapes
+from interaction_monitor.functional.faithfulness import average_outputs, largest_drop
+from interaction_monitor.functional.order_profiles import fit_shapes
 from interaction_monitor.history import History, Row
 from interaction_monitor.plots import tensorboard_after_run, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level

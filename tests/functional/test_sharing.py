@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interaction_monitor import functional
+from interaction_monitor.functional.sharing import discrimination_power, transfer_curve
 from interaction_monitor.metrics import GeneralizationPower, SharedStrength
 
 mpl.use("Agg")
@@ -163,9 +164,9 @@ def test_bad_input_says_what_to_do() -> None:
         functional.generalization_curve(effects, [3, 0])
     with pytest.raises(ValueError, match="fraction must be at least 0, but is -1"):
         functional.salient(effects, effects, fraction=-1)
-    with pytest.raises(ValueError, match=r"and_ \(2, 3, 16\), or_ \(2, 2, 16\)"):
+    with pytest.raises(ValueError, match=r"and_ is \(2, 3, 16\), or_ is \(2, 2, 16\)"):
         functional.salient(effects, effects[:, :2])
-    with pytest.raises(ValueError, match="the same"):
+    with pytest.raises(ValueError, match="first and second must have one shape"):
         functional.overlap(effects, effects[:1])
     with pytest.raises(ValueError, match="the last axis"):
         functional.strongest(effects[..., :7], 2)
@@ -181,3 +182,25 @@ def test_salient_by_a_unit_of_each_networks_own():
     and_ = torch.tensor([[[0.0, 1.0, 0.4, -0.6]], [[0.0, 1.0, 0.4, -0.6]]])
     masks = functional.salient(and_, torch.zeros_like(and_), 0.5, unit=torch.tensor([[1.0], [1.5]]))
     assert masks[0][:, 0].tolist() == [[False, True, False, True], [False, True, False, False]]
+
+
+def test_transfer_and_discrimination_are_those_of_their_definitions():
+    generator = torch.Generator().manual_seed(2)
+    effects = torch.randn(6, 9, generator=generator)
+    mask = effects.abs() > 0.8
+    mask[4] = False  # a sample without any
+    counts = mask.sum(0).tolist()
+    order = sorted(range(9), key=lambda p: (-counts[p], p))
+    for k, share in enumerate(transfer_curve(mask).tolist(), start=1):
+        parts = [sum(bool(mask[x, p]) for p in order[:k]) / int(mask[x].sum()) for x in range(6) if mask[x].any()]
+        assert share == pytest.approx(sum(parts) / len(parts))
+    weighted = total = 0.0
+    for p in range(9):
+        signs = [float(effects[x, p]) > 0 for x in range(6) if mask[x, p]]
+        if signs:
+            beta = max(signs.count(True), signs.count(False)) / len(signs)
+            weighted, total = weighted + counts[p] * beta, total + counts[p]
+    assert discrimination_power(effects, mask) == pytest.approx(weighted / total)
+    assert math.isnan(discrimination_power(effects, torch.zeros_like(mask)))
+    with pytest.raises(TypeError, match="must be bool"):
+        transfer_curve(effects)
