@@ -1,19 +1,18 @@
-"""What networks share, as torchmetrics metrics; `functional.generalization` does the mathematics."""
+"""What networks share, as torchmetrics metrics; `functional.sharing` does the mathematics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from interaction_monitor import functional
-from interaction_monitor.metrics.order_distribution import Float64Metric
+from interaction_monitor.metrics.one_network import Float64Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _STRENGTHS = ("all_positive", "all_negative", "shared_positive", "shared_negative")
 
@@ -86,26 +85,12 @@ class GeneralizationPower(Float64Metric):
         means = self.totals / self.counts
         return {"and": means[0], "or": means[1]}
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw s_and and s_or over k, their means over the networks.
-
-        Args:
-            val: what `compute` gave; None computes now.
-            ax: where to draw; None makes a figure.
-
-        Returns:
-            The figure and its axes.
-        """
-        from matplotlib import pyplot
-
-        result = self.compute() if val is None else val
-        if ax is None:
-            ax = pyplot.subplots()[1]
+    def _draw(self, ax: Axes, result: Any) -> None:
+        """Draw s_and and s_or over k, their means over the networks."""
         for kind, means in result.items():
             ax.plot(self.ks, means.mean(0).tolist(), marker=".", label=f"$s_{{{kind}}}$")
         ax.set(xlabel="strongest k", ylabel="generalization power", ylim=(0, 1.02))
         ax.legend()
-        return cast("Figure", ax.figure), ax
 
 
 class SharedStrength(Float64Metric):
@@ -182,27 +167,13 @@ class SharedStrength(Float64Metric):
         """
         return dict(zip(_STRENGTHS, self.totals / self.count, strict=True))
 
-    def plot(self, val: dict[str, Tensor] | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-        """Draw the strengths by order, shared ones before all of them; means over the networks.
-
-        Args:
-            val: what `compute` gave; None computes now.
-            ax: where to draw; None makes a figure.
-
-        Returns:
-            The figure and its axes.
-        """
-        from matplotlib import pyplot
-
-        result = self.compute() if val is None else val
-        if ax is None:
-            ax = pyplot.subplots()[1]
+    def _draw(self, ax: Axes, result: Any) -> None:
+        """Draw the strengths by order, shared ones before all of them; means over the networks."""
         order = range(1, self.n_players + 1)
         for (name, strength), colour in zip(result.items(), ("C3", "0.2", "C1", "C2"), strict=True):
             ax.bar(order, strength.mean(0).tolist(), color=colour, label=name.replace("_", ", "))
         ax.set(xlabel="order k", ylabel="strength", xticks=list(order))
         ax.legend()
-        return cast("Figure", ax.figure), ax
 
 
 def _check_networks(n_networks: int) -> None:
