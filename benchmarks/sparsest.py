@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import torch
@@ -131,11 +132,8 @@ def counted(run: Callable[[], object]) -> tuple[int, int]:
         moved += count * samples * 7 * solver.problem.u.shape[-1] * solver.steps.dtype.itemsize
         advance(solver, count)
 
-    Splitting.advance = counting  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(Splitting, "advance", counting):
         run()
-    finally:
-        Splitting.advance = advance  # type: ignore[method-assign]
     return iterations, moved
 
 

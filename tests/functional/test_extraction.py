@@ -20,7 +20,7 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional._lp.interior_point import InteriorPoint
+from interaction_monitor.functional._lp.fallbacks import InteriorPoint
 from interaction_monitor.functional._lp.problem import Problem, atoms_of, by_intersection, lower_bound
 
 CPU = torch.device("cpu")

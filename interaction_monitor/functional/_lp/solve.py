@@ -11,8 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.bounded_splitting import BoundedSplitting
-from interaction_monitor.functional._lp.interior_point import InteriorPoint
+from interaction_monitor.functional._lp.fallbacks import BoundedSplitting, InteriorPoint
 from interaction_monitor.functional._lp.problem import Problem, cost, exceeds_bound
 from interaction_monitor.functional._lp.projection import Metric
 from interaction_monitor.functional._lp.splitting import Splitting, Steps
@@ -72,7 +71,7 @@ def solve(problem: Problem, tol: float) -> Solution:
     size = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u))
     parts, end = [], 0
     with _one_thread(samples.device), progress("extraction, samples", len(samples)) as at:
-        for chunk in samples.split(size):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for chunk in torch.split(samples, size):
             end += len(chunk)
             parts.append(_solve(problem.select(chunk), tol, partial(_tell, at, end)))
     return Solution(
@@ -154,7 +153,7 @@ def _improve(
     together = n_open = len(samples)
     if method is InteriorPoint:
         together = max(1, _MATRICES >> 2 * problem.atoms.n)
-    for part in samples.split(max(1, together)):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    for part in torch.split(samples, max(1, together)):
         if not len(part):
             continue
         solver = method(problem.select(part))
