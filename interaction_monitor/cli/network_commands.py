@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -260,6 +259,7 @@ def _benched(network: Network, arguments: argparse.Namespace) -> str:
     from interaction_monitor.forecast import cost_table
     from interaction_monitor.forward import assign_players
     from interaction_monitor.players.player_map import PlayerMap
+    from interaction_monitor.settings import Settings
 
     module, players = network.module, network.players
     try:
@@ -267,7 +267,7 @@ def _benched(network: Network, arguments: argparse.Namespace) -> str:
             players = assign_players(module, players, network.probe, forward_func=network.forward_func, seed=0)
         fewest, most = arguments.players
         count = arguments.samples or len(network.probe)
-        settings = replace(network.settings, interactions=arguments.interactions)
+        settings = Settings(network.output, network.forward_func, interactions=arguments.interactions)
         costs = bench(
             module,
             network.probe,

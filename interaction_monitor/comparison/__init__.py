@@ -8,11 +8,11 @@ from interaction_monitor.comparison.comparison import (
     Counting,
     Extraction,
     NotComparableError,
+    ablate,
     compare_outputs,
-    read_published,
+    extract_again,
 )
-from interaction_monitor.comparison.networks import Network, compare, compare_networks
-from interaction_monitor.comparison.variations import ablate, extract_again
+from interaction_monitor.comparison.networks import Network, compare, compare_networks, read_published
 
 __all__ = [
     "Comparison",

@@ -1,15 +1,18 @@
-"""Comparing recorded runs, or networks in memory, after a check that the same was measured of all."""
+"""Comparing recorded runs, networks in memory or published outputs, after a check that the same was measured of all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from interaction_monitor.comparison.comparison import Comparison, Counting, NotComparableError, compare_outputs
 from interaction_monitor.forward import assign_players, outputs_of
+from interaction_monitor.functional import highest_bit_first
 from interaction_monitor.functional.extraction import NOISE, TOL
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import Players
@@ -57,11 +60,6 @@ class Network:
         if self.background_levels > 1 and not (floating and getattr(self.players, "layer", None) is None):
             raise ValueError("background_levels above 1 needs players of a floating input; leave it out")
 
-    @property
-    def settings(self) -> Settings:
-        """How it is measured."""
-        return Settings(self.output, self.forward_func)
-
 
 def compare_networks(
     networks: Sequence[Network],
@@ -99,13 +97,14 @@ def compare_networks(
     """
     if len(networks) < 2:
         raise NotComparableError(f"a comparison takes at least two networks, but there is {len(networks)}")
-    named = [
-        replace(network, players=_drawn(network), name=network.name or f"network {number}")
-        for number, network in enumerate(networks)
+    drawn = [(network, _drawn(network)) for network in networks]
+    measured = [
+        Measured(x.name or f"network {i}", players, x.probe.inputs, x.probe.targets, x.output, x.background_levels)
+        for i, (x, players) in enumerate(drawn)
     ]
-    require_comparable([_measured(network) for network in named])
-    v = torch.stack([_outputs(network) for network in named])
-    names, called = [network.name for network in named], _map(named[0]).names
+    require_comparable(measured)
+    v = torch.stack([_outputs(network, players) for network, players in drawn])
+    names, called = [network.name for network in measured], drawn[0][1].names
     return compare_outputs(
         v, names=names, alpha=alpha, noise=noise, tol=tol, normalize=normalize, counting=counting, player_names=called
     )
@@ -117,30 +116,19 @@ def _drawn(network: Network) -> PlayerMap:
     return assign_players(network.module, network.players, network.probe, forward_func=network.forward_func)
 
 
-def _map(network: Network) -> PlayerMap:
-    assert isinstance(network.players, PlayerMap)
-    return network.players
+def _outputs(network: Network, players: PlayerMap) -> Tensor:
+    levels, settings = network.background_levels, Settings(network.output, network.forward_func)
+    probes = [*(_faded(network.probe, players, level / levels) for level in range(1, levels)), network.probe]
+    return torch.stack([outputs_of(network.module, probe, players, settings).cpu() for probe in probes]).mean(0)
 
 
-def _measured(network: Network) -> Measured:
-    probe, levels = network.probe, network.background_levels
-    return Measured(network.name, _map(network), probe.inputs, probe.targets, network.output, levels)
-
-
-def _outputs(network: Network) -> torch.Tensor:
-    levels = network.background_levels
-    probes = [*(_faded(network, level / levels) for level in range(1, levels)), network.probe]
-    return torch.stack([outputs_of(network.module, x, _map(network), network.settings).cpu() for x in probes]).mean(0)
-
-
-def _faded(network: Network, intensity: float) -> Probe:
+def _faded(probe: Probe, players: PlayerMap, intensity: float) -> Probe:
     """The samples, with what belongs to no player brought near to the baseline."""
-    players, inputs = _map(network), network.probe.inputs
-    assert isinstance(inputs, Tensor)
+    assert isinstance(probe.inputs, Tensor)
     background = replace(players, labels=torch.where(players.labels < 0, 0, -1), n_players=1, names=None)
-    rows = torch.arange(len(inputs), device=inputs.device)
-    without = background.mask(inputs, rows, torch.zeros_like(rows))
-    return replace(network.probe, inputs=intensity * inputs + (1 - intensity) * without)
+    rows = torch.arange(len(probe.inputs), device=probe.inputs.device)
+    without = background.mask(probe.inputs, rows, torch.zeros_like(rows))
+    return replace(probe, inputs=intensity * probe.inputs + (1 - intensity) * without)
 
 
 @dataclass(frozen=True)
@@ -154,6 +142,23 @@ class Measured:
     output: object
     background_levels: int = 1
 
+    def facts(self) -> dict[str, object]:
+        """Give all that has to be the same, by what it is called in a message."""
+        players, key = self.players, self.players.input_key
+        return {
+            "the number of players": players.n_players,
+            "the number of probe samples": len(players),
+            "the output": self.output,
+            "the levels of the background": self.background_levels,
+            "the masked layer": players.layer or "the input",
+            "the masked input": "the one tensor that is the input" if key is None else f"entry {key!r}",
+            "the masked axes": players.axes,
+            "the probe samples": self.inputs,
+            "the targets of the probe samples": self.targets,
+            "which positions the players have": players.labels,
+            "the baseline": players.baseline,
+        }
+
 
 def require_comparable(measured: Sequence[Measured]) -> None:
     """Refuse networks whose interactions do not mean the same.
@@ -161,40 +166,15 @@ def require_comparable(measured: Sequence[Measured]) -> None:
     Raises:
         NotComparableError: if two differ in their samples, players or outputs; it names both and says in what.
     """
+    first = measured[0]
     for other in measured[1:]:
-        _require_same(measured[0], other)
-
-
-def _require_same(first: Measured, other: Measured) -> None:
-    one, another = first.players, other.players
-    for what, here, there in (
-        ("number of players", one.n_players, another.n_players),
-        ("number of probe samples", len(one), len(another)),
-        ("output", first.output, other.output),
-        ("levels of the background", first.background_levels, other.background_levels),
-        ("masked layer", one.layer or "the input", another.layer or "the input"),
-        ("masked input", _input(one), _input(another)),
-        ("masked axes", one.axes, another.axes),
-    ):
-        if here != there:
-            raise NotComparableError(
-                f"{first.name} and {other.name} differ in the {what}: {here} and {there}; measure both networks "
-                "on the same probe with the same players and output"
-            )
-    for what, alike in (
-        ("the probe samples", _same(first.inputs, other.inputs)),
-        ("the targets of the probe samples", _same(first.targets, other.targets)),
-        ("which positions the players have", _same(one.labels, another.labels)),
-        ("the baseline", _same(one.baseline, another.baseline)),
-    ):
-        if not alike:
-            raise NotComparableError(
-                f"{first.name} and {other.name} differ in {what}; give both networks the same probe and players"
-            )
-
-
-def _input(players: PlayerMap) -> str:
-    return "the one tensor that is the input" if players.input_key is None else f"entry {players.input_key!r}"
+        for (what, here), there in zip(first.facts().items(), other.facts().values(), strict=True):
+            if not _same(here, there):
+                shown = "" if {type(here), type(there)} & {Tensor, dict} else f": {here} and {there}"
+                raise NotComparableError(
+                    f"{first.name} and {other.name} differ in {what}{shown}; measure both networks on the same probe "
+                    "with the same players and output"
+                )
 
 
 def _same(one: object, other: object) -> bool:
@@ -247,27 +227,16 @@ def compare(
     if names is None:
         found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
         names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
+    players, called = records[0].players, records[0].players.names
     result = compare_outputs(
-        v,
-        names=names,
-        alpha=alpha,
-        noise=noise,
-        tol=tol,
-        normalize=normalize,
-        counting=counting,
-        player_names=records[0].players.names,
+        v, names=names, alpha=alpha, noise=noise, tol=tol, normalize=normalize, counting=counting, player_names=called
     )
-    return replace(result, players=records[0].players, inputs=records[0].probe_inputs)
+    return replace(result, players=players, inputs=records[0].probe_inputs)
 
 
 def _of_record(record: Record) -> Measured:
-    return Measured(
-        name=str(record.folder),
-        players=record.players,
-        inputs=record.probe_inputs,
-        targets=record.probe_targets,
-        output=record.settings.get("output"),
-    )
+    inputs, targets = record.probe_inputs, record.probe_targets
+    return Measured(str(record.folder), record.players, inputs, targets, record.settings.get("output"))
 
 
 def _names(records: Sequence[Record]) -> list[str]:
@@ -294,3 +263,37 @@ def _row(record: Record, epoch: int | None) -> int:
             f"{measured}"
         )
     return len(epochs) - 1 - epochs[::-1].index(epoch)
+
+
+def read_published(path: str | Path) -> Tensor:
+    """Read outputs or interactions that the code of the papers' authors has saved, in the numbering used here.
+
+    Their masks have player 0 in the highest bit. Their `rewards.npy` are v(x_T), `I_and.pth` and `Iand.npy` AND
+    interactions, `I_or.pth` and `Ior.npy` OR interactions, of one sample each.
+
+    Args:
+        path: a .npy file, or a .pth or .pt file that holds one tensor; nothing in it is executed.
+
+    Returns:
+        (2^n,) float64, or (..., 2^n) as in the file.
+
+    Raises:
+        ValueError: if the file holds no vector over coalitions, or is of another kind.
+
+    Examples:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "rewards.npy"
+        >>> np.save(file, [0.0, 20.0, 10.0, 30.0])  # of nobody, player 1, player 0, both
+        >>> read_published(file).tolist()
+        [0.0, 10.0, 20.0, 30.0]
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".npy", ".pth", ".pt"):
+        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
+    if suffix == ".npy":
+        values = torch.from_numpy(np.load(path, allow_pickle=False))
+    else:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")
+    return highest_bit_first(values.double())

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from interaction_monitor.comparison.comparison import Comparison
-from interaction_monitor.comparison.variations import Ablation
+from interaction_monitor.comparison.comparison import Ablation, Comparison
 from interaction_monitor.functional import (
     and_outputs,
     matching_precision_curve,

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from interaction_monitor.comparison.comparison import Comparison, Extraction
-from interaction_monitor.comparison.variations import Ablation, Repetition
+from interaction_monitor.comparison.comparison import Ablation, Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
 
 # Less than this beyond unrelated outputs is within what samples and ties make.
