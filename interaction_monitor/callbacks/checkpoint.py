@@ -17,7 +17,6 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.record.files import TRAINING, is_record
-from interaction_monitor.record.new_record import Measured
 from interaction_monitor.schedule import Budget
 from interaction_monitor.settings import differences, plain
 
@@ -210,7 +209,7 @@ def check_number_of_training(state: Mapping[str, Any], n_samples: int) -> None:
         )
 
 
-def state_of_training(train: Measured | None) -> dict[str, Any]:
+def state_of_training(train: tuple[Probe, PlayerMap] | None) -> dict[str, Any]:
     """Return what a resumed run must know of the training samples, as plain values and tensors."""
     if train is None:
         return {"n_samples": 0}

@@ -17,7 +17,7 @@ from torch import Tensor
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record.files import RecordError, Shape, read_arrays
+from interaction_monitor.record.files import PLAYERS, PROBE, RecordError, Shape, read_arrays
 
 # No OR interactions were measured, which would be all zeros; or there was no reference.
 OPTIONAL = frozenset({"or_", "generalizing"})
@@ -77,8 +77,16 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
     return Measurement(**values)
 
 
-def describe_players(players: PlayerMap) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Split players into what goes into `run.json` and what goes into `players.npz`."""
+def describe(players: PlayerMap, probe: Probe) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+    """Split players and samples into what goes into `run.json` and the arrays of each file."""
+    player_facts, player_arrays = _describe_players(players)
+    probe_facts, probe_arrays = _describe_probe(probe)
+    sizes = {"n_samples": len(players.labels), "n_players": players.n_players}
+    facts = {**sizes, "players": player_facts, "probe": probe_facts}
+    return facts, {PLAYERS: player_arrays, PROBE: probe_arrays}
+
+
+def _describe_players(players: PlayerMap) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     facts: dict[str, Any] = {
         "axes": list(players.axes),
         "layer": players.layer,
@@ -118,8 +126,7 @@ def read_players(path: Path, run: Mapping[str, Any]) -> PlayerMap:
         raise RecordError(f"{path} does not fit run.json: {error}; restore both from a copy") from error
 
 
-def describe_probe(probe: Probe) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Split probe samples into what goes into `run.json` and what goes into `probe.npz`."""
+def _describe_probe(probe: Probe) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     # Members are numbered, not named by their keys: a key may hold anything, a file name may not.
     keyed = probe.inputs.items() if isinstance(probe.inputs, Mapping) else [(None, probe.inputs)]
     inputs = [{"key": key, **_describe(tensor)} for key, tensor in keyed]

@@ -198,8 +198,8 @@ def read_arrays(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed while writing into the folder."""
-    for leftover in folder.glob(_TEMPORARY):
+    """Remove the temporary files of a process that was killed while writing into the folder or its measurements."""
+    for leftover in (*folder.glob(_TEMPORARY), *folder.glob(f"{MEASUREMENTS}/{_TEMPORARY}")):
         leftover.unlink(missing_ok=True)
 
 

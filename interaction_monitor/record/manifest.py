@@ -1,4 +1,4 @@
-"""The file `run.json`: what a run was asked to do, and the shapes of everything else in its folder.
+"""The file `run.json`: what a run was asked to do, the shapes of all else, and the folder it makes a record.
 
 Whatever reads a record relies on these numbers and names, so they are checked once, when it is opened.
 
@@ -16,7 +16,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from interaction_monitor.record.files import PROGRESS, RUN, RecordError, read_text, write_bytes
+from interaction_monitor.record.files import (
+    MEASUREMENTS,
+    PROGRESS,
+    RUN,
+    RecordError,
+    is_record,
+    read_text,
+    remove_leftovers,
+    write_bytes,
+)
 
 FORMAT_VERSION = 1
 _FORMAT = "interaction_monitor record"
@@ -135,6 +144,32 @@ def check(run: Any) -> None:
     _demand(keys == [None] or all(isinstance(key, str) for key in keys), "probe.inputs")
     _demand(len(set(keys)) == len(keys), "probe.inputs")
     _demand(targets is None or _is_array(targets, n_samples), "probe.targets")
+
+
+def require_free(folder: Path) -> Path:
+    """Give the folder back if it holds no record.
+
+    Raises:
+        RecordError: If it holds one, or measurements of one.
+    """
+    if is_record(folder) or any(folder.glob(f"{MEASUREMENTS}/*.npz")):
+        raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
+    return folder
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of a record, without what a killed run left there."""
+    (folder / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+
+
+def free(target: Path, word: str = "") -> Path:
+    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
+    number, path = 0, target
+    while path.exists():
+        number += 1
+        path = target.with_name(f"{target.name}_{word}{number}")
+    return path
 
 
 def _integer(text: str) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import encoding, files, manifest, tables
-from interaction_monitor.record.files import RecordError, copy_file, measurement_path, remove_leftovers, write_arrays
-from interaction_monitor.record.manifest import Progress, read_progress, write_progress
+from interaction_monitor.record.files import RecordError, copy_file, measurement_path, write_arrays
 
 
 class Record:
@@ -39,13 +39,10 @@ class Record:
 
     Examples:
         >>> import tempfile, torch
-        >>> from interaction_monitor.players.player_map import PlayerMap
-        >>> from interaction_monitor.probe import Probe
         >>> probe = Probe(torch.rand(4, 3), torch.tensor([0, 1, 0, 1]))
         >>> players = PlayerMap(torch.arange(3).repeat(4, 1), n_players=3, axes=(1,), baseline=0.0)
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = Record.create(folder, settings={"output": "log-odds"}, players=players, probe=probe)
-        >>> record = Record.open(folder)
+        >>> new = Record.create(tempfile.mkdtemp(), settings={"output": "log-odds"}, players=players, probe=probe)
+        >>> record = Record.open(new.folder)
         >>> record.settings, len(record.history), record.players.n_players
         ({'output': 'log-odds'}, 0, 3)
     """
@@ -90,21 +87,12 @@ class Record:
             TypeError: If the settings hold something that JSON cannot.
             OSError: If the folder cannot be written.
         """
-        folder = Path(folder)
-        _require_free(folder)
-        player_facts, player_arrays = encoding.describe_players(players)
-        probe_facts, probe_arrays = encoding.describe_probe(probe)
-        run = manifest.make(
-            settings=dict(settings),
-            n_samples=len(players.labels),
-            n_players=players.n_players,
-            players=player_facts,
-            probe=probe_facts,
-        )
-        (folder / files.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        write_arrays(folder / files.PLAYERS, player_arrays)
-        write_arrays(folder / files.PROBE, probe_arrays)
+        folder = manifest.require_free(Path(folder))
+        facts, arrays = encoding.describe(players, probe)
+        run = manifest.make(settings=dict(settings), **facts)
+        manifest.prepare(folder)
+        for name, of_file in arrays.items():
+            write_arrays(folder / name, of_file)
         tables.write_rows(folder / files.HISTORY, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
@@ -130,8 +118,7 @@ class Record:
         run = manifest.read(folder)
         whole, left_out, ignored = tables.read_whole(folder, run["n_samples"], run["n_players"])
         if left_out:
-            n_found = len(whole) + len(left_out)
-            warnings.warn(f"{len(left_out)} of {n_found} measurements: {left_out[0]}", stacklevel=2)
+            warnings.warn(f"{len(left_out)} of {len(whole) + len(left_out)} measurements: {left_out[0]}", stacklevel=2)
         return cls(folder, run, whole, left_out=left_out, ignored=ignored)
 
     @classmethod
@@ -154,14 +141,7 @@ class Record:
         """
         record = cls.open(folder)
         history = record.history if up_to is None else record.history.until(*up_to)
-        _remove_leftovers(record.folder)
-        # A run that is killed in here has its measurements twice, never not at all.
-        tables.keep_waiting(record.folder, record.history[len(history) :], record.n_players)
-        tables.write_rows(record.folder / files.HISTORY, history, record.n_players)
-        kept = {measurement_path(record.folder, row.position) for row in history}
-        for path in record.folder.glob(f"{files.MEASUREMENTS}/*.npz"):
-            if path not in kept:
-                path.unlink()
+        tables.set_back(record.folder, record.history, len(history), record.n_players)
         return cls(record.folder, record._run, history)
 
     @classmethod
@@ -180,11 +160,9 @@ class Record:
             RecordError: As `open`, or if the target already holds a record.
             OSError: If the target cannot be written.
         """
-        record, target = cls.open(folder), Path(target)
-        _require_free(target)
+        record, target = cls.open(folder), manifest.require_free(Path(target))
         history = record.history.until(*up_to)
-        (target / files.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
+        manifest.prepare(target)
         for name in (files.PLAYERS, files.PROBE):
             copy_file(record.folder / name, target / name)
         for row in history:
@@ -225,17 +203,17 @@ class Record:
         return tables.read_waiting(self.folder, self.n_players)
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> manifest.Progress:
         """How far the run had come when it last noted it."""
-        return read_progress(self.folder)
+        return manifest.read_progress(self.folder)
 
-    def note(self, progress: Progress) -> None:
+    def note(self, progress: manifest.Progress) -> None:
         """Write down how far the run has come.
 
         Raises:
             OSError: If the folder cannot be written.
         """
-        write_progress(self.folder, progress)
+        manifest.write_progress(self.folder, progress)
 
     @property
     def n_samples(self) -> int:
@@ -290,11 +268,33 @@ class Record:
         return encoding.read_probe(self.folder / files.PROBE, self._run)
 
 
-def _require_free(folder: Path) -> None:
-    if files.is_record(folder) or any(folder.glob(f"{files.MEASUREMENTS}/*.npz")):
-        raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
+@dataclass
+class NewRecord:
+    """Makes a record at the first write: a run that is refused leaves no folder.
+
+    Args:
+        target: where it goes; a number is put behind it if there is something already.
+        settings: what decides what a measurement means.
+    """
+
+    target: Path
+    settings: dict[str, Any]
+    _chosen: Path | None = None
+
+    def make(self, probe: Probe, players: PlayerMap, train: tuple[Probe, PlayerMap] | None = None) -> Record:
+        """Return the new record, beside which the training samples lie."""
+        if self._chosen is None:  # what could not be finished for lack of room must not be made again elsewhere
+            self._chosen = manifest.free(self.target)
+        write_training_samples(self._chosen, train)  # first, because a record is complete when it is made
+        return Record.create(self._chosen, settings=self.settings, players=players, probe=probe)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    remove_leftovers(folder)
-    remove_leftovers(folder / files.MEASUREMENTS)
+def write_training_samples(folder: Path, train: tuple[Probe, PlayerMap] | None) -> None:
+    """Put the training samples beside a record, unless they are there.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    if train is not None:
+        with suppress(RecordError):  # they are there
+            Record.create(folder / files.TRAINING, settings={}, players=train[1], probe=train[0])

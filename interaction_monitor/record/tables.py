@@ -104,19 +104,30 @@ def read_waiting(folder: Path, n_players: int) -> History:
         return History()
 
 
-def keep_waiting(folder: Path, rows: History, n_players: int) -> None:
-    """Copy measurements into `set_aside/`, beside those that wait there already.
+def set_back(folder: Path, history: History, kept: int, n_players: int) -> None:
+    """Keep the first measurements of a record; the others are put into `set_aside/`, beside those that wait there.
 
     Args:
         folder: The record's folder.
-        rows: The measurements, in place in the record.
+        history: The measurements that are whole; arrays of others are removed.
+        kept: How many of them stay.
         n_players: Number of players.
 
     Raises:
         OSError: If the folder cannot be written.
     """
-    if not len(rows):
-        return
+    remove_leftovers(folder)
+    # A run that is killed in here has its measurements twice, never not at all.
+    if len(history) > kept:
+        _keep_waiting(folder, history[kept:], n_players)
+    write_rows(folder / HISTORY, history[:kept], n_players)
+    staying = {measurement_path(folder, row.position) for row in history[:kept]}
+    for path in folder.glob(f"{MEASUREMENTS}/*.npz"):
+        if path not in staying:
+            path.unlink()
+
+
+def _keep_waiting(folder: Path, rows: History, n_players: int) -> None:
     (folder / WAITING).mkdir(exist_ok=True)
     for row in rows:
         name = measurement_name(*row.position)
