@@ -188,20 +188,19 @@ def learn_baseline(
     baseline = start.detach().reshape(-1).to(device).clone().requires_grad_()
     optimizer = torch.optim.SGD([baseline], lr=rate, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
-    was = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+
+    def gradient(sample: int, keep: Tensor) -> Tensor:
+        batch = probe.select([sample] * len(keep)).to(device)
+        with torch.enable_grad():
+            with changed_output(layer, str(players.layer), partial(_masked, keep, baseline)):
+                v = score_of(compute, logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
+            return torch.autograd.grad((v[0] - v[1] - v[2] + v[3]).abs(), [baseline])[0]
+
+    with undisturbed(model) as kept, eager_if_compiled(model):
         for sample in [*range(len(probe))] * epochs:
             keep = _present(players.labels[sample], _groups(players.n_players, generator)).to(device)[..., None]
-            batch = probe.select([sample] * len(keep)).to(device)
-            with torch.enable_grad(), changed_output(layer, players.layer, partial(_masked, keep, baseline)):
-                v = score_of(compute, logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
-            loss = (v[0] - v[1] - v[2] + v[3]).abs()
-            (baseline.grad,) = torch.autograd.grad(loss, [baseline])
+            baseline.grad = kept.run(partial(gradient, sample, keep))
             optimizer.step()
-    finally:
-        for module, training in was:
-            module.training = training
     return baseline.detach()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,6 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
         ValueError: if logits or targets do not fit the output, or the masked layer is misused or in vain.
     """
     logits = _check_output(runner, score)
-    _refuse_hidden_batches(runner)
     if runner.players.layer is None:
         _warn_if_unsteady(runner, logits, None)
         return logits
@@ -106,7 +105,7 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
     probe = runner.probe
     # It is watched, for which compiled code would be compiled again.
     with eager_if_compiled(runner.model) if hasattr(torch.compiler, "set_stance") else nullcontext():
-        logits = runner.call(probe.inputs_of(0), 1)
+        logits = runner.call(probe.inputs_of(0), 1, _NoHiddenBatch(runner))
     if score in OUTPUTS.values():
         # On the CPU these check the labels of all samples.
         targets = None if probe.targets is None else probe.targets.cpu()
@@ -120,43 +119,44 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
     return logits
 
 
-def _refuse_hidden_batches(runner: Runner) -> None:
-    """Refuse a forward that keeps a hidden state, for which the next batch must be as large as the one before.
+class _NoHiddenBatch(AbstractContextManager[None]):
+    """Refuses the forward inside the block if it keeps a state for which the next batch must be as large.
 
     Before training there is none yet; after a batch of training no masked forward would run.
 
     Raises:
-        ValueError: that says what clears it.
+        ValueError: on leaving, that says what clears it.
     """
-    if runner.kept is None or not runner.kept.changes:
-        return
-    held: list[tuple[str, str, Any]] = []
 
-    def twice() -> None:
-        before = {(name, key): value for name, key, value in _attributes(runner.model)}
-        runner.forward(runner.probe.select([0]).inputs)  # a copy, which it may spoil
-        held[:] = [
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __enter__(self) -> None:
+        self._before = {(name, key): value for name, key, value in _attributes(self._runner.model)}
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        before, probe = self._before, self._runner.probe
+        held = [
             (name, key, before[name, key])
-            for name, key, value in _attributes(runner.model)
+            for name, key, value in _attributes(self._runner.model)
             if before.get((name, key), value) is not value and any(map(is_tensor, tree_leaves(value)))
         ]
-        if held:
-            runner.forward(runner.probe.select([0, 0]).inputs)
-
-    try:
-        runner.kept.run(twice)
-    except (RuntimeError, ValueError, IndexError) as error:
-        if is_out_of_memory(error):
+        if failed or not held:
             return
-        name, key, value = held[0]
-        what = "None" if value is None else "..."
-        owner = f'module.get_submodule("{name}")' if name else "module"
-        inputs = "**x" if isinstance(runner.probe.inputs, dict) else "x"
-        raise ValueError(
-            f"the forward keeps {'.'.join(filter(None, (name, key)))!r} for the next batch, which must then be as large"
-            f" ({error}). So that rows can be measured by themselves, clear it before each call: "
-            f"forward_func=lambda module, x: (setattr({owner}, {key!r}, {what}), module({inputs}))[1]"
-        ) from error
+        try:
+            self._runner.forward(probe.select([0, 0]).inputs)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if is_out_of_memory(error):
+                return
+            name, key, value = held[0]
+            what = "None" if value is None else "..."
+            owner = f'module.get_submodule("{name}")' if name else "module"
+            inputs = "**x" if isinstance(probe.inputs, dict) else "x"
+            raise ValueError(
+                f"the forward keeps {'.'.join(filter(None, (name, key)))!r} for the next batch, which must then be as "
+                f"large ({error}). So that rows can be measured by themselves, clear it before each call: "
+                f"forward_func=lambda module, x: (setattr({owner}, {key!r}, {what}), module({inputs}))[1]"
+            ) from error
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, str, Any]]:

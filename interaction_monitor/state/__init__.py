@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import warnings
 import weakref
@@ -16,9 +17,9 @@ from torch import nn
 
 from interaction_monitor._checks import some
 from interaction_monitor._sharded import as_split_as_before, is_split
-from interaction_monitor.state._parts import Part
+from interaction_monitor.state._numbers import TensorPart
+from interaction_monitor.state._parts import Part, Place
 from interaction_monitor.state._reachable import parts_of
-from interaction_monitor.state._tensors import TensorPart
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
 __all__ = ["Kept", "answered", "preserved_rng", "silent", "undisturbed", "uninitialized"]
@@ -122,15 +123,10 @@ class Kept:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._is_split = is_split(model)
-        self._parts = parts_of(model)
+        self._parts = [*settings(), *parts_of(model)]
         self._changing: list[Part] | None = None  # what forwards change, known after the first
         self._collectives = False
         self.written = True
-
-    @property
-    def changes(self) -> bool:
-        """Whether the first forward has changed anything."""
-        return bool(self._changing)
 
     def run(self, forward: Callable[[], T]) -> T:
         """Run one forward of the model; the next one starts from the same state.
@@ -194,6 +190,31 @@ class Kept:
                 "is false, or give forward_func= that does",
                 stacklevel=2,
             )
+
+
+class Setting(Place):
+    """What is set for the whole process, such as a variable of its environment: the same where it is equal."""
+
+    def changed(self, *, closely: bool = False) -> bool:
+        return bool(self._get() != self.held)
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    for key in os.environ.keys() - variables.keys():
+        del os.environ[key]
+    os.environ.update(variables)
+
+
+def settings() -> list[Part]:
+    """Take down what a forward may set for the whole process."""
+    precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    return [
+        Setting("os.environ", lambda: dict(os.environ), _set_environment),
+        Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+        Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
+        Setting("whether gradients are kept", torch.is_grad_enabled, torch._C._set_grad_enabled),
+        Setting("the precision of products", *precision),
+    ]
 
 
 _TOLD: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()

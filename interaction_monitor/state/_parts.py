@@ -6,7 +6,7 @@ import dis
 import functools
 import io
 import pickle
-import random
+import sys
 import types
 import warnings
 from collections import OrderedDict, deque
@@ -15,12 +15,11 @@ from contextlib import suppress
 from operator import is_
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-# What is larger is not compared by its bytes.
-COMPARED_BYTES = 2**26
+
+class ABSENT:
+    """Stands for what a place holds that holds nothing."""
 
 
 class Part:
@@ -51,18 +50,47 @@ class Part:
 
 
 class Place(Part):
-    """One reference: a global, an attribute of a class, a slot, a variable that a hook closes over."""
+    """One reference: a global, a slot, a variable that a hook closes over.
+
+    Attributes:
+        held: what it held at first, or `ABSENT`.
+    """
 
     def __init__(self, name: str, get: Callable[[], Any], put: Callable[[Any], None]) -> None:
         super().__init__(name)
         self._get, self._put = get, put
-        self._held = get()
+        self.held = get()
 
     def changed(self, *, closely: bool = False) -> bool:
-        return self._get() is not self._held
+        return self._get() is not self.held
 
     def restore(self) -> None:
-        self._put(self._held)
+        self._put(self.held)
+
+
+class Attributes(Part):
+    """The attributes of a class."""
+
+    def __init__(self, name: str, cls: type) -> None:
+        super().__init__(name)
+        self._cls = cls
+        self._held = self._now()
+
+    def _now(self) -> dict[str, Any]:
+        # The others are Python's own, some of them caches.
+        return {key: value for key, value in vars(self._cls).items() if not (key[:2] == "__" == key[-2:])}
+
+    def changed(self, *, closely: bool = False) -> bool:
+        now, held = self._now(), self._held
+        return now.keys() != held.keys() or any(now[key] is not value for key, value in held.items())
+
+    def restore(self) -> None:
+        now, held = self._now(), self._held
+        for key in now.keys() - held.keys():
+            delattr(self._cls, key)
+        for key, value in held.items():
+            if now.get(key, ABSENT) is not value:
+                setattr(self._cls, key, value)
 
 
 class Mapping(Part):
@@ -133,47 +161,6 @@ class Unordered(Part):
             self._items[:] = self._held
 
 
-class Array(Part):
-    """A NumPy array."""
-
-    def __init__(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        super().__init__(name)
-        self._array = array
-        self._held = array.copy() if array.nbytes <= COMPARED_BYTES else None
-
-    def changed(self, *, closely: bool = False) -> bool:
-        if self._held is None:
-            return False
-        # Not by their values: a NaN does not equal itself.
-        return self._array.shape != self._held.shape or bool(self._array.tobytes() != self._held.tobytes())
-
-    def restore(self) -> None:
-        if self._held is not None:
-            if self._array.shape != self._held.shape:
-                self._array.resize(self._held.shape, refcheck=False)
-            self._array[...] = self._held
-
-
-class Drawing(Part):
-    """A generator of random numbers."""
-
-    def __init__(self, name: str, generator: Any, get: Callable[[Any], Any], put: Callable[[Any, Any], None]) -> None:
-        super().__init__(name)
-        self._generator, self._get, self._put = generator, get, put
-        self._held = get(generator)
-        self._bytes = self._bytes_now()
-
-    def _bytes_now(self) -> bytes:
-        state = self._get(self._generator)
-        return state.cpu().numpy().tobytes() if isinstance(state, Tensor) else pickle.dumps(state)
-
-    def changed(self, *, closely: bool = False) -> bool:
-        return self._bytes_now() != self._bytes
-
-    def restore(self) -> None:
-        self._put(self._generator, self._held)
-
-
 class Scripted(Part):
     """An attribute of a scripted module, of which Python sees a copy."""
 
@@ -187,6 +174,25 @@ class Scripted(Part):
 
     def restore(self) -> None:
         self._module.setattr(self._key, self.held)
+
+
+class Cache(Part):
+    """What `functools.lru_cache` keeps of a function: it can be emptied, if it was empty."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        super().__init__(name)
+        self._function = function
+        self._held = function.cache_info()
+
+    def changed(self, *, closely: bool = False) -> bool:
+        now = self._function.cache_info()
+        return (now.misses, now.currsize) != (self._held.misses, self._held.currsize)
+
+    def restore(self) -> None:
+        if self._held.currsize:
+            raise RuntimeError("what it kept before would be lost")
+        self._function.cache_clear()
+        self._held = self._function.cache_info()  # the counts begin at zero
 
 
 class Opaque(Part):
@@ -224,8 +230,6 @@ def _digest(value: Any) -> Any:
         if isinstance(value, types.GeneratorType):
             frame = value.gi_frame
             return frame and (frame.f_lasti, {key: id(local) for key, local in frame.f_locals.items()})
-        if hasattr(value, "cache_info"):
-            return value.cache_info()
         with suppress(Exception):
             return repr(value), pickle.dumps(value)
         return repr(value)
@@ -240,18 +244,41 @@ def slots_of(cls: type) -> Iterator[tuple[str, Any]]:
                     yield key, descriptor
 
 
-def slot(descriptor: Any, value: Any) -> Any:
-    try:
-        return descriptor.__get__(value)
-    except AttributeError:
-        return None
+def slot(name: str, descriptor: Any, value: Any) -> Place:
+    """Take down a slot of an object."""
+
+    def get() -> Any:
+        try:
+            return descriptor.__get__(value)
+        except AttributeError:
+            return ABSENT
+
+    return Place(name, get, lambda held: _put(held, descriptor.__set__, descriptor.__delete__, value))
 
 
-def content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is empty
-        return None
+def variable(name: str, cell: types.CellType) -> Place:
+    """Take down a variable that a function closes over."""
+
+    def get() -> Any:
+        try:
+            return cell.cell_contents
+        except ValueError:  # it is empty
+            return ABSENT
+
+    return Place(name, get, lambda held: _put(held, setattr, delattr, cell, "cell_contents"))
+
+
+def entry(name: str, space: dict[str, Any], key: str) -> Place:
+    """Take down a global."""
+    get = functools.partial(space.get, key, ABSENT)
+    return Place(name, get, lambda held: _put(held, space.__setitem__, space.__delitem__, key))
+
+
+def _put(held: Any, setting: Callable[..., None], deleting: Callable[..., None], *where: Any) -> None:
+    if held is ABSENT:
+        deleting(*where)
+    else:
+        setting(*where, held)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -262,14 +289,17 @@ def globals_in(code: types.CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found + inner))
 
 
-def _set_bits(generator: Any, state: Any) -> None:
-    generator.state = state
+@functools.lru_cache(maxsize=4096)
+def names_in(code: types.CodeType) -> frozenset[str]:
+    """Return all names that a function uses, of attributes too."""
+    return frozenset(code.co_names).union(*(names_in(x) for x in code.co_consts if isinstance(x, types.CodeType)))
 
 
-GENERATORS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any, Any], None]], ...] = (
-    (torch.Generator, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
-    (np.random.Generator, lambda drawn: drawn.bit_generator.state, lambda drawn, s: _set_bits(drawn.bit_generator, s)),
-    (np.random.BitGenerator, lambda drawn: drawn.state, lambda drawn, state: _set_bits(drawn, state)),
-    (np.random.RandomState, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
-    (random.Random, lambda drawn: drawn.getstate(), lambda drawn, state: drawn.setstate(state)),
-)
+@functools.lru_cache(maxsize=4096)
+def is_of_a_library(module: str | None) -> bool:
+    """Tell whether a module is an installed one, whose classes keep nothing that a forward of the user changes."""
+    path = getattr(sys.modules.get(module or ""), "__file__", None)
+    if path is None:
+        return module not in ("__main__", "__mp_main__")
+    library = ("site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    return any(part in library for part in path.replace("\\", "/").split("/"))

@@ -7,12 +7,13 @@ becomes a part, which knows what was there.
 
 from __future__ import annotations
 
+import builtins
 import enum
 import functools
 import io
 import logging
+import re
 import socket
-import sys
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -24,23 +25,25 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor._sharded import is_split
+from interaction_monitor.state._numbers import GENERATORS, Array, Drawing, TensorPart
 from interaction_monitor.state._parts import (
-    GENERATORS,
-    Array,
-    Drawing,
+    ABSENT,
+    Attributes,
+    Cache,
     Mapping,
     Opaque,
     Part,
-    Place,
     Scripted,
     Sequence,
     Unordered,
-    content,
+    entry,
     globals_in,
+    is_of_a_library,
+    names_in,
     slot,
     slots_of,
+    variable,
 )
-from interaction_monitor.state._tensors import TensorPart
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ _ATOMS = frozenset(
         *(types.MappingProxyType, types.CodeType, types.MethodDescriptorType),
     ]
 )
+_FUNCTIONS = (types.FunctionType, functools._lru_cache_wrapper)
 _PLAIN = frozenset((dict, OrderedDict, defaultdict, Counter, list, deque))
 # Trainers, loggers, data and the like: they are the run's, and no forward's.
 _OF_THE_RUN = frozenset(
@@ -68,6 +72,8 @@ _OF_THE_RUN = frozenset(
         *("threading", "multiprocessing", "concurrent", "asyncio"),
     )
 )
+# Methods that no forward runs; the data that they name are large.
+_BEFORE_FORWARDS = re.compile(r"__init__|setup|prepare_data|teardown|configure_\w+|\w+_dataloader")
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _OF_THE_COMPILER = ("_compiled_call_impl", "_compiler_ctx", "_compile_kwargs")
 _OF_TRANSFORMERS = frozenset(("Trainer", "TrainingArguments", "PreTrainedTokenizerBase", "ProcessorMixin"))
@@ -96,7 +102,7 @@ def parts_of(root: nn.Module) -> list[Part]:
 class _Walk:
     def __init__(self) -> None:
         self.parts: list[Part] = []
-        self._seen: dict[int, Any] = {}  # the objects too, so that no other gets the place of one in memory
+        self._seen: dict[Any, Any] = {}  # the objects too, so that no other gets the place of one in memory
         self._waiting: deque[tuple[str, Any]] = deque()
         self._bytes = 0
 
@@ -162,7 +168,12 @@ class _Walk:
             self.parts.append(Opaque(name, value))
         elif isinstance(value, (enum.Enum, type)) or _is_of_the_run(type(value)):  # type: ignore[arg-type]  # types can be hashed
             pass
-        elif hasattr(value, "cache_info") or not self._take_attributes(name, value):
+        elif isinstance(value, functools._lru_cache_wrapper):
+            self.parts.append(Cache(name, value))
+            self._push(name, value.__wrapped__)
+        elif self._take_attributes(name, value):
+            self._take_class(type(value))
+        else:
             self.parts.append(Opaque(name, value))
 
     def _take_tensor(self, name: str, tensor: Tensor) -> None:
@@ -196,9 +207,7 @@ class _Walk:
                     self._push(f"{inside}{entry}", item)
             elif key not in _OF_THE_COMPILER:
                 self._push(f"{inside}{key}", value)
-        for cls in type(module).__mro__:
-            if not _is_of_a_library(cls.__module__):
-                self._take_class(cls)
+        self._take_class(type(module))
 
     def _take_scripted(self, inside: str, module: torch.jit.ScriptModule) -> None:
         for key, child in module.named_children():
@@ -210,47 +219,52 @@ class _Walk:
                 self._push(part.name, leaf)
 
     def _take_class(self, cls: type) -> None:
-        if id(cls) in self._seen:
-            return
-        self._seen[id(cls)] = cls
-        for key, value in list(vars(cls).items()):
-            if key.startswith("__") and key.endswith("__") and not isinstance(value, types.FunctionType):
+        for owner in cls.__mro__:
+            if id(owner) in self._seen or is_of_a_library(owner.__module__):
                 continue
-            function = getattr(value, "__func__", getattr(value, "fget", value))
-            if isinstance(function, types.FunctionType):
-                self._push(f"{cls.__name__}.{key}", function)
-            elif _is_data(value) and not hasattr(value, "__get__"):
-                self.parts.append(
-                    Place(
-                        f"{cls.__name__}.{key}",
-                        functools.partial(vars(cls).get, key),
-                        functools.partial(setattr, cls, key),
-                    )
-                )
-                self._push(f"{cls.__name__}.{key}", value)
+            self._seen[id(owner)] = owner
+            self.parts.append(Attributes(owner.__name__, owner))
+            for key, value in list(vars(owner).items()):
+                function = getattr(value, "__func__", getattr(value, "fget", value))
+                name = f"{owner.__name__}.{key}"
+                if _BEFORE_FORWARDS.fullmatch(key):
+                    continue
+                if isinstance(function, _FUNCTIONS):
+                    self._push(name, function)
+                elif _is_data(value) and not hasattr(value, "__get__") and not (key[:2] == "__" == key[-2:]):
+                    self._push(name, value)
 
     def _take_function(self, name: str, function: types.FunctionType) -> None:
         for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if id(cell) not in self._seen:
                 self._seen[id(cell)] = cell
-                self.parts.append(
-                    Place(key, functools.partial(content, cell), functools.partial(setattr, cell, "cell_contents"))
-                )
-                self._push(key, content(cell))
+                self.parts.append(variable(key, cell))
+                self._push(key, self.parts[-1].held)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._push(name, default)
         if function.__dict__:
             self._push(name, function.__dict__)
-        if _is_of_a_library(function.__module__):
+        if is_of_a_library(function.__module__):
             return
         space = function.__globals__
         for key in globals_in(function.__code__):
-            value = space.get(key)
-            if key in space and _is_data(value):
-                self.parts.append(
-                    Place(key, functools.partial(space.get, key), functools.partial(space.__setitem__, key))
-                )
-                self._push(key, value)
+            self._take_global(key, space, key, function.__code__)
+
+    def _take_global(self, name: str, space: dict[str, Any], key: str, code: types.CodeType) -> None:
+        value = space.get(key, ABSENT)
+        if isinstance(value, types.ModuleType):
+            if not is_of_a_library(value.__name__):
+                for attribute in sorted(names_in(code) & vars(value).keys()):
+                    self._take_global(f"{name}.{attribute}", vars(value), attribute, code)
+        elif isinstance(value, _FUNCTIONS):
+            self._push(name, value)
+        elif isinstance(value, type) and value is not ABSENT:
+            self._take_class(value)
+        elif _is_data(value) or (value is ABSENT and not hasattr(builtins, key)):
+            if (id(space), key) not in self._seen:
+                self._seen[id(space), key] = space
+                self.parts.append(entry(name, space, key))
+            self._push(name, value)
 
     def _take_attributes(self, name: str, value: Any) -> bool:
         """Take down the attributes of an object, and tell whether it can have any."""
@@ -264,9 +278,9 @@ class _Walk:
                 self._push(f"{inside}{key}", item)
         for key, descriptor in slots_of(type(value)):
             found = True
-            get, put = functools.partial(slot, descriptor, value), functools.partial(descriptor.__set__, value)
-            self.parts.append(Place(f"{inside}{key}", get, put))
-            self._push(f"{inside}{key}", slot(descriptor, value))
+            part = slot(f"{inside}{key}", descriptor, value)
+            self.parts.append(part)
+            self._push(part.name, part.held)
         return found
 
 
@@ -275,7 +289,7 @@ def _is_data(value: Any) -> bool:
     if isinstance(value, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
         return False
     kinds = (dict, list, deque, set, tuple, bytearray, Tensor, np.ndarray, *(kind for kind, _, _ in GENERATORS))
-    return type(value) in _ATOMS or isinstance(value, kinds) or not _is_of_a_library(type(value).__module__)
+    return type(value) in _ATOMS or isinstance(value, kinds) or not is_of_a_library(type(value).__module__)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -286,13 +300,3 @@ def _is_of_the_run(cls: Any) -> bool:
     if own and names & {"Callback", "TrainerCallback"}:
         return False  # the hooks that it registers on modules may count in it
     return bool(packages & _OF_THE_RUN) or ("transformers" in packages and bool(names & _OF_TRANSFORMERS))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_of_a_library(module: str | None) -> bool:
-    """Tell whether a module is an installed one, whose classes keep nothing that a forward of the user changes."""
-    path = getattr(sys.modules.get(module or ""), "__file__", None)
-    if path is None:
-        return module not in ("__main__", "__mp_main__")
-    library = ("site-packages", "dist-packages", f"python{sys.version_info.major}.{sys.version_info.minor}")
-    return any(part in library for part in path.replace("\\", "/").split("/"))

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from interaction_monitor.state._numbers import TensorPart, storage_of
 from interaction_monitor.state._parts import Opaque, Part
-from interaction_monitor.state._tensors import TensorPart, storage_of
 
 
 class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

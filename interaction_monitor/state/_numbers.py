@@ -1,14 +1,21 @@
-"""The state of a tensor: its numbers, and the memory that it looks at."""
+"""Numbers that a network holds: tensors, and the memory that they look at, arrays, generators of random numbers."""
 
 from __future__ import annotations
 
+import pickle
+import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interaction_monitor.state._parts import Part
+
+# What is larger is not compared by its bytes.
+COMPARED_BYTES = 2**26
 
 
 class TensorPart(Part):
@@ -119,3 +126,57 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
     except (NotImplementedError, RuntimeError):
         return True
+
+
+class Array(Part):
+    """A NumPy array."""
+
+    def __init__(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        super().__init__(name)
+        self._array = array
+        self._held = array.copy() if array.nbytes <= COMPARED_BYTES else None
+
+    def changed(self, *, closely: bool = False) -> bool:
+        if self._held is None:
+            return False
+        # Not by their values: a NaN does not equal itself.
+        return self._array.shape != self._held.shape or bool(self._array.tobytes() != self._held.tobytes())
+
+    def restore(self) -> None:
+        if self._held is not None:
+            if self._array.shape != self._held.shape:
+                self._array.resize(self._held.shape, refcheck=False)
+            self._array[...] = self._held
+
+
+class Drawing(Part):
+    """A generator of random numbers."""
+
+    def __init__(self, name: str, generator: Any, get: Callable[[Any], Any], put: Callable[[Any, Any], None]) -> None:
+        super().__init__(name)
+        self._generator, self._get, self._put = generator, get, put
+        self._held = get(generator)
+        self._bytes = self._bytes_now()
+
+    def _bytes_now(self) -> bytes:
+        state = self._get(self._generator)
+        return state.cpu().numpy().tobytes() if isinstance(state, Tensor) else pickle.dumps(state)
+
+    def changed(self, *, closely: bool = False) -> bool:
+        return self._bytes_now() != self._bytes
+
+    def restore(self) -> None:
+        self._put(self._generator, self._held)
+
+
+def _set_bits(generator: Any, state: Any) -> None:
+    generator.state = state
+
+
+GENERATORS: tuple[tuple[type, Callable[[Any], Any], Callable[[Any, Any], None]], ...] = (
+    (torch.Generator, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
+    (np.random.Generator, lambda drawn: drawn.bit_generator.state, lambda drawn, s: _set_bits(drawn.bit_generator, s)),
+    (np.random.BitGenerator, lambda drawn: drawn.state, lambda drawn, state: _set_bits(drawn, state)),
+    (np.random.RandomState, lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
+    (random.Random, lambda drawn: drawn.getstate(), lambda drawn, state: drawn.setstate(state)),
+)
