@@ -113,13 +113,10 @@ class Mapping(Part):
         kind, now, held = self._kind, self._mapping, self._held
         for key in [key for key in now if key not in held]:
             kind.__delitem__(now, key)
-        if len(now) == len(held) and all(map(is_, now, held)):
-            for key, value in held.items():
-                if kind.__getitem__(now, key) is not value:
-                    kind.__setitem__(now, key, value)
-        else:
+        if len(now) != len(held) or not all(map(is_, now, held)):
             kind.clear(now)
-            for key, value in held.items():
+        for key, value in held.items():
+            if kind.get(now, key, ABSENT) is not value:
                 kind.__setitem__(now, key, value)
 
 
@@ -207,9 +204,6 @@ class Opaque(Part):
 
     def changed(self, *, closely: bool = False) -> bool:
         return closely and _digest(self.value) != self._held
-
-    def restore(self) -> None:
-        raise RuntimeError("nothing can be put back in it")
 
 
 def _alike(now: Any, held: Any) -> bool:

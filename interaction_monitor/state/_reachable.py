@@ -195,9 +195,8 @@ class _Walk:
         if type(module).__module__.startswith("torch._dynamo"):
             self._push(name, vars(module)["_modules"]["_orig_mod"])  # what is around it is the compiler's
             return
-        attributes = vars(module)
-        self.parts.append(Mapping(name or type(module).__name__, attributes))
-        for key, value in attributes.items():
+        self.parts.append(Mapping(name or type(module).__name__, vars(module)))
+        for key, value in vars(module).items():
             if key == "_parameters" and self._is_split:
                 continue  # what is in there changes whenever the processes exchange their parts
             if key in _REGISTRIES:
@@ -238,8 +237,9 @@ class _Walk:
         for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if id(cell) not in self._seen:
                 self._seen[id(cell)] = cell
-                self.parts.append(variable(key, cell))
-                self._push(key, self.parts[-1].held)
+                part = variable(key, cell)
+                self.parts.append(part)
+                self._push(key, part.held)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._push(name, default)
         if function.__dict__:
@@ -253,7 +253,8 @@ class _Walk:
     def _take_global(self, name: str, space: dict[str, Any], key: str, code: types.CodeType) -> None:
         value = space.get(key, ABSENT)
         if isinstance(value, types.ModuleType):
-            if not is_of_a_library(value.__name__):
+            if not is_of_a_library(value.__name__) and (id(value), id(code)) not in self._seen:
+                self._seen[id(value), id(code)] = value, code
                 for attribute in sorted(names_in(code) & vars(value).keys()):
                     self._take_global(f"{name}.{attribute}", vars(value), attribute, code)
         elif isinstance(value, _FUNCTIONS):
@@ -268,20 +269,17 @@ class _Walk:
 
     def _take_attributes(self, name: str, value: Any) -> bool:
         """Take down the attributes of an object, and tell whether it can have any."""
-        found = False
         inside = f"{name}." if name else ""
-        attributes = getattr(value, "__dict__", None)
+        attributes, slots = getattr(value, "__dict__", None), list(slots_of(type(value)))
         if type(attributes) is dict:
-            found = True
             self.parts.append(Mapping(name, attributes))
             for key, item in attributes.items():
                 self._push(f"{inside}{key}", item)
-        for key, descriptor in slots_of(type(value)):
-            found = True
+        for key, descriptor in slots:
             part = slot(f"{inside}{key}", descriptor, value)
             self.parts.append(part)
             self._push(part.name, part.held)
-        return found
+        return type(attributes) is dict or bool(slots)
 
 
 def _is_data(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """What forwards change is put back after each of them: attributes, containers, weights, generators, closures."""
 
 import copy
+import functools
 import itertools
 import random
 import socket
@@ -202,6 +203,65 @@ def test_a_socket_and_an_object_of_c_are_named(probe):
         drawn = assign_players(net, ImagePatches(n_players=2), probe)
         with pytest.warns(UserWarning, match=r"Telling changes 'numbers\[0\]', 'here', which cannot be put back"):
             masked_outputs(net, probe, drawn)
+
+
+def test_a_cache_that_held_something_and_grows_is_named(probe):
+    @functools.lru_cache
+    def ones(size):
+        return torch.ones(size, 1)
+
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.head(x.flatten(1)) * ones(len(x))
+
+    net = Cached()
+    drawn = assign_players(net, ImagePatches(n_players=2), probe)
+    masked_outputs(net, probe, drawn)
+    assert ones.cache_info().currsize == 0
+    ones(5)
+    with pytest.warns(UserWarning, match="Cached changes 'ones', which cannot be put back"):
+        masked_outputs(net, probe, drawn)
+
+
+def test_a_slot_and_a_variable_that_held_nothing_are_emptied(probe):
+    class Slotted:
+        __slots__ = ("last",)
+
+    def made():
+        def keep(x):
+            nonlocal late
+            late = x
+            return x
+
+        def known():
+            try:
+                return late is not None
+            except NameError:
+                return None
+
+        if False:
+            late = 0
+        return keep, known
+
+    keep, known = made()
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.slotted = nn.Linear(64, 3), Slotted()
+
+        def forward(self, x):
+            self.slotted.last = keep(x)
+            return self.head(x.flatten(1))
+
+    net = Keeping()
+    masked_outputs(net, probe, assign_players(net, ImagePatches(n_players=2), probe))
+    assert not hasattr(net.slotted, "last")
+    assert known() is None
 
 
 class Counted(nn.Module):

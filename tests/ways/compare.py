@@ -73,7 +73,7 @@ def _content(value: object) -> object:
     if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if hasattr(value, "cache_info") and not isinstance(value, type):
-        return value.cache_info()
+        return value.cache_info()._replace(hits=None)  # what else is asked from it shows in nothing
     return type(value).__qualname__
 
 

@@ -647,14 +647,3 @@ def modes_that_are_set_by_the_forward(run):
             return super().train(mode)
 
     fit(run, Switching())
-
-
-@way()
-def the_number_of_threads_and_the_default_dtype(run):
-    class Setting(Layered):
-        def after(self, z):
-            torch.set_default_dtype(torch.float32)
-            return z
-
-    fit(run, Setting())
-    return torch.get_num_threads(), str(torch.get_default_dtype()), torch.is_grad_enabled()
