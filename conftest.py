@@ -9,7 +9,7 @@ import torch
 
 def seed() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 - what the code under test may draw from
+    np.random.seed(0)  # noqa: NPY002  # what the code under test may draw from
     torch.manual_seed(0)
 
 

@@ -59,6 +59,17 @@ def test_modules_are_few_and_short():
     assert {name: length for name, length in lengths.items() if length > 300} == {}
 
 
+def test_each_exception_from_a_check_has_its_reason_beside_it():
+    without = [
+        f"{path.relative_to(ROOT.parent)}:{number}"
+        for folder in ("interaction_monitor", "tests", "benchmarks", "examples", "gallery")
+        for path in (ROOT.parent / folder).rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"# (noqa|type: ignore|pragma)\b(?!.*  # \w)", line)
+    ]
+    assert without == []
+
+
 def test_the_page_on_the_code_names_every_folder_and_every_public_module_at_the_top():
     folders = {f"{path.parent.name}/" for path in MODULES if path.parent.parent == ROOT}
     files = {path.name for path in MODULES if path.parent == ROOT and not path.name.startswith("_")}

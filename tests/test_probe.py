@@ -40,7 +40,7 @@ class Noisy(Dataset):
         return 100
 
     def __getitem__(self, index):
-        return torch.rand(2) + np.random.rand() + random.random(), index % 3  # noqa: NPY002
+        return torch.rand(2) + np.random.rand() + random.random(), index % 3
 
 
 def same(one, other):
@@ -48,7 +48,7 @@ def same(one, other):
 
 
 def states():
-    return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
 
 
 def assert_same_states(before):
@@ -102,7 +102,7 @@ def test_random_transforms_draw_from_the_seed():
     torch.manual_seed(1)
     one = Probe.from_loader(loader, 9)
     torch.manual_seed(2)
-    np.random.seed(5)  # noqa: NPY002
+    np.random.seed(5)
     assert same(Probe.from_loader(loader, 9), one)
 
 
@@ -119,7 +119,7 @@ def test_choosing_draws_from_no_global_generator(dataset):
 def test_generators_are_restored_when_the_data_fail():
     def batches():
         torch.rand(3)
-        np.random.rand()  # noqa: NPY002
+        np.random.rand()
         random.random()
         raise OSError("disk on fire")
         yield

@@ -112,7 +112,7 @@ class Restless(Residual):
 
     def forward(self, x):
         self.calls += 1
-        self.last = x.detach().float().mean() + random.random() + np.random.rand()  # noqa: NPY002
+        self.last = x.detach().float().mean() + random.random() + np.random.rand()
         return self.spectral(super().forward(x)) + 0.01 * torch.rand(10) * self.calls
 
 
@@ -127,7 +127,7 @@ class Noisy(Dataset):
 
     def __getitem__(self, index):
         x, y = self.data[index]
-        return x + 0.1 * torch.rand(1) + 0.1 * random.random() + 0.1 * np.random.rand(), y  # noqa: NPY002
+        return x + 0.1 * torch.rand(1) + 0.1 * random.random() + 0.1 * np.random.rand(), y
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def everything(net, trainer):
         "modes": torch.tensor([module.training for module in net.modules()]),
         "hooks": torch.tensor([len(module._forward_hooks) for module in net.modules()]),
         "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # noqa: NPY002
+        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
         "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
     }
 

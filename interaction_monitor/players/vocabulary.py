@@ -17,7 +17,7 @@ STOP_WORDS = frozenset(
     shall she should since so some such than that the their theirs them themselves then there these they this those
     though through thus to too under until up upon us ve very was we were what when where whether which while who whom
     whose why will with within would yet you your yours yourself yourselves s t d m
-    """.split()  # noqa: SIM905 - a paragraph is easier to read than a hundred quoted words
+    """.split()  # noqa: SIM905  # a paragraph is easier to read than a hundred quoted words
 )
 
 

@@ -121,7 +121,7 @@ def state_of(model):
         {name: value.clone() for name, value in model.state_dict().items()},
         [len(module._forward_hooks) for module in model.modules()],
         torch.get_rng_state(),
-        np.random.get_state()[1].copy(),  # noqa: NPY002
+        np.random.get_state()[1].copy(),
         random.getstate(),
         torch.is_grad_enabled(),
     )
@@ -300,7 +300,7 @@ class Restless(nn.Module):
         self.run.append(len(x))
         self.in_place += 1
         self.replaced = self.replaced + 1
-        torch.rand(2), np.random.rand(), random.random()  # noqa: NPY002
+        torch.rand(2), np.random.rand(), random.random()
         h = self.conv(x).mean((2, 3))
         if self.error and len(self.run) > self.after:
             raise self.error

@@ -36,8 +36,9 @@ def plainly(net, probe, players):
     net.eval()
     rows = []
     for sample, y in enumerate(probe.targets.tolist()):
-        mask = lambda m, a, o, s=sample: players.mask(o[:1], s, torch.arange(1 << players.n_players))  # noqa: E731
-        handle = net.before.register_forward_hook(mask)
+        handle = net.before.register_forward_hook(
+            lambda m, a, o, s=sample: players.mask(o[:1], s, torch.arange(1 << players.n_players))
+        )
         with torch.no_grad():
             z = net(probe.inputs_of(sample).expand(1 << players.n_players, -1, -1, -1)).double()
         handle.remove()

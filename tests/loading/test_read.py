@@ -126,11 +126,11 @@ class Filed(Map):
     """Reads its rows from a file that is open from the start, or from when it is first asked."""
 
     def __init__(self, path, lazy):
-        self.path, self.file = path, None if lazy else open(path, "rb")  # noqa: SIM115
+        self.path, self.file = path, None if lazy else open(path, "rb")  # noqa: SIM115  # stays open, as users have it
 
     def __getitem__(self, index):
         if self.file is None:
-            self.file = open(self.path, "rb")  # noqa: SIM115
+            self.file = open(self.path, "rb")  # noqa: SIM115  # as above
         self.file.seek(4 * WIDTH * index)
         return torch.from_numpy(np.frombuffer(self.file.read(4 * WIDTH), dtype=np.float32).copy()), index % 2
 
@@ -153,7 +153,7 @@ class Lines(IterableDataset):
     """Reads on in a file that is open, as one reads from a pipe."""
 
     def __init__(self, path):
-        self.file = open(path)  # noqa: SIM115
+        self.file = open(path)  # noqa: SIM115  # as above
 
     def __iter__(self):
         for line in self.file:

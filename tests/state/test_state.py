@@ -36,7 +36,7 @@ class Helper:
 class Restless(nn.Module):
     """Changes all kinds of state in each forward."""
 
-    shared = {"n": 0}  # noqa: RUF012
+    shared = {"n": 0}  # noqa: RUF012  # the class's, which is what is tested
 
     def __init__(self):
         super().__init__()
@@ -125,8 +125,7 @@ def test_each_forward_starts_from_the_state_of_the_user(probe, players):
             if drawn.layer is None:
                 x = drawn.mask(x, sample, mask)
             else:
-                masked = lambda m, a, o, s=sample, t=mask: drawn.mask(o, s, t)  # noqa: E731
-                handle = net.conv.register_forward_hook(masked)
+                handle = net.conv.register_forward_hook(lambda m, a, o, s=sample, t=mask: drawn.mask(o, s, t))
             with undisturbed(net) as kept:
                 z = kept.run(lambda x=x: net(x))
             if drawn.layer is not None:

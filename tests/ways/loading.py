@@ -187,7 +187,7 @@ def noise_from_the_global_generators(run):
     class Noisy(Map):
         def __getitem__(self, index):
             x, y = item(index)
-            return x + torch.rand(1) + random.random() + np.random.rand(), y  # noqa: NPY002
+            return x + torch.rand(1) + random.random() + np.random.rand(), y
 
     fit(run, run.loader(Noisy(), shuffle=True))
 
@@ -618,7 +618,7 @@ def tensors_as_data(run):
 @way()
 def a_state_kept_in_the_class_of_the_data(run):
     class Shared(Map):
-        seen: list[int] = []  # noqa: RUF012
+        seen: list[int] = []  # noqa: RUF012  # the class's, which is what is tested
 
         def __getitem__(self, index):
             Shared.seen.append(index)

@@ -189,7 +189,7 @@ def _(self, z):
 
 @stateful("the_global_generators")
 def _(self, z):
-    return z + 0.1 * torch.rand(2) + random.random() + np.random.rand()  # noqa: NPY002
+    return z + 0.1 * torch.rand(2) + random.random() + np.random.rand()
 
 
 @stateful("a_helper_object", helper=lambda: types.SimpleNamespace(total=0, inner=types.SimpleNamespace(seen=[])))

@@ -150,5 +150,5 @@ def everything(name: str, folder: Path, *, monitored: bool) -> tuple[list[object
             if WAYS[name][2] is None or not monitored:
                 raise
             returned = error
-    numbers = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    numbers = torch.get_rng_state(), np.random.get_state(), random.getstate()
     return [run.left, returned, numbers], run.monitors

@@ -232,7 +232,7 @@ class Restless(L.Callback):
         return {"drawn": self.drawn, "calls": self.calls}
 
     def turn(self, trainer, module, *args):
-        self.drawn += [random.random(), np.random.rand(), torch.rand(1).item(), float(module.training)]  # noqa: NPY002
+        self.drawn += [random.random(), np.random.rand(), torch.rand(1).item(), float(module.training)]
         if self.calls == 0:
             module.layers[0].register_forward_hook(self.count)
         with torch.no_grad():
