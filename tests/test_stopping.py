@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from rows import make_row
 
 from interaction_monitor.callbacks.arguments import rule_of
-from interaction_monitor.history import History, Row
+from interaction_monitor.history import History
 from interaction_monitor.stopping import (
     GeneralizingShare,
     HighOrderGrowth,
@@ -16,28 +17,7 @@ from interaction_monitor.stopping import (
     TransferLoss,
 )
 
-PLAIN = Row(
-    epoch=0,
-    step=0,
-    distribution=(1.0, 1.0, 1.0, 1.0),
-    strength=(1.0, 1.0, 1.0, 1.0),
-    mean_order=2.0,
-    mean_order_low=1.9,
-    mean_order_high=2.1,
-    high_order_share=0.5,
-    n_salient=5.0,
-    tau=0.1,
-    output_change=2.0,
-    solver_gap=0.0,
-    seconds=1.0,
-    n_valid=10,
-    phase="one",
-    onset_epoch=None,
-    detected_epoch=None,
-    gap_onset_epoch=None,
-    train_loss=None,
-    test_loss=None,
-)
+PLAIN = make_row(n=4, high_order_share=0.5, output_change=2.0)
 
 
 def history(**columns):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from rows import make_row
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,7 +20,7 @@ from interaction_monitor import cli
 from interaction_monitor.functional import order_strength
 from interaction_monitor.functional.faithfulness import average_outputs, largest_drop
 from interaction_monitor.functional.order_profiles import fit_shapes
-from interaction_monitor.history import History, Row
+from interaction_monitor.history import History
 from interaction_monitor.plots import tensorboard_after_run, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
@@ -47,15 +48,7 @@ def command(request):
 
 
 def overlay_of(low, high, *, turn=0, onset_known=True):
-    rows = [
-        Row(
-            epoch=i, step=i, distribution=(1.0, 1.0), strength=(1.0, 1.0), mean_order=1.5, mean_order_low=1.4,
-            mean_order_high=1.6, high_order_share=0.5, n_salient=2.0, tau=0.1, output_change=1.0, solver_gap=0.0,
-            seconds=1.0, n_valid=3, phase="one", onset_epoch=None, detected_epoch=None, gap_onset_epoch=None,
-            train_loss=None, test_loss=None,
-        )
-        for i in range(len(low))
-    ]  # fmt: skip
+    rows = [make_row(i, i, n=2) for i in range(len(low))]
     low, high = torch.tensor(low).double(), torch.tensor(high).double()
     even = torch.ones(len(low), 2).double()
     grid = torch.tensor([0.0, 1e-6, 1.0]).double()

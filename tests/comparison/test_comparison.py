@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from rows import make_row
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -36,7 +37,6 @@ from interaction_monitor.functional import (
     or_outputs,
     sparsest_and_or,
 )
-from interaction_monitor.history import Row
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import Segments
 from interaction_monitor.players.player_map import PlayerMap
@@ -67,13 +67,15 @@ def record(tmp_path):
         made = Record.create(tmp_path / name, settings=settings or {"output": "log_odds"}, players=players, probe=probe)
         for epoch, v in enumerate(outputs_by_epoch):
             measured = interpret(v)
-            row = Row(
-                epoch=10 * epoch, step=epoch, distribution=tuple(measured.distribution.tolist()),
-                strength=tuple(measured.strength.nanmean(0).tolist()), mean_order=measured.mean_order,
-                mean_order_low=1.0, mean_order_high=2.0, high_order_share=0.1, n_salient=3.0, tau=measured.tau,
-                output_change=1.0, solver_gap=0.0, seconds=0.1, n_valid=int(measured.valid.sum()), phase="one",
-                onset_epoch=None, detected_epoch=None, gap_onset_epoch=None, train_loss=None, test_loss=None,
-            )  # fmt: skip
+            row = make_row(
+                10 * epoch,
+                epoch,
+                distribution=tuple(measured.distribution.tolist()),
+                strength=tuple(measured.strength.nanmean(0).tolist()),
+                mean_order=measured.mean_order,
+                tau=measured.tau,
+                n_valid=int(measured.valid.sum()),
+            )
             made.write(measured, row)
         return made
 

@@ -9,37 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import make_row
 
 from interaction_monitor.history import PHASES, History, Row, csv_columns
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 epochs = st.integers(0, 10**6)
-
-
-def make_row(epoch=0, step=0, n=3, **changes):
-    values = {
-        "epoch": epoch,
-        "step": step,
-        "distribution": (1.0,) * n,
-        "strength": (2.0,) * n,
-        "mean_order": 2.0,
-        "mean_order_low": 1.9,
-        "mean_order_high": 2.1,
-        "high_order_share": 0.1,
-        "n_salient": 20.5,
-        "tau": 0.03,
-        "output_change": 1.0,
-        "solver_gap": 0.004,
-        "seconds": 1.5,
-        "n_valid": 50,
-        "phase": "one",
-        "onset_epoch": None,
-        "detected_epoch": None,
-        "gap_onset_epoch": None,
-        "train_loss": None,
-        "test_loss": None,
-    }
-    return Row(**values | changes)
 
 
 @st.composite

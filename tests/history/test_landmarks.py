@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.figure import Figure
+from rows import make_row
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
@@ -25,7 +26,6 @@ from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import run_charts
 from interaction_monitor.report.page import report_page, stages
 from interaction_monitor.theory.overlay import fit_record
-from tests.history.test_history import make_row
 
 ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
 

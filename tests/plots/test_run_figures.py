@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from rows import make_row
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.history import History, Row, landmarks
+from interaction_monitor.history import History, landmarks
 from interaction_monitor.plots import charts, layout, run_figures, tensorboard
 
 N = 10
@@ -41,21 +42,15 @@ def make_history(last=60, every=1, *, onset=10, gap_onset=30, losses=True, n=N, 
         known = epoch >= onset + 4
         train = 2.3 * np.exp(-epoch / 8) + 0.02
         rows.append(
-            Row(
-                epoch=0 if same_epoch else epoch,
-                step=10 * epoch,
+            make_row(
+                0 if same_epoch else epoch,
+                10 * epoch,
                 distribution=tuple(orders),
                 strength=tuple(orders * 2),
                 mean_order=k,
                 mean_order_low=k - 0.1,
                 mean_order_high=k + 0.1,
                 high_order_share=float(orders[3:].sum() / n),
-                n_salient=20.0,
-                tau=0.1,
-                output_change=3.0,
-                solver_gap=0.004,
-                seconds=1.0,
-                n_valid=50,
                 phase="initial" if epoch == 0 else "two" if known else "one",
                 onset_epoch=(0 if same_epoch else onset) if known else None,
                 detected_epoch=epoch if known else None,

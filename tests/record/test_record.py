@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rows import make_row
 
-from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
@@ -46,14 +46,8 @@ def make_measurement(seed=0, s=S, n=N, **changes):
     return Measurement(**values | changes)
 
 
-def make_row(epoch, n=N):
-    ones = (1.0,) * n
-    return Row(
-        epoch=epoch, step=10 * epoch, distribution=ones, strength=ones, mean_order=2.0, mean_order_low=1.9,
-        mean_order_high=2.1, high_order_share=0.1, n_salient=3.0, tau=0.1, output_change=1.0, solver_gap=0.001,
-        seconds=1.0, n_valid=S, phase="one", onset_epoch=None, detected_epoch=None, gap_onset_epoch=None,
-        train_loss=None, test_loss=0.5,
-    )  # fmt: skip
+def row_of(epoch, n=N):
+    return make_row(epoch, 10 * epoch, n, n_valid=S, test_loss=0.5)
 
 
 def make_players(**changes):
@@ -66,7 +60,7 @@ def make_record(folder, n_measurements=3, **changes):
     given = {"settings": {"output": "log-odds"}, "players": make_players(), "probe": probe} | changes
     record = Record.create(folder, **given)
     for epoch in range(n_measurements):
-        record.write(make_measurement(epoch), make_row(epoch))
+        record.write(make_measurement(epoch), row_of(epoch))
     return record
 
 
@@ -153,7 +147,7 @@ def test_or_interactions_that_were_not_measured_take_no_room(tmp_path):
     or_[1] = torch.nan
     measurement = make_measurement(and_=and_, or_=or_, valid=invalid)
     record = make_record(tmp_path / "run", 0)
-    record.write(measurement, make_row(0))
+    record.write(measurement, row_of(0))
     path = next((tmp_path / "run" / "measurements").iterdir())
     assert "or_.npy" not in zipfile.ZipFile(path).namelist()
     assert_same(Record.open(tmp_path / "run").measurements[0], measurement)
@@ -183,10 +177,10 @@ def test_create_checks_settings_before_it_makes_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("measurement", "row", "message"),
     [
-        (make_measurement(n=3), make_row(9), r"measurement\.v must be .* \(3, 16\), got float64 of \(3, 8\)"),
-        (make_measurement(v=torch.rand(S, 2**N)), make_row(9), "measurement.v must be float64"),
-        (make_measurement(), make_row(9, n=3), "4 players, the row 3"),
-        (make_measurement(), make_row(2), "must increase"),
+        (make_measurement(n=3), row_of(9), r"measurement\.v must be .* \(3, 16\), got float64 of \(3, 8\)"),
+        (make_measurement(v=torch.rand(S, 2**N)), row_of(9), "measurement.v must be float64"),
+        (make_measurement(), row_of(9, n=3), "4 players, the row 3"),
+        (make_measurement(), row_of(2), "must increase"),
     ],
 )  # fmt: skip
 def test_write_refuses_what_does_not_fit(copy, measurement, row, message):
@@ -210,11 +204,11 @@ def test_a_full_disk_leaves_the_record_as_it_was(copy, monkeypatch, failing):
 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space"):
-        record.write(make_measurement(3), make_row(3))
+        record.write(make_measurement(3), row_of(3))
     monkeypatch.undo()
     assert not list(copy.rglob("*.tmp"))
     assert len(record.history) == len(Record.open(copy).history) == 3
-    record.write(make_measurement(4), make_row(4))
+    record.write(make_measurement(4), row_of(4))
     assert_same(Record.open(copy).measurements[3], make_measurement(4))
 
 
@@ -236,7 +230,7 @@ def test_resume_goes_back_to_the_checkpoint(copy):
         "epoch_00000_step_00000000.npz", "epoch_00001_step_00000010.npz",
     ]  # fmt: skip
     assert not list(copy.rglob(".*"))
-    record.write(make_measurement(7), make_row(2))
+    record.write(make_measurement(7), row_of(2))
     again = Record.open(copy)
     assert [row.epoch for row in again.history] == [0, 1, 2]
     assert again.problems == ()
@@ -250,7 +244,7 @@ def test_what_was_measured_after_the_checkpoint_waits_until_it_is_measured_again
     assert_same(
         encoding.read_measurement(copy / "set_aside" / "epoch_00002_step_00000020.npz", S, N), make_measurement(2)
     )
-    record.write(make_measurement(7), make_row(1))
+    record.write(make_measurement(7), row_of(1))
     assert [row.position for row in record.waiting] == [(2, 20)]
     assert [path.name for path in (copy / "set_aside").glob("*.npz")] == ["epoch_00002_step_00000020.npz"]
     # Killed again, behind a checkpoint at the very start: what waits is the newest there is.
@@ -259,7 +253,7 @@ def test_what_was_measured_after_the_checkpoint_waits_until_it_is_measured_again
     assert_same(
         encoding.read_measurement(copy / "set_aside" / "epoch_00001_step_00000010.npz", S, N), make_measurement(7)
     )
-    again.write(make_measurement(8), make_row(2))
+    again.write(make_measurement(8), row_of(2))
     assert not (copy / "set_aside").exists()
     assert_same(Record.open(copy).measurements[1], make_measurement(8))
     assert Record.open(copy).problems == ()
@@ -271,7 +265,7 @@ def test_a_branch_leaves_the_first_record_whole(copy, tmp_path, monkeypatch, lin
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "no links")))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     branch = Record.branch(copy, tmp_path / "branch", up_to=(1, 10))
-    branch.write(make_measurement(7), make_row(2))
+    branch.write(make_measurement(7), row_of(2))
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
     opened = Record.open(tmp_path / "branch")
     assert opened.problems == ()
@@ -338,7 +332,7 @@ for run in range(int(sys.argv[3])):
     if child == 0:
         record = tools.make_record(folder, 0)
         for epoch in range(10_000):
-            record.write(tools.make_measurement(epoch), tools.make_row(epoch))
+            record.write(tools.make_measurement(epoch), tools.row_of(epoch))
             os.write(writing, b".")
     # Some are killed while the record is made, most while measurements are written.
     written = sum(len(os.read(reading, 1)) for _ in range(random.randrange(1, 8) if run % 4 else 0))
@@ -379,7 +373,7 @@ def test_a_killed_run_loses_at_most_the_measurement_in_progress(tmp_path):
         assert len(record.problems) <= 1
         resumed = Record.resume(folder)
         assert not list(folder.rglob(".*"))
-        resumed.write(make_measurement(5), make_row(20_000))
+        resumed.write(make_measurement(5), row_of(20_000))
         assert Record.open(folder).problems == ()
 
 
@@ -589,7 +583,7 @@ def test_a_flipped_bit_inside_a_large_array_is_found_when_it_is_read(tmp_path):
     players = make_players(labels=torch.arange(9).expand(S, 9), n_players=9, axes=(1,))
     record = make_record(tmp_path, 0, players=players)
     for epoch in range(2):
-        record.write(make_measurement(epoch, n=9), make_row(epoch, n=9))
+        record.write(make_measurement(epoch, n=9), row_of(epoch, n=9))
     path = tmp_path / FILES[-1]
     data = bytearray(path.read_bytes())
     data[data.index(make_measurement(1, n=9).v.numpy().tobytes()) + 8000] ^= 1

@@ -7,26 +7,21 @@ import torch
 import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from rows import make_row
 from transformers_runs import trained
 
 from interaction_monitor import InteractionMonitor, Record
-from interaction_monitor.callbacks import loggers
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
 from interaction_monitor.players import FeaturePatches
 from interaction_monitor.plots import run_text
 from interaction_monitor.reference import Twins
 from interaction_monitor.stopping import GeneralizingShare
-from tests.history.test_history import make_row
 
 PATCHES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
-    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def monitor(**arguments):
