@@ -1,5 +1,6 @@
 """What several test files need: a small network on real digits, and a trainer that leaves nothing behind."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def make_trainer(tmp_path):
         return L.Trainer(callbacks=list(callbacks), **settings)
 
     return make
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave out the pictures of a run, which take seconds."""
+    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium, where there is one."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((found for found in map(shutil.which, names) if found), None)
+    if path is None:
+        pytest.skip("no Chromium on the path")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=path, args=options)
+        yield started
+        started.close()
 
 
 @pytest.fixture

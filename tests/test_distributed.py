@@ -16,12 +16,13 @@ from interaction_monitor.callbacks.lightning_trainer import refuse_split_network
 from interaction_monitor.distributed import Ranks
 
 SCRIPT = Path(__file__).parent / "distributed_script.py"
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Name of a run to what it printed and wrote down; a run that hung, and all after it, are missing."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the processes are forked")
     folder = tmp_path_factory.mktemp("distributed")
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(folder)],
@@ -52,7 +53,12 @@ def result(runs):
     return of
 
 
-@forks
+def assert_the_same(found, without, *more):
+    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
+        for name in ("weights", "buffers", "rng", "epoch", *more):
+            assert rank[name] == alone[name], name
+
+
 @pytest.mark.parametrize(("name", "world", "recorded"), [("same_2", 2, 3), ("same_3", 3, 2), ("few_samples_3", 3, 2)])
 def test_sharing_the_samples_changes_nothing(result, name, world, recorded):
     found, _ = result(name)
@@ -67,7 +73,6 @@ def test_sharing_the_samples_changes_nothing(result, name, world, recorded):
     assert found["recorded"] == recorded
 
 
-@forks
 def test_a_failure_on_one_rank_is_one_warning_and_no_deadlock(result):
     found, output = result("failure_3")
     assert [rank["epoch"] for rank in found["ranks"]] == [2, 2, 2]
@@ -75,7 +80,6 @@ def test_a_failure_on_one_rank_is_one_warning_and_no_deadlock(result):
     assert output.count("rank 1 failed with RuntimeError: the cable is out") == 1
 
 
-@forks
 def test_a_failure_that_is_to_be_raised_ends_all_ranks(runs):
     said, found = runs["raise_2"]
     assert found is None
@@ -83,7 +87,6 @@ def test_a_failure_that_is_to_be_raised_ends_all_ranks(runs):
     assert "the cable is out" in said
 
 
-@forks
 def test_what_does_not_fit_is_said_on_all_ranks(runs):
     said, found = runs["misfit_2"]
     assert found is None
@@ -92,7 +95,6 @@ def test_what_does_not_fit_is_said_on_all_ranks(runs):
     assert "n_samples=1000" in said
 
 
-@forks
 @pytest.mark.parametrize(("scenario", "world"), [("stop_2", 2), ("stop_by_one_3", 3)])
 def test_all_stop_together(result, scenario, world):
     found, _ = result(scenario)
@@ -100,13 +102,11 @@ def test_all_stop_together(result, scenario, world):
     assert all(rank["stop_reason"] for rank in found["ranks"])
 
 
-@forks
 def test_all_put_off_the_same_measurements(result):
     found, _ = result("budget_2")
     assert [rank["steps"] for rank in found["ranks"]] == [[0, 9]] * 2
 
 
-@forks
 def test_all_take_up_what_one_had_recorded(result):
     first, _ = result("saved_2")
     found, _ = result("resumed_2")
@@ -116,7 +116,6 @@ def test_all_take_up_what_one_had_recorded(result):
     assert found["recorded"] == 3
 
 
-@forks
 def test_other_settings_are_refused_on_all_ranks(runs):
     said, found = runs["changed_2"]
     assert found is None
@@ -124,29 +123,23 @@ def test_other_settings_are_refused_on_all_ranks(runs):
     assert "measured with seed=0, but this run has seed=5" in said
 
 
-@forks
 def test_training_with_several_processes_is_undisturbed(result):
     found, _ = result("undisturbed_2")
     without, _ = result("without_2")
-    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
-        for name in ("weights", "buffers", "rng", "epoch"):
-            assert rank[name] == alone[name], name
+    assert_the_same(found, without)
 
 
 def test_twins_are_the_same_on_all_processes_and_the_run_is_undisturbed(result):
     found, _ = result("twins_2")
     without, _ = result("without_2")
     first, second = found["ranks"]
-    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
-        for name in ("weights", "buffers", "rng", "epoch"):
-            assert rank[name] == alone[name], name
+    assert_the_same(found, without)
     assert first["twins"] == second["twins"]
     assert first["twins"][0] != first["twins"][1]
     assert first["shares"] == second["shares"]
     assert all(0 <= share <= 1 for share in first["shares"])
 
 
-@forks
 @pytest.mark.parametrize(("name", "world"), [("gathering_2", 2), ("gathering_few_3", 3)])
 def test_a_forward_that_holds_collectives_is_measured_and_no_process_waits(result, name, world):
     found, _ = result(name)
@@ -157,16 +150,12 @@ def test_a_forward_that_holds_collectives_is_measured_and_no_process_waits(resul
         assert rank["distribution"] == pytest.approx(found["alone"], abs=1e-9)
 
 
-@forks
 def test_a_training_with_collectives_in_forward_is_undisturbed(result):
     found, _ = result("gathering_2")
     without, _ = result("gathering_without_2")
-    for rank, alone in zip(found["ranks"], without["ranks"], strict=True):
-        for name in ("weights", "buffers", "rng", "losses", "seen", "epoch"):
-            assert rank[name] == alone[name], name
+    assert_the_same(found, without, "losses", "seen")
 
 
-@forks
 def test_losses_are_averaged_over_processes(result):
     ranks = result("gathering_2")[0]["ranks"]
     first, second = (rank["losses"] for rank in ranks)
@@ -176,14 +165,12 @@ def test_losses_are_averaged_over_processes(result):
         assert rank["train_loss"] == [None, *map(pytest.approx, epochs)]
 
 
-@forks
 def test_a_failure_on_one_rank_of_a_forward_with_collectives_is_one_warning(result):
     found, output = result("gathering_failure_2")
     assert [rank["steps"] for rank in found["ranks"]] == [[0], [0]]
     assert output.count("rank 1 failed with RuntimeError: the cable is out") == 1
 
 
-@forks
 def test_a_forward_that_sends_from_one_process_to_another_is_refused(runs):
     said, found = runs["sending_2"]
     assert found is None

@@ -14,7 +14,6 @@ from werkzeug.test import Client
 from interaction_monitor.record import Record
 from interaction_monitor.tensorboard_plugin import InteractionsPlugin, find_records
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAME = "interactions"
 
 
@@ -114,14 +113,10 @@ def test_tensorboard_finds_it_and_loads_nothing_heavy():
 
 
 @pytest.mark.browser
-@pytest.mark.slow
-def test_clicked_through_in_a_browser(run, tmp_path):
+def test_clicked_through_in_a_browser(run, browser, tmp_path):
     """The tab draws two runs, one of which goes on; it asks nobody else, and follows TensorBoard's dark mode."""
-    from playwright import sync_api as playwright
     from tensorboard import default, program
 
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the path")
     for name in ("first", "second"):
         shutil.copytree(run / NAME, tmp_path / name / NAME)
     later = tmp_path / "second" / NAME
@@ -130,27 +125,21 @@ def test_clicked_through_in_a_browser(run, tmp_path):
     board = program.TensorBoard(plugins=[*default.get_static_plugins(), InteractionsPlugin])
     board.configure(argv=[None, "--logdir", str(tmp_path), "--port", "0", "--load_fast=false"])
     url = board.launch()
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        try:
-            tab = browser.new_page(viewport={"width": 1280, "height": 900})
-            elsewhere, complaints = [], []
-            tab.on("request", lambda r: None if r.url.startswith((url, "data:")) else elsewhere.append(r.url))
-            tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.goto(f"{url}?darkMode=true#interactions")
-            frame = tab.frame_locator("iframe")
-            frame.locator(".run").nth(1).locator("[data-figure=orders] svg[tabindex]").wait_for(timeout=90_000)
-            second = frame.locator(".run").nth(1)
-            assert "5 measurements, the last at epoch 4" in second.inner_text()
-            assert frame.locator("html.dark").count() == 1
-            (later / "history.csv").write_text("".join(history))
-            second.get_by_text("6 measurements, the last at epoch 5").wait_for(timeout=90_000)
-            frame.locator("input[type=checkbox]").first.uncheck()
-            frame.locator(".run").nth(1).wait_for(state="detached", timeout=30_000)
-            frame.locator("summary").first.click()
-            frame.locator(".sample img").first.wait_for(timeout=90_000)
-            assert elsewhere == []
-            assert complaints == []
-        finally:
-            browser.close()
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    elsewhere, complaints = [], []
+    tab.on("request", lambda r: None if r.url.startswith((url, "data:")) else elsewhere.append(r.url))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(f"{url}?darkMode=true#interactions")
+    frame = tab.frame_locator("iframe")
+    frame.locator(".run").nth(1).locator("[data-figure=orders] svg[tabindex]").wait_for(timeout=90_000)
+    second = frame.locator(".run").nth(1)
+    assert "5 measurements, the last at epoch 4" in second.inner_text()
+    assert frame.locator("html.dark").count() == 1
+    (later / "history.csv").write_text("".join(history))
+    second.get_by_text("6 measurements, the last at epoch 5").wait_for(timeout=90_000)
+    frame.locator("input[type=checkbox]").first.uncheck()
+    frame.locator(".run").nth(1).wait_for(state="detached", timeout=30_000)
+    frame.locator("summary").first.click()
+    frame.locator(".sample img").first.wait_for(timeout=90_000)
+    assert elsewhere == []
+    assert complaints == []

@@ -19,11 +19,8 @@ from interaction_monitor.plots import run_figures
 from interaction_monitor.record import Record
 from interaction_monitor.stopping import StopRule
 
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leave out the pictures, which take seconds; the run that all share has them."""
-    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
+# The run that all share has its pictures.
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")

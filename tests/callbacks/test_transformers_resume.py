@@ -16,11 +16,7 @@ from interaction_monitor.players import Words
 from interaction_monitor.record import Record
 from interaction_monitor.settings import Thresholds
 
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr("interaction_monitor.callbacks.loggers.Loggers.draw", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class CrashError(Exception):

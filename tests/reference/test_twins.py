@@ -9,7 +9,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, measure
-from interaction_monitor.callbacks import loggers
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.reference import Twins, TwinTraining
 from interaction_monitor.reference.batch_halves import sides
@@ -18,10 +17,7 @@ PATCHES = ImagePatches(grid=4, margin=0, n_players=4)
 FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leave out the pictures, which take seconds."""
-    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def network():

@@ -1,7 +1,6 @@
 """The report: whole, offline, safe with whatever a record holds, and alive in a browser."""
 
 import json
-import shutil
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -31,7 +30,6 @@ FIGURES = {
     "precision", "noise-floor",
 }  # fmt: skip
 REPORT = "<!DOCTYPE html>\n<html><head><title>Interactions of version_0</title></head></html>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -447,59 +445,47 @@ def eventually(tab, condition, seconds=60):
 
 
 @pytest.mark.browser
-def test_clicked_through_in_a_browser(record, tmp_path):
+def test_clicked_through_in_a_browser(record, browser, tmp_path):
     """The page draws every figure, asks nobody for anything, and its slider moves the bars."""
-    from playwright import sync_api as playwright
-
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the path")
     out = tmp_path / "report.html"
     assert cli.main(["report", str(record.folder), "--out", str(out)]) == 0
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        try:
-            tab = browser.new_page(viewport={"width": 1300, "height": 900})
-            requests, complaints = [], []
-            tab.on("request", lambda request: requests.append(request.url))
-            tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
-            tab.goto(out.as_uri())
-            drawn = "[...document.querySelectorAll('[data-figure]')].filter(x => x.querySelector('svg')).length"
-            eventually(tab, f"{drawn} === 2")  # the first screen; the others when they are unfolded
-            tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
-            eventually(tab, f"{drawn} === {len(FIGURES)}")
-            orders = tab.locator("[data-figure=orders]")
-            heights = (
-                "[...document.querySelectorAll('[data-figure=orders] .bar')].map(bar => +bar.getAttribute('height'))"
-            )
-            slider = orders.locator("input[type=range]")
-            for step in (5, 2):
-                slider.fill(str(step))
-                eventually(tab, f"document.querySelector('.frame-title').textContent.startsWith('epoch {step}')")
-                seen, measured = np.array(tab.evaluate(heights)), np.array(record.history[step].distribution)
-                np.testing.assert_allclose(seen / seen.sum(), measured / 5, atol=0.01)
-            orders.locator("button").click()
-            eventually(tab, "document.querySelector('.frame-title').textContent.startsWith('epoch 5')")
-            assert tab.locator("tr.onset").is_visible()
-            # The keyboard reads the values, and a zoom is every figure's.
-            tab.locator("[data-figure=curves] svg[tabindex]").focus()
-            tab.keyboard.press("ArrowRight")
-            tab.keyboard.press("ArrowRight")
-            assert tab.locator("[data-figure=curves] .tip").inner_text().startswith("epoch 1")
-            ticks = "document.querySelector('[data-figure=heat-map] svg[tabindex]').textContent"
-            before = tab.evaluate(ticks)
-            tab.evaluate("InteractionCharts.setZoom([1, 2])")
-            assert tab.evaluate(ticks) != before
-            tab.keyboard.press("Escape")
-            for scheme in ("dark", "light"):
-                tab.emulate_media(color_scheme=scheme)
-                tab.set_viewport_size({"width": 390, "height": 844})
-                eventually(tab, "document.documentElement.scrollWidth <= innerWidth")
-            assert requests == [out.as_uri()]
-            assert complaints == []
-        finally:
-            browser.close()
+    tab = browser.new_page(viewport={"width": 1300, "height": 900})
+    requests, complaints = [], []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    tab.goto(out.as_uri())
+    drawn = "[...document.querySelectorAll('[data-figure]')].filter(x => x.querySelector('svg')).length"
+    eventually(tab, f"{drawn} === 2")  # the first screen; the others when they are unfolded
+    tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    eventually(tab, f"{drawn} === {len(FIGURES)}")
+    orders = tab.locator("[data-figure=orders]")
+    heights = "[...document.querySelectorAll('[data-figure=orders] .bar')].map(bar => +bar.getAttribute('height'))"
+    slider = orders.locator("input[type=range]")
+    for step in (5, 2):
+        slider.fill(str(step))
+        eventually(tab, f"document.querySelector('.frame-title').textContent.startsWith('epoch {step}')")
+        seen, measured = np.array(tab.evaluate(heights)), np.array(record.history[step].distribution)
+        np.testing.assert_allclose(seen / seen.sum(), measured / 5, atol=0.01)
+    orders.locator("button").click()
+    eventually(tab, "document.querySelector('.frame-title').textContent.startsWith('epoch 5')")
+    assert tab.locator("tr.onset").is_visible()
+    # The keyboard reads the values, and a zoom is every figure's.
+    tab.locator("[data-figure=curves] svg[tabindex]").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("[data-figure=curves] .tip").inner_text().startswith("epoch 1")
+    ticks = "document.querySelector('[data-figure=heat-map] svg[tabindex]').textContent"
+    before = tab.evaluate(ticks)
+    tab.evaluate("InteractionCharts.setZoom([1, 2])")
+    assert tab.evaluate(ticks) != before
+    tab.keyboard.press("Escape")
+    for scheme in ("dark", "light"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.set_viewport_size({"width": 390, "height": 844})
+        eventually(tab, "document.documentElement.scrollWidth <= innerWidth")
+    assert requests == [out.as_uri()]
+    assert complaints == []
 
 
 def test_verdict_of_few_measurements_tells_from_how_many_a_fall_is_known(record):
