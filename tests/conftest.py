@@ -1,20 +1,15 @@
 """What several test files need: a small network on real digits, and a trainer that leaves nothing behind."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 from hypothesis import settings
+from networks import SmallNet
 from sklearn.datasets import load_digits
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.data import DataLoader, TensorDataset
-
-# The processes that some tests start import the networks too, so they lie in a module of their own.
-sys.path.append(str(Path(__file__).parent))
-from networks import SmallNet
 
 # TensorBoard reads a run's files by name: a whole second, then this counter as text, of which "10" sorts before "9".
 event_file_writer._global_uid = event_file_writer.AtomicCounter(1000)

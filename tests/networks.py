@@ -1,4 +1,4 @@
-"""Small classifiers that several test files train."""
+"""Small classifiers that several test files train; the processes that some of these start import them too."""
 
 import lightning as L
 import torch

@@ -4,23 +4,17 @@ import gzip
 import importlib
 import itertools
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from interaction_monitor.plots import tensorboard
+from examples import datasets, moments, networks, training
 from interaction_monitor.record import Record
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
-
-datasets = importlib.import_module("examples.datasets")
-networks = importlib.import_module("examples.networks")
-training = importlib.import_module("examples.training")
-moments = importlib.import_module("examples.moments")
+# Pictures take seconds.
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 WORDS = ["bold", "charming", "dull", "film", "fresh", "great", "plot", "scene", "tender", "weak"]
 SMALLEST = ["--epochs", "1", "--train", "32", "--players", "3", "--samples", "4"]
@@ -69,8 +63,7 @@ def data(tmp_path_factory):
         ("breast_cancer", "perceptron"),
     ],
 )
-def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard, "PICTURES", {})  # they take seconds
+def test_each_example_watches_its_run(name, network, data, tmp_path, capsys):
     script = importlib.import_module(f"examples.{name}")
     script.main([*SMALLEST, "--network", network, "--data", str(data), "--out", str(tmp_path / "run")])
     history = Record.open(tmp_path / "run/version_0/interactions").history
@@ -82,8 +75,7 @@ def test_each_example_watches_its_run(name, network, data, tmp_path, monkeypatch
     assert "of the test samples are classified rightly" in capsys.readouterr().out
 
 
-def test_the_seed_decides_all_of_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard, "PICTURES", {})
+def test_the_seed_decides_all_of_a_run(tmp_path, capsys):
     script = importlib.import_module("examples.breast_cancer")
     rows = []
     for number, seed in enumerate((3, 3, 4)):
@@ -234,8 +226,7 @@ def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
     assert (chosen[probe.inputs["attention_mask"] == 0] == -1).all()
 
 
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard, "PICTURES", {})
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, capsys):
     script = importlib.import_module("examples.breast_cancer")
     ends = {}
     for name, epochs in (("whole", (3,)), ("in two", (2, 3))):
@@ -260,7 +251,6 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeyp
 def test_the_first_epoch_is_measured_within_and_a_crash_in_the_midst_of_one_loses_nothing(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tensorboard, "PICTURES", {})
     script = importlib.import_module("examples.breast_cancer")
     command = [*SMALLEST, "--train", "300", "--epochs", "3", "--early", "2", "--resume", "--out"]  # 3 batches an epoch
     script.main([*command, str(tmp_path / "whole")])

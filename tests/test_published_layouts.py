@@ -2,21 +2,17 @@
 
 import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from interaction_monitor.plots import tensorboard
+from examples import datasets, networks
 from interaction_monitor.record import Record
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the examples are not installed
-
-datasets = importlib.import_module("examples.datasets")
-networks = importlib.import_module("examples.networks")
+# Pictures take seconds.
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +149,7 @@ def test_lenet_without_padding_is_the_papers():
     ("name", "network"),
     [("cub200", "alexnet"), ("tiny_imagenet", "vgg16"), ("shapenet", "dgcnn"), ("cifar10", "vgg16")],
 )
-def test_each_is_watched(name, network, published, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tensorboard, "PICTURES", {})  # they take seconds
+def test_each_is_watched(name, network, published, tmp_path, capsys):
     script = importlib.import_module(f"examples.{name}")
     sizes = ["--epochs", "1", "--train", "20", "--players", "3", "--samples", "4"]
     script.main([*sizes, "--network", network, "--data", str(published), "--out", str(tmp_path / "run")])
