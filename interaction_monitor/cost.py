@@ -1,4 +1,4 @@
-"""What a measurement takes, known before it is paid for: timed on a few masked forwards and one small extraction."""
+"""What a measurement takes, known and said before it is paid for: timed on a few forwards and extractions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from interaction_monitor.forward.model import device_of
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.settings import Interactions, Settings
+from interaction_monitor.settings import Settings
 
-# A timing of that many seconds is good to some ten per cent.
-_LONG_ENOUGH = 0.1
-# One that takes longer is not repeated to be better.
-_LONG = 2.0
+_LONG_ENOUGH = 0.1  # seconds of a timing that is good to some ten per cent
+_LONG = 2.0  # seconds of one that is not repeated to be better
 
 
 @dataclass(frozen=True)
@@ -94,22 +92,17 @@ def _with_players(players: PlayerMap, n_players: int) -> PlayerMap:
     return replace(players, labels=labels, n_players=n_players, names=names)
 
 
-def extraction_seconds(
-    n_players: int, n_samples: int, *, interactions: Interactions = "and-or", device: torch.device | str = "cpu"
-) -> float:
+def extraction_seconds(n_players: int, n_samples: int, *, device: torch.device | str = "cpu") -> float:
     """Time the extraction of one sample and of four, of outputs that are noise; once per process.
 
     Args:
         n_players: n.
         n_samples: S.
-        interactions: "and-or" or "and", whose transform takes next to nothing and is not timed.
         device: where it is done.
 
     Returns:
         Seconds for all the samples.
     """
-    if interactions == "and":
-        return 0.0
     one, four = _timings(n_players, str(device))
     # Samples that are solved together share what does not grow with them.
     return one * n_samples if four is None else four + (n_samples - 4) * max(four - one, four / 4) / 3
@@ -169,6 +162,8 @@ def cost_of(
     n_players: Sequence[int],
     n_samples: int | None = None,
     n_processes: int = 1,
+    with_memory: bool = False,
+    limit: float = math.inf,
 ) -> list[Cost]:
     """Estimate what a measurement takes, for some numbers of players.
 
@@ -177,12 +172,15 @@ def cost_of(
         probe: the samples, S.
         players: players of any number, whose layer and shape count.
         settings: how it is measured.
-        n_players: for which n.
+        n_players: for which n, rising by one where there is a limit.
         n_samples: how many are measured; None means those of the probe.
         n_processes: how many share the forwards.
+        with_memory: whether to count bytes, which takes two more small extractions for each n.
+        limit: seconds that the timing of one n may take; beyond, each further player costs as many times more as the
+            last that was timed, four times at least what two less do.
 
     Returns:
-        The cost for each n.
+        The cost for each n; NaN seconds of an extraction that takes no so many players.
 
     Examples:
         >>> from interaction_monitor import Probe, assign_players
@@ -197,62 +195,24 @@ def cost_of(
     row = seconds_per_forward(model, probe, players, settings)
     device = float64_device(device_of(model, probe.inputs))
     count = len(probe) if n_samples is None else n_samples
-    return [
-        Cost(
-            n_players=n,
-            forwards=count << n,
-            forward_seconds=row * (count << n) / n_processes,
-            extraction_seconds=extraction_seconds(n, count, interactions=settings.interactions, device=device),
-        )
-        for n in n_players
-    ]
-
-
-def bench(
-    model: nn.Module,
-    probe: Probe,
-    players: PlayerMap,
-    settings: Settings = Settings(),
-    *,
-    n_players: Sequence[int],
-    n_samples: int,
-    limit: float = 10.0,
-) -> list[Cost]:
-    """Do as `cost_of` for a table: with memory, and without extractions that take too long to time.
-
-    Args:
-        model: the network.
-        probe: some samples.
-        players: their players, of any number.
-        settings: how it is measured.
-        n_players: for which n, rising.
-        n_samples: S of a measurement.
-        limit: seconds that the timing of one n may take; beyond, each further player costs as many times more as the
-            last that was timed, four times at least what two less do.
-
-    Returns:
-        The cost for each n; NaN seconds of an extraction that takes no so many players.
-    """
-    row = seconds_per_forward(model, probe, players, settings)
-    device = float64_device(device_of(model, probe.inputs))
     costs: list[Cost] = []
-    seconds, growth, timed = 0.0, 2.0, True
+    before, memory, growth, affordable = 0.0, 0, 2.0, True
     for n in n_players:
-        outputs = 8 * (n_samples << n)
+        extraction, outputs, estimated = 0.0, 8 * (count << n), False
         if settings.interactions == "and":
-            costs.append(Cost(n, n_samples << n, row * (n_samples << n), 0.0, 4 * outputs))
-            continue
-        if n > MAX_PLAYERS:
-            costs.append(Cost(n, n_samples << n, row * (n_samples << n), math.nan, 0))
-            continue
-        if timed:
-            before, started = seconds, time.perf_counter()
-            seconds = extraction_seconds(n, n_samples, device=device)
-            memory = extraction_bytes(n, n_samples, device=device)
-            growth = max(2.0, seconds / before) if before else 2.0
-            timed = (time.perf_counter() - started) * growth <= limit
-            costs.append(Cost(n, n_samples << n, row * (n_samples << n), seconds, memory + outputs))
+            held = 4 * outputs
+        elif n > MAX_PLAYERS:
+            extraction, held = math.nan, 0
+        elif affordable:
+            started = time.perf_counter()
+            extraction = extraction_seconds(n, count, device=device)
+            memory = extraction_bytes(n, count, device=device) if with_memory else 0
+            growth = max(2.0, extraction / before) if before else 2.0
+            affordable = (time.perf_counter() - started) * growth <= limit
+            before, held = extraction, memory + outputs
         else:
-            seconds, memory = seconds * growth, int(memory * growth)
-            costs.append(Cost(n, n_samples << n, row * (n_samples << n), seconds, memory + outputs, estimated=True))
+            before, memory = before * growth, int(memory * growth)
+            extraction, held, estimated = before, memory + outputs, True
+        forwards = row * (count << n) / n_processes
+        costs.append(Cost(n, count << n, forwards, extraction, held if with_memory else 0, estimated))
     return costs

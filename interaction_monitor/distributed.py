@@ -1,7 +1,10 @@
-"""Measuring with several processes that hold the same network: each takes a part of the samples.
+"""Measuring with several processes: each takes a part of the samples, whether it holds the network or a part of it.
 
 Every collective of the package is here, and there is only one pattern: each process says what it has or that
 it failed, all hear all, and either all go on or all raise. So none ever waits for one that gave up.
+
+Each forward of a network in parts, as `fully_shard` makes them, exchanges weights, so all processes must run the same
+forwards in the same order. They may do so on different samples.
 """
 
 from __future__ import annotations
@@ -13,8 +16,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from interaction_monitor.state import undisturbed
 
 T = TypeVar("T")
 
@@ -109,23 +110,6 @@ class Ranks:
                 text, misfit = failure
                 raise (OtherRankMisfitError if misfit else OtherRankError)(f"rank {rank} failed with {text}")
 
-    @contextmanager
-    def same_buffers(self, model: nn.Module) -> Iterator[None]:
-        """Give `model` the buffers of rank zero inside the block.
-
-        Parameters are the same everywhere, but each process goes on with running statistics (of BatchNorm)
-        of its own until the next forward in training; those of rank zero are what a checkpoint holds.
-        """
-        if self.size == 1:
-            yield
-            return
-        buffers = list(model.buffers())
-        first = self.of_first([buffer.detach().cpu() for buffer in buffers])
-        with undisturbed(model):
-            for buffer, value in zip(buffers, first, strict=True):
-                buffer.copy_(value)
-            yield
-
     def average(self, gradients: Sequence[Tensor | None], *, like: Sequence[Tensor]) -> None:
         """Put the mean over all processes into each parameter's gradient; a process without one counts as zero.
 
@@ -149,3 +133,61 @@ class Ranks:
         if self.size == 1:
             return part
         return torch.cat(self.gather(part.cpu())).to(part.device)
+
+
+def is_split(model: nn.Module) -> bool:
+    """Tell whether processes hold parts of the model only, which they exchange when it runs.
+
+    Examples:
+        >>> is_split(nn.Linear(2, 2))
+        False
+    """
+    return len(_parts(model)) + len(_shards(model)) > 0
+
+
+def require_shared_by_samples(model: nn.Module) -> None:
+    """Raise unless each process can run other samples through a split model.
+
+    Raises:
+        NotImplementedError: if processes need each other's activations too, as with tensor parallelism, or if there
+            are processes that hold no part.
+    """
+    fix = (
+        "split it by fully_shard over all processes alone, or save checkpoints and measure them afterwards on one "
+        "device with interaction_monitor.Observer"
+    )
+    parts = _parts(model)
+    if parts and not _shards(model):
+        raise NotImplementedError(
+            f"{type(model).__name__} is split by tensor parallelism, so that processes share every sample and cannot "
+            f"measure one each; {fix}"
+        )
+    for parameter in parts:
+        if sum(not place.is_replicate() for place in parameter.placements) > 1:
+            raise NotImplementedError(
+                f"{type(model).__name__} is split in two ways at once, so that processes share every sample and cannot "
+                f"measure one each; {fix}"
+            )
+        few, all_ = parameter.device_mesh.size(), dist.get_world_size()
+        if few != all_:
+            raise NotImplementedError(f"{type(model).__name__} is split over {few} of {all_} processes; {fix}")
+
+
+@contextmanager
+def as_split_as_before(model: nn.Module) -> Iterator[None]:
+    """Let the processes drop on leaving what they have gathered of each other's parts inside the block."""
+    try:
+        yield
+    finally:
+        for module in _shards(model):
+            if hasattr(module, "reshard"):
+                module.reshard()
+
+
+def _parts(model: nn.Module) -> list[Any]:
+    return [parameter for parameter in model.parameters() if type(parameter.data).__name__ == "DTensor"]
+
+
+def _shards(model: nn.Module) -> list[Any]:
+    names = ("FullyShardedDataParallel", "FSDPModule")
+    return [module for module in model.modules() if any(base.__name__ in names for base in type(module).__mro__)]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from interaction_monitor._sharded import is_split
 from interaction_monitor.cost import Cost, cost_of
+from interaction_monitor.distributed import is_split
 from interaction_monitor.functional.extraction import MAX_PLAYERS
 from interaction_monitor.observer import Observer
 

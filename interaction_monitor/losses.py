@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interaction_monitor.distributed import Ranks
+from interaction_monitor._float64 import float64_device
+from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward.model import call_model, device_of, logits_of
-from interaction_monitor.loading import join
+from interaction_monitor.loading import join, size_of
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import undisturbed
 
 _CHUNK = 64  # samples of a forward
+LossPair = tuple[float | None, float | None]  # of training, of test
 TRAIN_NAMES = (
-    "train_loss_epoch",
-    "train_loss",
-    "train/loss_epoch",
-    "train/loss",
-    "training_loss",
-    "loss_epoch",
-    "loss",
+    *("train_loss_epoch", "train_loss", "train/loss_epoch", "train/loss"),
+    *("training_loss", "loss_epoch", "loss"),
 )
 TEST_NAMES = (
     *("val_loss_epoch", "val_loss", "val/loss_epoch", "val/loss", "valid_loss", "valid/loss"),
@@ -94,6 +92,17 @@ def evaluated_loss(model: nn.Module, samples: Probe, settings: Settings) -> floa
     return mean if math.isfinite(mean) else None
 
 
+def evaluated_losses(model: nn.Module, train: Probe | None, test: Probe, settings: Settings, ranks: Ranks) -> LossPair:
+    """Return the losses of the network as it is on training and test samples, None for what cannot be known."""
+    if train is None or is_split(model):
+        return None, None
+    found: LossPair = (None, None)
+    if ranks.rank == 0:
+        with suppress(Exception):  # it is told beside the interactions, which say what fails
+            found = evaluated_loss(model, train, settings), evaluated_loss(model, test, settings)
+    return ranks.of_first(found)
+
+
 class TrainingSamples:
     """The first training samples that a run hands on, as many as the probe has, with the labels as trained on.
 
@@ -158,9 +167,10 @@ class BatchLosses:
 
     def add(self, loss: Tensor, batch: Any) -> None:
         """Take in the mean loss of a batch."""
-        # Apple's GPUs have no float64.
-        loss = loss.detach().to(torch.float32 if loss.device.type == "mps" else torch.float64).mean()
-        weight = torch.where(loss.isfinite(), _samples_in(batch) or 1, 0)
+        # Where the device has no float64, float32: to move the loss would be to wait for it.
+        loss = loss.detach().to(torch.float64 if float64_device(loss.device) == loss.device else torch.float32).mean()
+        # Graphs are put into batches that are no tensors, and count themselves.
+        weight = torch.where(loss.isfinite(), getattr(batch, "num_graphs", None) or size_of(batch) or 1, 0)
         sums = torch.stack((loss.nan_to_num(0, 0, 0) * weight, weight.to(loss)))
         self._sums = sums if self._sums is None else self._sums.to(sums) + sums
 
@@ -183,16 +193,6 @@ class BatchLosses:
         """Go on from what `state_dict` gave; of several processes each has what the first had, which keeps the mean."""
         sums = torch.tensor([float(state["sum"]), float(state["samples"])], dtype=torch.float64)
         self._sums = sums if sums[1] > 0 else None
-
-
-def _samples_in(batch: Any) -> int | None:
-    """Count the samples of a batch: the length of the first tensor in it; None where there is none."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
-    if isinstance(graphs := getattr(batch, "num_graphs", None), int):
-        return graphs
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((found for part in parts if (found := _samples_in(part)) is not None), None)
 
 
 class Losses:

@@ -1,4 +1,4 @@
-"""One measurement: from a model and its probe samples to interactions sorted by order."""
+"""One measurement, by one process or several: from a model and its samples to interactions sorted by order."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor._float64 import to_float64
+from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.functional import (
     and_interactions,
     mean_order,
     members,
-    noise_floor,
     order_distribution,
     order_strength,
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.outputs import Output
 from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
+from interaction_monitor.state import same_buffers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,7 @@ def interpret(v: Tensor, *, interactions: Interactions = "and-or", thresholds: T
         v: masked outputs, (S, 2^n).
         interactions: "and-or" extracts the sparsest AND and OR interactions; "and" takes the Harsanyi
             dividends alone, which costs only the transform.
-        thresholds: which interactions count; None means the papers' values.
+        thresholds: which interactions count; None means the defaults of `Thresholds`.
 
     Returns:
         The measurement, on the CPU.
@@ -214,7 +214,7 @@ def measure(
         output: the scalar output, by name or as a function of (logits, targets).
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(inputs)`.
         interactions: "and-or" or "and", as in `interpret`.
-        thresholds: which interactions count; None means the papers' values.
+        thresholds: which interactions count; None means the defaults of `Thresholds`.
         forward_context: makes a context for each forward, for example an autocast.
 
     Returns:
@@ -227,71 +227,51 @@ def measure(
     """
     require_drawn("measure", probe, players)
     settings = Settings(output, forward_func, interactions, or_default(thresholds), forward_context)
-    started = time.perf_counter()
-    v = outputs_of(model, probe, players, settings)
-    sigma = rounding(model, probe, players, v, settings)
-    forward_seconds = time.perf_counter() - started
-    return replace(interpret_by(v, settings), forward_seconds=forward_seconds, rounding=sigma)
+    measurement = measure_jointly(model, probe, players, settings, Ranks())
+    return with_rounding(measurement, model, probe, players, settings)
 
 
-def rounding_warning(measurement: Measurement, settings: Settings) -> str | None:
-    """Warn where interactions come from rounding rather than from the network.
-
-    AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
-    AND and OR interactions leaves out of the outputs what its correction can reach, so that rounding does nothing to
-    them as long as the largest of 2^n errors, about σ √(2 n ln 2), stays below the correction (docs/forward.md).
+def measure_jointly(
+    model: nn.Module, probe: Probe, players: PlayerMap, settings: Settings, ranks: Ranks
+) -> Measurement:
+    """Measure a model once, each process its share of the samples.
 
     Args:
-        measurement: of a network.
-        settings: how it was measured.
+        model: the network, the same on all processes, or split over them.
+        probe: the S samples.
+        players: their players.
+        settings: how they are measured.
+        ranks: the processes, all of which call this.
 
     Returns:
-        A sentence with the fix; None where all is well or σ is not known.
+        The measurement, the same on all processes; how large the rounding is, is not known yet.
+
+    Raises:
+        NoValidSamplesError: if no sample has finite outputs.
+        OtherRankError: if it failed on another process.
     """
-    sigma, n = measurement.rounding, measurement.strength.shape[-1]
-    if math.isnan(sigma):
-        return None
-    known = f"rounding inside the network gives its outputs a standard deviation of {sigma:.2g}"
-    advice = "measure in float32 (Precision in docs/forward.md says how)"
-    v = measurement.v[measurement.valid]
-    spread = float((v.amax(1) - v.amin(1)).mean())
-    # So far apart lie the highest and the lowest of 2^n outputs by rounding alone.
-    if sigma > 0 and spread <= 2 * largest_of_all(sigma, n):
-        return (
-            "the network gives the same output whatever is masked: on each sample the outputs of all coalitions lie "
-            f"within {spread:.2g}, and {known}. There are no interactions to measure"
-        )
-    if settings.interactions == "and":
-        tau = measurement.tau
-        drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > tau]
-        if drowned:
-            return (
-                f"{known}. That alone makes interactions of order {drowned[0]} and above salient (τ = {tau:.2g}): "
-                f"{advice}, or take fewer players"
-            )
-        return None
-    correction = settings.thresholds.noise * measurement.output_change
-    if correction == 0 and sigma > 0:
-        why, fix = "here masking all players changes no output", ""
-        if settings.thresholds.noise == 0:
-            why, fix = "Thresholds(noise=0) forbids that", f"give Thresholds(noise={NOISE}), or "
-        return (
-            f"{known}. The extraction can remove it only where it may correct outputs, and {why}. Interactions of high "
-            f"order may be rounding: {fix}{advice}"
-        )
-    if largest_of_all(sigma, n) > correction:
-        return (
-            f"{known}. That is more than the extraction can remove (it corrects outputs by {correction:.2g}). "
-            f"Interactions of high order may be rounding: {advice}"
-        )
-    return None
+    started = time.perf_counter()
+    # Of a split model the processes run each its share, and join them, where they exchange the model's parts.
+    sharing = Ranks() if is_split(model) else ranks
+    share = sharing.share_of(len(probe))
+    with same_buffers(model, sharing), ranks.together():
+        v = torch.empty(0, 1 << players.n_players, dtype=torch.float64)
+        if len(share) == len(probe):
+            v = outputs_of(model, probe, players, settings)
+        elif share:
+            v = outputs_of(model, probe.select(share), players.select(share), settings)
+    v = sharing.join_samples(v)
+    forward_seconds = time.perf_counter() - started
+    with ranks.together():
+        measurement = interpret_by(v, settings)
+    return replace(measurement, forward_seconds=forward_seconds)
 
 
-def largest_of_all(sigma: float, n: int) -> float:
-    """Return about how large the largest of 2^n normally distributed errors is.
-
-    Examples:
-        >>> round(largest_of_all(1.0, 10), 1)
-        3.7
-    """
-    return sigma * math.sqrt(2 * n * math.log(2))
+def with_rounding(
+    measurement: Measurement, model: nn.Module, probe: Probe, players: PlayerMap, settings: Settings
+) -> Measurement:
+    """Add to a measurement how large the rounding in the model is."""
+    started = time.perf_counter()
+    sigma = rounding(model, probe, players, measurement.v, settings)
+    seconds = measurement.forward_seconds + time.perf_counter() - started
+    return replace(measurement, rounding=sigma, forward_seconds=seconds)

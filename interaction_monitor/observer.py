@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
+from interaction_monitor.forward.precision import rounding_warning
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.joint_measurement import compared_losses, evaluated_losses, measure_jointly, with_rounding
-from interaction_monitor.losses import TrainingSamples
-from interaction_monitor.measurement import Measurement, rounding_warning
+from interaction_monitor.losses import LossPair, TrainingSamples, evaluated_losses
+from interaction_monitor.measurement import Measurement, measure_jointly, with_rounding
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import require_drawn
@@ -52,7 +52,7 @@ class Observer:
         output: the scalar output, by name or as a function of (logits, targets).
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(inputs)`.
         interactions: "and-or" or "and".
-        thresholds: which interactions count; None means the papers' values.
+        thresholds: which interactions count; None means the defaults of `Thresholds`.
         forward_context: makes a context for each forward, for example an autocast.
         tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
         record: where each measurement is kept: a record, or a folder in which one is made at the first measurement. A
@@ -177,7 +177,7 @@ class Observer:
             measurement = self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
         train = None if self.train is None else measure_jointly(model, *self.train, settings, self.ranks)
         evaluated = evaluated_losses(model, self.train_samples.probe, self.probe, settings, self.ranks)
-        losses = compared_losses(self.history, (train_loss, test_loss), evaluated)
+        losses = self._compared((train_loss, test_loss), evaluated)
         state = self.tracker.update(
             epoch=epoch, step=step, strength=measurement.strength, train_loss=losses[0], test_loss=losses[1]
         )
@@ -227,17 +227,16 @@ class Observer:
         return lambda network: measure_jointly(network, self.probe, self.players, settings, self.ranks)
 
     def _run(self, model: nn.Module, settings: Settings) -> Run:
-        return Run(
-            model=model,
-            probe=self.probe,
-            players=self.players,
-            settings=settings,
-            train=None if self.train is None else self.train[0],
-            folder=None if self.record is None else self.record.folder,
-        )
+        train, folder = self.train and self.train[0], None if self.record is None else self.record.folder
+        return Run(model, self.probe, self.players, settings=settings, train=train, folder=folder)
 
     def _settings(self, forward_context: ForwardContext | None) -> Settings:
         return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+
+    def _compared(self, logged: LossPair, evaluated: LossPair) -> LossPair:
+        """Return the losses between which the gap opens: the evaluated ones in runs that log none from the start."""
+        known = None not in logged if len(self.history) < 2 else self.history[1].loss_gap is not None
+        return logged if known or not len(self.history) else evaluated
 
     def write_record(self) -> None:
         """Write the last measurement to the record, if there is one."""
@@ -252,7 +251,8 @@ class Observer:
         # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
         if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
             return
-        if (text := rounding_warning(measurement, self.settings)) is not None:
+        finite = measurement.v[measurement.valid]
+        if (text := rounding_warning(measurement.rounding, finite, measurement.tau, self.settings)) is not None:
             self._warned_of_rounding = True
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 

@@ -27,13 +27,14 @@ ForwardContext = Callable[[], AbstractContextManager[Any]]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The four numbers that decide which interactions count, with the papers' values as defaults.
+    """The four numbers that decide which interactions count: the papers' values, and two of the extraction's own.
 
     Attributes:
         saliency: an interaction is salient from this fraction of E_x|v(x) - v(x_∅)| on [P1, section 3.2].
         noise: the outputs may be corrected by this fraction of |v(x) - v(x_∅)| per sample [P1, Appendix C].
-        tol: relative duality gap to which the extraction is certified.
-        tie_break: what an interaction costs more for each order above one (see `sparsest_and_or`).
+        tol: relative duality gap to which the extraction is certified; the papers' procedure has no certificate.
+        tie_break: what an interaction costs more for each order above one, which the papers do not have (see
+            `sparsest_and_or`).
 
     Raises:
         ValueError: if one is not a number of its range.
@@ -87,7 +88,7 @@ class Settings:
 
 
 def or_default(thresholds: Thresholds | None) -> Thresholds:
-    """Return the thresholds, or the papers' values for None."""
+    """Return the thresholds, or the defaults for None."""
     return Thresholds() if thresholds is None else thresholds
 
 

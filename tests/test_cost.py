@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from interaction_monitor import Observer, Probe, assign_players, cost, forecast
+from interaction_monitor import Observer, Probe, assign_players, cost
 from interaction_monitor.cost import Cost, cost_of, extraction_bytes, extraction_seconds, seconds_per_forward
-from interaction_monitor.forecast import Forecast
+from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.players import ImagePatches
 from interaction_monitor.schedule import Budget, Every, LogSpaced, budget_of, most_measurements
+from interaction_monitor.settings import Settings
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def test_the_time_of_an_extraction_grows_with_the_samples_alone(monkeypatch):
     monkeypatch.setattr(cost, "_timings", lambda n, device: (0.5 + 0.2, 0.5 + 4 * 0.2))
     assert extraction_seconds(8, 50) == pytest.approx(0.5 + 50 * 0.2)
     assert extraction_seconds(8, 1) == pytest.approx(0.7)
-    assert extraction_seconds(8, 50, interactions="and") == 0.0
     monkeypatch.setattr(cost, "_timings", lambda n, device: (3.0, None))
     assert extraction_seconds(12, 50) == pytest.approx(150.0)
 
@@ -63,6 +63,8 @@ def test_forwards_are_counted_and_shared(network, probe, players, monkeypatch):
     assert (one.forwards, two.forwards) == (50 * 64, 50 * 256)
     assert two.forward_seconds == pytest.approx(6.4)
     assert two.seconds == pytest.approx(6.4 + 400)
+    (free,) = cost_of(network, probe, players, Settings(interactions="and"), n_players=(8,), n_samples=50)
+    assert free.extraction_seconds == 0.0
 
 
 def test_memory_grows_with_the_samples():
@@ -87,10 +89,10 @@ def test_what_is_said():
 def test_a_forecast_is_silent_and_never_fails(network, probe, players, recwarn):
     with torch.no_grad():
         network[3].weight.zero_()  # of which a measurement warns
-    assert forecast.forecast(Observer(probe, players), network) is not None
+    assert forecast(Observer(probe, players), network) is not None
     few = Observer(probe.select(torch.arange(2)), players.select(torch.arange(2)))
-    assert forecast.forecast(few, network) is None
-    assert forecast.forecast(Observer(probe, players, forward_func=lambda *_: 1 / 0), network) is None
+    assert forecast(few, network) is None
+    assert forecast(Observer(probe, players, forward_func=lambda *_: 1 / 0), network) is None
     assert len(recwarn) == 0
 
 

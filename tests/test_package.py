@@ -12,7 +12,7 @@ import interaction_monitor
 
 ROOT = Path(interaction_monitor.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-MOST_MODULES = 132
+MOST_MODULES = 127
 ARCHITECTURE = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 

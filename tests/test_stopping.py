@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rows import make_row
 
-from interaction_monitor.callbacks.arguments import rule_of
+from interaction_monitor.callbacks.errors import rule_of
 from interaction_monitor.history import History
 from interaction_monitor.stopping import (
     GeneralizingShare,

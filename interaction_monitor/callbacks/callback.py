@@ -11,8 +11,16 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from interaction_monitor.callbacks import loggers, resume
-from interaction_monitor.callbacks.arguments import require, require_at_least, require_reference, rule_of, schedules_of
-from interaction_monitor.callbacks.errors import Faults, OnError, arguments_of
+from interaction_monitor.callbacks.errors import (
+    Faults,
+    OnError,
+    arguments_of,
+    require,
+    require_at_least,
+    require_reference,
+    rule_of,
+    schedules_of,
+)
 from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, choose
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forecast import Forecast, forecast
@@ -144,7 +152,8 @@ class CallbackBase:
             What measures them; and how the network is called, where that had to be found out.
         """
         ranks, context = Ranks.of_this_run(), source.forward_context
-        wanted = Wanted(self.players, self.probe, self.n_samples, self.n_train_samples, self.settings, self.seed)
+        counts, who = (self.n_samples, self.n_train_samples), type(self).__name__
+        wanted = Wanted(who, self.players, self.probe, *counts, self.settings, self.seed)
         chosen = choose(source, wanted, state, ranks)
         observer = Observer(
             chosen.probe,

@@ -156,13 +156,14 @@ def _damaged(what: str) -> str:
     return f"the monitor's state in the checkpoint is damaged ({what}); resume from another checkpoint, {_NEW}"
 
 
-def samples_of(state: Mapping[str, Any], probe: Probe, *, given: bool) -> Probe:
+def samples_of(state: Mapping[str, Any], probe: Probe, *, given: bool, who: str) -> Probe:
     """Return the samples on which the checkpoint's history was measured.
 
     Args:
         state: what `state_of` returned when the checkpoint was taken.
         probe: the samples that this run would take.
         given: whether they were given as `probe=`, and not taken from a loader.
+        who: the class of the callback, which begins a warning.
 
     Returns:
         These, or those in the record of the interrupted run, where a loader does not give the same again.
@@ -184,14 +185,14 @@ def samples_of(state: Mapping[str, Any], probe: Probe, *, given: bool) -> Probe:
             "the checkpoint's history was measured with other samples than probe= holds now; resume with the same, "
             f"{_NEW}"
         )
-    return _those_of_the_start(before, probe, state.get("record"), "the loader", "samples")
+    return _those_of_the_start(before, probe, state.get("record"), "the loader", "samples", who=who)
 
 
-def training_of(state: Mapping[str, Any], probe: Probe) -> Probe:
+def training_of(state: Mapping[str, Any], probe: Probe, *, who: str) -> Probe:
     """Return the training samples on which the checkpoint's history was measured, as `samples_of` does."""
     before, record = (state.get("train") or {}).get("samples"), state.get("record")
     folder = None if record is None else str(Path(record) / TRAINING)
-    return _those_of_the_start(before, probe, folder, "the loader for training", "training samples")
+    return _those_of_the_start(before, probe, folder, "the loader for training", "training samples", who=who)
 
 
 def check_number_of_training(state: Mapping[str, Any], n_samples: int) -> None:
@@ -225,7 +226,7 @@ def with_baseline_of(state: Mapping[str, Any], players: PlayerMap) -> PlayerMap:
     return players
 
 
-def _those_of_the_start(before: object, probe: Probe, record: str | None, who: str, what: str) -> Probe:
+def _those_of_the_start(before: object, probe: Probe, record: str | None, loader: str, what: str, *, who: str) -> Probe:
     if before is None or before == plain(probe):
         return probe
     try:
@@ -235,12 +236,12 @@ def _those_of_the_start(before: object, probe: Probe, record: str | None, who: s
         recorded = probe
     if plain(recorded) == before:
         rank_zero_warn(
-            f"InteractionMonitor: {who} gives other samples than when the run began; it goes on with those of "
+            f"{who}: {loader} gives other samples than when the run began; it goes on with those of "
             f"its record, {record}"
         )
         return recorded
     rank_zero_warn(
-        f"InteractionMonitor: {who} gives other samples than when the run began, and its record does not hold "
+        f"{who}: {loader} gives other samples than when the run began, and its record does not hold "
         f"those {what}; what is measured from here on may differ for that alone"
     )
     return probe

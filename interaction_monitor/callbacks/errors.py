@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from interaction_monitor._checks import is_number, is_whole
 from interaction_monitor.measurement import NoValidSamplesError
+from interaction_monitor.players import Players
+from interaction_monitor.probe import Probe
+from interaction_monitor.reference.sources import Given, listed, refusal
+from interaction_monitor.schedule import DEFAULT, Every, Schedule
+from interaction_monitor.settings import Thresholds
+from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
 
 OnError = Literal["warn", "raise"]
 
@@ -31,6 +38,156 @@ def arguments_of(who: str, kind: type[Exception]) -> Iterator[None]:
         yield
     except RefusedError as refused:
         raise kind(f"{who}{refused}") from None
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(value))
+
+
+def _is_tracker(value: Any) -> bool:
+    return value is None or (not isinstance(value, type) and callable(getattr(value, "update", None)))
+
+
+def _is_folder(value: Any) -> bool:
+    """Tell whether a name is that of one folder, which lies within another."""
+    return isinstance(value, str) and value.strip() not in ("", ".") and not any(p in value for p in ("/", "\\", ".."))
+
+
+# Which values an argument takes, and what to give instead of others.
+_FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "players": (
+        lambda value: isinstance(value, Players),
+        'a kind of players, such as FeaturePatches(layer="features.1")',
+    ),
+    "probe": (
+        lambda value: value is None or isinstance(value, Probe),
+        "Probe(inputs, targets) or Probe.from_loader(loader)",
+    ),
+    "interactions": (lambda value: value in ("and-or", "and"), "one of ('and-or', 'and')"),
+    "thresholds": (
+        lambda value: value is None or isinstance(value, Thresholds),
+        "Thresholds(...) of interaction_monitor, or None",
+    ),
+    "max_overhead": (
+        lambda value: value is None or _is_share(value),
+        "a share above 0 and up to 1, such as 0.05, or None",
+    ),
+    "tracker": (_is_tracker, "PhaseTracker(...) of interaction_monitor.phases, or None"),
+    "train_loss": (_is_metric, "the name of a logged metric, such as 'loss', or None"),
+    "test_loss": (_is_metric, "the name of a logged metric, such as 'loss', or None"),
+    "name": (_is_folder, "a plain name without '/', '\\' and '..', such as 'interactions'"),
+    "on_error": (lambda value: value in ("warn", "raise"), "one of ('warn', 'raise')"),
+    "seed": (is_whole, "a whole number"),
+}
+
+
+def require(**arguments: Any) -> None:
+    """Raise unless each argument, which all callbacks take under this name, is of use.
+
+    Examples:
+        >>> require(name="interactions", seed="3")
+        Traceback (most recent call last):
+        ...
+        interaction_monitor.callbacks.errors.RefusedError: (seed='3'): give a whole number
+    """
+    for name, value in arguments.items():
+        fits, instead = _FITTING[name]
+        if not fits(value):
+            raise RefusedError(name, value, instead)
+
+
+def require_reference(reference: Given | None) -> None:
+    """Raise unless this is one source of a reference or several, or None."""
+    given = () if reference is None else listed(reference)
+    if reference is not None and not given:
+        raise RefusedError("reference", reference, "at least one, or None")
+    for source in given:
+        if (instead := refusal(source, alone=len(given) == 1)) is not None:
+            raise RefusedError("reference", source, instead)
+
+
+def require_at_least(least: int, **arguments: int) -> None:
+    """Raise unless each argument is a whole number and at least so large."""
+    for name, value in arguments.items():
+        if not is_whole(value):
+            raise RefusedError(name, value, "a whole number")
+        if value < least:
+            raise RefusedError(name, value, f"at least {least}")
+
+
+def _schedule_of(name: str, value: int | Schedule) -> Schedule:
+    if isinstance(value, type):
+        raise RefusedError(name, value, f"a schedule, {value.__name__}() say, and not its class")
+    if callable(value):
+        return value
+    require_at_least(1, **{name: value})
+    return Every(value)
+
+
+def schedules_of(
+    every_n_epochs: int | Schedule | None, every_n_steps: int | Schedule | None, *, steps: str
+) -> tuple[Schedule, Schedule | None]:
+    """Return the schedule over epochs, and the one over steps where that counts instead.
+
+    Args:
+        every_n_epochs: as the user gave it.
+        every_n_steps: as the user gave it.
+        steps: what the callback calls the latter.
+    """
+    if every_n_steps is None:
+        return _schedule_of("every_n_epochs", DEFAULT if every_n_epochs is None else every_n_epochs), None
+    if every_n_epochs is not None:
+        raise RefusedError("every_n_epochs", every_n_epochs, f"either every_n_epochs= or {steps}=, not both")
+    return Every(1), _schedule_of(steps, every_n_steps)
+
+
+def rule_of(
+    *,
+    stop: StopRule | None,
+    stop_on_onset: bool,
+    patience: int | None,
+    n_train_samples: int = 0,
+    reference: object = None,
+) -> StopRule | None:
+    """Return the stop rule that the arguments ask for; raise where that is unclear, or can never stop a run.
+
+    Args:
+        stop: a rule, or None.
+        stop_on_onset: whether to stop by the rule that did best, without naming one.
+        patience: with `stop_on_onset`, how many measurements to wait after the onset is known instead.
+        n_train_samples: how many training samples are measured.
+        reference: what the run is laid beside; None where there is nothing.
+
+    Returns:
+        The rule; None lets the run go on to its end.
+
+    Examples:
+        >>> rule_of(stop=None, stop_on_onset=True, patience=None)
+        HighOrdersAndGap(regained=0.1, gap=0.05, measurements=2, patience=2)
+        >>> rule_of(stop=None, stop_on_onset=True, patience=5)
+        OnsetPatience(measurements=5)
+    """
+    if stop is not None and not isinstance(stop, StopRule):
+        raise RefusedError("stop", stop, "a rule of interaction_monitor.stopping, HighOrdersAndGap() say")
+    if not isinstance(stop_on_onset, bool):
+        raise RefusedError("stop_on_onset", stop_on_onset, "True or False")
+    if patience is not None:
+        require_at_least(0, patience=patience)
+    if stop is not None and stop.needs_train_samples and not n_train_samples:
+        raise RefusedError("stop", stop, "n_train_samples=50 too, say; this rule needs n_train_samples=")
+    if stop is not None and stop.needs_reference and reference is None:
+        raise RefusedError("stop", stop, "reference= too; this rule looks at what references have too")
+    if stop is not None and (stop_on_onset or patience is not None):
+        raise RefusedError("stop", stop, "neither stop_on_onset nor patience beside it; it is a rule by itself")
+    if patience is not None and not stop_on_onset:
+        raise RefusedError("patience", patience, "stop_on_onset=True too; without it patience does nothing")
+    if not stop_on_onset:
+        return stop
+    return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
 
 
 class Faults:

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._checks import some
-from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
+from interaction_monitor.callbacks import checkpoint, resume, train_twins
 from interaction_monitor.callbacks.lightning_setup import SetUp
 from interaction_monitor.callbacks.lightning_trainer import (
     bars_of,
@@ -48,7 +48,7 @@ class InteractionMonitor(SetUp, Callback):
         forward_func: how the model is called, (module, inputs) -> logits; None calls `pl_module(inputs)`.
         interactions: "and-or" extracts the sparsest AND and OR interactions; "and" takes the Harsanyi dividends
             alone, which is faster.
-        thresholds: which interactions count; None means the papers' values.
+        thresholds: which interactions count; None means the defaults of `Thresholds`.
         every_n_epochs: epochs between two measurements, or a function that tells after how many completed epochs
             to measure, for example `schedule.LogSpaced()`; None means that schedule: each of the first eight epochs,
             then ever fewer.
@@ -167,7 +167,7 @@ class InteractionMonitor(SetUp, Callback):
     ) -> None:
         """Note a checkpoint that has been written by now, and train the twins on their halves of the batch."""
         with self.faults.guard("training the twins"):
-            lightning_twins.step(self.observer, trainer, pl_module, batch, batch_idx)
+            train_twins.step_beside(self.observer, trainer, pl_module, batch, batch_idx)
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None

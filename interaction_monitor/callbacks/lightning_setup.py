@@ -13,7 +13,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from interaction_monitor.callbacks import checkpoint, lightning_twins, resume
+from interaction_monitor.callbacks import checkpoint, resume, train_twins
 from interaction_monitor.callbacks.callback import CallbackBase
 from interaction_monitor.callbacks.lightning_trainer import (
     Steps,
@@ -24,8 +24,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
     say,
 )
 from interaction_monitor.callbacks.loggers import Loggers
-from interaction_monitor.callbacks.preparation import TrainerSource
-from interaction_monitor.callbacks.way_to_call import way_to_call
+from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
 from interaction_monitor.observer import Observer
@@ -58,7 +57,7 @@ class SetUp(CallbackBase):
         if found is not None:
             text = "module(x) does not run on the samples, so it is called as its own step calls it:"
             say(trainer, f"{self.name}: {text} {found}")
-        lightning_twins.begin(observer, trainer, pl_module, name=self.name)
+        train_twins.begin_for_module(observer, trainer, pl_module, name=self.name)
         self._samples = plain(observer.probe)
         if state is not None:
             checkpoint.restore(state, observer, self.budget)

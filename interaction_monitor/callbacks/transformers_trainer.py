@@ -16,11 +16,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from interaction_monitor.callbacks import checkpoint, resume, transformers_twins
+from interaction_monitor.callbacks import checkpoint, resume, train_twins
 from interaction_monitor.callbacks.callback import CallbackBase
 from interaction_monitor.callbacks.loggers import Loggers
-from interaction_monitor.callbacks.preparation import TrainerSource
-from interaction_monitor.callbacks.way_to_call import way_to_call
+from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.history.summary import Keys
@@ -44,13 +43,13 @@ class SetUp(CallbackBase):
         self._keys = Keys(self.name)
         if (twins := getattr(self, "_twins", None)) is not None:  # of a training that was broken off
             twins.close()
-        self._twins: transformers_twins.ModelTwins | None = None
+        self._twins: train_twins.ModelTwins | None = None
 
     def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path) -> None:
         """Make the twins, if there are to be any, and go on with those of the checkpoint in the folder."""
         if self.observer is None:
             return
-        self._twins = transformers_twins.begin(self.observer, model, optimizer, trainer)
+        self._twins = train_twins.begin_for_model(self.observer, model, optimizer, trainer)
         if self._twins is None:
             return
         self._say(f"{self.name}: {COSTS}")

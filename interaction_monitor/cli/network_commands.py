@@ -255,7 +255,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _benched(network: Network, arguments: argparse.Namespace) -> str:
-    from interaction_monitor.cost import bench
+    from interaction_monitor.cost import cost_of
     from interaction_monitor.forecast import cost_table
     from interaction_monitor.forward import assign_players
     from interaction_monitor.players.player_map import PlayerMap
@@ -268,15 +268,8 @@ def _benched(network: Network, arguments: argparse.Namespace) -> str:
         fewest, most = arguments.players
         count = arguments.samples or len(network.probe)
         settings = Settings(network.output, network.forward_func, interactions=arguments.interactions)
-        costs = bench(
-            module,
-            network.probe,
-            players,
-            settings,
-            n_players=range(fewest, most + 1),
-            n_samples=count,
-            limit=arguments.limit,
-        )
+        options = {"n_samples": count, "with_memory": True, "limit": arguments.limit}
+        costs = cost_of(module, network.probe, players, settings, n_players=range(fewest, most + 1), **options)
     except (ValueError, TypeError) as error:
         raise CommandError(f"the network cannot be measured: {error}") from error
     device = next((parameter.device for parameter in module.parameters()), "cpu")

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._float64 import float64_device
-from interaction_monitor._sharded import is_split, require_shared_by_samples
-from interaction_monitor.distributed import Ranks
+from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
 from interaction_monitor.forward.batching import (
     MAX_FORWARDS,
     Chunk,
@@ -35,7 +34,7 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.progress import progress
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
-from interaction_monitor.state import undisturbed
+from interaction_monitor.state import same_buffers, undisturbed
 
 __all__ = [
     "MAX_FORWARDS",
@@ -150,7 +149,7 @@ def outputs_of(
     ranks = Ranks.of_this_run() if is_split(model) else Ranks()
     runner = Runner(model, probe, players, settings)
     with (
-        ranks.same_buffers(model),
+        same_buffers(model, ranks),
         undisturbed(model) as runner.kept,
         casts_kept(),
         eager_if_compiled(model) if players.layer else nullcontext(),

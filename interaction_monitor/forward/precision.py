@@ -1,4 +1,4 @@
-"""Running somebody else's model in a higher precision than its own, and how large the rounding in its own is."""
+"""How large the rounding in somebody else's model is, found by a higher precision, and what it does to interactions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from interaction_monitor._sharded import is_split
+from interaction_monitor.distributed import is_split
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,
@@ -26,6 +26,8 @@ from interaction_monitor.forward.model import (
     find_layer,
     logits_of,
 )
+from interaction_monitor.functional import noise_floor
+from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.outputs import resolve, score_of
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
@@ -244,3 +246,55 @@ def _logits(
             return run(probe.inputs)
     key, x = probe.entry(players.input_key)
     return run(mask(x) if key is None else {**cast(dict[str, Tensor], probe.inputs), key: mask(x)})
+
+
+def rounding_warning(sigma: float, v: Tensor, tau: float, settings: Settings) -> str | None:
+    """Warn where interactions come from rounding rather than from the network.
+
+    AND interactions alone take rounding up as it is: σ 2^{k/2} in order k (Ren et al. 2024, Lemma 1). The extraction of
+    AND and OR interactions leaves out of the outputs what its correction can reach, so that rounding does nothing to
+    them as long as the largest of 2^n errors, about σ √(2 n ln 2), stays below the correction (docs/forward.md).
+
+    Args:
+        sigma: from `rounding`.
+        v: (S, 2^n) the outputs, all finite.
+        tau: the saliency threshold.
+        settings: how it was measured.
+    """
+    if math.isnan(sigma):
+        return None
+    n = v.shape[-1].bit_length() - 1
+    known = f"rounding inside the network gives its outputs a standard deviation of {sigma:.2g}"
+    more = "Interactions of high order may be rounding:"
+    advice = "measure in float32 (Precision in docs/forward.md says how)"
+    spread = float((v.amax(1) - v.amin(1)).mean())
+    # So far apart lie the highest and the lowest of 2^n outputs by rounding alone.
+    if sigma > 0 and spread <= 2 * largest_of_all(sigma, n):
+        return (
+            "the network gives the same output whatever is masked: on each sample the outputs of all coalitions lie "
+            f"within {spread:.2g}, and {known}. There are no interactions to measure"
+        )
+    if settings.interactions == "and":
+        drowned = [k for k, floor in enumerate(noise_floor(n, sigma).tolist(), start=1) if floor > tau]
+        text = f"{known}. That alone makes interactions of order {min(drowned, default=n)} and above salient"
+        return f"{text} (τ = {tau:.2g}): {advice}, or take fewer players" if drowned else None
+    correction = settings.thresholds.noise * float((v[:, -1] - v[:, 0]).abs().mean())
+    if correction == 0 and sigma > 0:
+        why, fix = "here masking all players changes no output", ""
+        if settings.thresholds.noise == 0:
+            why, fix = "Thresholds(noise=0) forbids that", f"give Thresholds(noise={NOISE}), or "
+        return (
+            f"{known}. The extraction can remove it only where it may correct outputs, and {why}. {more} {fix}{advice}"
+        )
+    text = f"{known}. That is more than the extraction can remove (it corrects outputs by {correction:.2g}). {more}"
+    return f"{text} {advice}" if largest_of_all(sigma, n) > correction else None
+
+
+def largest_of_all(sigma: float, n: int) -> float:
+    """Return about how large the largest of 2^n normally distributed errors is.
+
+    Examples:
+        >>> round(largest_of_all(1.0, 10), 1)
+        3.7
+    """
+    return sigma * math.sqrt(2 * n * math.log(2))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from interaction_monitor._checks import some
-from interaction_monitor._sharded import as_split_as_before, is_split
+from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
 from interaction_monitor.state._numbers import TensorPart
 from interaction_monitor.state._parts import Part, Place
 from interaction_monitor.state._reachable import parts_of
@@ -97,6 +97,24 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
                 kept.restore()
             for module, flag in flags:
                 module.training = flag
+
+
+@contextmanager
+def same_buffers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
+    """Give the model the buffers of rank zero inside the block.
+
+    Parameters are the same everywhere, but each process goes on with running statistics (of BatchNorm)
+    of its own until the next forward in training; those of rank zero are what a checkpoint holds.
+    """
+    if ranks.size == 1:
+        yield
+        return
+    buffers = list(model.buffers())
+    first = ranks.of_first([buffer.detach().cpu() for buffer in buffers])
+    with undisturbed(model):
+        for buffer, value in zip(buffers, first, strict=True):
+            buffer.copy_(value)
+        yield
 
 
 def uninitialized(model: nn.Module) -> list[str]:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor._sharded import is_split
+from interaction_monitor.distributed import is_split
 from interaction_monitor.state._numbers import GENERATORS, Array, Drawing, TensorPart
 from interaction_monitor.state._parts import (
     ABSENT,

@@ -78,6 +78,16 @@ def test_a_resumed_run_has_the_phases_of_one_that_was_never_stopped(tmp_path):
     assert resumed.observer.tracker.state_dict() == whole.observer.tracker.state_dict()
 
 
+def test_other_samples_of_a_loader_are_told_by_the_callback_that_measures(tmp_path):
+    chosen = {"callback": {"n_samples": 5}, "save_strategy": "epoch"}
+    with pytest.raises(CrashError):
+        trained(tmp_path, before=CrashAt(4), **chosen)
+    with pytest.warns(UserWarning, match="InteractionTrainerCallback: the loader gives other samples.*goes on with"):
+        _, resumed = trained(tmp_path, resume=True, data=sentences(64)[20:40], **chosen)
+    kept = Record.open(tmp_path / "interactions").probe_inputs
+    assert torch.equal(resumed.observer.probe.inputs["input_ids"], kept["input_ids"])
+
+
 def test_a_finished_run_that_is_resumed_from_an_earlier_checkpoint_keeps_its_record(tmp_path):
     _, whole = trained(tmp_path, save_strategy="epoch")
     before = contents(tmp_path / "interactions")

@@ -15,10 +15,9 @@ from torch import nn
 from interaction_monitor import InteractionMonitor, Probe, assign_players, measure
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward import precision as module
-from interaction_monitor.forward.precision import computing_in, rounding
+from interaction_monitor.forward.precision import computing_in, largest_of_all, rounding, rounding_warning
 from interaction_monitor.functional import and_interactions, noise_floor, orders
 from interaction_monitor.history import History
-from interaction_monitor.measurement import largest_of_all, rounding_warning
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.player_map import PlayerMap
@@ -349,6 +348,10 @@ class TestWhereItGoes:
         assert type(record.history[0]).from_primitives(primitives).rounding is None
 
 
+def warning_of(measured, settings):
+    return rounding_warning(measured.rounding, measured.v[measured.valid], measured.tau, settings)
+
+
 class TestWarning:
     @pytest.fixture
     def measured(self, planted_run):
@@ -364,38 +367,38 @@ class TestWarning:
         settings = Settings(interactions="and")
         for order in range(1, 6):  # the floor of this order is just above the threshold
             loud = replace(measured, rounding=1.01 * measured.tau / 2 ** (order / 2))
-            assert f"of order {order} and above" in rounding_warning(loud, settings)
-        assert rounding_warning(replace(measured, rounding=0.99 * measured.tau / 2**2.5), settings) is None
-        assert rounding_warning(replace(measured, rounding=math.nan), settings) is None
+            assert f"of order {order} and above" in warning_of(loud, settings)
+        assert warning_of(replace(measured, rounding=0.99 * measured.tau / 2**2.5), settings) is None
+        assert warning_of(replace(measured, rounding=math.nan), settings) is None
 
     def test_the_extraction_leaves_out_what_its_correction_reaches(self, measured):
         settings = Settings(thresholds=Thresholds(noise=0.02))
         limit = 0.02 * measured.output_change / largest_of_all(1.0, 5)
-        assert rounding_warning(replace(measured, rounding=0.99 * limit), settings) is None
-        assert "measure in float32" in rounding_warning(replace(measured, rounding=1.01 * limit), settings)
+        assert warning_of(replace(measured, rounding=0.99 * limit), settings) is None
+        assert "measure in float32" in warning_of(replace(measured, rounding=1.01 * limit), settings)
 
     def test_says_why_there_is_no_correction(self, measured):
         measured = replace(measured, rounding=1e-7)
-        none = rounding_warning(measured, Settings(thresholds=Thresholds(noise=0)))
+        none = warning_of(measured, Settings(thresholds=Thresholds(noise=0)))
         assert "Thresholds(noise=0) forbids that" in none
         assert "give Thresholds(noise=0.02)" in none
-        flat = rounding_warning(self.flat(measured, 1.0), Settings())
+        flat = warning_of(self.flat(measured, 1.0), Settings())
         assert "masking all players changes no output" in flat
         assert "give Thresholds" not in flat
         uneven = self.flat(measured, 1.0)
         uneven.v[:, -1] = 1.234e-9
-        assert "it corrects outputs by 2.5e-11" in rounding_warning(uneven, Settings())
-        assert rounding_warning(replace(measured, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
+        assert "it corrects outputs by 2.5e-11" in warning_of(uneven, Settings())
+        assert warning_of(replace(measured, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
 
     @pytest.mark.parametrize("kind", ["and-or", "and"])
     def test_a_network_that_gives_the_same_whatever_is_masked_is_named(self, measured, kind):
         measured = replace(measured, rounding=1e-12)
         apart = 2 * largest_of_all(1e-12, 5)
-        text = rounding_warning(self.flat(measured, 0.99 * apart), Settings(interactions=kind))
+        text = warning_of(self.flat(measured, 0.99 * apart), Settings(interactions=kind))
         assert "the network gives the same output whatever is masked" in text
         assert "within 5.2e-12" in text
         assert "float32" not in text
-        text = rounding_warning(self.flat(measured, 1.01 * apart), Settings(interactions=kind))
+        text = warning_of(self.flat(measured, 1.01 * apart), Settings(interactions=kind))
         assert text is None or "whatever is masked" not in text
 
     def test_once_and_not_before_training(self, mlp, probe):

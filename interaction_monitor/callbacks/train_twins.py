@@ -1,0 +1,268 @@
+"""Twins of the network that a trainer trains: by its own steps and optimizers, without a trace in the run itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from interaction_monitor._checks import describe
+from interaction_monitor.callbacks.lightning_trainer import say
+from interaction_monitor.callbacks.loggers import is_a
+from interaction_monitor.distributed import is_split
+from interaction_monitor.observer import Observer
+from interaction_monitor.reference.twins import COSTS, TwinTraining, mirror
+from interaction_monitor.state import preserved_rng, silent
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+
+def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule, *, name: str) -> None:
+    """Make the twins that were asked for, if any, and say what they cost.
+
+    Raises:
+        ValueError: if they cannot be trained as the module is.
+    """
+    references = observer.references
+    if references is None or (asked := references.asked_twins) is None:
+        return
+    if asked.loss is None and not pl_module.automatic_optimization:
+        raise ValueError(
+            "Twins are trained by training_step and configure_optimizers alone, but this module optimizes by itself "
+            "(automatic_optimization=False); give Twins(loss=..., optimizer=...), or another reference"
+        )
+    if is_split(pl_module):
+        raise ValueError("Twins are trained on one device each, but this network is split over processes")
+    networks = asked.networks()
+    for network in networks:
+        _place(network, trainer, pl_module)
+    with preserved_rng(asked.seed):
+        optimizers = [optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
+                      for network in networks]  # fmt: skip
+    training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
+    references.begin(training)
+    say(trainer, f"{name}: {COSTS}")
+
+
+def step_beside(
+    observer: Observer | None, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int
+) -> None:
+    """Train the twins on the batch on which the run is about to be trained, if there are any."""
+    twins = None if observer is None or observer.references is None else observer.references.twins
+    if twins is None or twins.failure is not None:
+        return
+    for network in twins.networks:
+        mirror(network, pl_module)
+    accumulate = trainer.accumulate_grad_batches
+    last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    with trainer.precision_plugin.train_step_context():
+        twins.step(
+            batch,
+            like=trainer.optimizers,
+            accumulate=accumulate,
+            update=last or (index + 1) % accumulate == 0,
+            clip=_clip_of(trainer),
+        )
+
+
+class _Step:
+    """The loss that a module's own `training_step` gives; unlike a closure it can be pickled."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer = trainer
+
+    def __call__(self, network: nn.Module, batch: Any) -> Tensor | None:
+        # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
+        lists = [(own, len(own)) for part in network.modules() for own in vars(part).values() if type(own) is list]
+        with silent(network):
+            training_step: Any = network.training_step
+            takes = inspect.signature(training_step).parameters
+            found = training_step(*(batch, self.trainer.fit_loop.batch_idx)[: len(takes)])
+        for own, length in lists:
+            del own[length:]
+        loss = found.get("loss") if isinstance(found, dict) else found
+        if not (loss is None or isinstance(loss, Tensor)):
+            raise TypeError(f"training_step must return a loss for twins, but returned {describe(found)}")
+        return loss
+
+
+def optimizers_of(network: Any) -> list[Optimizer]:
+    """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left.
+
+    Raises:
+        ValueError: if it configures none.
+    """
+    with silent(network):
+        found = network.configure_optimizers()
+    if isinstance(found, dict):
+        found = found["optimizer"]
+    elif isinstance(found, (list, tuple)):
+        first = found[0] if found else None
+        found = first if isinstance(first, (list, tuple)) else found
+    listed = list(found) if isinstance(found, (list, tuple)) else [found]
+    listed = [each["optimizer"] if isinstance(each, dict) else each for each in listed]
+    if not listed or not all(isinstance(each, Optimizer) for each in listed):
+        raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
+    return listed
+
+
+def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Put a twin where the run's module is, and set it up in the order in which the trainer does."""
+    if is_a(network, "LightningModule"):
+        network.trainer = trainer
+        with silent(network):
+            network.setup(stage="fit")
+            network.configure_model()
+    trainer.precision_plugin.convert_module(network)
+    network.to(pl_module.device)
+
+
+def _clip_of(trainer: pl.Trainer) -> Callable[[nn.Module], None] | None:
+    value = trainer.gradient_clip_val
+    by_value = str(getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)) == "value"
+    return partial(_clip, most=float(value), by_value=by_value) if value else None
+
+
+def _clip(network: nn.Module, *, most: float, by_value: bool = False) -> None:
+    clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+    clip(network.parameters(), most)
+
+
+class ModelTwins:
+    """Collects what the model is called with, and trains the twins on it.
+
+    Args:
+        twins: their training.
+        model: the run's.
+    """
+
+    def __init__(self, twins: TwinTraining, model: nn.Module) -> None:
+        self.twins = twins
+        self._model = model
+        self._batches: list[dict[str, Any]] = []
+        self._handle = model.register_forward_pre_hook(self._take, with_kwargs=True)
+
+    def _take(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        # Evaluations and measurements run without gradients.
+        if module.training and torch.is_grad_enabled():
+            self._batches.append(dict(kwargs))
+
+    def step(self, args: TrainingArguments, optimizer: Any) -> None:
+        """Train them on the batches since the last step, before the run's own optimizer steps."""
+        batches, self._batches = self._batches, []
+        if self.twins.failure is not None:
+            return
+        for network in self.twins.networks:
+            mirror(network, self._model)
+        for number, batch in enumerate(batches, start=1):
+            self.twins.step(
+                batch,
+                like=[_inner(optimizer)],
+                accumulate=len(batches),
+                update=number == len(batches),
+                clip=partial(_clip, most=args.max_grad_norm) if args.max_grad_norm else None,
+            )
+
+    def close(self) -> None:
+        """Leave the model as it was before."""
+        self._handle.remove()
+
+    def save(self, path: Path) -> None:
+        """Write them beside a checkpoint.
+
+        Raises:
+            OSError: if that cannot be written.
+        """
+        torch.save(self.twins.state_dict(), path)
+
+    def load(self, path: Path) -> None:
+        """Go on with those that `save` wrote.
+
+        Raises:
+            OSError: if they are not there.
+            ValueError: if they are of another kind.
+        """
+        self.twins.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+
+
+def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer | None) -> ModelTwins | None:
+    """Make the twins that were asked for; None where none were.
+
+    Args:
+        observer: has the references.
+        model: the run's, whose device they share.
+        optimizer: the run's, after whose kind theirs are made.
+        trainer: whose precision they train in.
+
+    Raises:
+        TypeError: if the factory makes no network.
+        ValueError: if it makes the same one twice.
+    """
+    references = observer.references
+    if references is None or (asked := references.asked_twins) is None:
+        return None
+    device = next(model.parameters()).device
+    networks = [network.to(device) for network in asked.networks()]
+    make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))
+    with preserved_rng(asked.seed):
+        optimizers = [[make(network)] for network in networks]
+    context = nullcontext if trainer is None else trainer.compute_loss_context_manager
+    training = TwinTraining(
+        networks, optimizers, asked.loss or _ModelLoss(context), seed=asked.seed, ranks=observer.ranks
+    )
+    references.begin(training)
+    return ModelTwins(training, model)
+
+
+def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -> Optimizer:
+    """Make an optimizer of the same kind for a network of the same kind, with the same parameters in the same groups.
+
+    Examples:
+        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+        >>> made = optimizer_like(torch.optim.AdamW(groups, lr=0.5), model, network)
+        >>> made.param_groups[0]["params"][0] is network.weight, made.param_groups[0]["weight_decay"]
+        (True, 0.1)
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    mine = dict(network.named_parameters())
+    groups = [
+        {
+            **{key: value for key, value in group.items() if key in optimizer.defaults},
+            "params": [mine[names[id(parameter)]] for parameter in group["params"]],
+        }
+        for group in optimizer.param_groups
+    ]
+    return type(optimizer)(groups)  # type: ignore[call-arg]  # each kind has its own arguments
+
+
+class _ModelLoss:
+    """The loss that a model returns where it is given labels."""
+
+    def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._context = context
+
+    def __call__(self, network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        with self._context():
+            result = network(**batch)
+        loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+        if not isinstance(loss, Tensor):
+            instead = "give Twins(loss=lambda network, batch: ...)"
+            raise TypeError(f"a twin must return a loss, but returned {describe(result)}; {instead}")
+        return loss
+
+
+def _inner(optimizer: Any) -> Optimizer:
+    """Return the optimizer within what accelerate makes of it."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    assert isinstance(inner, Optimizer)
+    return inner
