@@ -86,9 +86,11 @@ def main() -> None:
     parser.add_argument("--wrong-labels", type=float, default=0.2, help="share of training labels drawn anew")
     parser.add_argument("--every", type=int, default=2, help="epochs between two measurements")
     parser.add_argument("--samples", type=int, default=25, help="test images to measure on; the paper takes 50")
+    parser.add_argument("--train-samples", type=int, default=0, help="training images to measure on too")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"))
     arguments = parser.parse_args()
-    for name, least, most in (("epochs", 1, 10_000), ("train", 1, 4900), ("wrong_labels", 0, 1), ("every", 1, 10_000)):
+    limits = {"epochs": (1, 10_000), "train": (1, 4900), "wrong_labels": (0, 1), "every": (1, 10_000)}
+    for name, (least, most) in (limits | {"train_samples": (0, arguments.train)}).items():
         if not least <= getattr(arguments, name) <= most:
             parser.error(f"argument --{name.replace('_', '-')}: must be {least} to {most}")
     if not 1 <= arguments.samples <= 5000 - arguments.train:
@@ -101,6 +103,7 @@ def main() -> None:
     monitor = InteractionMonitor(
         FeaturePatches(layer="features.1", grid=7, margin=1, n_players=8),
         n_samples=arguments.samples,
+        n_train_samples=arguments.train_samples,
         every_n_epochs=arguments.every,
         reference=Twins(LeNet),
     )

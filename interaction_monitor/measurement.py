@@ -106,6 +106,9 @@ class Measurement:
             baseline_value=float(effects[0]), estimated=False,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        return f"Measurement({len(self.v)} samples, {len(self.distribution)} players, mean order {self.mean_order:.2f})"
+
     def _repr_html_(self) -> str:
         from interaction_monitor.plots.run_figures import measurement_html
 

@@ -22,7 +22,7 @@ from interaction_monitor.functional import (
 )
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots.comparison_text import powers
-from interaction_monitor.plots.layout import bare, legend_above, styled, to_png
+from interaction_monitor.plots.layout import Page, bare, legend_above, styled, to_png
 from interaction_monitor.plots.sample_figures import patterns
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one
@@ -74,7 +74,7 @@ def generalization(comparison: Comparison) -> Figure:
         The figure; means over networks and samples. The control is the shared extraction of outputs that have
         nothing to share.
     """
-    figure = Figure(figsize=(8.5, 3.6), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(8.5, 3.6), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2, sharey=True)
     ks = comparison.ks
     for kind, (ax, title) in enumerate(zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True)):
@@ -99,7 +99,7 @@ def orders(comparison: Comparison) -> Figure:
         The figure: a column per network, extracted alone above, together below.
     """
     networks = len(comparison.names)
-    figure = Figure(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(2, networks, sharex=True, sharey=True, squeeze=False)
     order = range(1, comparison.n_players + 1)
     for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
@@ -138,7 +138,7 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
         strongest k, AND and OR together, mean over samples.
     """
     networks = len(comparison.names)
-    figure = Figure(figsize=(1.5 + 3.6 * networks, 6.2), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(1.5 + 3.6 * networks, 6.2), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(2, networks, squeeze=False)
     for network, (above, below) in enumerate(axes.T):
         v = comparison.v[network]
@@ -177,7 +177,7 @@ def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
     Returns:
         The figure: left the interactions of all samples and networks from the strongest down, then s_and and s_or.
     """
-    figure = Figure(figsize=(12, 3.6), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(12, 3.6), dpi=100, layout="constrained", facecolor="white")
     left, *others = figure.subplots(1, 3)
     shades = colormaps["viridis"](torch.linspace(0, 0.9, len(result.alphas)).tolist())
     for extraction, shade in zip(result.extractions, shades, strict=True):
@@ -210,7 +210,7 @@ def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
         The figure: a column per network, extracted alone above, together below; the mean error in each title.
     """
     networks = len(comparison.names)
-    figure = Figure(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(2, networks, sharex=True, sharey="col", squeeze=False)
     for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
         and_mask, or_mask = (mask[:, sample] for mask in extraction.salient)
@@ -241,7 +241,7 @@ def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
         The figure; how many are salient and the mean error, as a share of the whole change, in its title.
     """
     v, and_, or_ = measurement.v[sample], measurement.and_[sample], measurement.or_[sample]
-    figure = Figure(figsize=(6, 3.4), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(6, 3.4), dpi=100, layout="constrained", facecolor="white")
     ax = figure.subplots()
     error = _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau))
     count = int((torch.cat((and_[1:], or_[1:])).abs() >= measurement.tau).sum())
@@ -262,7 +262,7 @@ def _draw_explained(ax: Axes, v: Tensor, explained: Tensor) -> float:
 
 def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes]]:
     count = len(comparison.names)
-    figure = Figure(figsize=(1.5 + 3.6 * count, height), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(1.5 + 3.6 * count, height), dpi=100, layout="constrained", facecolor="white")
     axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
     for ax in axes:
         bare(ax)

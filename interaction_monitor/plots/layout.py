@@ -53,9 +53,16 @@ NOTE = "#555555"
 WIDTH, LEFT, RIGHT = 10.0, 0.82, 0.95
 
 
+class Page(Figure):
+    """A figure that a notebook shows at the end of a cell, whether or not pyplot has been set up there."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
 def page(width: float, height: float) -> Figure:
     """Make an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    figure = Page(figsize=(width, height), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
