@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor.forward.model import changed_output, device_of, eager_if_compiled, find_layer, logits_of
+from interaction_monitor.forward.model import (
+    call_model,
+    changed_output,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+    logits_of,
+)
 from interaction_monitor.outputs import Output, resolve, score_of
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
@@ -74,7 +81,7 @@ def most_probable(
     model: nn.Module,
     probe: Probe,
     *,
-    forward_func: ForwardFunc = last_token_logits,
+    forward_func: ForwardFunc | None = None,
     forward_context: ForwardContext = nullcontext,
 ) -> Probe:
     """Return the probe with what the model itself expects for each unmasked sample as target.
@@ -82,8 +89,8 @@ def most_probable(
     Args:
         model: the network; it is left as it was.
         probe: the samples; their targets are replaced.
-        forward_func: (model, inputs) -> logits (B, C), or (B, L, V), of which the last position counts. The default is
-            for causal language models; `lambda model, x: model(x)` makes it the predicted class of a classifier.
+        forward_func: (model, inputs) -> logits (B, C), or (B, L, V), of which the last position counts. None takes
+            `last_token_logits` for models that have `get_output_embeddings()`, and calls others as they are.
         forward_context: makes the context in which the model is called.
 
     Returns:
@@ -91,16 +98,18 @@ def most_probable(
 
     Examples:
         >>> net = nn.Linear(2, 3)
-        >>> most_probable(net, Probe(torch.rand(5, 2)), forward_func=lambda model, x: model(x)).targets.shape
+        >>> most_probable(net, Probe(torch.rand(5, 2))).targets.shape
         torch.Size([5])
     """
     device = device_of(model, probe.inputs)
+    causal = callable(getattr(model, "get_output_embeddings", None))
+    run = forward_func or (last_token_logits if causal else call_model)
 
     def predicted(sample: int) -> Tensor:
         # A copy of its own, as the forward may change it in place.
         inputs = probe.select([sample]).to(device).inputs
         with forward_context():
-            logits = logits_of(forward_func(model, inputs), 1)
+            logits = logits_of(run(model, inputs), 1)
         return (logits[:, -1] if logits.ndim == 3 else logits).argmax(1)
 
     with undisturbed(model) as kept, eager_if_compiled(model):

@@ -14,9 +14,12 @@ from torch.utils._pytree import tree_leaves
 from interaction_monitor._float64 import to_float64
 
 _VALUE = 'for the network\'s own value, as in a regression, give output="prediction"'
-_FUNCTION = (
-    "give output= a function of (values, targets) to one number per sample, such as lambda values, targets: "
-    "-(values - targets).double().square().flatten(1).mean(1)"
+_FUNCTION = "give output= a function of (values, targets) to one number per sample, such as lambda values, targets: "
+_ERROR = _FUNCTION + "-(values.flatten(1) - targets.flatten(1)).double().square().mean(1)"
+_OWN_INPUTS = "give probe=Probe(x, x) of x = Probe.from_loader(val_loader).inputs"
+_POSITION = (
+    "for one of several positions, the last say, give "
+    "output=lambda logits, targets: outputs.log_odds(logits[:, -1], targets[:, -1])"
 )
 _NEXT_TOKEN = (
     'for the next token of a language model give output="next_token_log_odds" and Probe(inputs, ids of the token that '
@@ -80,8 +83,9 @@ def refuse_reconstructions(logits: Tensor, targets: Tensor, inputs: Iterable[Ten
         raise ValueError(
             f"the model returns {logits.shape[1]} numbers per sample, one for each element of its input, while the "
             f"targets go up to {int(targets.max())}: it seems to be an autoencoder, whose numbers are no logits of "
-            f"classes. Give Probe(inputs, inputs), and {_FUNCTION}; or forward_func= that returns logits. If they are "
-            "logits, say so by output=lambda logits, targets: outputs.log_odds(logits, targets)"
+            f"classes. If its inputs are what it gives back, {_OWN_INPUTS}, and {_ERROR}; or forward_func= that "
+            "returns logits. If they are logits, say so by "
+            "output=lambda logits, targets: outputs.log_odds(logits, targets)"
         )
 
 
@@ -125,7 +129,8 @@ def _require_range(logits: Tensor, targets: Tensor, name: str) -> None:
     if targets.is_floating_point() and bool((targets.isnan() | (targets % 1 != 0)).any()):
         example = targets[targets.isnan() | (targets % 1 != 0)][0].item()
         soft = _is_binary(logits) and bool(((targets >= 0) & (targets <= 1)).all())
-        what = f"{_VALUE if _is_binary(logits) else f'if the network returns several values, {_FUNCTION}'}"
+        several = f"if the network returns several values, {_FUNCTION}-(values[:, 0] - targets).double().square()"
+        what = _VALUE if _is_binary(logits) else several
         raise ValueError(
             f"output {name!r} needs classes, but the targets are fractions such as {example:.4g}; {what}"
             + "; of probabilities of class 1 give Probe(inputs, (targets > 0.5).long())" * soft
@@ -146,13 +151,17 @@ def _require_range(logits: Tensor, targets: Tensor, name: str) -> None:
 
 def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
     if logits.ndim == 3 and logits.is_floating_point():
-        return f"{_NEXT_TOKEN}; for one of several positions give forward_func= that returns its logits"
+        of_each = targets is not None and targets.shape == logits.shape[:2]
+        return f"{_NEXT_TOKEN}; {_POSITION if of_each else 'for another position give forward_func= with its logits'}"
     if logits.ndim > 3 and logits.is_floating_point():
+        if targets is not None and targets.shape == (len(targets), *logits.shape[2:]):
+            entropy = 'torch.nn.functional.cross_entropy(values, targets.long(), reduction="none")'
+            return f"values for each position are a segmentation's: {_FUNCTION}-{entropy}.double().flatten(1).mean(1)"
         classes = targets is None or targets.ndim < logits.ndim - 1  # there is nothing to compare the values with
         return (
             "values for each position are an autoencoder's or a segmentation's: "
-            + "give Probe(inputs, inputs), if the inputs are what is to be given back, and " * classes
-            + f"{_FUNCTION}, or forward_func= that returns the logits of one position"
+            + f"if the inputs are what is to be given back, {_OWN_INPUTS}, and " * classes
+            + f"{_ERROR}, or forward_func= that returns the logits of one position"
         )
     return "give forward_func= that returns such logits, or another output="
 
@@ -164,7 +173,7 @@ def _of_targets(logits: Tensor, targets: Tensor) -> str:
             shares = bool((targets >= 0).all()) and bool(((to_float64(targets).sum(1) - 1).abs() < 1e-3).all())
             if shares:
                 return "of shares that sum to one give Probe(inputs, targets.argmax(1))"
-            return f"several values per sample are a regression's or an autoencoder's: {_FUNCTION}"
+            return f"several values per sample are a regression's or an autoencoder's: {_ERROR}"
         if marks:
             return (
                 "of one-hot targets give Probe(inputs, targets.argmax(1)); for several labels per sample give "
@@ -173,7 +182,7 @@ def _of_targets(logits: Tensor, targets: Tensor) -> str:
     if targets.ndim == 2 and not targets.is_floating_point():
         return f"targets for each token do not say which one is explained: {_NEXT_TOKEN}"
     if targets.is_floating_point():
-        return f"several values per sample are a regression's or an autoencoder's: {_FUNCTION}"
+        return f"several values per sample are a regression's or an autoencoder's: {_ERROR}"
     return "give the one that is explained: Probe(inputs, classes)"
 
 

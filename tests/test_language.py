@@ -103,7 +103,7 @@ def test_most_probable_is_the_predicted_class_of_a_classifier():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5))
     probe = Probe(torch.rand(5, 2), torch.zeros(5))
-    found = most_probable(net, probe, forward_func=lambda model, x: model(x))
+    found = most_probable(net, probe)
     assert torch.equal(found.targets, net[0](probe.inputs).argmax(1))
     assert net.training
 

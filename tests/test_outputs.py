@@ -269,8 +269,8 @@ def test_smoothed_log_odds_are_those_of_the_authors_formula():
 def test_an_autoencoder_whose_batches_have_labels_is_told_what_to_compare():
     values, labels = torch.rand(2, 3, 8, 8), torch.arange(2)
     with pytest.raises(
-        ValueError, match=r"autoencoder's.*: give Probe\(inputs, inputs\).* and give output= a function"
+        ValueError, match=r"autoencoder's.*, give probe=Probe\(x, x\) of x = .*, and give output= a function"
     ):
         outputs.log_odds(values, labels)
-    with pytest.raises(ValueError, match=r"segmentation's: give output= a function"):
+    with pytest.raises(ValueError, match=r"segmentation's: give output= a function.*cross_entropy"):
         outputs.log_odds(values, torch.zeros(2, 8, 8, dtype=torch.long))

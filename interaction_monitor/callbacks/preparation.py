@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,15 @@ from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
 from interaction_monitor.forward import assign_players, check_forwards
 from interaction_monitor.forward.batching import is_out_of_memory
-from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like, try_call, watched
-from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled
+from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like, path_of, try_call, watched
+from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.outputs import OUTPUTS, prediction, resolve
 from interaction_monitor.players import Players
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.probe import TARGET_KEYS, Probe, Suits, advice_on_targets
+from interaction_monitor.probe import TARGET_KEYS, Inputs, Probe, Suits, advice_on_targets
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, require_few_players
-from interaction_monitor.state import undisturbed
+from interaction_monitor.state import answered, undisturbed
 
 
 @dataclass(frozen=True)
@@ -201,12 +201,14 @@ def _call_of_the_step(
     """Find how a step calls the network, where the network itself is not called so."""
     found: Call | None = None
     lines: list[Call] = []
+    parts: list[Call] = []
     seen = Seen()
     for batch in _batches(samples):
         with undisturbed(model), eager_if_compiled(model), context():
             with watched(model) as seen:
                 finished = try_call(model, batch, step) is None
             found, lines = calls_like(seen, model, samples.inputs, samples.targets)
+            parts = [] if lines or seen.calls else _calls_of_parts(model, samples.inputs)
         if lines or finished:
             break
     if found is not None:
@@ -219,10 +221,25 @@ def _call_of_the_step(
             "the sample alone; keep running statistics, or normalize each sample by itself"
         ) from alone
     shown = "inputs" if isinstance(samples.inputs, dict) else "x"
-    advice = " or ".join(map(str, lines[:3])) or f"forward_func=lambda module, {shown}: ... that returns logits"
+    known = " or ".join(map(str, (lines or parts)[:3]))
+    advice = known or f"forward_func=lambda module, {shown}: ... that returns logits"
     calls = f" {name} calls {seen.shapes()}." if seen.calls else ""
     direct = "module(**inputs)" if shown == "inputs" else "module(x)"
     raise CallError(f"{direct} fails on the samples: {_told(failed)}.{calls} Give {advice}") from failed
+
+
+def _calls_of_parts(model: nn.Module, inputs: Inputs) -> list[Call]:
+    """List the lines that call a part of the network on the samples, where it gives a row of numbers for each."""
+    given, name = ("**inputs", "inputs") if isinstance(inputs, dict) else ("x", "x")
+    size = len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
+    found = []
+    for path, _ in model.named_children():
+        call = Call(f"{path_of(path)}({given})", name)
+        with answered(), suppress(Exception):
+            values = logits_of(call(model, inputs), size)
+            if values.ndim in (1, 2) and values.is_floating_point():
+                found.append(call)
+    return found
 
 
 def _failure(model: nn.Module, samples: Probe, call: ForwardFunc, context: ForwardContext) -> Exception | None:

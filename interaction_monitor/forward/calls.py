@@ -92,7 +92,7 @@ class Seen:
     def shapes(self) -> str:
         """Say which modules were called, with what."""
         told = [
-            f"{_path(name)}({', '.join(describe(value) for value in (*args, *kwargs.values()))}) -> {describe(result)}"
+            f"{path_of(name)}({', '.join(map(describe, (*args, *kwargs.values())))}) -> {describe(result)}"
             for name, args, kwargs, result in self.calls
         ]
         return "; ".join(told[:6]) + f"; and {len(told) - 6} more" * (len(told) > 6)
@@ -152,7 +152,7 @@ def calls_like(seen: Seen, model: nn.Module, inputs: Inputs, targets: Tensor | N
             continue
         given = [_line(value, known) for value in args]
         given += [f"{key}={_line(value, known)}" for key, value in kwargs.items()]
-        line = f"{_path(path)}({', '.join(given)})"
+        line = f"{path_of(path)}({', '.join(given)})"
         call = Call(line, name)
         if "..." in line or not logits.is_floating_point() or not _gives(call, model, inputs, logits, size):
             continue
@@ -177,9 +177,9 @@ class _Scored(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in LOSSES:
-            given = args[0] if args else kwargs.get("input")
-            if isinstance(given, Tensor):
-                self.scored.append(given.detach())
+            # A squared error may be given them in either order.
+            given = *args[:2], kwargs.get("input"), kwargs.get("target")
+            self.scored.extend(x.detach() for x in given if isinstance(x, Tensor))
         return func(*args, **kwargs)
 
 
@@ -202,7 +202,7 @@ def _same(logits: Tensor, given: Tensor) -> bool:
     )
 
 
-def _path(name: str) -> str:
+def path_of(name: str) -> str:
     """Write the way to a module as Python."""
     parts = name.split(".") if name else []
     if not all(part.isidentifier() or part.isdigit() for part in parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +67,7 @@ class PointClusters(Players):
             ValueError: if the inputs are no clouds, are not finite, or have fewer different points than clusters.
         """
         key, inputs = probe.entry(self.input_key)
-        channels_first = self._channels_first(inputs)
-        clouds = (inputs.transpose(1, 2) if channels_first else inputs).detach().cpu().double()
+        clouds, channels_first = self._clouds(probe), self._channels_first(inputs)
         if not clouds.isfinite().all():
             raise ValueError("PointClusters needs finite coordinates, but some are NaN or infinite")
         labels = torch.full(clouds.shape[:2], -1, dtype=torch.int64)
@@ -95,6 +95,31 @@ class PointClusters(Players):
             baseline=baseline,
             input_key=key,
         )
+
+    def suits(self, probe: Probe) -> Tensor:
+        """Tell which clouds can be cut into so many clusters.
+
+        Args:
+            probe: as for `assign`.
+
+        Returns:
+            (S,) bool; all True where `assign` will refuse.
+
+        Examples:
+            >>> clouds = torch.stack([torch.arange(24.0).view(8, 3), torch.zeros(8, 3)])
+            >>> PointClusters(n_clusters=4, n_players=2).suits(Probe(clouds))
+            tensor([ True, False])
+        """
+        with suppress(ValueError):
+            clouds = self._clouds(probe)
+            different = [len(torch.unique(cloud[:, :3], dim=0)) for cloud in clouds]
+            return (torch.tensor(different) >= self.n_clusters) & clouds.isfinite().flatten(1).all(1)
+        return super().suits(probe)
+
+    def _clouds(self, probe: Probe) -> Tensor:
+        """Return the clouds, (S, N, C) float64 on the CPU."""
+        inputs = probe.entry(self.input_key)[1]
+        return (inputs.transpose(1, 2) if self._channels_first(inputs) else inputs).detach().cpu().double()
 
     def _channels_first(self, clouds: Tensor) -> bool:
         if clouds.ndim != 3 or not clouds.is_floating_point():

@@ -1,5 +1,7 @@
 """Networks that are not called as `module(x)`: the line that runs is found, or proposed before the first batch."""
 
+import re
+
 import lightning as L
 import pytest
 import torch
@@ -7,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
 
-from interaction_monitor import InteractionMonitor
+from interaction_monitor import InteractionMonitor, Probe, outputs
 from interaction_monitor.players import ImagePatches
 
 
@@ -100,6 +102,83 @@ class Unclear(NoForward):
         return self.loss(self.head[1](hidden), batch[1])
 
 
+class Reconstructs(Base):
+    """An autoencoder that gives its loss the target first, and keeps no images."""
+
+    line = "module(x.flatten(1))"
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(64, 4), nn.Linear(4, 64)
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x).relu())
+
+    def step(self, batch):
+        x = batch[0].flatten(1)
+        return nn.functional.mse_loss(x, self(x))
+
+
+class ReconstructsImages(Reconstructs):
+    def forward(self, x):
+        return super().forward(x.flatten(1)).view(x.shape)
+
+    def step(self, batch):
+        return nn.functional.mse_loss(self(batch[0]), batch[0])
+
+
+class OfEachRow(Base):
+    """Tells for each row of an image whether it is bright: logits (B, rows, 2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(x[:, 0])
+
+    def step(self, batch):
+        return nn.functional.cross_entropy(self(batch[0]).flatten(0, 1), batch[1].flatten())
+
+
+class OfEachPixel(OfEachRow):
+    """Tells it for each pixel: logits (B, 2, height, width)."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(x)
+
+    def step(self, batch):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
+class Pair(Base):
+    """Draws and judges, with two optimizers of its own and no step for validation."""
+
+    automatic_optimization = False
+
+    def __init__(self):
+        super().__init__()
+        self.draws, self.judges = nn.Linear(3, 64), nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+    def forward(self, z):
+        return self.draws(z)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, sign in zip(self.optimizers(), (1, -1), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(sign * self.judges(self(torch.randn(len(batch[0]), 3))).mean())
+            optimizer.step()
+
+    validation_step = L.LightningModule.validation_step
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.draws, self.judges)]
+
+
 PATCHES = ImagePatches(grid=4, margin=0, n_players=3)
 
 
@@ -147,3 +226,46 @@ def test_a_forward_func_that_fails_is_refused_before_the_first_batch(digits, mak
         MisconfigurationException, match=r"forward_func= fails on the samples: AttributeError.*classify"
     ):
         run(Flattens(), digits, make_trainer, forward_func=lambda module, x: module.classify(x))
+
+
+def of_rows(data):
+    return [[(x, (x[0].mean(1) > 0.3).long()) for x, _ in part] for part in data]
+
+
+def of_pixels(data):
+    return [[(x, (x[0] > 0.3).long()) for x, _ in part] for part in data]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labelled", "own_inputs"),
+    [
+        (Reconstructs, list, True),
+        (ReconstructsImages, list, True),
+        (OfEachRow, of_rows, False),
+        (OfEachPixel, of_pixels, False),
+    ],
+)
+def test_the_output_that_a_refusal_proposes_works(kind, labelled, own_inputs, digits, make_trainer):
+    data = labelled(digits)
+    with pytest.raises(MisconfigurationException) as refused:
+        run(kind(), data, make_trainer)
+    line, *_ = re.findall(r"output=(?:.*such as )?(lambda \w+, targets: .*?)(?:$|; or |, or )", str(refused.value))
+    options = {"output": eval(line, {"torch": torch, "outputs": outputs})}
+    if own_inputs:
+        assert "probe=Probe(x, x) of x = Probe.from_loader(val_loader).inputs" in str(refused.value)
+        x = Probe.from_loader(DataLoader(data[1], batch_size=50), 5).inputs
+        options |= {"probe": Probe(x, x)}
+    if kind is Reconstructs:  # whose step cannot be tried on images for targets
+        options |= {"forward_func": lambda module, x: module(x.flatten(1))}
+    history = run(kind(), data, make_trainer, on_error="raise", **options).observer.history
+    assert len(history) == 2
+    assert history[-1].mean_order >= 1
+
+
+def test_a_part_that_takes_the_samples_is_proposed_where_no_step_shows_a_call(digits, make_trainer):
+    ones = [[(x, y % 2) for x, y in part] for part in digits]
+    line = "forward_func=lambda module, x: module.judges(x)"
+    with pytest.raises(MisconfigurationException, match=f"Give {re.escape(line)}$"):
+        run(Pair(), ones, make_trainer)
+    given = eval(line.removeprefix("forward_func="))
+    assert len(run(Pair(), ones, make_trainer, forward_func=given, on_error="raise").observer.history) == 2

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader
 
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import log_odds
@@ -130,6 +131,20 @@ def test_other_baselines_can_be_given(baseline):
 def test_clouds_that_do_not_fit_are_refused(players, inputs, message):
     with pytest.raises(ValueError, match=message):
         players.assign(Probe(inputs), seed=0)
+
+
+def test_clouds_with_enough_points_suit():
+    few, whole = torch.rand(20, 3).repeat(3, 1), torch.rand(60, 3)
+    holed = torch.cat([whole[:59], torch.full((1, 3), torch.nan)])
+    players = PointClusters(n_clusters=30, n_players=4)
+    assert players.suits(Probe(torch.stack([few, whole, holed]))).tolist() == [False, True, False]
+    assert players.suits(Probe(torch.stack([few, whole]).transpose(1, 2).contiguous())).tolist() == [False, True]
+    loader = DataLoader(torch.stack([few, whole, holed, whole + 1]), batch_size=2)
+    drawn = Probe.from_loader(loader, 2, suits=players.suits)
+    assert sorted(cloud.max() > 1.0 for cloud in drawn.inputs) == [False, True]
+    players.assign(drawn, seed=0)
+    # What it will refuse it need not judge.
+    assert players.suits(Probe(torch.rand(2, 3))).tolist() == [True, True]
 
 
 def test_more_players_than_clusters_are_refused():
