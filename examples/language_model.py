@@ -43,7 +43,7 @@ def main(command: list[str] | None = None) -> None:
     for sample, text in enumerate(texts):
         v = found.v[sample]
         print(f"\n{text.text} -> {tokenizer.decode(probe.targets[sample])!r} (in the document: {text.following!r})")
-        print(f"log-odds {v[-1]:.2f}, with the ten words masked {v[0]:.2f}; the strongest interactions:")
+        print(f"log-odds {v[-1]:.2f}, with the {options.players} words masked {v[0]:.2f}; the strongest interactions:")
         for kind, interactions in (("AND", found.and_[sample]), ("OR", found.or_[sample])):
             for coalition in interactions[1:].abs().topk(4).indices.tolist():
                 names = [players.names[sample][player] for player in members(coalition + 1)]

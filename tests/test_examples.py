@@ -205,7 +205,8 @@ def test_the_schedule_begins_with_the_first_epochs_and_ends_with_the_last():
 
 def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
     model = importlib.import_module("examples.prompts")
-    prompts = datasets.squad(data)
+    prompts = datasets.squad(data, n_players=2)
+    assert [len(prompt.players) for prompt in prompts] == [2, 2]
 
     def tokenizer(text, return_offsets_mapping):
         # Pieces of three letters, each with the space before it.

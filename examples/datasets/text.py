@@ -96,7 +96,7 @@ def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> lis
 
     Args:
         data: the folder.
-        n_players: words that are drawn, where prompts are made; paragraphs with fewer are left out.
+        n_players: words that are drawn, of the chosen ones where there are these; paragraphs with fewer are left out.
         seed: decides which.
     """
     for name in ("train-v1.1.json", "dev-v1.1.json"):
@@ -106,8 +106,13 @@ def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> lis
             return _prompts(texts, n_players, seed)
     texts = read(data, "squad/sentence.txt").decode().splitlines()
     following = read(data, "squad/predict.txt").decode().splitlines()
-    players = json.loads(read(data, "squad/player_words.json"))
-    return [Prompt(text, tuple(words), word) for text, words, word in zip(texts, players, following, strict=True)]
+    chosen: list[list[str]] = json.loads(read(data, "squad/player_words.json"))
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Prompt(text, tuple(words[at] for at in _drawn(len(words), n_players, generator)), word)
+        for text, words, word in zip(texts, chosen, following, strict=True)
+        if len(words) >= n_players
+    ]
 
 
 def _prompts(texts: Sequence[str], n_players: int, seed: int) -> list[Prompt]:
@@ -126,8 +131,11 @@ def _chosen(words: Sequence[str], n_players: int, generator: torch.Generator) ->
     meaningful = [at for at, word in enumerate(words) if _means(word)]
     if len(meaningful) < n_players:
         return None
-    drawn = torch.randperm(len(meaningful), generator=generator)[:n_players].sort().values.tolist()
-    return tuple(words[meaningful[at]] for at in drawn)
+    return tuple(words[meaningful[at]] for at in _drawn(len(meaningful), n_players, generator))
+
+
+def _drawn(n: int, n_players: int, generator: torch.Generator) -> list[int]:
+    return torch.randperm(n, generator=generator)[:n_players].sort().values.tolist()
 
 
 def _follows(words: Sequence[str], at: int) -> bool:
