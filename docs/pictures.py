@@ -36,10 +36,10 @@ def draw_beginning(target: Path, history) -> None:
 
     @layout.styled
     def draw(history):
-        figure = layout.page(layout.WIDTH, 4.5)
+        figure = layout.page(layout.WIDTH, 4.8)
         layout.headline(figure, "What the network encodes: patterns of few inputs (left) or many (right)", size=12)
         charts.bar_row(layout.row(figure, top=0.9, height=1.3), history)
-        (ax,) = layout.stack(figure, [1.25], top=2.8)
+        (ax,) = layout.stack(figure, [1.3], top=3.0)
         charts.generalizing_curve(ax, history)
         ax.set_title("How much of it networks encode too that learn from other samples")
         return figure
@@ -70,7 +70,8 @@ def photograph(logs: Path) -> None:
         page.locator("tf-custom-scalar-multi-line-chart-card svg").first.wait_for(timeout=120_000)
         outliers = page.get_by_text("Ignore outliers in chart scaling").first
         outliers.click()
-        page.evaluate("document.querySelectorAll('input').forEach(input => 0)")
+        page.locator("paper-slider").first.focus()
+        page.keyboard.press("Home")  # no smoothing, as the page advises
         page.wait_for_timeout(8000)
         page.screenshot(path=IMAGES / "custom_scalars.png")
         browser.close()
