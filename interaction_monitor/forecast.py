@@ -15,11 +15,13 @@ from interaction_monitor.cost import Cost, cost_of
 from interaction_monitor.distributed import is_split
 from interaction_monitor.functional.extraction import MAX_PLAYERS
 from interaction_monitor.observer import Observer
+from interaction_monitor.schedule import Budget
 
 log = logging.getLogger(__name__)
 
 # Fewer forwards take no longer than to time them.
 _WORTHWHILE = 1024
+_BRIEF = 5.0  # seconds of all measurements of a run that nobody minds
 
 
 @dataclass(frozen=True)
@@ -28,44 +30,47 @@ class Forecast:
 
     cost: Cost
     with_fewer: Cost | None  # with two players less; None where there are too few to do without
+    planned: tuple[int, int] | None = None  # measurements at most, in so many epochs; None where that is not known
 
-    def at_start(self, count: int | None) -> str:
-        """Say it before the first measurement.
-
-        Args:
-            count: how many measurements there are at most; None where that is not known.
-        """
-        number = "" if count is None else f", {count} of them at most"
+    def at_start(self) -> str:
+        """Say it before the first measurement."""
+        count = 0 if self.planned is None else self.planned[0]
+        number = f", {count} of them at most {duration(count * self.cost.seconds)}" if count else ""
         return (
             f"a measurement takes about {duration(self.cost.seconds)}{number} ({self.cost.forwards:,} masked forwards "
             f"{duration(self.cost.forward_seconds)}, extraction {duration(self.cost.extraction_seconds)})"
         )
 
-    def after_epoch(self, *, trained: float, measured: float, budgeted: bool) -> str | None:
-        """Say what helps where measuring takes longer than training; None where it does not.
+    def after_epoch(self, *, trained: float, measured: float, budget: Budget) -> str | None:
+        """Say what helps where the run will be measured for longer than trained; None where it will not, or is short.
 
         Args:
             trained: seconds of the first epoch.
             measured: seconds of a measurement.
-            budgeted: whether later measurements are put off to keep a share of the training time.
+            budget: what puts measurements off.
         """
-        if trained <= 0 or measured <= max(trained, 0.1):
+        count, epochs = self.planned or (1, 1)
+        if trained <= 0 or count * measured <= max(epochs * trained, _BRIEF if self.planned else 0.1):
             return None
         text = f"an epoch of training takes {duration(trained)}, a measurement {duration(measured)}"
+        if self.planned is not None:
+            text += f"; {count} of these {duration(count * measured)}, {epochs} epochs {duration(epochs * trained)}"
         if self.with_fewer is not None:
             fewer = measured * self.with_fewer.seconds / self.cost.seconds
-            text += f": n_players={self.with_fewer.n_players} makes it about {duration(fewer)}"
-        every = math.ceil(measured / trained)
-        text += f"; with every_n_epochs={every} measuring takes about as long as training"
-        return text + ("; as it is, later measurements are put off for that" if budgeted else "")
+            text += f"; n_players={self.with_fewer.n_players} makes a measurement about {duration(fewer)}"
+        if budget.most is not None and (self.planned is None or count > budget.spared):
+            first = f"after the first {budget.spared} they" if budget.spared else "they"
+            text += f"; {first} are put off to keep max_overhead={budget.most:g}"
+        return text
 
 
-def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
+def forecast(observer: Observer, model: nn.Module, planned: tuple[int, int] | None = None) -> Forecast | None:
     """Estimate what a measurement takes, from a few forwards and a small extraction.
 
     Args:
         observer: what is to be measured, and how.
         model: the module.
+        planned: measurements at most, in so many epochs.
 
     Returns:
         The estimate; None for a network in parts, where there is so little to measure that it would take as long,
@@ -92,7 +97,7 @@ def forecast(observer: Observer, model: nn.Module) -> Forecast | None:
     except Exception as error:
         log.info("what a measurement takes is not known: %s: %s", type(error).__name__, error)
         return None
-    return Forecast(costs[0], costs[1] if len(costs) > 1 else None)
+    return Forecast(costs[0], costs[1] if len(costs) > 1 else None, planned)
 
 
 def cost_table(costs: Sequence[Cost], heading: str, *, n_players: int, epoch_seconds: float | None = None) -> str:

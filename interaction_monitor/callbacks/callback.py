@@ -168,19 +168,17 @@ class CallbackBase:
 
     def _cost_at_start(self, observer: Observer, model: nn.Module, n_epochs: int | None) -> str | None:
         """Say what the measurements of a run of so many epochs will take; None where that is not known."""
-        self._forecast = forecast(observer, model)
-        if self._forecast is None:
-            return None
         count = None if self.after_steps is not None else most_measurements(self.after_epochs, n_epochs)
-        return f"{self.name}: {self._forecast.at_start(count)}"
+        self._forecast = forecast(observer, model, (count, n_epochs) if count and n_epochs else None)
+        return None if self._forecast is None else f"{self.name}: {self._forecast.at_start()}"
 
     def _cost_after_epoch(self) -> str | None:
         """Say once, after the first epoch, if measuring takes longer than training."""
         known, self._forecast = self._forecast, None
         if known is None or self.observer is None or not len(self.observer.history) or self.after_steps is not None:
             return None
-        measured, budgeted = self.observer.history[-1].seconds, self.budget.most is not None
-        text = known.after_epoch(trained=self.budget.trained(), measured=measured, budgeted=budgeted)
+        measured = self.observer.history[-1].seconds
+        text = known.after_epoch(trained=self.budget.trained(), measured=measured, budget=self.budget)
         return None if text is None else f"{self.name}: {text}"
 
     def _losses_now(
