@@ -94,10 +94,10 @@ def evaluated_loss(model: nn.Module, samples: Probe, settings: Settings) -> floa
 
 def evaluated_losses(model: nn.Module, train: Probe | None, test: Probe, settings: Settings, ranks: Ranks) -> LossPair:
     """Return the losses of the network as it is on training and test samples, None for what cannot be known."""
-    if train is None or is_split(model):
-        return None, None
     found: LossPair = (None, None)
-    if ranks.rank == 0:
+    split = is_split(model)  # which all processes run together, on the same samples
+    train = ranks.of_first(train) if split else train
+    if train is not None and (split or ranks.rank == 0):
         with suppress(Exception):  # it is told beside the interactions, which say what fails
             found = evaluated_loss(model, train, settings), evaluated_loss(model, test, settings)
     return ranks.of_first(found)

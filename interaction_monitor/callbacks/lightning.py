@@ -19,6 +19,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
     ends_after,
     finished_batches,
     loss_of,
+    measured_module,
     monitored,
     no_test_loss,
     refuse_split_networks,
@@ -272,7 +273,8 @@ class InteractionMonitor(SetUp, Callback):
         row = None
         shown = shown_by(bars_of(trainer, self.name))
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
-            row = observer.measure(pl_module, epoch=epoch, step=step, train_loss=train, test_loss=test)
+            model = measured_module(trainer, pl_module)
+            row = observer.measure(model, epoch=epoch, step=step, train_loss=train, test_loss=test)
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
             self._shown = max(0, batches_of(trainer) - (0 if uncounted else 1))

@@ -20,6 +20,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
     counted_batches_of,
     folder_of,
     is_trial,
+    measured_module,
     missed_end_of_epoch,
     say,
 )
@@ -97,7 +98,7 @@ class SetUp(CallbackBase):
 def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSource:
     """Return what a trainer that is about to train gives to be measured."""
     return TrainerSource(
-        pl_module,
+        measured_module(trainer, pl_module),
         partial(validation_samples, trainer, pl_module),
         partial(_draw, trainer, pl_module, _first(trainer.train_dataloader)),
         partial(call_of_its_step, trainer, pl_module),
@@ -222,7 +223,7 @@ def call_of_its_step(
     """Return how the network is called on the samples, in the trainer's precision and by its own step."""
     step = _step_of(pl_module)
     return way_to_call(
-        pl_module,
+        measured_module(trainer, pl_module),
         Probe(trainer.precision_plugin.convert_input(probe.inputs), probe.targets),
         forward_func,
         step=lambda module, batch: getattr(module, step)(batch, 0),

@@ -9,31 +9,36 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
 from interaction_monitor.progress import Bar, OpenBar, terminal_bar
 
-SPLITTING = ("FSDPStrategy", "DeepSpeedStrategy")
 _TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
 _OURS = "interaction_monitor"
 
 
 def refuse_split_networks(trainer: pl.Trainer) -> None:
-    """Refuse strategies that split the network in a way that nobody has tried to measure with.
+    """Refuse DeepSpeed, whose hooks put a network in parts together in a way that nobody has tried to measure with.
 
     Raises:
         MisconfigurationException: that says what to do.
     """
-    if is_a(trainer.strategy, *SPLITTING):
+    if is_a(trainer.strategy, "DeepSpeedStrategy"):
         raise MisconfigurationException(
-            f"InteractionMonitor: with {type(trainer.strategy).__name__} each process holds a part of the network "
-            "only, so no process can run the masked forwards alone. Train with strategy='ddp' where the network "
-            "fits on one device, or with ModelParallelStrategy and fully_shard; otherwise save checkpoints and measure "
-            "them afterwards on one device with interaction_monitor.Observer"
+            f"InteractionMonitor: with {type(trainer.strategy).__name__} each process holds a part of the network, and "
+            "nobody has tried masked forwards with the hooks that put it together. Train with strategy='ddp' where the "
+            "network fits on one device, else with FSDPStrategy, or ModelParallelStrategy and fully_shard; or save "
+            "checkpoints and measure them afterwards on one device with interaction_monitor.Observer"
         )
+
+
+def measured_module(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
+    """Return what is called to run the network: the module, or what FSDP has put around it to gather its weights."""
+    wrapped = trainer.strategy.model
+    return wrapped if wrapped is not None and is_a(wrapped, "FullyShardedDataParallel") else pl_module
 
 
 def folder_of(trainer: pl.Trainer) -> Path:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 
+_SPLIT = "Twins are trained on one device each, but this network is split over processes; give another reference"
+
+
 def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule, *, name: str) -> None:
     """Make the twins that were asked for, if any, and say what they cost.
 
@@ -41,7 +44,7 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
             "(automatic_optimization=False); give Twins(loss=..., optimizer=...), or another reference"
         )
     if is_split(pl_module):
-        raise ValueError("Twins are trained on one device each, but this network is split over processes")
+        raise ValueError(_SPLIT)
     networks = asked.networks()
     for network in networks:
         _place(network, trainer, pl_module)
@@ -205,11 +208,13 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
 
     Raises:
         TypeError: if the factory makes no network.
-        ValueError: if it makes the same one twice.
+        ValueError: if it makes the same one twice, or the model is split over processes.
     """
     references = observer.references
     if references is None or (asked := references.asked_twins) is None:
         return None
+    if is_split(model):
+        raise ValueError(_SPLIT)
     device = next(model.parameters()).device
     networks = [network.to(device) for network in asked.networks()]
     make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))

@@ -37,15 +37,30 @@ def device_of(model: nn.Module, inputs: Inputs) -> torch.device:
     return (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).device
 
 
+# What is wrapped around a module, by torch.compile, FSDP or the checkpoints of activations, puts this into the paths.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def own_path(path: str) -> str:
+    """Return a module's path as it is before anything is wrapped around it.
+
+    Examples:
+        >>> own_path("_fsdp_wrapped_module.encoder._orig_mod.0")
+        'encoder.0'
+    """
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+
+
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """Return the submodule with the dotted `name`.
 
     Raises:
         ValueError: if there is none, the message names the nearest ones; or if it is scripted.
     """
-    # torch.compile wraps a module and puts its own name into the path.
-    layers = {path.replace("_orig_mod.", ""): layer for path, layer in model.named_modules() if path}
-    layers.pop("_orig_mod", None)
+    layers: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        layers.setdefault(own_path(path), module)
+    del layers[""]
     if name in layers:
         layer: nn.Module = layers[name]
         if isinstance(layer, torch.jit.ScriptModule):
@@ -182,7 +197,7 @@ def pool_after(model: nn.Module, layer: nn.Module, run: Callable[[], object]) ->
     for path, module in model.named_modules():
         if isinstance(module, POOLS):
 
-            def note(module: nn.Module, args: Any, name: str = path.replace("_orig_mod.", "")) -> None:
+            def note(module: nn.Module, args: Any, name: str = own_path(path)) -> None:
                 if args and any(args[0] is output for output in outputs):
                     found.append((name, module))
 

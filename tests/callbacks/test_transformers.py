@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers_runs import VOCABULARY, mixed_sentences, positions, sentences,
 
 from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
+from interaction_monitor.callbacks.transformers_trainer import refuse_split_models
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
 from interaction_monitor.plots import run_figures
@@ -370,3 +372,12 @@ def test_sentences_with_enough_words_are_preferred(tmp_path):
     assert watcher.observer.players.complete.tolist() == [True] * 5
     assert not [warning for warning in caught if "left out" in str(warning.message)]
     assert len(watcher.observer.history) == 2
+
+
+def test_a_model_in_parts_is_refused_where_deepspeed_trains_it(monkeypatch):
+    refuse_split_models(SimpleNamespace(fsdp=True, deepspeed=None))
+    with pytest.raises(ValueError, match=r"with DeepSpeed.*Train with fsdp=True, or save checkpoints"):
+        refuse_split_models(SimpleNamespace(fsdp=None, deepspeed="zero3.json"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # by the launcher of accelerate
+    with pytest.raises(ValueError, match="with DeepSpeed"):
+        refuse_split_models(SimpleNamespace(fsdp=None, deepspeed=None))
