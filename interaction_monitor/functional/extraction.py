@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import describe, is_number
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional._lp.problem import Atoms, Problem, atoms_of
 from interaction_monitor.functional._lp.solve import solve
@@ -85,11 +86,12 @@ def sparsest_and_or(
         >>> bool(result.gap <= 1e-2)
         True
     """
-    n = _check(v, noise, tol, tie_break, most=MAX_PLAYERS)
-    finite = torch.isfinite(v).all(-1)
+    n = _check(v, MAX_PLAYERS, tol, noise=noise, tie_break=tie_break)
+    finite = _finite(v)
     if not finite.all():
         raise ValueError(
-            f"v must be finite, but {int((~finite).sum())} of {finite.numel()} samples hold NaN or Inf; leave them out"
+            f"v must be finite, but {int((~finite).sum())} of {finite.numel()} samples hold NaN, Inf or numbers whose "
+            "sums are Inf; leave them out"
         )
     outputs = to_float64(v.detach()).reshape(-1, 2**n)
     empty, u = outputs[:, :1], outputs - outputs[:, :1]
@@ -184,8 +186,8 @@ def shared_and_or(
         >>> round(result.objective.item(), 2)  # 1.01·(4 + 0.1·(4 + 3)) + 1·(1 + 0.1·1)
         5.85
     """
-    n = _check(v, noise, tol, tie_break, most=_MAX_PLAYERS_SHARED)
-    _check_networks(v, alpha, share_bound)
+    n = _check(v, _MAX_PLAYERS_SHARED, tol, noise=noise, tie_break=tie_break, alpha=alpha)
+    _check_networks(v, share_bound)
     outputs = to_float64(v.detach())
     u = outputs - outputs[..., :1]
     change = u[..., -1:].abs()
@@ -217,7 +219,9 @@ def _assembled(
     return and_, or_, (and_outputs(and_) - or_outputs(or_)) / 2, delta
 
 
-def _check(v: Tensor, noise: float, tol: float, tie_break: float, *, most: int) -> int:
+def _check(v: Tensor, most: int, tol: float, **numbers: float) -> int:
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v must be a tensor, but is {describe(v)}; give torch.as_tensor(v)")
     n = n_players(v)
     if not v.is_floating_point():
         raise TypeError(f"v must be of a floating dtype, but is {v.dtype}; call it with v.double()")
@@ -226,29 +230,32 @@ def _check(v: Tensor, noise: float, tol: float, tie_break: float, *, most: int) 
             f"v has n = {n} players, but the extraction takes at most {most}; take fewer players, or AND "
             "interactions alone"
         )
-    for name, value in (("noise", noise), ("tie_break", tie_break)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, at least 0, but is {value}")
-    if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a finite number above 0, but is {tol}")
+    for name, value in numbers.items():
+        if not (is_number(value) and 0 <= value < math.inf):
+            raise ValueError(f"{name} must be a finite number, at least 0, but is {value!r}")
+    if not (is_number(tol) and 0 < tol < math.inf):
+        raise ValueError(f"tol must be a finite number above 0, but is {tol!r}")
     return n
 
 
-def _check_networks(v: Tensor, alpha: float, share_bound: float) -> None:
+def _finite(v: Tensor) -> Tensor:
+    """(...,) whether a sample's outputs are finite, and no sum of 2^n of them overflows."""
+    return torch.isfinite(to_float64(v.detach()) * 2 * v.shape[-1]).all(-1)
+
+
+def _check_networks(v: Tensor, share_bound: float) -> None:
     if v.ndim != 3 or not v.shape[0] or not v.shape[1]:
         raise ValueError(
             f"v must be (networks, samples, 2^n), but has shape {tuple(v.shape)}; "
             "stack the outputs of the networks, each (samples, 2^n), by torch.stack"
         )
-    if not 0 <= alpha < math.inf:
-        raise ValueError(f"alpha must be a finite number, at least 0, but is {alpha}")
-    if not share_bound >= 0:
-        raise ValueError(f"share_bound must be at least 0, but is {share_bound}; math.inf leaves the bound out")
-    for network, of_network in enumerate(torch.isfinite(v).all(-1)):
+    if not (is_number(share_bound) and share_bound >= 0):
+        raise ValueError(f"share_bound must be at least 0, but is {share_bound!r}; math.inf leaves the bound out")
+    for network, of_network in enumerate(_finite(v)):
         if not of_network.all():
             raise ValueError(
-                f"v must be finite, but v[{network}] holds NaN or Inf in {int((~of_network).sum())} of "
-                f"{len(of_network)} samples; leave them out for all networks: v[:, v.isfinite().all(-1).all(0)]"
+                f"v must be finite, but v[{network}] holds NaN or Inf, or sums that are, in {int((~of_network).sum())} "
+                f"of {len(of_network)} samples; leave them out for all networks: v[:, v.isfinite().all(-1).all(0)]"
             )
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -311,6 +313,49 @@ def test_batch_order_and_threads_do_not_change_the_answer() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
+def strided(v: Tensor) -> Tensor:
+    return torch.stack((v, -v), -1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda v: sparsest_and_or(strided(v)),
+        lambda v: sparsest_and_or(v.T.contiguous().T.requires_grad_()),
+        lambda v: torch.inference_mode()(sparsest_and_or)(v),
+        lambda v: torch.autocast("cpu", torch.bfloat16)(sparsest_and_or)(v),
+        lambda v: run_with(v, torch.set_default_dtype, torch.float16, torch.float32),
+        lambda v: run_with(v, torch.set_default_device, "meta", None),
+    ],
+    ids=["strided", "with a gradient", "inference", "autocast", "default dtype", "default device"],
+)
+@pytest.mark.parametrize("n", [3, 9])  # of nine players on in float32
+def test_what_torch_is_set_to_changes_nothing(way: Callable[[Tensor], SparsestAndOr], n: int) -> None:
+    v = network_like(2, n)
+    expected, found = sparsest_and_or(v), way(v)
+    assert not found.and_.requires_grad
+    for one, other in zip(vars(found).values(), vars(expected).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def run_with(v: Tensor, set_to: Callable[[object], None], value: object, before: object) -> SparsestAndOr:
+    set_to(value)
+    try:
+        return sparsest_and_or(v)
+    finally:
+        set_to(before)
+
+
+def test_threads_of_the_program_do_not_disturb_each_other() -> None:
+    games = [network_like(2, 7, seed) for seed in range(4)]
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(sparsest_and_or, games))
+    assert torch.get_num_threads() == threads
+    for found, game in zip(together, games, strict=True):
+        assert torch.equal(found.and_, sparsest_and_or(game).and_)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_are_as_many_afterwards_also_where_it_fails(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     v, before, seen = network_like(2, 6), torch.get_num_threads(), []
@@ -416,6 +461,10 @@ def test_no_warning_where_the_tolerance_is_met() -> None:
         (torch.zeros(2**17), {}, ValueError, "at most 16"),
         (torch.tensor([0.0, torch.nan]), {}, ValueError, "1 of 1 samples"),
         (torch.tensor([[0.0, torch.inf], [0.0, 1.0]]), {}, ValueError, "1 of 2 samples"),
+        (torch.tensor([0.0, 1.7e308], dtype=torch.float64), {}, ValueError, "1 of 1 samples .* sums are Inf"),
+        (np.zeros(4), {}, TypeError, "v must be a tensor, but is ndarray"),
+        (torch.zeros(4), {"noise": "2%"}, ValueError, "noise must be a finite number, at least 0, but is '2%'"),
+        (torch.zeros(4), {"noise": True}, ValueError, "noise"),
         (torch.zeros(4), {"noise": -0.1}, ValueError, "noise"),
         (torch.zeros(4), {"noise": float("nan")}, ValueError, "noise"),
         (torch.zeros(4), {"tol": 0.0}, ValueError, "tol"),
