@@ -128,8 +128,8 @@ class Projection:
     first. So every product is one with a small matrix.
 
     Attributes:
-        into: (H, 3H) and three (L, L) factors from the fields' r, r and q to Uᵀ(q - B D r).
-        back: (3H, H) and three (L, L) factors from the basis to Bᵀν and ν.
+        into: (H, 3H) and (3, L, L) factors from the fields' r, r and q to Uᵀ(q - B D r).
+        back: (3H, H) and (3, L, L) factors from the basis to Bᵀν and ν.
         blocks: of each block first row, levels and copies in the rows' order, and (levels, levels) eigenvectors.
         values: (2^n,) eigenvalues of B D Bᵀ in the rows' order, float64.
         rows: (2^n,) which row of the product basis stands where.
@@ -161,11 +161,12 @@ class Projection:
                 1,
             )
         )
-        self.into_low = [ready(x.T) for x in (parts.low @ moves_low, parts.low @ moves_low.flip(0), parts.low)]
+        low_parts = (parts.low @ moves_low, parts.low @ moves_low.flip(0), parts.low)
+        self.into_low = ready(torch.stack(low_parts).mT)
         self.back_high = ready(
             torch.cat(((parts.high @ inside_high).T, -(parts.high @ inside_high.flip(0)).T, parts.high.T))
         )
-        self.back_low = [ready(x) for x in (parts.low @ inside_low, parts.low @ inside_low.flip(0), parts.low)]
+        self.back_low = ready(torch.stack((parts.low @ inside_low, parts.low @ inside_low.flip(0), parts.low)))
         self.steps = metric.steps(atoms)
         self.single = [1 << torch.arange(k, device=device) for k in (high, low)]
         self.blocks: list[tuple[int, int, int, Tensor]] = []
@@ -219,12 +220,6 @@ class Workspace:
         self._back = torch.empty_like(self._order)
         self._back[self._order] = torch.arange(len(self._order), device=places.device)
         self._gain = (1 / (projection.values[:, None] + noise_step)).to(like.dtype).flatten()
-        self._into, self._back_from = [], []
-        for i, (into, back) in enumerate(zip(projection.into_low, projection.back_low, strict=True)):
-            part = slice(i * height, (i + 1) * height)
-            field, product = self.fields[part].view(-1, width), self._products[part].view(-1, width)
-            self._into.append((field, into, product))
-            self._back_from.append((product, back, field))
         self._to_values, self._from_values = [], []
         for first, levels, copies, vectors in projection.blocks:
             part = slice(first * samples, (first + levels * copies) * samples)
@@ -232,17 +227,21 @@ class Workspace:
             self._to_values.append((vectors.T, ordered, basis))
             self._from_values.append((vectors, basis, ordered))
         self._table, self._tall = self._basis.view(height, -1), self._products.view(3 * height, -1)
+        self._kinds, self._low_products = self.fields.view(3, -1, width), self._products.view(3, -1, width)
         high, low = projection.single
-        nothing = [self.fields[kind * height, :, 0] for kind in range(3)]
-        self._absent = [(x, 0, torch.arange(samples, device=low.device)) for x in nothing]
-        self._absent += [(self.fields[height], 1, low), (self.fields[height : 2 * height, :, 0], 0, high)]
+        rows = torch.cat(
+            (height * torch.arange(3, device=high.device), height + high)
+        )  # the empty one, and OR's singles
+        columns = torch.arange(samples, device=high.device)
+        absent = (rows[:, None] * samples + columns) * width, (height * samples + columns[:, None]) * width + low
+        self._absent = torch.cat([places.flatten() for places in absent])
 
     def project(self) -> None:
         """Turn r, r and q of the fields, in place, into Bᵀν and ν for ν = (B D Bᵀ + c I)⁻¹ (q - B D r).
 
         0 for the atoms that do not exist and for the empty coalition.
         """
-        _multiply(self._into)
+        torch.bmm(self._kinds, self._projection.into_low, out=self._low_products)
         torch.mm(self._projection.into_high, self._tall, out=self._table)
         torch.index_select(self._basis, 0, self._order, out=self._ordered)
         _multiply(self._to_values)
@@ -250,9 +249,8 @@ class Workspace:
         _multiply(self._from_values)
         torch.index_select(self._ordered, 0, self._back, out=self._basis)
         torch.mm(self._projection.back_high, self._table, out=self._tall)
-        _multiply(self._back_from)
-        for part, axis, index in self._absent:
-            part.index_fill_(axis, index, 0)
+        torch.bmm(self._low_products, self._projection.back_low, out=self._kinds)
+        self.fields.view(-1).index_fill_(0, self._absent, 0)
 
 
 def _multiply(products: list[tuple[Tensor, Tensor, Tensor]]) -> None:

@@ -94,7 +94,7 @@ class Splitting:
                 self._set_steps()
 
     def _iterate(self) -> None:
-        state, noise, clipped, delta, change = self._state, self._noise, self._clipped, self._delta, self._change
+        state, noise, clipped, delta = self._state, self._noise, self._clipped, self._delta
         coefficients, last = self._coefficients, self._last
         self._clip(state, clipped)
         torch.clamp(noise, self._lowest, self._zeta, out=delta)
@@ -111,8 +111,7 @@ class Splitting:
             self._average.lerp_(self._projected, 1 / max(1.0, _AVERAGED_SHARE * self._averaged))
         state.add_(coefficients, alpha=_OVER_RELAXATION)
         # projected noise: 2δ - noise + step·dual
-        torch.sub(delta, noise, out=change).addcmul_(last, self._noise_moves)
-        noise.add_(change, alpha=_OVER_RELAXATION)
+        noise.lerp_(delta, _OVER_RELAXATION).addcmul_(last, self._noise_moves, value=_OVER_RELAXATION)
 
     def restrict_to(self, samples: Tensor) -> None:
         """Go on with some of the samples."""
@@ -176,7 +175,7 @@ class Splitting:
         self._workspace = Workspace(self._projection, step.squeeze(-1))
         self._coefficients, self._last = self._workspace.fields.tensor_split((len(self._state),))
         self._projected, self._clipped = torch.empty_like(self._average), torch.empty_like(self._state)
-        self._delta, self._change = torch.empty_like(self._noise), torch.empty_like(self._noise)
+        self._delta = torch.empty_like(self._noise)
 
     def _lay_out(self, u: Tensor) -> Tensor:
         return self._projection.fields(u.flatten(0, 1)[:, None])
