@@ -61,7 +61,7 @@ def terminal_bar(what: str, total: int, *, file: TextIO | None = None) -> Bar | 
     class _Bar(tqdm):  # type: ignore[misc]  # tqdm is untyped
         monitor_interval = 0  # no thread of its own beside a training
 
-    bar: Bar = _Bar(desc=what, total=total, leave=False, file=file, dynamic_ncols=True, unit_scale=True)
+    bar: Bar = _Bar(desc=what, total=total, leave=False, file=file, dynamic_ncols=True, unit_scale=total >= 10_000)
     return bar
 
 
