@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,3 +145,16 @@ def test_where_the_trainer_shows_no_bars_neither_does_the_monitor(
     bars = [] if kind == "none" else [TQDMProgressBar(refresh_rate=0 if kind == "off" else 1)]
     fit(net, loaders, make_trainer, *bars)
     assert "masked forwards:" not in written.getvalue()
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_the_trainer_of_transformers_turns_it_off_with_its_own_bars(monkeypatch, off):
+    trainer = pytest.importorskip("interaction_monitor.callbacks.transformers_trainer")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("interaction_monitor.progress.find_spec", lambda _: None)
+    bar = trainer.bars_of(SimpleNamespace(disable_tqdm=off), "interactions")("masked forwards", 10)
+    assert (bar is None) == off
+    assert ("interactions: masked forwards:" in terminal.getvalue()) != off
+    if bar is not None:
+        bar.close()
