@@ -17,6 +17,7 @@ def on_page_content(content: str, **_: Any) -> str:
     def to_mathml(match: re.Match[str]) -> str:
         formula = convert(html.unescape(match[2]), display="block" if match[1] == "div" else "inline")
         # Few fonts have the sign for set difference, U+29F5; a backslash looks the same.
-        return formula.replace("<mi>&#x029F5;</mi>", "<mo>&#x0005C;</mo>")
+        formula = formula.replace("<mi>&#x029F5;</mi>", "<mo>&#x0005C;</mo>")
+        return f'<div class="formula">{formula}</div>' if match[1] == "div" else formula
 
     return _FORMULA.sub(to_mathml, content)
