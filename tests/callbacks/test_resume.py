@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,8 +348,18 @@ def test_a_checkpoint_without_a_monitor_begins_anew(tmp_path, saved):
     assert observer.history.epochs.tolist() == [1, 2]
 
 
-def test_a_record_of_another_run_is_not_touched(tmp_path, saved):
-    other = fit(tmp_path / "other", max_epochs=3, monitor_options={"seed": 5}).observer.record
+@pytest.mark.parametrize("differs", ["both", "measurements", "players"])
+def test_a_record_of_another_run_is_not_touched(tmp_path, saved, differs):
+    players = saved[0].observer.players
+    if differs == "players":  # what was measured is the same
+        folder = shutil.copytree(saved[0].observer.record.folder, tmp_path / "other" / "interactions")
+        with np.load(folder / "players.npz") as arrays:
+            np.savez(folder / "players.npz", **dict(arrays) | {"labels": arrays["labels"][::-1]})
+        other = Record.open(folder)
+    else:
+        seeds = {"seed": 1} if differs == "measurements" else {"monitor_options": {"seed": 5}}
+        other = fit(tmp_path / "other", max_epochs=3, **seeds).observer.record
+    assert torch.equal(other.players.labels, players.labels) == (differs == "measurements")
     before = {path: path.read_bytes() for path in other.folder.rglob("*") if path.is_file()}
     change(saved[1], record=str(other.folder))
     with pytest.warns(UserWarning, match=r"a new record is begun.*another run"):

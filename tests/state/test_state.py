@@ -45,7 +45,7 @@ class Restless(nn.Module):
         self.scale = nn.Parameter(torch.ones(3))
         self.register_buffer("running", torch.zeros(3))
         self.mean, self.hidden, self.resized = torch.zeros(()), torch.zeros(3), torch.zeros(2)
-        self.history, self.seen, self.last = [[]], Counter(), deque([0], maxlen=2)
+        self.history, self.seen, self.last = [[]], Counter(), deque([7, 0], maxlen=3)
         self.order, self.kinds, self.array = OrderedDict(a=1, b=2), {0}, np.zeros(2)
         self.helper, self.late = Helper(), None
         self.generators = [torch.Generator(), np.random.default_rng(0), random.Random(0)]
