@@ -141,6 +141,13 @@ def test_phases_come_in_order_and_the_onset_stays():
     )
 
 
+def test_of_equally_low_measurements_the_last_is_the_onset():
+    path = np.concatenate((FALL, FALL[-1] + 0.2 * np.arange(1, 12)))
+    fall_and_rise = strengths(path, np.random.default_rng(4), own=0.0)
+    assert track(fall_and_rise).onset_epoch == 11
+    assert track([*fall_and_rise[:11], *[fall_and_rise[11]] * 5, *fall_and_rise[12:]]).onset_epoch == 15
+
+
 def test_no_phase_two_without_phase_one():
     generator = np.random.default_rng(3)
     state = track(strengths(np.linspace(2, 6, 30), generator))
