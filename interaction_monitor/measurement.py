@@ -31,7 +31,7 @@ from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
-from interaction_monitor.state import same_buffers
+from interaction_monitor.state import same_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -257,7 +257,7 @@ def measure_jointly(
     # Of a split model the processes run each its share, and join them, where they exchange the model's parts.
     sharing = Ranks() if is_split(model) else ranks
     share = sharing.share_of(len(probe))
-    with same_buffers(model, sharing), ranks.together():
+    with same_numbers(model, sharing), ranks.together():
         v = torch.empty(0, 1 << players.n_players, dtype=torch.float64)
         if len(share) == len(probe):
             v = outputs_of(model, probe, players, settings)

@@ -28,6 +28,20 @@ class Net(Convolutional):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Flatten(), nn.Linear(256, 10))
 
 
+class Centred(Net):
+    """Keeps a mean of what it has seen in a plain attribute, of which each process has its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.kept = 0.0, [torch.zeros(1, 1, 8, 8)]
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.mean().item()
+            self.kept = [0.5 * self.kept[0] + 0.5 * x.detach().mean(0, keepdim=True)]
+        return super().forward(x - self.mean - self.kept[0])
+
+
 class Gathering(Net):
     """Talks to the other processes in each forward, by each kind of call, and logs for all of them.
 
@@ -111,6 +125,7 @@ class Witness(L.Callback):
             "buffers": [b.double().flatten().tolist() for b in net.buffers()],
             "losses": getattr(net, "losses", None),
             "seen": getattr(net, "seen", None),
+            "mean": getattr(net, "mean", None),
         }
         if observer is not None:
             here["steps"] = observer.history.steps.tolist()
@@ -167,6 +182,7 @@ def run_all(folder, only):
     for name, world, options in [
         ("same_2", 2, {}),
         ("same_3", 3, {"validate_every": 2} | one),
+        ("attributes_2", 2, {"kind": Centred} | one),
         ("few_samples_3", 3, {"n_samples": 2} | one),
         ("failure_3", 3, {"forward_func": failing(1, broken)}),
         ("raise_2", 2, {"forward_func": failing(1, broken), "on_error": "raise"} | one),

@@ -73,6 +73,13 @@ def test_sharing_the_samples_changes_nothing(result, name, world, recorded):
     assert found["recorded"] == recorded
 
 
+def test_all_measure_what_rank_zero_keeps_in_attributes(result):
+    found, _ = result("attributes_2")
+    means = [rank["mean"] for rank in found["ranks"]]
+    assert means[0] != means[1]  # and so they stay
+    assert found["difference"] < 1e-9
+
+
 def test_a_failure_on_one_rank_is_one_warning_and_no_deadlock(result):
     found, output = result("failure_3")
     assert [rank["epoch"] for rank in found["ranks"]] == [2, 2, 2]

@@ -34,7 +34,7 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.progress import progress
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
-from interaction_monitor.state import same_buffers, undisturbed
+from interaction_monitor.state import same_numbers, undisturbed
 
 __all__ = [
     "MAX_FORWARDS",
@@ -149,7 +149,7 @@ def outputs_of(
     ranks = Ranks.of_this_run() if is_split(model) else Ranks()
     runner = Runner(model, probe, players, settings)
     with (
-        same_buffers(model, ranks),
+        same_numbers(model, ranks),
         undisturbed(model) as runner.kept,
         casts_kept(),
         eager_if_compiled(model) if players.layer else nullcontext(),

@@ -17,7 +17,7 @@ from torch import nn
 
 from interaction_monitor._checks import some
 from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
-from interaction_monitor.state._numbers import TensorPart
+from interaction_monitor.state._numbers import TensorPart, numbers_of, take_numbers
 from interaction_monitor.state._parts import Part, Place
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
@@ -100,8 +100,8 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
 
 
 @contextmanager
-def same_buffers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
-    """Give the model the buffers of rank zero inside the block.
+def same_numbers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
+    """Give the model the buffers of rank zero inside the block, and its attributes that are tensors or fractions.
 
     Parameters are the same everywhere, but each process goes on with running statistics (of BatchNorm)
     of its own until the next forward in training; those of rank zero are what a checkpoint holds.
@@ -109,11 +109,9 @@ def same_buffers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     if ranks.size == 1:
         yield
         return
-    buffers = list(model.buffers())
-    first = ranks.of_first([buffer.detach().cpu() for buffer in buffers])
+    first = ranks.of_first(numbers_of(model))
     with undisturbed(model):
-        for buffer, value in zip(buffers, first, strict=True):
-            buffer.copy_(value)
+        take_numbers(model, first)
         yield
 
 

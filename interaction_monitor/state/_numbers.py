@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor.state._parts import Part
 
@@ -126,6 +127,47 @@ def _equal(a: Tensor, b: Tensor) -> bool:
         return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
     except (NotImplementedError, RuntimeError):
         return True
+
+
+def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return the buffers, and the attributes of modules that are tensors or fractions or made of them, on the CPU.
+
+    Whole numbers are left out: each process has its own number of a device.
+
+    Examples:
+        >>> net = nn.BatchNorm1d(2, momentum=0.5)
+        >>> net.level = [torch.zeros(1)]
+        >>> [key for _, key in numbers_of(net)]
+        ['running_mean', 'running_var', 'num_batches_tracked', 'eps', 'momentum', 'level']
+    """
+    found = {}
+    for path, module in model.named_modules():
+        for key, value in (*module._buffers.items(), *vars(module).items()):
+            if _is_of_numbers(value):
+                found[path, key] = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, value)
+    return found
+
+
+def take_numbers(model: nn.Module, numbers: Mapping[tuple[str, str], Any]) -> None:
+    """Put what `numbers_of` gave in another process in the place of the model's own."""
+    for (path, key), value in numbers.items():
+        module = model.get_submodule(path)
+        own = getattr(module, key, None)
+        if not _is_of_numbers(own):
+            continue
+        devices = [leaf.device for leaf in (*tree_leaves(own), *model.parameters()) if isinstance(leaf, Tensor)]
+        there = tree_map(lambda x, to=devices: x.to(to[0]) if isinstance(x, Tensor) and to else x, value)
+        if key in module._buffers and isinstance(own, Tensor) and own.shape == there.shape:
+            own.copy_(there)
+        else:
+            (module._buffers if key in module._buffers else vars(module))[key] = there
+
+
+def _is_of_numbers(value: Any) -> bool:
+    leaves = tree_leaves(value)
+    return bool(leaves) and all(
+        leaf is None or (isinstance(leaf, (Tensor, float)) and not isinstance(leaf, nn.Parameter)) for leaf in leaves
+    )
 
 
 class Array(Part):
