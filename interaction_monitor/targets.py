@@ -150,6 +150,8 @@ def _require_range(logits: Tensor, targets: Tensor, name: str) -> None:
 
 
 def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
+    if logits.ndim > 2 and logits.is_floating_point() and logits[0].numel() == max(logits.shape[1:]) > 1:
+        return "give forward_func=lambda module, x: module(x).flatten(1), as all other axes are one long"
     if logits.ndim == 3 and logits.is_floating_point():
         of_each = targets is not None and targets.shape == logits.shape[:2]
         return f"{_NEXT_TOKEN}; {_POSITION if of_each else 'for another position give forward_func= with its logits'}"

@@ -189,6 +189,8 @@ TWO_OF_THREE = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]])
         (LOGITS, TWO_OF_THREE.float(), r"several labels.*label_log_odds\(label\)"),
         (LOGITS, torch.randint(3, (3, 7)), r"each token.*next_token_log_odds.*most_probable"),
         (LOGITS[:, None].repeat(1, 7, 1), torch.randint(3, (3, 7)), r"next_token_log_odds.*most_probable"),
+        (LOGITS[:, :, None, None], TARGETS, r"forward_func=lambda module, x: module\(x\)\.flatten\(1\)"),
+        (LOGITS[:, None], TARGETS, r"forward_func=lambda module, x: module\(x\)\.flatten\(1\)"),
         (LOGITS[:, :0], TARGETS, r"at least one class, got the shape \(3, 0\)"),
         (LOGITS, torch.zeros(3, dtype=torch.complex64), "complex targets"),
     ],

@@ -228,7 +228,7 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
         raise TypeError(
             'the model must return logits: a tensor, a tuple that begins with it, or a dict with "logits"; '
             "got "
-            f"{describe(result)}. Give forward_func=lambda model, inputs: ... that returns the logits"
+            f"{describe(result)}. Give {_line_of(result)}"
         )
     if logits.ndim == 0 or logits.shape[0] != batch_size:
         raise WrongBatchError(
@@ -236,6 +236,15 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
             f"{batch_size} it returned {describe(result)}"
         )
     return logits
+
+
+def _line_of(result: Any) -> str:
+    """Write the `forward_func=` that takes logits out of what a model returned."""
+    keys = [key for key, value in result.items() if isinstance(value, Tensor)] if isinstance(result, Mapping) else []
+    if keys:
+        named = " or ".join(map(repr, keys[:5]))
+        return f"forward_func=lambda module, x: module(x)[{keys[0]!r}], if the logits are those of {named}"
+    return "forward_func=lambda module, x: ... that returns the logits"
 
 
 def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:

@@ -80,6 +80,7 @@ class ImagePatches(Players):
         key, images = probe.entry(self.input_key)
         if images.ndim != 4:
             hint = "; for parts of a sequence take Spans, for columns of a table Columns" * (images.ndim in (2, 3))
+            hint += "; for parts of videos or volumes take Segments(labels, axes=...)" * (images.ndim > 4)
             raise ValueError(
                 f"ImagePatches needs images (samples, channels, height, width), got {describe(images)}{hint}"
             )
@@ -177,6 +178,8 @@ class FeaturePatches(Players):
 
 
 def _instead(activation: Tensor | None, layer: str) -> str:
+    if activation is not None and activation.ndim > 4:
+        return f"for parts of videos or volumes take Segments(labels, layer={layer!r}, axes=...)"
     if activation is None or activation.ndim != 3:
         return "name a layer whose output is a map, such as a convolution's"
     return (

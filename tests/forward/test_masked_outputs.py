@@ -404,7 +404,7 @@ def test_logits_are_found_in_what_the_model_returns(model, probe, wrap):
 @pytest.mark.parametrize(
     ("wrap", "error", "message"),
     [
-        (lambda z: {"scores": z}, TypeError, "got dict with 'scores'"),
+        (lambda z: {"scores": z}, TypeError, r"got dict with 'scores'\. Give forward_func=.*module\(x\)\['scores'\]"),
         (lambda z: "text", TypeError, "got str: text"),
         (lambda z: (), TypeError, "got tuple of 0"),
         (lambda z: (None, z), TypeError, "got tuple of 2: NoneType"),
