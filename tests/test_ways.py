@@ -3,7 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from ways import elsewhere, loading, networks, outside, training  # noqa: F401  # each puts its ways into the table
+from ways import elsewhere, loading, neighbours, networks, outside, training  # noqa: F401  # each puts its ways into the table
 from ways.compare import differences
 from ways.run import WAYS, Run, everything
 

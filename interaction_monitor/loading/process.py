@@ -75,7 +75,9 @@ def _own_files(but: set[int]) -> None:
             except OSError:
                 own = None
         if own is None:
-            own = os.open(os.devnull, os.O_RDWR)  # reading it fails here, and takes nothing from the parent
+            # Reading it fails here, and takes nothing from the parent.
+            reads = stat.S_ISFIFO(mode) and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+            own = os.open(os.devnull, os.O_WRONLY if reads else os.O_RDWR)
         os.dup2(own, number, inheritable=os.get_inheritable(number))
         os.close(own)
 
@@ -244,7 +246,8 @@ def _serve(function: Callable[[], Any], sender: Connection) -> None:
 
 def _answer_of(error: BaseException) -> bytes:
     told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if os.strerror(errno.ENOTSOCK) in told:  # also where a worker or a library has wrapped it
+    # Also where a worker or a library has wrapped it.
+    if os.strerror(errno.ENOTSOCK) in told or os.strerror(errno.EBADF) in told:
         error = SharedStateError("the data use a connection that is open in the run and cannot be had twice")
     try:
         answer = pickle.dumps((False, error, told))

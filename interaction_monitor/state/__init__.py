@@ -17,8 +17,8 @@ from torch import nn
 
 from interaction_monitor._checks import some
 from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
-from interaction_monitor.state._numbers import TensorPart, numbers_of, take_numbers
-from interaction_monitor.state._parts import Part, Place
+from interaction_monitor.state._numbers import Setting, TensorPart, numbers_of, take_numbers
+from interaction_monitor.state._parts import Part
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
@@ -206,13 +206,6 @@ class Kept:
                 "is false, or give forward_func= that does",
                 stacklevel=2,
             )
-
-
-class Setting(Place):
-    """What is set for the whole process, such as a variable of its environment: the same where it is equal."""
-
-    def changed(self, *, closely: bool = False) -> bool:
-        return bool(self._get() != self.held)
 
 
 def _set_environment(variables: dict[str, str]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import mmap
 import pickle
 import random
+from array import array
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from interaction_monitor.state._parts import Part
+from interaction_monitor.state._parts import Part, Place
 
 # What is larger is not compared by its bytes.
 COMPARED_BYTES = 2**26
+_OF_C = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union)
 
 
 class TensorPart(Part):
@@ -143,7 +148,7 @@ def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
     found = {}
     for path, module in model.named_modules():
         for key, value in (*module._buffers.items(), *vars(module).items()):
-            if _is_of_numbers(value):
+            if key not in ("_parameters", "_buffers") and value is not None and _is_of_numbers(value):
                 found[path, key] = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, value)
     return found
 
@@ -168,6 +173,36 @@ def _is_of_numbers(value: Any) -> bool:
     return bool(leaves) and all(
         leaf is None or (isinstance(leaf, (Tensor, float)) and not isinstance(leaf, nn.Parameter)) for leaf in leaves
     )
+
+
+class Setting(Place):
+    """What is the same where it is equal: memory, or what is set for the whole process."""
+
+    def changed(self, *, closely: bool = False) -> bool:
+        return bool(self._get() != self.held)
+
+
+def numbers_in(name: str, value: Any) -> Part | None:
+    """Take down what holds numbers in a form of its own; None for anything else."""
+    if isinstance(value, np.ndarray):
+        return Array(name, value)
+    for kind, get, put in GENERATORS:
+        if isinstance(value, kind):
+            return Drawing(name, value, get, put)
+    if isinstance(value, array):
+
+        def fill(held: bytes) -> None:
+            del value[:]
+            value.frombytes(held)
+
+        return Setting(name, value.tobytes, fill)
+    if isinstance(value, _OF_C) and ctypes.sizeof(value) <= COMPARED_BYTES:
+        place, size = ctypes.addressof(value), ctypes.sizeof(value)
+        get_bytes = functools.partial(ctypes.string_at, place, size)
+        return Setting(name, get_bytes, lambda held: ctypes.memmove(place, held, size))  # type: ignore[arg-type]  # what it returns is nobody's
+    if isinstance(value, mmap.mmap) and len(value) <= COMPARED_BYTES:
+        return Setting(name, lambda: value[:], functools.partial(value.__setitem__, slice(None)))
+    return None
 
 
 class Array(Part):

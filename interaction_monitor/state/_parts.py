@@ -17,9 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-
-class ABSENT:
-    """Stands for what a place holds that holds nothing."""
+ABSENT = type("ABSENT", (), {})  # stands for what a place holds that holds nothing
 
 
 class Part:
@@ -221,6 +219,8 @@ def _digest(value: Any) -> Any:
         warnings.simplefilter("ignore")
         if isinstance(value, io.IOBase):
             return value.closed or value.tell()
+        if hasattr(value, "get_obj"):  # other processes may write to it as well
+            return bytes(value.get_obj())
         if isinstance(value, types.GeneratorType):
             frame = value.gi_frame
             return frame and (frame.f_lasti, {key: id(local) for key, local in frame.f_locals.items()})

@@ -17,6 +17,7 @@ import socket
 import types
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
+from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.distributed import is_split
-from interaction_monitor.state._numbers import GENERATORS, Array, Drawing, TensorPart
+from interaction_monitor.state._numbers import GENERATORS, TensorPart, numbers_in
 from interaction_monitor.state._parts import (
     ABSENT,
     Attributes,
@@ -144,8 +145,6 @@ class _Walk:
                     self._push(f"{name}[{place}]", item)
         elif isinstance(value, (set, bytearray)):
             self.parts.append(Unordered(name, value))
-        elif isinstance(value, np.ndarray):
-            self.parts.append(Array(name, value))
         elif isinstance(value, types.FunctionType):
             self._take_function(name, value)
         elif isinstance(value, types.MethodType):
@@ -160,11 +159,9 @@ class _Walk:
             self._take_other(name, value)
 
     def _take_other(self, name: str, value: Any) -> None:
-        for kind, get, put in GENERATORS:
-            if isinstance(value, kind):
-                self.parts.append(Drawing(name, value, get, put))
-                return
-        if isinstance(value, (io.IOBase, socket.socket, torch.ScriptObject)):
+        if (part := numbers_in(name, value)) is not None:
+            self.parts.append(part)
+        elif isinstance(value, (io.IOBase, socket.socket, torch.ScriptObject, SynchronizedBase)):
             self.parts.append(Opaque(name, value))
         elif isinstance(value, (enum.Enum, type)) or _is_of_the_run(type(value)):  # type: ignore[arg-type]  # types can be hashed
             pass

@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import multiprocessing
 import random
 import socket
 import warnings
@@ -223,6 +224,24 @@ def test_a_cache_that_held_something_and_grows_is_named(probe):
     assert ones.cache_info().currsize == 0
     ones(5)
     with pytest.warns(UserWarning, match="Cached changes 'ones', which cannot be put back"):
+        masked_outputs(net, probe, drawn)
+
+
+def test_memory_that_other_processes_may_write_to_is_named(probe):
+    class Telling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.calls, self.values = multiprocessing.Value("i", 0), multiprocessing.Array("d", 3)
+            self.head = nn.Linear(64, 3)
+
+        def forward(self, x):
+            self.calls.value += 1
+            self.values[1] += 0.5
+            return self.head(x.flatten(1))
+
+    net = Telling()
+    drawn = assign_players(net, ImagePatches(n_players=2), probe)
+    with pytest.warns(UserWarning, match=r"Telling changes 'calls', 'values', which cannot be put back"):
         masked_outputs(net, probe, drawn)
 
 
