@@ -124,9 +124,11 @@ class Budget:
     @contextmanager
     def preparing(self) -> Iterator[None]:
         """Count the body's time as measuring, but not as a measurement."""
-        with self.measuring():
+        began = self._clock()
+        try:
             yield
-        self._taken -= 1
+        finally:
+            self.spent += self._clock() - began
 
     @contextmanager
     def apart(self) -> Iterator[None]:

@@ -147,6 +147,19 @@ def test_a_budget_spares_the_first_measurements_also_across_a_resume():
     assert not resumed.allows_another()
 
 
+def test_setting_up_takes_time_of_the_budget_but_is_no_measurement():
+    now = [0.0]
+    budget = Budget(0.13, spared=2, clock=lambda: now[0])
+    budget.load_state_dict({"elapsed": 100.0, "spent": 1.0, "last": 1.0, "taken": 1})
+    budget.start()
+    with budget.preparing():
+        now[0] += 10.0
+    assert budget.state_dict() == {"elapsed": 110.0, "spent": 11.0, "last": 1.0, "taken": 1}
+    assert budget.allows_another()  # as the second that is spared
+    budget.spared = 0
+    assert budget.allows_another()  # one more like the last makes 12 s of 99
+
+
 def test_measurements_are_counted_only_where_no_function_of_the_users_is_asked():
     assert most_measurements(Every(2), 60) == 31
     assert most_measurements(Every(7), 10) == 3  # the start, epoch 7 and the end

@@ -129,14 +129,16 @@ class InteractionMonitor(SetUp, Callback):
             self._begin(trainer, pl_module)
 
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with preserved_rng(), self.budget.measuring():
+        with preserved_rng():
             try:
-                with self.faults.guard("setting up", through=MISFITS), shown_by(bars_of(trainer, self.name)):
+                guard, shown = self.faults.guard("setting up", through=MISFITS), shown_by(bars_of(trainer, self.name))
+                with self.budget.preparing(), guard, shown:
                     self.observer = self._set_up(trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
+                    of, epoch = (trainer, pl_module, self.observer), trainer.current_epoch
                     uncounted = counted_batches_of(trainer) > batches_of(trainer)
-                    epoch = trainer.current_epoch
-                    self._measure(trainer, pl_module, self.observer, epoch=epoch, uncounted=uncounted, through=MISFITS)
+                    with self.budget.measuring():
+                        self._measure(*of, epoch=epoch, uncounted=uncounted, through=MISFITS)
             except MISFITS as error:
                 raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
         if self.observer is not None:  # else checkpoints go on to hold what was restored

@@ -124,6 +124,16 @@ def test_schedules(net, loaders, make_trainer, options, epochs):
     assert watch.observer.history.epochs.tolist() == epochs
 
 
+def test_a_run_that_goes_on_counts_its_measurements_alone(net, loaders, make_trainer):
+    watch = monitor()
+    trainer = make_trainer(watch, max_epochs=2, logger=False, enable_checkpointing=False)
+    trainer.fit(net, *loaders)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(net, *loaders)
+    assert watch.observer.history.epochs.tolist() == [0, 1, 2, 3]
+    assert watch.budget.state_dict()["taken"] == 4
+
+
 def test_steps_may_be_scheduled_too(net, loaders, make_trainer):
     watch = monitor(every_n_train_steps=LogSpaced(1))
     make_trainer(watch, max_epochs=3, logger=False).fit(net, *loaders)
