@@ -106,6 +106,14 @@ class SetUp(CallbackBase):
                     print(text)
 
 
+# What an encoder and a decoder can be asked: how sure they are of the first token.
+_FIRST_TOKEN = (
+    "To explain the first token that this decoder gives, say, give forward_func=lambda model, inputs: model(**inputs, "
+    "decoder_input_ids=inputs['input_ids'][:, :1] * 0 + model.config.decoder_start_token_id).logits[:, 0] and "
+    "output=lambda logits, labels: interaction_monitor.outputs.log_odds(logits, labels[:, 0])"
+)
+
+
 def trainer_of(callback: TrainerCallback) -> Trainer | None:
     """Find the trainer that calls a callback; None if something else does.
 
@@ -227,6 +235,8 @@ def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> T
         except CallError as error:
             with suppress(CallError):  # the parts of a model that cannot do without labels may
                 return way_to_call(model, probe, forward_func, step=forward, name="forward", context=nullcontext)
+            if forward_func is None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+                raise CallError(f"{error}. {_FIRST_TOKEN}") from error
             raise error
 
     return TrainerSource(

@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import transformers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers_runs import VOCABULARY, mixed_sentences, positions, sentences, told, trained
 
+import interaction_monitor.outputs
 from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.callbacks.transformers_trainer import refuse_split_models
@@ -381,3 +383,40 @@ def test_a_model_in_parts_is_refused_where_deepspeed_trains_it(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # by the launcher of accelerate
     with pytest.raises(ValueError, match="with DeepSpeed"):
         refuse_split_models(SimpleNamespace(fsdp=None, deepspeed=None))
+
+
+def translated(folder, callback=None):
+    """Train a tiny encoder and decoder that repeats three words, and generates at each evaluation."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 44, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(**sizes, decoder_start_token_id=0, pad_token_id=0)
+    )
+    rows = [{**row, "labels": row["input_ids"][:3].clone()} for row in sentences(32)]
+    arguments = transformers.Seq2SeqTrainingArguments(
+        str(folder), num_train_epochs=2, per_device_train_batch_size=8, eval_strategy="epoch", save_strategy="no",
+        report_to=[], disable_tqdm=True, use_cpu=True, predict_with_generate=True, generation_max_length=5,
+    )  # fmt: skip
+    trainer = transformers.Seq2SeqTrainer(
+        model, arguments, train_dataset=rows[:24], eval_dataset=rows[24:], callbacks=[callback] if callback else [],
+        compute_metrics=lambda found: {"generated": float(found.predictions.sum())},
+    )  # fmt: skip
+    trainer.train()
+    told = [[entry.get(key) for key in ("eval_generated", "eval_loss")] for entry in trainer.state.log_history]
+    return model.state_dict(), told
+
+
+def test_an_encoder_and_a_decoder_are_measured_by_the_line_that_is_proposed_and_generate_as_without(tmp_path):
+    def callback(**given):
+        return InteractionTrainerCallback(Words(VOCABULARY, n_players=4), n_samples=4, **given)
+
+    with pytest.raises(ValueError, match="explain the first token") as refused:
+        translated(tmp_path / "refused", callback())
+    forward_func, output = re.search(r"give forward_func=(.*) and output=(.*)$", str(refused.value)).groups()
+    names = {"interaction_monitor": interaction_monitor}
+    watch = callback(forward_func=eval(forward_func), output=eval(output, names))  # as one would write it
+    weights, told = translated(tmp_path / "watched", watch)
+    alone, told_alone = translated(tmp_path / "alone")
+    assert positions(watch) == [(0, 0), (1, 3), (2, 6)]
+    assert all(torch.equal(weights[name], alone[name]) for name in alone)
+    assert told == told_alone
