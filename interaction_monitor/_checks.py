@@ -58,3 +58,29 @@ def require_whole(who: object, **numbers: object) -> None:
     for name, number in numbers.items():
         if not is_whole(number):
             raise TypeError(f"{type(who).__name__}({name}={number!r}): give a whole number")
+
+
+def require_counts(least: int, **counts: int) -> None:
+    """Refuse what is no whole number, or too small, by its name.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, value in counts.items():
+        if not is_whole(value):
+            raise ValueError(f"{name} must be a whole number, but is {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, but is {value}")
+
+
+def require_no_less_than_zero(**values: float) -> None:
+    """Refuse what is no number, or negative, by its name.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, value in values.items():
+        if not is_number(value):
+            raise ValueError(f"{name} must be a number, but is {value!r}")
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, but is {value}")

@@ -265,7 +265,7 @@ class Observer:
             generalizing: (S, n) the part of it that a reference has too, where that was measured.
         """
         if self.references is not None and generalizing is not None:
-            self.references.advance(generalizing, strength, epoch=row.epoch, step=row.step)
+            self.references.advance(generalizing, strength, epoch=row.epoch, step=row.step, unseen=row.unseen_loss)
         self.tracker.update(
             epoch=row.epoch, step=row.step, strength=strength, train_loss=row.train_loss, test_loss=row.test_loss
         )

@@ -1,7 +1,7 @@
 """When to stop a run, as small named rules over its history.
 
 A rule looks at nothing but the rows of a history, so what it would have done to a finished run is known by replaying
-it. How the rules compare with early stopping on 24 and more real runs is in the documentation's gallery.
+it. How rules compare with early stopping on real runs is told in the documentation's gallery and on generalizing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from interaction_monitor._checks import is_number, is_whole
+from interaction_monitor._checks import require_counts, require_no_less_than_zero
 from interaction_monitor.history import History
 
 
@@ -85,7 +85,7 @@ class OnsetPatience(StopRule):
     measurements: int = 0
 
     def __post_init__(self) -> None:
-        _check_count(0, measurements=self.measurements)
+        require_counts(0, measurements=self.measurements)
 
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
@@ -150,7 +150,7 @@ class HighOrdersAndGap(StopRule):
 
     def __post_init__(self) -> None:
         _check(measurements=self.measurements, regained=self.regained, gap=self.gap)
-        _check_count(0, patience=self.patience)
+        require_counts(0, patience=self.patience)
 
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
@@ -233,9 +233,7 @@ class GeneralizingShare(StopRule):
         known = np.isfinite(share)
         sunk = share[known] <= (1 - self.drop) * highest[known]
         # A measurement without a share says nothing either way.
-        if not len(history) or not known[-1]:
-            return None
-        if not _lasting(sunk & (highest[known] > share[known][0]), self.measurements):
+        if not (known[-1:].any() and _lasting(sunk & (highest[known] > share[known][0]), self.measurements)):
             return None
         return (
             f"of what the network encodes {share[-1]:.0%} generalizes, after {highest[-1]:.0%} at epoch "
@@ -243,21 +241,43 @@ class GeneralizingShare(StopRule):
         )
 
 
+@dataclass(frozen=True)
+class DiscountedLoss(StopRule):
+    """Stop when the validation loss, divided by 1 + the generalizing share, was lowest some measurements ago.
+
+    The loss tells good weights from bad ones, the share whether what lowers it will hold. The weights of the lowest
+    are those to take: `ModelCheckpoint(monitor="interactions/discounted_loss", mode="min")`.
+
+    Attributes:
+        measurements: how many ago.
+
+    Raises:
+        ValueError: if it is not a whole number of at least 1.
+
+    Examples:
+        >>> DiscountedLoss()
+        DiscountedLoss(measurements=5)
+    """
+
+    needs_reference: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = True
+    measurements: int = 5
+
+    def __post_init__(self) -> None:
+        _check(measurements=self.measurements)
+
+    def reason(self, history: History) -> str | None:
+        """Say why, as `StopRule.reason`."""
+        loss = history.column("discounted_loss")
+        known = np.flatnonzero(np.isfinite(loss))
+        if not len(known) or (waited := len(known) - 1 - int(np.argmin(loss[known]))) < self.measurements:
+            return None
+        return f"the discounted loss was lowest {waited} measurements ago, at epoch {history.epochs[known[~waited]]}"
+
+
 def _check(*, measurements: int, **shares: float) -> None:
-    _check_count(1, measurements=measurements)
-    for name, value in shares.items():
-        if not is_number(value):
-            raise ValueError(f"{name} must be a number, but is {value!r}")
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, but is {value}")
-
-
-def _check_count(least: int, **counts: int) -> None:
-    for name, value in counts.items():
-        if not is_whole(value):
-            raise ValueError(f"{name} must be a whole number, but is {value!r}")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, but is {value}")
+    require_counts(1, measurements=measurements)
+    require_no_less_than_zero(**shares)
 
 
 def _above_lowest(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,10 +14,10 @@ OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect",
 ADDED = (
     *("onset_step", "detected_step", "rounding", "gap_onset_step"),
     *("generalizing_share", "generalizing_low", "generalizing_high"),
-    *("evaluated_train_loss", "evaluated_test_loss"),
+    *("evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
     *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
 )
-DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
+DERIVED = ("loss_gap", "evaluated_gap", "discounted_loss", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -73,7 +73,10 @@ class Row:
     # Mean losses of this very network in evaluation mode: of fixed training samples, and of the probe's.
     evaluated_train_loss: float | None = None
     evaluated_test_loss: float | None = None
-    overfitting_epoch: int | None = None  # from where the share sinks, once that is known
+    unseen_loss: float | None = (
+        None  # of twins on training samples they do not learn from, since the measurement before
+    )
+    overfitting_epoch: int | None = None  # from where the share sinks or that loss rises, once that is known
     overfitting_detected_epoch: int | None = None  # the measurement at which it became known
     overfitting_step: int | None = None  # as `overfitting_epoch`
     overfitting_detected_step: int | None = None  # as `overfitting_detected_epoch`
@@ -117,6 +120,13 @@ class Row:
         if self.evaluated_train_loss is None or self.evaluated_test_loss is None:
             return None
         return self.evaluated_test_loss - self.evaluated_train_loss
+
+    @property
+    def discounted_loss(self) -> float | None:
+        """The test loss divided by 1 + the generalizing share; None unless both are known."""
+        if self.test_loss is None or self.generalizing_share is None:
+            return None
+        return self.test_loss / (1 + self.generalizing_share)
 
     @property
     def generalizing_by_order(self) -> dict[int, float]:

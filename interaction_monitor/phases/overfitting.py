@@ -1,9 +1,11 @@
-"""From when a network over-fits: from where less and less of what it encodes is found in references.
+"""From when a network over-fits: from where less of what it encodes is in references, or twins do worse on what is new.
 
 The generalizing share, the part of the strength that networks trained on other samples have too, rises or stays level
-while learning is healthy and sinks from where over-fitting begins. `OverfittingTracker` says so only when three things
-agree, those that `PhaseTracker` asks of the phases: the drop is large enough to matter, larger than the choice of probe
-samples explains, and larger than the jitter from one measurement to the next explains.
+while learning is healthy and sinks where samples are learnt by heart. `OverfittingTracker` says so only when three
+things agree, those that `PhaseTracker` asks of the phases: the drop is large enough to matter, larger than the choice
+of probe samples explains, and larger than the jitter from one measurement to the next explains. Where twins are trained
+in step with the run, their loss on what they do not learn from is watched beside it: it rises also where a network only
+gets too sure of itself.
 """
 
 from __future__ import annotations
@@ -16,21 +18,22 @@ import torch
 from torch import Tensor
 
 from interaction_monitor.functional.intervals import share_influence, share_interval
-from interaction_monitor.phases.change_tests import Curve, lowest
+from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
 from interaction_monitor.phases.loss_gap import change_point
 
 # Before so many measurements too little is known of the jitter of a share that need not have risen before.
 LEARNING = 8
 # What is compared is the highest of many, which the levels of the looks leave out: only this share of alpha is spent.
 SPENT = 0.4
+Found = tuple[int, int, int, int]  # indices of measurements: earliest, onset, latest, detected
 
 
 @dataclass(frozen=True)
 class OverfittingState:
     """What is known of over-fitting after a measurement; what is not known yet is None."""
 
-    onset_epoch: int | None  # the last measured epoch before the share sinks, once that is known
-    earliest_epoch: int | None  # the first epoch at which it may have begun, by the jitter of the share; 95%
+    onset_epoch: int | None  # the last measured epoch before the share sinks or the loss rises, once that is known
+    earliest_epoch: int | None  # the first epoch at which it may have begun, by the jitter of the curve; 95%
     latest_epoch: int | None  # the last, likewise
     detected_epoch: int | None  # the measurement at which it became known
     share: float | None  # the generalizing share now, in 0..1
@@ -40,7 +43,7 @@ class OverfittingState:
 
 
 class OverfittingTracker:
-    """Find from when the generalizing share sinks.
+    """Find from when the generalizing share sinks, or twins do worse on what they do not learn from.
 
     A drop counts when each of the last `persistence` measurements shows it and, averaged over two, four or eight
     measurements, it passes three tests: a least drop, so that what is found matters; a paired t-test of the samples'
@@ -49,13 +52,18 @@ class OverfittingTracker:
     share. Nothing is said before eight measurements. The level is spent over the looks, as in `PhaseTracker`. Once
     known, the onset stays.
 
-    A share can also sink because the references know less than the network: the tests cannot tell that from
-    over-fitting.
+    The twins' loss rises when each of the last `persistence` measurements shows a least rise above its lowest, and they
+    lie higher than its jitter explains. Each curve that there is has an equal part of `alpha`.
+
+    A share can also sink because the references know less than the network, and twins over-fit sooner than a run that
+    learns from all samples: the tests cannot tell that from over-fitting of the run.
 
     Args:
-        alpha: chance of a false onset in a whole run in which the share rises and then stays. Checked by simulation.
+        alpha: chance of a false onset in a whole run in which the curves turn and then stay. Checked by simulation.
         min_drop: the least drop as a part of the highest share. Beside references trained on as many samples as the
             run, clean runs that do not over-fit lose up to 8% of it.
+        min_loss_rise: the least rise of the twins' loss as a part of its lowest. Twins have half as many samples and
+            over-fit sooner: where their loss rises by less, the run's validation loss hardly does.
         persistence: how many measurements in a row must show it.
 
     Raises:
@@ -71,23 +79,29 @@ class OverfittingTracker:
         (6, 10, 0.75, 0.5)
     """
 
-    def __init__(self, *, alpha: float = 0.05, min_drop: float = 0.1, persistence: int = 2) -> None:
+    def __init__(
+        self, *, alpha: float = 0.05, min_drop: float = 0.1, min_loss_rise: float = 0.1, persistence: int = 2
+    ) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}; 0.05 is the default")
         if not 0 <= min_drop < 1:
             raise ValueError(
                 f"min_drop must lie between 0 and 1, but is {min_drop}; 0.1 is a tenth of the highest share"
             )
+        if not min_loss_rise >= 0:
+            raise ValueError(f"min_loss_rise must be at least 0, but is {min_loss_rise}; 0.1 is a tenth of the lowest")
         if persistence < 1:
             raise ValueError(f"persistence must be at least 1 measurement, but is {persistence}")
         self.alpha = alpha
         self.min_drop = min_drop
+        self.min_loss_rise = min_loss_rise
         self.persistence = persistence
         self._curve = Curve()  # of the share with its sign turned, so that sinking is a rise
+        self._losses: list[tuple[int, float]] = []  # index of the measurement, and the twins' loss up to it
         self._epochs: list[int] = []
         self._steps: list[int | None] = []
         self._last_epoch: int | None = None
-        self._found: tuple[int, int, int, int] | None = None  # indices: earliest, onset, latest, detected
+        self._found: Found | None = None
 
     @property
     def state(self) -> OverfittingState:
@@ -107,7 +121,13 @@ class OverfittingTracker:
         )
 
     def update(
-        self, *, epoch: int, generalizing: Tensor, strength: Tensor, step: int | None = None
+        self,
+        *,
+        epoch: int,
+        generalizing: Tensor,
+        strength: Tensor,
+        step: int | None = None,
+        unseen_loss: float | None = None,
     ) -> OverfittingState:
         """Take in one measurement.
 
@@ -118,6 +138,8 @@ class OverfittingTracker:
             strength: (S,) strength of all salient interactions. Samples with NaN in either are left out of comparisons
                 with this measurement; a measurement with nothing salient says nothing.
             step: optimizer steps so far, if the onset is to be known by step too.
+            unseen_loss: the mean loss of twins on training samples that they do not learn from since the measurement
+                before, where there are twins.
 
         Returns:
             What is known now.
@@ -135,7 +157,12 @@ class OverfittingTracker:
         self._epochs.append(epoch)
         self._steps.append(step)
         self._curve.append(-share, (-share - share_influence(generalizing, strength)).tolist())
-        self._look()
+        if unseen_loss is not None and math.isfinite(unseen_loss):
+            self._losses.append((len(self._epochs) - 1, unseen_loss))
+        if self._found is None and len(self._epochs) >= LEARNING:
+            alpha = self.alpha / (2 if self._losses else 1)
+            self._found = self._of_share(alpha) or self._of_loss(alpha)
+        self._curve.forget(self.persistence)
         return self.state
 
     def _check(self, epoch: int, generalizing: Tensor, strength: Tensor) -> None:
@@ -150,25 +177,36 @@ class OverfittingTracker:
         if known is not None and len(known) != len(strength):
             raise ValueError(f"strength must keep its samples, but has {len(strength)} after {len(known)} before")
 
-    def _look(self) -> None:
+    def _of_share(self, alpha: float) -> Found | None:
         values = self._curve.values
         highest = -min(values)
-        if (
-            self._found is None
-            and len(values) >= LEARNING
-            and self._curve.has_risen(
-                persistence=self.persistence, min_rise=self.min_drop, alpha=SPENT * self.alpha, scale=highest
-            )
+        if not self._curve.has_risen(
+            persistence=self.persistence, min_rise=self.min_drop, alpha=SPENT * alpha, scale=highest
         ):
-            turn = lowest(values[: -self.persistence])
-            found = change_point(self._epochs, values, early=self.min_drop * highest)
-            self._found = (*(found or (turn, turn, turn)), len(values) - 1)
-        self._curve.forget(self.persistence)
+            return None
+        turn = lowest(values[: -self.persistence])
+        found = change_point(self._epochs, values, early=self.min_drop * highest)
+        return (*(found or (turn, turn, turn)), len(values) - 1)
+
+    def _of_loss(self, alpha: float) -> Found | None:
+        at, values = [index for index, _ in self._losses], [loss for _, loss in self._losses]
+        if len(values) <= self.persistence + 1 or at[-1] != len(self._epochs) - 1:
+            return None
+        turn = lowest(values[: -self.persistence])
+        least = self.min_loss_rise * abs(values[turn])
+        if any(value - values[turn] < least for value in values[-self.persistence :]) or not leaves_jitter(
+            values, turn, persistence=self.persistence, alpha=alpha
+        ):
+            return None
+        found = change_point([self._epochs[index] for index in at], values, early=2 * least)
+        earliest, onset, latest = found or (turn, turn, turn)
+        return at[earliest], at[onset], at[latest], at[-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""
         return {
             "curve": self._curve.state_dict(),
+            "losses": [list(each) for each in self._losses],
             "epochs": list(self._epochs),
             "steps": list(self._steps),
             "last_epoch": self._last_epoch,
@@ -182,6 +220,7 @@ class OverfittingTracker:
             state: what `state_dict` gave.
         """
         self._curve.load_state_dict(state["curve"])
+        self._losses = [(index, loss) for index, loss in state.get("losses", [])]  # earlier versions knew none
         self._epochs = list(state["epochs"])
         self._steps = list(state["steps"])
         self._last_epoch = state["last_epoch"]

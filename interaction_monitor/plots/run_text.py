@@ -164,9 +164,13 @@ def overfitting(history: History) -> str:
         )
     detected = next(index for index, row in enumerate(history) if row.overfitting_epoch is not None)
     then = float("nan") if began.index is None else shares[began.index]
+    unseen = history.column("unseen_loss")
+    worse = ""
+    if np.isfinite(unseen).any() and (last := unseen[np.isfinite(unseen)][-1]) > (least := np.nanmin(unseen)):
+        worse = f", and the twins' loss on what they do not learn from rose from {least:.3g} to {last:.3g}"
     return (
         f"over-fitting began at {began.place} (known at {places(history)[detected].split()[-1]}): of what the network "
-        f"encodes {then:.0%} generalized, now {now}; "
+        f"encodes {then:.0%} generalized, now {now}{worse}; "
     )
 
 

@@ -180,12 +180,21 @@ class References:
         """Take in a measurement with its generalizing strength, and return the fields of a row that follow from it."""
         if measurement.generalizing is None:
             return {}
-        state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step)
-        return row_fields(measurement.generalizing, measurement.strength, state)
+        unseen = None if self.twins is None else self.twins.unseen_loss()
+        state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step, unseen=unseen)
+        return row_fields(measurement.generalizing, measurement.strength, state) | {"unseen_loss": unseen}
 
-    def advance(self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int) -> OverfittingState:
-        """Let the tracker see a measurement: (S, n) its generalizing strength, and all of it."""
-        return self.tracker.update(epoch=epoch, step=step, generalizing=generalizing.sum(-1), strength=strength.sum(-1))
+    def advance(
+        self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int, unseen: float | None = None
+    ) -> OverfittingState:
+        """Let the tracker see a measurement: (S, n) its generalizing strength, and all of it; and the twins' loss."""
+        return self.tracker.update(
+            epoch=epoch,
+            step=step,
+            generalizing=generalizing.sum(-1),
+            strength=strength.sum(-1),
+            unseen_loss=unseen,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values and tensors."""

@@ -95,6 +95,45 @@ def test_the_onset_stays_and_nothing_is_said_early():
     assert track(np.concatenate(([0.6, 0.4], RISE)), np.random.default_rng(3)).onset_epoch is None
 
 
+FALLS = 0.4 + 1.6 * np.exp(-np.arange(36) / 4)
+LOSSES = {
+    "falls and stays": (FALLS, 0.03),
+    "falls on": (FALLS - 0.004 * np.arange(36), 0.01),
+    "jitters by more than matters": (FALLS, 0.1),
+    "rises by less than matters": (FALLS + np.clip((np.arange(36) - 20) * 0.0015, 0, None), 0.005),
+}
+
+
+def follow(path, jitter, generator, **arguments):
+    """Track a share that stays, beside the loss of twins that follows the path."""
+    tracker = OverfittingTracker(**arguments)
+    for epoch, (generalizing, strength) in enumerate(measurements(RISE, generator)):
+        loss = None if epoch == 0 else path[epoch] + jitter * generator.standard_normal()
+        tracker.update(epoch=epoch, generalizing=generalizing, strength=strength, unseen_loss=loss)
+    return tracker.state
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_does_not_rise_is_no_onset(name):
+    generator = np.random.default_rng(0)
+    states = [follow(*LOSSES[name], generator) for _ in range(20)]
+    assert sum(state.onset_epoch is not None for state in states) <= 1
+
+
+def test_a_loss_that_rises_is_an_onset_where_the_share_stays():
+    generator = np.random.default_rng(1)
+    path = FALLS + np.clip((np.arange(36) - 16) * 0.02, 0, None)
+    states = [follow(path, 0.01, generator) for _ in range(10)]
+    assert all(state.onset_epoch is not None for state in states)
+    assert abs(np.median([state.onset_epoch for state in states]) - 16) <= 2
+    assert np.median([state.detected_epoch for state in states]) <= 24
+    assert all(
+        state.earliest_epoch <= state.onset_epoch <= state.latest_epoch < state.detected_epoch for state in states
+    )
+    # neither matters where as much again has to be lost
+    assert follow(path, 0.01, generator, min_loss_rise=2.0).onset_epoch is None
+
+
 def test_the_share_is_that_of_all_samples():
     generator = np.random.default_rng(4)
     generalizing, strength = next(measurements([0.5], generator))
@@ -122,6 +161,7 @@ def test_resuming_goes_on_exactly():
         fresh.load_state_dict(json.loads(json.dumps(resumed.state_dict())))
         resumed = fresh
         arguments = {"epoch": epoch, "step": epoch, "generalizing": generalizing, "strength": strength}
+        arguments["unseen_loss"] = 0.5 + 0.01 * epoch if epoch % 3 else None
         assert resumed.update(**arguments) == whole.update(**arguments)
     assert whole.state.onset_epoch is not None
     # what is kept does not grow with samples times measurements
@@ -133,6 +173,7 @@ def test_resuming_goes_on_exactly():
     [
         ({"alpha": 5}, "alpha must lie between 0 and 1, but is 5"),
         ({"min_drop": 15}, "min_drop must lie between 0 and 1, but is 15; 0.1 is a tenth"),
+        ({"min_loss_rise": -1}, "min_loss_rise must be at least 0, but is -1; 0.1 is a tenth"),
         ({"persistence": 0}, "persistence must be at least 1"),
     ],
 )

@@ -343,3 +343,62 @@ def test_a_module_that_optimizes_by_itself_is_refused(loaders, make_trainer, mak
 
     with pytest.raises(MisconfigurationException, match=r"give Twins\(loss=..., optimizer=...\), or another"):
         fit(make_trainer(monitor(Twins(Manual)), logger=False), Manual(), loaders)
+
+
+def test_each_twin_is_asked_for_what_the_other_learns():
+    networks = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    asked = []
+
+    def by_hand(net, batch):
+        found = nn.functional.cross_entropy(net(batch[0]), batch[1])
+        asked.append((networks.index(net), net.training, torch.is_grad_enabled(), len(batch[0])))
+        return found
+
+    training = TwinTraining(networks, [[sgd(net)] for net in networks], by_hand)
+    assert training.unseen_loss() is None
+    generator = torch.Generator().manual_seed(3)
+    expected = []
+    for _ in range(3):
+        batch = torch.randn(12, 2, generator=generator), torch.randint(2, (12,), generator=generator)
+        sizes = [int((~sides(batch[0])).sum()), int(sides(batch[0]).sum())]
+        with torch.no_grad():
+            for number, half in enumerate((batch[0][~sides(batch[0])], batch[0][sides(batch[0])])):
+                labels = batch[1][sides(batch[0]) == bool(number)]
+                expected.append((float(nn.functional.cross_entropy(networks[1 - number](half), labels)), len(half)))
+        asked.clear()
+        training.step(batch)
+        assert asked == [
+            (1, False, False, sizes[0]),
+            (0, False, False, sizes[1]),
+            (0, True, True, sizes[0]),
+            (1, True, True, sizes[1]),
+        ]
+    state = training.state_dict()
+    known = training.unseen_loss()
+    assert known == pytest.approx(sum(loss * size for loss, size in expected) / 36)
+    assert training.unseen_loss() is None  # since it was last asked
+    training.load_state_dict(state)
+    assert training.unseen_loss() == known
+
+
+def test_twins_go_on_where_evaluation_mode_has_no_loss():
+    def only_in_training(net, batch):
+        if not net.training:
+            raise KeyError("no loss in evaluation mode")
+        return loss(net, batch)
+
+    observer = Observer(PROBE, PLAYERS, reference=Twins(network, loss=only_in_training, optimizer=sgd))
+    trained(observer)
+    assert observer.twins.failure is None
+    assert observer.twins.steps == 6
+    assert observer.history[-1].unseen_loss is None
+    assert observer.history[-1].generalizing_share is not None
+
+
+def test_a_row_has_the_twins_loss_since_the_row_before():
+    observer = Observer(PROBE, PLAYERS, reference=TWINS)
+    trained(observer)
+    first, last = observer.history
+    assert first.unseen_loss is None
+    assert 0.5 < last.unseen_loss < 3
+    assert observer.twins.unseen_loss() is None
