@@ -16,6 +16,8 @@ from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
+from gallery.reference_runs import CHOOSING, CURVES, FAMILIES, KINDS, names
+from gallery.reference_runs import train as train_beside
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
 from gallery.spindle import FILE, path_in, published
@@ -459,28 +461,55 @@ def test_training_says_why_outputs_are_missing_and_can_be_interrupted(tmp_path, 
 
 def test_the_page_on_references_shows_what_is_stored():
     page = (references.RESULTS.parents[1] / "docs" / "generalizing.md").read_text()
-    lines = list(references.tables(references.load()))
-    rows = [line.partition("): ")[2] for line in lines if " → " in line]
+    runs = references.load()
+    rows = [line.partition("): ")[2] for line in references.mean_shares(references.with_seeds(runs, CHOOSING))]
     assert len(rows) == 13
     assert [row for row in rows if f"| {row} |" not in page] == []
-    rules = [line.partition(": ")[2] for line in lines[-6:]]
-    assert [rule for rule in rules if f"| {rule} |" not in page] == []
-    assert any(line.startswith("twins_both: 0 false of 5, 7 found of 21") for line in lines)
-    assert "none in the 5 runs" in page
-    assert "7 in the 21 runs" in page
+
+
+def test_over_fitting_is_read_from_curves():
+    flat, late = np.full(40, 0.5), np.r_[np.full(35, 0.5), np.full(5, 0.6)]
+    spike = np.r_[np.full(39, 0.5), 0.6]
+    accuracy = np.full(40, 0.9)
+
+    def run(loss, accuracy=accuracy):
+        return {"val_loss": loss, "test_accuracy": accuracy}
+
+    assert [references.overfits(run(loss)) for loss in (flat, spike, late)] == [False, True, True]
+    assert [references.overfits_for_good(run(loss)) for loss in (flat, spike, late)] == [False, False, True]
+    assert references.overfits_for_good(run(flat, accuracy - 0.04 * (late > 0.55)))
+
+
+def test_rules_stop_where_their_curves_turn():
+    loss = np.r_[np.linspace(2, 1, 11), np.linspace(1, 1.4, 20)]
+    strength = np.ones((16, 3))
+    share = np.repeat(np.r_[np.linspace(0.2, 0.8, 8), np.linspace(0.8, 0.4, 8)][:, None], 3, 1)
+    run = {"val_loss": loss, "epochs": np.arange(0, 31, 2), "strength": strength, "twins_both": share}
+    assert references.patient(loss, 5) == (15, 10)
+    curve = references.discounted(run, "twins_both")
+    assert curve[11] == pytest.approx(loss[11] / (1 + share[5, 0]))  # the share that was measured last
+    assert references.patient(curve, 5)[1] >= 10
+    assert references.measured(run, loss, 2) == (14, 10)
+    changed = np.r_[0.9, np.linspace(0.5, 0.1, 10), np.linspace(0.1, 0.3, 20)]
+    stop, best = references.label_wave({"changed": changed}, width=1, patience=3)
+    assert (stop, best) in ((13, 10), (14, 11))
+    cross = np.arange(31.0)
+    assert references.unseen(run | {"cross_loss": cross})[:3] == [None, 1.5, 3.5]
 
 
 def test_a_run_beside_references_is_trained(monkeypatch):
-    small = replace(references.FAMILIES["mlp"], epochs=2, every=1)
-    monkeypatch.setitem(references.FAMILIES, "mlp", small)
-    found = references.train("mlp-wrong20-0", None)
+    small = replace(FAMILIES["mlp"], epochs=2, every=1)
+    monkeypatch.setitem(FAMILIES, "mlp", small)
+    found = train_beside("mlp-wrong20-0", None)
     assert found["epochs"].tolist() == [0, 1, 2]
-    assert len(found["train_loss"]) == 3
-    for kind in references.KINDS:
+    assert {len(found[name]) for name in CURVES} == {3}
+    assert found["changed"][0] == 1
+    assert np.isfinite(found["cross_loss"][1:]).all()
+    for kind in KINDS:
         assert (found[kind] <= found["strength"] * (1 + 1e-6)).all()
         assert found[kind].sum() > 0
     assert (found["twins_both"] <= found["twins_one"] * (1 + 1e-6)).all()
 
 
 def test_every_stored_run_beside_references_has_a_name():
-    assert set(references.load()) == set(references.names())
+    assert set(references.load()) <= set(names())
