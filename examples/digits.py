@@ -30,7 +30,7 @@ from interaction_monitor.plots import run_figures, run_text
 from interaction_monitor.reference import Twins
 
 WHAT_TO_DO = (
-    "What to do: from there on the network learns labels by heart, so stop not long after (stop=GeneralizingShare()), "
+    "What to do: from there on the network learns labels by heart, so stop not long after (stop=OverfittingKnown()), "
     "let the weights decay, or look for wrong labels."
 )
 

@@ -16,7 +16,7 @@ from gallery.detection import detect, flat_histories
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
-from gallery.reference_runs import CHOOSING, CURVES, FAMILIES, KINDS, names
+from gallery.reference_runs import CHOOSING, CURVES, FAMILIES, FRESH, KINDS, names
 from gallery.reference_runs import train as train_beside
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
@@ -464,7 +464,16 @@ def test_the_page_on_references_shows_what_is_stored():
     runs = references.load()
     rows = [line.partition("): ")[2] for line in references.mean_shares(references.with_seeds(runs, CHOOSING))]
     assert len(rows) == 13
+    fresh = references.with_seeds(runs, FRESH)
+    words = " ".join(page.split())
+    assert f"of {len(fresh)} more runs" in words
+    for table in (references.onsets, references.regrets):
+        rows += [line.partition(": ")[2] for line in table(fresh)]
     assert [row for row in rows if f"| {row} |" not in page] == []
+    wrong = [run for name, run in fresh.items() if "wrong" in name]
+    known = [references.onset(run, "twins_both", with_loss=True)[1] for run in wrong]
+    assert f"All {len(wrong)} runs with wrong labels are found" in words
+    assert None not in known
 
 
 def test_over_fitting_is_read_from_curves():
@@ -512,4 +521,4 @@ def test_a_run_beside_references_is_trained(monkeypatch):
 
 
 def test_every_stored_run_beside_references_has_a_name():
-    assert set(references.load()) <= set(names())
+    assert set(references.load()) == set(names())

@@ -9,11 +9,11 @@ from rows import make_row
 from interaction_monitor.callbacks.errors import rule_of
 from interaction_monitor.history import History
 from interaction_monitor.stopping import (
-    DiscountedLoss,
     GeneralizingShare,
     HighOrderGrowth,
     HighOrdersAndGap,
     OnsetPatience,
+    OverfittingKnown,
     StopRule,
     TransferLoss,
 )
@@ -57,17 +57,11 @@ def test_high_orders_and_gap_need_both():
     assert HighOrdersAndGap(patience=0).first_stop(no_high) is None
 
 
-def test_the_discounted_loss_waits_for_a_lower_one():
-    loss, share = [2.0, 1.0, 0.9, 0.9, 0.9, 0.9, 0.9], [0.0, 0.25, 0.5, 0.8, 0.6, 0.5, 0.4]
-    run = history(test_loss=loss, generalizing_share=share)
-    assert run[3].discounted_loss == pytest.approx(0.5)
-    assert [DiscountedLoss(m).first_stop(run) for m in (1, 2, 3, 4)] == [4, 5, 6, None]
-    assert "lowest 2 measurements ago, at epoch 3" in DiscountedLoss(2).sentence(run[:6])
-    # what is not known says nothing, and does not count
-    run = history(test_loss=loss, generalizing_share=[*share[:4], None, 0.6, 0.5])
-    assert run[4].discounted_loss is None
-    assert DiscountedLoss(2).first_stop(run) == 6
-    assert DiscountedLoss(1).first_stop(history(test_loss=loss)) is None
+def test_a_run_that_is_known_to_overfit_stops():
+    run = history(overfitting_epoch=[None, None, 1, 1, 1], overfitting_detected_epoch=[None, None, 2, 2, 2])
+    assert [OverfittingKnown(m).first_stop(run) for m in (0, 2, 3)] == [2, 4, None]
+    assert OverfittingKnown().sentence(run) == "the run is known to over-fit since epoch 1"
+    assert OverfittingKnown().first_stop(history(generalizing_share=[0.8, 0.2])) is None
 
 
 def test_a_run_whose_test_loss_still_falls_goes_on():

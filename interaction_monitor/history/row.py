@@ -17,7 +17,7 @@ ADDED = (
     *("evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
     *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
 )
-DERIVED = ("loss_gap", "evaluated_gap", "discounted_loss", "persisted_share", "high_order_effect", "high_order_gap")
+DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
@@ -120,13 +120,6 @@ class Row:
         if self.evaluated_train_loss is None or self.evaluated_test_loss is None:
             return None
         return self.evaluated_test_loss - self.evaluated_train_loss
-
-    @property
-    def discounted_loss(self) -> float | None:
-        """The test loss divided by 1 + the generalizing share; None unless both are known."""
-        if self.test_loss is None or self.generalizing_share is None:
-            return None
-        return self.test_loss / (1 + self.generalizing_share)
 
     @property
     def generalizing_by_order(self) -> dict[int, float]:

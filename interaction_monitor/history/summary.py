@@ -27,7 +27,7 @@ from interaction_monitor.probe import Probe
 KEYS = (
     *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
     *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
-    *("evaluated_gap", "evaluated_train_loss", "evaluated_test_loss", "unseen_loss", "discounted_loss"),
+    *("evaluated_gap", "evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
     *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
 )
 BY_ORDER = "generalizing_share_order_"
