@@ -173,6 +173,31 @@ def flat_histories(
     return false, total
 
 
+def known_with(run: Detected, every: int, *, denser: bool) -> tuple[int | None, int]:
+    """Tell when an onset is known where only some measurements are taken, or more of them around a turn.
+
+    Args:
+        run: a run with a true onset.
+        every: so many measurements of the run make a step.
+        denser: whether none is left out while ⟨k⟩ lies above its lowest.
+
+    Returns:
+        Measurements of the full run from the onset to where it is known, None where it never is; and how many were
+        taken by then.
+    """
+    assert run.onset is not None
+    orders, tracker, index, taken, lowest = run.history.column("mean_order"), PhaseTracker(), 0, 0, np.inf
+    while index < len(orders):
+        strength = torch.tensor(run.stored.strength["and-or"][index])
+        state = tracker.update(epoch=int(run.stored.epochs[index]), strength=strength)
+        taken += 1
+        if state.phase == "two":
+            return index - run.onset, taken
+        above, lowest = orders[index] > lowest, min(lowest, orders[index])
+        index += 1 if index < 2 or (denser and above) else every
+    return None, taken
+
+
 def _print_figures(replicates: int) -> None:
     runs = load_all()
     for part in ("choosing", "held out", "fresh"):
@@ -187,6 +212,10 @@ def _print_figures(replicates: int) -> None:
         for rising in (True, False):
             false, total = flat_histories(chosen, replicates=replicates, rising=rising)
             print(f"  flat, neighbours {'as they are' if rising else 'before the rise'}: {false} false of {total}")
+    for run in (found for found in map(detect, runs) if "-fine-" in found.stored.run.name and found.onset is not None):
+        ways = ((1, False), (2, False), (4, False), (2, True), (4, True))
+        print(run.stored.run.name, *(f"{every}{' denser' * denser}: {known_with(run, every, denser=denser)}"
+                                     for every, denser in ways))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 import gallery.__main__ as pages
 from gallery import references, tables
 from gallery.accuracy import SCHEDULES, kept, told
-from gallery.detection import detect, flat_histories
+from gallery.detection import detect, flat_histories, known_with
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
@@ -204,6 +204,16 @@ def test_three_readings_of_the_gap_are_laid_beside_the_onset(detected):
     opened = [run for run in detected if run.gap is not None]
     assert all(run.gap.low <= run.gap.epoch <= run.gap.high <= run.stored.n_epochs for run in opened)
     assert leaves_its_lowest(replace(opened[0], gap=None)) is None
+
+
+def test_denser_measuring_around_a_turn_costs_less_than_measuring_each_epoch(detected):
+    run = next(run for run in detected if run.stored.run.name == "lenet-fine-clean")
+    delay, taken = known_with(run, 1, denser=False)
+    assert (delay, taken) == (run.delay, run.known + 1)
+    assert known_with(run, 4, denser=False)[0] is None
+    denser, fewer = known_with(run, 4, denser=True)
+    assert denser <= delay + 1
+    assert fewer < 0.7 * taken
 
 
 def test_rank_correlation_is_scipys():
