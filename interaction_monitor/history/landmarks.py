@@ -68,24 +68,42 @@ def find_gap_opening(history: History) -> Landmark | None:
     if last is None or last.gap_onset_epoch is None:
         return None
     values, _ = positions(history)
-    train, test = fair_losses(history)
-    known = np.flatnonzero(np.isfinite(train) & np.isfinite(test))
-    found = gap_opening(list(zip(values[known].tolist(), train[known].tolist(), test[known].tolist(), strict=True)))
+    losses = shown_losses(history)
+    known = np.flatnonzero(np.isfinite(losses.gap))
+    found = gap_opening(list(zip(*(x[known].tolist() for x in (values, losses.train, losses.test)), strict=True)))
     if found is None:
         return _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
     index = int(np.flatnonzero(values == found.epoch)[0])
     return Landmark(index, places(history)[index])
 
 
-def fair_losses(history: History) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return both losses of the very network that was measured, or those that the run logs where they are not known.
+@dataclass(frozen=True)
+class Losses:
+    """The losses that pictures, tables and sentences about a run are of: one pair for all of them."""
 
-    A logged training loss is a mean over the epoch before, with dropout on; where it falls fast it lags behind.
+    train: NDArray[np.float64]  # (E,) NaN where not known
+    test: NDArray[np.float64]  # (E,)
+    of: str  # "" as the run logs them, or " of the measured samples"
+
+    @property
+    def gap(self) -> NDArray[np.float64]:
+        """(E,) test minus train loss."""
+        difference: NDArray[np.float64] = self.test - self.train
+        return difference
+
+
+def shown_losses(history: History) -> Losses:
+    """Return the losses that a run logs, or those of the measured samples where it logs none from the start.
+
+    The logged ones are means over many samples, and the reader has them in other charts too. Those of the measured
+    samples are of the network as it is, in evaluation mode, but of few samples, and jump about.
     """
-    evaluated = history.column("evaluated_train_loss"), history.column("evaluated_test_loss")
     logged = history.column("train_loss"), history.column("test_loss")
-    known, known_logged = (int(np.isfinite(pair[1] - pair[0]).sum()) for pair in (evaluated, logged))
-    return evaluated if known >= max(3, known_logged) else logged
+    evaluated = history.column("evaluated_train_loss"), history.column("evaluated_test_loss")
+    logs_none = len(history) > 1 and not np.isfinite(logged[1] - logged[0])[1]
+    if logs_none and np.isfinite(evaluated[1] - evaluated[0]).any():
+        return Losses(*evaluated, " of the measured samples")
+    return Losses(*logged, "")
 
 
 def rises_below_zero(history: History) -> bool:
@@ -97,8 +115,7 @@ def rises_below_zero(history: History) -> bool:
     opening, crossing = find_gap_opening(history), find_gap_crossing(history)
     if opening is None or opening.index is None:
         return False
-    train, test = fair_losses(history)
-    gap = float(test[opening.index] - train[opening.index])
+    gap = float(shown_losses(history).gap[opening.index])
     # One measurement is as near as the crossing can be told.
     crosses_soon = crossing is not None and crossing.index is not None and crossing.index <= opening.index + 1
     return gap < 0 and not crosses_soon
@@ -106,11 +123,12 @@ def rises_below_zero(history: History) -> bool:
 
 def find_gap_crossing(history: History) -> Landmark | None:
     """Return from where on the test loss lies above the training loss to the end; None where it never lay below it."""
-    known = [(index, row.loss_gap) for index, row in enumerate(history) if row.loss_gap is not None]
-    last_below = max((place for place, (_, gap) in enumerate(known) if not gap > 0), default=len(known))
+    gap = shown_losses(history).gap
+    known = np.flatnonzero(np.isfinite(gap))
+    last_below = max(np.flatnonzero(~(gap[known] > 0)).tolist(), default=len(known))
     if last_below + 1 >= len(known):
         return None
-    index = known[last_below + 1][0]
+    index = int(known[last_below + 1])
     return Landmark(index, places(history)[index])
 
 

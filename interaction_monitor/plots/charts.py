@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
-    fair_losses,
     find_overfitting,
     onset_index,
     positions,
     representative_measurements,
+    shown_losses,
     told_phases,
 )
 from interaction_monitor.plots.layout import GAP, ONSET, edges_of, marker_of, plot_known, run_axis, write_inside
@@ -159,15 +159,15 @@ def mean_order_curve(ax: Axes, history: History) -> None:
 
 
 def loss_gap_curve(ax: Axes, history: History) -> None:
-    """Draw the loss gap, test loss minus train loss, of the very network that was measured where that is known.
+    """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws.
 
     Args:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    train, test = fair_losses(history)
-    plot_known(ax, values, test - train, GAP, "loss gap (test − train)", "-.", marker_of(history))
+    losses = shown_losses(history)
+    plot_known(ax, values, losses.gap, GAP, f"loss gap{losses.of} (test − train)", "-.", marker_of(history))
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)
@@ -182,15 +182,15 @@ def loss_curves(ax: Axes, history: History) -> None:
         history: The run so far, at least one measurement.
     """
     values, unit = positions(history)
-    train, test = history.column("train_loss"), history.column("test_loss")
-    both = ~np.isnan(train) & ~np.isnan(test)
+    losses = shown_losses(history)
+    train, test, both = losses.train, losses.test, np.isfinite(losses.gap)
     above = test[both] > train[both]
     ax.fill_between(
         values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
         label="test above train" if above.any() else None,
     )  # fmt: skip
-    plot_known(ax, values, train, TRAIN, "train loss", "-", marker_of(history))
-    plot_known(ax, values, test, TEST, "test loss", "--", marker_of(history))
+    plot_known(ax, values, train, TRAIN, f"train loss{losses.of}", "-", marker_of(history))
+    plot_known(ax, values, test, TEST, f"test loss{losses.of}", "--", marker_of(history))
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
     run_axis(ax, history, unit)
@@ -292,7 +292,7 @@ def generalizing_curve(ax: Axes, history: History) -> None:
     plot_known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
     began = find_overfitting(history)
     if began is not None and began.index is not None:
-        ax.axvline(values[began.index], color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
+        ax.axvline(values[began.index], ymax=0.8, color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
     ax.set_ylabel("generalizes")

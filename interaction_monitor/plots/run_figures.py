@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import shown_losses
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.charts import order_bars
@@ -236,7 +237,8 @@ def measurement_html(measurement: Measurement) -> str:
 
 
 def _has_losses(history: History) -> bool:
-    return any(row.train_loss is not None or row.test_loss is not None for row in history)
+    losses = shown_losses(history)
+    return bool(np.isfinite([losses.train, losses.test]).any())
 
 
 def _heat_map(ax: Axes, history: History) -> None:
@@ -266,7 +268,7 @@ def _curves(axes: list[Axes], history: History) -> None:
     mark_phases(top, history, names_at=0.82)
     mark_onsets(top, history, height=0.84)
     handles, labels = top.get_legend_handles_labels()
-    if not np.isnan(history.column("loss_gap")).all():
+    if np.isfinite(shown_losses(history).gap).any():
         right = top.twinx()
         charts.loss_gap_curve(right, history)
         _leave_room(right, 0.38)
@@ -281,7 +283,8 @@ def _curves(axes: list[Axes], history: History) -> None:
         mark_onsets(ax, history, height=0.86)
         _leave_room(ax, 0.2)
         shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        names = [name for name in ("train loss", "test loss", "test above train") if name in shown]
+        names = sorted(shown, key=lambda name: (name.startswith("test"), name.startswith("test above")))
+        names = [name for name in names if name.startswith(("train loss", "test"))]
         ax.legend([shown[name] for name in names], names, loc="upper center", ncols=len(names) or 1, frameon=False)
     name_the_lowest(axes)
 

@@ -18,6 +18,7 @@ from interaction_monitor.history.landmarks import (
     onset_index,
     places,
     rises_below_zero,
+    shown_losses,
     told_phases,
 )
 
@@ -109,8 +110,9 @@ def line(history: History, *, name: str = "interactions", with_step: bool = Fals
     ]
     if row.generalizing_share is not None:
         parts.append(f"generalizes {row.generalizing_share:.0%}")
-    if row.loss_gap is not None:
-        parts.append(f"loss gap {row.loss_gap:+.3f}")
+    gap = float(shown_losses(history).gap[-1])
+    if np.isfinite(gap):
+        parts.append(f"loss gap {gap:+.3f}")
     parts.append(f"{row.seconds:.1f} s")
     return "  ".join(parts)
 
@@ -206,13 +208,13 @@ def gap_in_words(history: History) -> str:
     opening, crossing = find_gap_opening(history), find_gap_crossing(history)
     if opening is None:
         return ""
+    of = shown_losses(history).of
     if not rises_below_zero(history):
-        return f"the gap between test and training loss opened at {opening.place}"
+        return f"the gap between test and training loss{of} opened at {opening.place}"
+    rises = f"the gap between test and training loss{of} rises from {opening.place} on"
     if crossing is None:
-        return f"the loss gap rises from {opening.place} on, and test loss still lies below training loss"
-    return (
-        f"the loss gap rises from {opening.place} on, and test loss lies above training loss from {crossing.place} on"
-    )
+        return f"{rises}, and test loss still lies below training loss"
+    return f"{rises}, and test loss lies above training loss from {crossing.place} on"
 
 
 def advice(history: History) -> str:
@@ -245,7 +247,7 @@ def table(history: History, *, most: int = 16) -> str:
     Returns:
         The table, a line per measurement.
     """
-    onset, phases = onset_index(history), told_phases(history)
+    onset, phases, known = onset_index(history), told_phases(history), shown_losses(history)
     stride = max(1, -(-len(history) // most))
     with_step = by_step(history)
     steps = "    step  " if with_step else ""
@@ -254,8 +256,8 @@ def table(history: History, *, most: int = 16) -> str:
         if i % stride and i not in (onset, len(history) - 1):
             continue
         losses = "  ".join(
-            f"{'' if loss is None else format(loss, '.3f'):>{width}}"
-            for loss, width in ((row.train_loss, 10), (row.test_loss, 9), (row.loss_gap, 6))
+            f"{format(loss, '.3f') if np.isfinite(loss) else '':>{width}}"
+            for loss, width in ((known.train[i], 10), (known.test[i], 9), (known.gap[i], 6))
         )
         mark = "  <- onset of phase two" if i == onset else ""
         step = f"{row.step:>8}  " if with_step else ""
@@ -263,4 +265,4 @@ def table(history: History, *, most: int = 16) -> str:
             f"{row.epoch:>5}  {step}{row.mean_order:>10.2f}  {row.high_order_share:>11.1%}  {losses}  "
             f"{_PHASES[phases[i]]}{mark}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"losses{known.of}"] if known.of else [])])

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
-    fair_losses,
     onset_index,
     positions,
     representative_measurements,
+    shown_losses,
     told_phases,
 )
 from interaction_monitor.plots import charts
@@ -38,14 +38,17 @@ def curves(history: History) -> Figure:
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     mean = line("mean order ⟨k⟩", "ink", x, history.column("mean_order"), points=len(history) <= 60)
     panels = [panel("mean order ⟨k⟩", [band("its 95% band over samples", "ink", x, low, high), mean], height=210)]
-    train, test = history.column("train_loss"), history.column("test_loss")
+    losses = shown_losses(history)
+    train, test = losses.train, losses.test
     if not (np.isnan(train).all() and np.isnan(test).all()):
-        losses = [_known("train loss", "train", x, train), _known("test loss", "test", x, test, dash="6 4")]
+        lines = [
+            _known(f"train loss{losses.of}", "train", x, train),
+            _known(f"test loss{losses.of}", "test", x, test, dash="6 4"),
+        ]
         if (test > train).any():
-            losses.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
-        panels.append(panel("loss", losses, height=150, zero=True))
-        fair_train, fair_test = fair_losses(history)
-        gap = _known("loss gap (test − train)", "gap", x, fair_test - fair_train, dash="8 3 2 3")
+            lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
+        panels.append(panel("loss", lines, height=150, zero=True))
+        gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
         panels.append(panel("loss gap", [gap], height=100, levels=[{"y": 0, "name": ""}]))
     return over_run(panels, history)
 

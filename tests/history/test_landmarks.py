@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from interaction_monitor.history.landmarks import (
     onset_index,
     places,
     rises_below_zero,
+    shown_losses,
     told_phases,
 )
 from interaction_monitor.phases import PhaseTracker
@@ -198,16 +200,49 @@ def test_a_gap_that_rises_below_zero_has_not_opened_there():
     assert find_gap_crossing(measured([3.0] * 3)) is None
 
 
-def test_the_gap_is_read_from_the_losses_of_the_network_as_it_is_where_they_are_known():
-    run = measured([3.0] * 11, gaps=DIPS)
-    fair = [0.0, -0.1, -0.2, -0.3, -0.3, -0.3, -0.3, -0.2, -0.1, 0.05, 0.2]
-    both = [
+def beside(run, gaps):
+    """The run with losses of the measured samples, between which these gaps are."""
+    return History(
         replace(row, evaluated_train_loss=2.0, evaluated_test_loss=2.0 + gap)
-        for row, gap in zip(run, fair, strict=True)
+        for row, gap in zip(run, gaps, strict=True)
+    )
+
+
+FAIR = [0.0, -0.1, -0.2, -0.3, -0.3, -0.3, -0.3, -0.2, -0.1, 0.05, -0.01]
+
+
+def test_every_sentence_and_picture_is_of_the_losses_that_the_run_logs():
+    run = measured([*FALL_AND_RISE, 2.2, 2.3], known_from=7, onset=2, gaps=DIPS)
+    both = beside(run, FAIR)
+    assert shown_losses(both).of == ""
+    assert find_gap_opening(both) == find_gap_opening(run)
+    assert find_gap_crossing(both) == find_gap_crossing(run)
+    assert verdict(both) == verdict(run)
+    assert table(both) == table(run)
+    for history in (both, run):
+        ax = Figure().subplots()
+        charts.loss_gap_curve(ax, history)
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), DIPS, atol=1e-12)
+
+
+def test_a_run_that_logs_no_losses_has_those_of_the_measured_samples_and_says_so():
+    logs_none = [
+        replace(row, train_loss=None, test_loss=None)
+        for row in measured([*FALL_AND_RISE, 2.2, 2.3], known_from=7, onset=2, gaps=DIPS)
     ]
-    assert find_gap_opening(History(both)).place == "epoch 6"
-    few = [*both[:2], *run[2:]]
-    assert find_gap_opening(History(few)).place == find_gap_opening(run).place
+    run = beside(logs_none, FAIR)
+    assert find_gap_opening(run).place == "epoch 6"
+    assert find_gap_crossing(run) is None, "at the last it lies below again"
+    text = "the gap between test and training loss of the measured samples rises from epoch 6 on"
+    assert verdict(run).endswith(f"{text}, and test loss still lies below training loss")
+    assert line(run).split("loss gap ")[1].startswith("-0.010")
+    assert table(run).splitlines()[-1] == "losses of the measured samples"
+    assert "-0.300" in table(run)
+    ax = Figure().subplots()
+    charts.loss_curves(ax, run)
+    assert {"train loss of the measured samples", "test loss of the measured samples"} <= set(
+        ax.get_legend_handles_labels()[1]
+    )
 
 
 def test_headline_and_legend_say_what_the_gap_does():
