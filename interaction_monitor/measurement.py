@@ -58,6 +58,7 @@ class Measurement:
     forward_seconds: float
     extraction_seconds: float
     generalizing: Tensor | None = None  # (S, n) float64, the part of `strength` that a reference has too
+    held: Tensor | None = None  # (S, 2, 2^n) bool, which AND and which OR interactions a reference has; None as above
     rounding: float = math.nan  # standard deviation of an output by the rounding in the network, NaN where not known
 
     @property
@@ -70,11 +71,13 @@ class Measurement:
         """The mean |v(x) - v(x_∅)| over the valid samples."""
         return float((self.v[self.valid, -1] - self.v[self.valid, 0]).abs().mean())
 
-    def plot(self, sample: int = 0, *, names: Sequence[str] | None = None) -> Figure:
+    def plot(
+        self, sample: int = 0, *, names: Sequence[str] | None = None, before: tuple[str, Measurement] | None = None
+    ) -> Figure:
         """Draw what a sample's output is made of, as `plots.sample_figures.waterfall` does."""
         from interaction_monitor.plots.sample_figures import waterfall
 
-        return waterfall(self, sample, names=names)
+        return waterfall(self, sample, names=names, before=before)
 
     def to_shapiq(self, sample: int = 0, *, kind: Literal["AND", "OR"] = "AND") -> InteractionValues:
         """Hand a sample's interactions over to shapiq, which draws networks, UpSet plots, force plots and more of them.

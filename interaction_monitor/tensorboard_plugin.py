@@ -122,7 +122,7 @@ def run_page(folder: Path) -> dict[str, Any]:
     if not len(history):
         return {"error": "nothing is measured yet"}
     return {
-        "verdict": as_sentence(verdict(history)),
+        "verdict": [as_sentence(clause) for clause in verdict(history).split("; ")],
         "advice": as_sentence(advice(history)),
         "measured": f"{len(history)} measurements, the last at {places(history)[-1]}",
         "figures": run_figures(history),
@@ -130,28 +130,17 @@ def run_page(folder: Path) -> dict[str, Any]:
 
 
 def samples_of(folder: Path) -> dict[str, Any]:
-    """Return the strongest interactions of a few samples at the last measurement, on their inputs."""
-    from interaction_monitor.history.landmarks import places
-    from interaction_monitor.plots.sample_inputs import examples
+    """Return a few samples with their strongest interactions at the end, and what these were at the onset."""
+    from interaction_monitor.history.landmarks import onset_index, places
     from interaction_monitor.record import Record
+    from interaction_monitor.report.samples import as_primitives, examples
 
     record = Record.open(folder)
-    shown = examples(record, [(places(record.history)[-1], record.measurements[-1])])
-    return {
-        "samples": [
-            {
-                "title": f"sample {one.sample}" + ("" if one.target is None else f", class {one.target}"),
-                "picture": one.picture,
-                "sentence": one.sentence,
-                "interactions": [
-                    [interaction.label, interaction.signed, ", ".join(names)]
-                    for _, interactions in one.moments
-                    for interaction, names in interactions
-                ],
-            }
-            for one in shown
-        ]
-    }
+    named, last, onset = places(record.history), len(record.history) - 1, onset_index(record.history)
+    moments = [(named[last], record.measurements[last])]
+    if onset is not None and onset < last:
+        moments.insert(0, (f"onset, {named[onset]}", record.measurements[onset]))
+    return {"players": record.n_players, "samples": [as_primitives(one) for one in examples(record, moments)]}
 
 
 def theory_of(folder: Path) -> dict[str, Any]:

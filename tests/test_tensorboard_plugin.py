@@ -45,7 +45,7 @@ def test_it_shows_a_run_in_words_and_figures_and_writes_nothing(run):
     assert ask(run, "/runs") == (200, [NAME])
     code, page = ask(run, "/run", NAME)
     assert code == 200
-    assert page["verdict"].startswith("Phase two began at epoch 2 (known at epoch 3)")
+    assert page["verdict"][0].startswith("Phase two began at epoch 2 (known at epoch 3)")
     assert page["measured"] == "6 measurements, the last at epoch 5"
     assert {"curves", "moments", "heat-map", "orders"} <= set(page["figures"])
     shares = page["figures"]["heat-map"]["panels"][0]["series"][0]["z"]
@@ -54,7 +54,7 @@ def test_it_shows_a_run_in_words_and_figures_and_writes_nothing(run):
     _, theory = ask(run, "/theory", NAME)
     assert set(theory["figures"]) == {"theory-bars", "noise-level"}
     _, found = ask(run, "/samples", NAME)
-    assert [sample["title"] for sample in found["samples"]] == [f"sample {i}, class {i}" for i in range(3)]
+    assert [(sample["sample"], sample["target"]) for sample in found["samples"]] == [(i, i) for i in range(3)]
     assert all(sample["picture"].startswith("data:image/png;base64,") for sample in found["samples"])
     assert contents(run) == before
 

@@ -12,28 +12,41 @@ from matplotlib.figure import Figure
 from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots.layout import bare, legend_above, page, styled
-from interaction_monitor.plots.sample_inputs import SIGNS, Interaction, draw_players, image_of, strongest
+from interaction_monitor.plots.layout import NOTE, bare, legend_above, page, styled
+from interaction_monitor.plots.sample_inputs import AND, OR, SIGNS, Interaction, draw_players, image_of, strongest
 
 _FOR, _AGAINST, _REST = "#0072B2", "#D55E00", "#BBBBBB"
+_KEY = (
+    "● AND (∧) acts where all of its players are there, ○ OR (∨) where any one of them is. Blue speaks for the output."
+)
 _FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
 _NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 
 
 def waterfall(
-    measurement: Measurement, sample: int = 0, *, names: Sequence[str] | None = None, n_strongest: int = 10
+    measurement: Measurement,
+    sample: int = 0,
+    *,
+    names: Sequence[str] | None = None,
+    n_strongest: int = 10,
+    before: tuple[str, Measurement] | None = None,
 ) -> Figure:
-    """Draw how a sample's strongest interactions carry the output from v(∅) to v(x), the rest lumped together.
+    """Draw how a sample's strongest interactions carry the output from v(∅) to v(x), and who takes part in each.
+
+    The bars are a waterfall with the rest lumped together. The dots beside them are an UpSet plot of AND and OR
+    together, which shapiq has of one kind at a time.
 
     Args:
         measurement: The measurement.
         sample: Which of its samples, from 0 on.
         names: What the players are called, for example `players.names[sample]`; None numbers them.
         n_strongest: How many interactions get a bar of their own.
+        before: What to call an earlier measurement, "onset" say, and the measurement: its effects stand beside the
+            bars, and what was strong there and is gone is among them.
 
     Returns:
-        The figure, a bar per interaction from the strongest down: blue speaks for the output, red against it. ∧ needs
-        all of its players, ∨ any one of them.
+        The figure, a bar per interaction from the strongest down: blue speaks for the output, red against it. ∧, full
+        dots, needs all of its players; ∨, rings, any one of them. A tick marks what references have too.
 
     Raises:
         ValueError: If there is no such sample, or its outputs are not finite.
@@ -43,43 +56,88 @@ def waterfall(
         >>> from interaction_monitor.measurement import interpret
         >>> figure = waterfall(interpret(torch.tensor([[0.5, 1.5, 2.5, 5.5]]).double()))
         >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
-        ['masked input', '1', '0 ∧ 1', '0', '0 ∨ 1', 'the rest', 'the input']
+        ['masked input', '1', '0 ∧ 1', '0', 'the rest', 'the input']
     """
     n_samples = len(measurement.v)
     if not 0 <= sample < n_samples:
         raise ValueError(f"sample must be one of the {n_samples} measured, 0 to {n_samples - 1}, but is {sample}")
     if not measurement.valid[sample]:
         raise ValueError(f"sample={sample} has outputs that are not finite; choose one of `measurement.valid`")
-    shown = strongest(measurement, sample, n_strongest)
+    shown = strongest(measurement, sample, n_strongest, before=None if before is None else before[1])
     start, end = float(measurement.v[sample, 0]), float(measurement.v[sample, -1])
-    steps = [interaction.effect for interaction in shown]
-    steps.append(end - start - sum(steps))
     labels = ["masked input", *(_label(interaction, names) for interaction in shown), "the rest", "the input"]
+    n_players = measurement.strength.shape[1]
     with style.context("default"):
-        height = 1.0 + 0.32 * len(labels)
-        figure = page(8, height)
-        left = min(0.02 + 0.0115 * max(map(len, labels)), 0.45)
-        ax = figure.add_axes((left, 0.6 / height, 0.93 - left, 1 - 1.0 / height))
-        at = start
-        for place, step in enumerate(steps, start=1):
-            colour = _REST if place == len(steps) else _FOR if step >= 0 else _AGAINST
-            ax.barh(place, step, left=at, color=colour, height=0.7)
-            ax.plot([at, at], [place - 1, place], color="#888888", lw=0.7)
-            ax.text(max(at, at + step), place, f" {step:+.2g}", va="center", fontsize=9)
-            at += step
-        for place, value in ((0, start), (len(labels) - 1, end)):
-            ax.plot([value], [place], "k|", ms=14, mew=2)
-            ax.text(value, place, f"  {value:.2f}", va="center", fontsize=9, weight="bold")
-        ax.axvline(0, color="#444444", lw=0.8)
+        height = 1.6 + 0.32 * len(labels)
+        dots = 0.55 + 0.19 * n_players
+        words = min(0.1 + 0.092 * max(map(len, labels)), 4.0)
+        width = dots + words + 6.0
+        figure = page(width, height)
+        bottom, tall = 0.75 / height, 1 - 1.6 / height
+        ax = figure.add_axes(((dots + words) / width, bottom, 4.4 / width, tall))
+        _steps(ax, start, [interaction.effect for interaction in shown], end)
         ax.set_yticks(range(len(labels)), labels)
-        ax.invert_yaxis()
-        ax.use_sticky_edges = False
-        ax.autoscale_view()
-        ax.margins(x=0.12)
-        ax.set_xlabel("output v")
-        ax.set_title(f"sample {sample}: from the masked input to the input", loc="left", fontsize=11)
-        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.set_ylim(len(labels) - 0.4, -0.6)
+        ax.set_title(f"sample {sample}: from the masked input to the input", loc="left", fontsize=11, pad=28)
+        _columns(ax, shown, None if before is None else before[0])
+        matrix = figure.add_axes((0.5 / width, bottom, (dots - 0.55) / width, tall), sharey=ax)
+        _dots(matrix, shown, n_players)
+        figure.text(0.1 / width, 0.12 / height, _KEY, fontsize=8, color=NOTE)
     return figure
+
+
+def _steps(ax: Axes, start: float, effects: Sequence[float], end: float) -> None:
+    """Draw the bars one after the other, with what is left of the way to the end as the last."""
+    steps = [*effects, end - start - sum(effects)]
+    at = start
+    for place, step in enumerate(steps, start=1):
+        colour = _REST if place == len(steps) else _FOR if step >= 0 else _AGAINST
+        ax.barh(place, step, left=at, color=colour, height=0.7)
+        ax.plot([at, at], [place - 1, place], color="#888888", lw=0.7)
+        ax.text(max(at, at + step), place, f" {step:+.2g}" if step else " –", va="center", fontsize=9)
+        at += step
+    for place, value in ((0, start), (len(steps) + 1, end)):
+        ax.plot([value], [place], "k|", ms=14, mew=2)
+        ax.text(value, place, f"  {value:.2f}", va="center", fontsize=9, weight="bold")
+    ax.axvline(0, color="#444444", lw=0.8)
+    ax.use_sticky_edges = False
+    ax.autoscale_view()
+    ax.margins(x=0.12)
+    ax.set_xlabel("output v")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _columns(ax: Axes, shown: Sequence[Interaction], before: str | None) -> None:
+    """Write beside the bars what each effect was before, and whether references have it too."""
+    columns = []
+    if before is not None:
+        columns.append((before, [f"{x.before:+.2g}" if x.before else "–" for x in shown]))
+    if any(x.shared is not None for x in shown):
+        columns.append(("shared", ["✓" if x.shared else "–" for x in shown]))
+    for at, (title, cells) in zip((1.14, 1.28), columns, strict=False):
+        for place, cell in enumerate([title, *cells]):
+            ax.text(at, place, cell, transform=ax.get_yaxis_transform(), va="center", ha="center", fontsize=9)
+
+
+def _dots(ax: Axes, shown: Sequence[Interaction], n_players: int) -> None:
+    """Draw who takes part in each interaction: full dots joined by a line for AND, rings for OR."""
+    for place, interaction in enumerate(shown, start=1):
+        ax.plot(range(n_players), [place] * n_players, "o", color="#D5D5D5", ms=4)
+        alone = len(interaction.players) == 1
+        colour = "#1B1B1B" if alone else AND if interaction.kind == "AND" else OR
+        full = alone or interaction.kind == "AND"
+        ax.plot(
+            interaction.players, [place] * len(interaction.players), "-o" if full else "--o", color=colour, ms=7,
+            mfc=colour if full else "white", mew=2, lw=2,
+        )  # fmt: skip
+        ax.text(-1.2, place, str(len(interaction.players)), va="center", ha="center", fontsize=9, color=NOTE)
+    ax.text(-1.2, 0, "order", va="center", ha="center", fontsize=9, color=NOTE)
+    ax.set_xlim(-0.6, n_players - 0.4)
+    ax.set_xticks(range(n_players), [str(player) for player in range(n_players)], fontsize=8)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelleft=False)
+    ax.set_title("player", fontsize=9, pad=4)
+    ax.spines[:].set_visible(False)
 
 
 def _label(interaction: Interaction, names: Sequence[str] | None) -> str:

@@ -22,7 +22,6 @@ from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots.layout import data_uri, to_png
-from interaction_monitor.record import Record
 
 AND, OR = "#E69F00", "#56B4E9"
 SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction
@@ -35,6 +34,8 @@ class Interaction:
     kind: Literal["AND", "OR"]
     players: tuple[int, ...]
     effect: float  # in units of the output
+    before: float | None = None  # at an earlier measurement, 0 where it was not salient; None where there is none
+    shared: bool | None = None  # whether references have it too; None where that is not known
 
     @property
     def label(self) -> str:
@@ -47,16 +48,42 @@ class Interaction:
         return f"{self.effect:+.2g}"
 
 
-def strongest(measurement: Measurement, sample: int, n_strongest: int) -> list[Interaction]:
-    """List a sample's strongest interactions, AND and OR together, the strongest first."""
+def strongest(
+    measurement: Measurement, sample: int, n_strongest: int, *, before: Measurement | None = None
+) -> list[Interaction]:
+    """List a sample's strongest interactions that are salient, AND and OR together, the strongest first.
+
+    Args:
+        measurement: Of the sample, among others.
+        sample: Which of them.
+        n_strongest: How many.
+        before: An earlier measurement of the same samples: what was strong there comes too, up to a third.
+    """
+    now = _salient(measurement, sample)
+    then = None if before is None or not before.valid[sample] else _salient(before, sample)
+    chosen = now.abs().topk(min(n_strongest, len(now))).indices.tolist()
+    if then is not None:
+        gone = [i for i in then.abs().topk(min(n_strongest // 3, len(then))).indices.tolist() if i not in chosen]
+        chosen = sorted(chosen[: n_strongest - len(gone)] + gone, key=lambda i: -abs(float(now[i])))
+    shared = None if measurement.held is None else measurement.held[sample].flatten()
+    return [
+        Interaction(
+            "OR" if i >= len(now) // 2 else "AND",
+            members(i % (len(now) // 2)),
+            float(now[i]),
+            None if then is None else float(then[i]),
+            None if shared is None else bool(shared[i]),
+        )
+        for i in chosen
+        if now[i] != 0 or (then is not None and then[i] != 0)
+    ]
+
+
+def _salient(measurement: Measurement, sample: int) -> Tensor:
+    """Return (2 * 2^n,) the effects of AND and then of OR interactions, 0 where one is not salient."""
     both = torch.stack([measurement.and_[sample], measurement.or_[sample]])
     both[:, 0] = 0
-    flat = both.flatten()
-    largest = flat.abs().topk(min(n_strongest, len(flat))).indices.tolist()
-    games = both.shape[1]
-    return [
-        Interaction("OR" if i >= games else "AND", members(i % games), float(flat[i])) for i in largest if flat[i] != 0
-    ]
+    return torch.where(both.abs() < measurement.tau, 0.0, both).flatten()
 
 
 def choose(valid: Tensor, targets: Tensor | None, n_samples: int) -> list[int]:
@@ -102,7 +129,8 @@ def sentence(players: PlayerMap, sample: int) -> tuple[tuple[str, int | None], .
     return tuple((names[sample][label], label) if label >= 0 else ("…", None) for label in runs)
 
 
-def _names(players: PlayerMap, sample: int, interaction: Interaction) -> tuple[str, ...]:
+def player_names(players: PlayerMap, sample: int, interaction: Interaction) -> tuple[str, ...]:
+    """Call the players of an interaction by name, and by number where they have none or others have the same."""
     if players.names is None:
         return tuple(f"player {player}" for player in interaction.players)
     # Names can be fewer than players where a sample had too few parts; it is left out of measurements then.
@@ -111,56 +139,9 @@ def _names(players: PlayerMap, sample: int, interaction: Interaction) -> tuple[s
 
 
 def _name(names: Sequence[str], player: int) -> str:
-    """Call a player by its name, and by its number too where others have the same."""
     if player >= len(names):
         return f"player {player}"
     return f"{names[player]} ({player})" if names.count(names[player]) > 1 else names[player]
-
-
-@dataclass(frozen=True)
-class Example:
-    """What the report shows of one sample."""
-
-    sample: int
-    target: int | None
-    picture: str | None  # a data URI; None where the players are named instead
-    sentence: tuple[tuple[str, int | None], ...]  # its words, with their players; None for what lies between
-    moments: tuple[tuple[str, tuple[tuple[Interaction, tuple[str, ...]], ...]], ...]  # name, interactions and names
-
-
-def examples(
-    record: Record, moments: Sequence[tuple[str, Measurement]], *, n_samples: int = 4, n_strongest: int = 5
-) -> list[Example]:
-    """Choose samples of different classes and show what is strongest in each.
-
-    Args:
-        record: Players and inputs are taken from here.
-        moments: What to call a measurement, and the measurement; the samples are finite in all of them.
-        n_samples: How many samples at most.
-        n_strongest: How many interactions of each.
-
-    Returns:
-        The examples, by the number of the sample.
-
-    Raises:
-        RecordError: If the players' or the samples' file is damaged.
-    """
-    players, targets = record.players, record.probe_targets
-    valid = torch.stack([measurement.valid for _, measurement in moments]).all(0)
-    found = []
-    for sample in choose(valid, targets, n_samples):
-        shown = [(name, strongest(measurement, sample, n_strongest)) for name, measurement in moments]
-        image = image_of(record.probe_inputs, players, sample)
-        picture = None
-        if image is not None:
-            regions = players.regions(sample, image.shape[0], image.shape[1]).numpy()
-            picture = _draw(image, regions, shown, n_strongest)
-        named = tuple(
-            (name, tuple((interaction, _names(players, sample, interaction)) for interaction in interactions))
-            for name, interactions in shown
-        )
-        found.append(Example(sample, _target(targets, sample), picture, sentence(players, sample), named))
-    return found
 
 
 def image_of(inputs: Tensor | dict[str, Tensor], players: PlayerMap, sample: int) -> NDArray[np.float64] | None:
@@ -207,15 +188,25 @@ def outline(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.concatenate([flat, upright]).astype(np.float64)
 
 
-def _draw(
+def picture(
     image: NDArray[np.float64],
     regions: NDArray[np.int64],
     moments: Sequence[tuple[str, Sequence[Interaction]]],
-    n_columns: int,
 ) -> str:
+    """Draw the strongest interactions on an image, a row for each moment.
+
+    Args:
+        image: (height, width) or (height, width, 3) in 0..1.
+        regions: (height, width) the player of each pixel; -1 is of none.
+        moments: What to call each, and its interactions.
+
+    Returns:
+        The picture, inside an address.
+    """
     # Placed by hand: a layout engine takes longer than all the drawing.
     size, head = 1.6, 0.42
-    width, height = (n_columns + 1) * size, len(moments) * (size + head)
+    columns = 1 + max(len(interactions) for _, interactions in moments)
+    width, height = columns * size, len(moments) * (size + head)
     with style.context("default"):
         figure = Figure(figsize=(width, height), dpi=100)
         for row, (name, interactions) in enumerate(moments):
@@ -263,9 +254,3 @@ def _interaction(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64
     ax.imshow(np.where(inside[..., None], lit, 0.35 * lit), vmin=0, vmax=1)
     dashes = "solid" if interaction.kind == "AND" else (0, (2, 1))
     ax.add_collection(LineCollection(list(outline(inside)), colors=colour, linewidths=2, linestyles=[dashes]))
-
-
-def _target(targets: Tensor | None, sample: int) -> int | None:
-    if targets is None or targets.ndim != 1 or targets.is_floating_point():
-        return None
-    return int(targets[sample])

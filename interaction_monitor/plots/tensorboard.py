@@ -32,11 +32,10 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
     "what_carries_over": run_figures.carry_over,  # TensorBoard sorts by name, and the story comes first
 }
 
-# Numbers of every measurement that say nothing as single charts: hardly any changes, or the story shows it.
+# How the keys of numbers begin that say nothing as single charts: hardly any changes, or the story shows it.
 _NO_CHARTS = (
     *("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step", "overfitting_epoch"),
-    *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high"),
-    *("evaluated_train_loss", "evaluated_test_loss"),
+    *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high", "evaluated"),
 )
 _LAYOUT_CHECKS = 3  # measurements at which a user's layout is looked for: it is written early, and the file grows
 ORDERS, RIDGES = "orders", "orders_from_early_to_late"
@@ -54,7 +53,9 @@ def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
         >>> charted({"interactions/mean_order": 1.5, "interactions/seconds": 0.8}, "interactions")
         {'interactions/mean_order': 1.5}
     """
-    return {key: value for key, value in values.items() if key.removeprefix(f"{name}/") not in _NO_CHARTS}
+    by_order = f"{name}/generalizing_share_order_"  # the tab has a map of them
+    left_out = (by_order, *(f"{name}/{key}" for key in _NO_CHARTS))
+    return {key: value for key, value in values.items() if not key.startswith(left_out)}
 
 
 def decided_phases(history: History, *, step: int) -> list[tuple[int, int]]:

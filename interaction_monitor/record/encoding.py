@@ -20,7 +20,7 @@ from interaction_monitor.probe import Probe
 from interaction_monitor.record.files import PLAYERS, PROBE, RecordError, Shape, read_arrays
 
 # No OR interactions were measured, which would be all zeros; or there was no reference.
-OPTIONAL = frozenset({"or_", "generalizing"})
+OPTIONAL = frozenset({"or_", "generalizing", "held"})
 _PER_GAME = ("v", "and_", "or_")
 _SCALARS = ("tau", "mean_order", "forward_seconds", "extraction_seconds")
 
@@ -34,6 +34,7 @@ def measurement_arrays(n_samples: int, n_players: int) -> dict[str, tuple[str, S
         "valid": ("bool", (n_samples,)),
         "strength": ("float64", (n_samples, n_players)),
         "generalizing": ("float64", (n_samples, n_players)),
+        "held": ("bool", (n_samples, 2, 2**n_players)),
         "distribution": ("float64", (n_players,)),
         **dict.fromkeys(_SCALARS, ("float64", ())),
     }

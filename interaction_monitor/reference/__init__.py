@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.functional import generalizing_share, generalizing_strength
+from interaction_monitor.functional import generalizing_share, order_strength
+from interaction_monitor.functional.generalizing import held_interactions
 from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
 from interaction_monitor.reference.salient import Salient, read, write
@@ -159,11 +160,11 @@ class References:
         started, references = time.perf_counter(), [each.as_reference() for each in self._present(measure)]
         if not references:
             return measurement
-        strength = generalizing_strength(
-            measurement.and_, measurement.or_, references, tau=measurement.tau, at_least=self.at_least
-        )
+        and_, or_ = held_interactions(measurement.and_, measurement.or_, references, at_least=self.at_least)
+        assert or_ is not None
+        strength, held = order_strength(and_, or_, measurement.tau), torch.stack((and_, or_), 1).nan_to_num(0) != 0
         seconds = measurement.forward_seconds + time.perf_counter() - started
-        return replace(measurement, generalizing=strength, forward_seconds=seconds)
+        return replace(measurement, generalizing=strength, held=held, forward_seconds=seconds)
 
     def _present(self, measure: Measure) -> Sequence[Salient]:
         """Return what the references have now; nothing where the twins are no use any more."""

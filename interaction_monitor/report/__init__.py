@@ -1,5 +1,291 @@
-"""A run's story, or a comparison, as one HTML file, for somebody who was not there."""
+"""The HTML pages: a run's story for somebody who was not there, or a comparison, in one file that works offline."""
 
-from interaction_monitor.report.page import comparison_page, report_page
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from interaction_monitor import __version__
+from interaction_monitor.comparison import Comparison, compare
+from interaction_monitor.history import History, Row
+from interaction_monitor.history.landmarks import (
+    find_detection,
+    find_gap_opening,
+    find_onset,
+    onset_index,
+    positions,
+    shown_losses,
+    told_phases,
+)
+from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
+from interaction_monitor.plots.layout import data_uri
+from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
+from interaction_monitor.progress import counted
+from interaction_monitor.record import Record
+from interaction_monitor.report import reliability, run_charts
+from interaction_monitor.report.chart_description import Figure, as_json
+from interaction_monitor.report.reliability import check
+from interaction_monitor.report.samples import Example, examples
+from interaction_monitor.theory.overlay import Overlay, fit_record
 
 __all__ = ["comparison_page", "report_page"]
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the phase table: what changed between two measurements."""
+
+    name: str
+    first: Row
+    last: Row
+    begin: int  # the epoch or step of the first
+    end: int  # that of the last
+    losses: tuple[tuple[float, float, float], ...]  # train, test and gap at the first and the last; NaN if unknown
+
+
+def report_page(record: Record, others: Sequence[Record] = ()) -> str:
+    """Tell a run's story on one page.
+
+    Everything is inside the page, and its content security policy forbids it to fetch anything.
+    Whatever the record holds is shown as text, never as markup.
+
+    Args:
+        record: At least two measurements of at least two players, the last with salient interactions.
+        others: Other runs over the same samples and players; what their last networks share with this one's is told
+            too.
+
+    Returns:
+        The page's HTML, some hundred kilobytes.
+
+    Raises:
+        NoOverlayError: If there is too little in the record.
+        NotComparableError: If another run was measured on other samples, players or outputs.
+        RecordError: If a file of the record is damaged.
+    """
+    comparison = _shown(compare([record, *others])) if others else None
+    overlay = fit_record(record)
+    history = overlay.history
+    compared = {row.position for row in history}
+    kept = [index for index, row in enumerate(record.history) if row.position in compared]
+    moments = _moments(overlay)
+    with_or = _has_or(record)
+    checks = check(
+        (record.measurements[index] for index in counted("report, measurements", kept)),
+        list(moments),
+        with_or=with_or,
+        rounding=history[-1].rounding,
+    )
+    names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
+    drawn = examples(
+        record,
+        [(name, record.measurements[kept[index]]) for index, name in zip(moments, names, strict=True) if index > 0],
+    )
+    limits = record.settings.get("thresholds")
+    limits = limits if isinstance(limits, dict) and with_or else {}
+    figures = {
+        **run_charts.run_figures(history),
+        **run_charts.theory_figures(overlay),
+        **reliability.reliability_figures(
+            history, checks, names, noise=_number(limits.get("noise")), tol=_number(limits.get("tol"))
+        ),
+    }
+    return _render(
+        record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
+    )
+
+
+def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> str:
+    """Write a comparison as a page that needs nothing else and runs no script.
+
+    Whatever the networks and players are called is shown as text, never as markup.
+
+    Args:
+        comparison: The networks.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
+
+    Returns:
+        The page's HTML.
+    """
+    template = _TEMPLATES.get_template("comparison_page.html.jinja")
+    return template.render(comparison=_shown(comparison, pictures), version=__version__)
+
+
+def stages(history: History) -> list[Stage]:
+    """Divide a run at its onset, as far as it is known.
+
+    Examples:
+        >>> [stage.name for stage in stages(History())]
+        []
+    """
+    if not len(history):
+        return []
+    values, onset, last, known = positions(history)[0], onset_index(history), len(history) - 1, losses_of(history)
+
+    def stage(name: str, begin: int, end: int) -> Stage:
+        return Stage(
+            name, history[begin], history[end], int(values[begin]), int(values[end]), (known[begin], known[end])
+        )
+
+    return [stage("so far", 0, last)] if onset is None else [stage("one", 0, onset), stage("two", onset, last)]
+
+
+def _render(
+    record: Record,
+    overlay: Overlay,
+    figures: Mapping[str, Figure],
+    drawn: Sequence[Example],
+    comparison: _Shown | None,
+    *,
+    above_floor: str,
+    with_or: bool,
+) -> str:
+    history = overlay.history
+    return _TEMPLATES.get_template("page.html.jinja").render(
+        # Scripts run by this word alone: whatever else should end up in the page as a script does not.
+        nonce=secrets.token_urlsafe(16),
+        script=Markup(files("interaction_monitor.report").joinpath("charts.js").read_text(encoding="utf-8")),
+        figures={name: as_json(figure) for name, figure in figures.items()},
+        version=__version__,
+        record=record,
+        settings=_flat(record.settings),
+        verdict=[as_sentence(clause) for clause in verdict(history).split("; ")],
+        history=history,
+        last=history[-1],
+        onset=find_onset(history),
+        detection=find_detection(history),
+        advice=as_sentence(advice(history)),
+        gap_words=gap_in_words(history),
+        phases=told_phases(history),
+        losses=losses_of(history),
+        losses_of=shown_losses(history).of,
+        lag=_lag(history),
+        stages=stages(history),
+        overlay=overlay,
+        findings=theory_text.findings(overlay),
+        unit=overlay.places[0].split()[0],
+        theory_rows=theory_text.rows(overlay),
+        why_grey=theory_text.WHY_GREY,
+        examples=drawn,
+        with_or=with_or,
+        carried="turnover" in figures,
+        beside="generalizing" in figures,
+        trained=any(row.train_effect for row in history),
+        comparison=comparison,
+        above_floor=above_floor,
+    )
+
+
+def losses_of(history: History) -> list[tuple[float, float, float]]:
+    """List train loss, test loss and their gap at each measurement; NaN where one is not known."""
+    losses = shown_losses(history)
+    return list(zip(losses.train.tolist(), losses.test.tolist(), losses.gap.tolist(), strict=True))
+
+
+def _lag(history: History) -> str:
+    """Say how long after the onset the loss gap begins to rise, or before it; nothing unless both are known."""
+    onset, opening = find_onset(history), find_gap_opening(history)
+    if onset is None or opening is None or onset.index is None or opening.index is None:
+        return ""
+    values, unit = positions(history)
+    lag = int(values[opening.index] - values[onset.index])
+    if not lag:
+        return "at the onset"
+    return f"{abs(lag)} {unit}{'s' * (abs(lag) != 1)} {'after' if lag > 0 else 'before'} the onset"
+
+
+def _moments(overlay: Overlay) -> dict[int, str]:
+    """Name the measurements that stand for the run: its start, its turn and its end."""
+    turn = "onset" if overlay.onset_known else "lowest ⟨k⟩"
+    return {0: "start", overlay.turn: turn} | {len(overlay.history) - 1: "end"}
+
+
+def _orders(orders: Sequence[int]) -> str:
+    """Name orders in words, neighbours together.
+
+    Examples:
+        >>> _orders([1, 2, 3, 5]), _orders([4]), _orders([])
+        ('orders 1 to 3 and 5', 'order 4', 'no order')
+    """
+    spans: list[list[int]] = []
+    for order in orders:
+        if spans and order == spans[-1][-1] + 1:
+            spans[-1].append(order)
+        else:
+            spans.append([order])
+    named = [f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans]
+    if not named:
+        return "no order"
+    listed = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+    return f"order{'s' if len(orders) > 1 else ''} {listed}"
+
+
+def _has_or(record: Record) -> bool:
+    kind = record.settings.get("interactions")
+    # Records of plain loops hold whatever settings their author chose.
+    return kind == "and-or" if kind in ("and", "and-or") else bool(record.measurements[-1].or_.nan_to_num().any())
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """List settings with those of a group under its name."""
+    pairs = []
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", str(value)))
+    return pairs
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the template shows of a comparison: text and pictures."""
+
+    names: tuple[str, ...]
+    n_samples: int
+    n_players: int
+    alpha: float
+    control: bool
+    verdict: str
+    threshold: str
+    pooled: bool
+    findings: list[str]
+    ks: list[int]
+    powers: list[tuple[str, list[tuple[float, float]]]]  # extraction -> (s_and, s_or) for each k
+    orders: list[tuple[str, list[str]]]  # extraction -> shared share of each order, and of all
+    pictures: dict[str, str]  # name -> data URI
+
+
+def _shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> _Shown:
+    ks = comparison.ks
+    findings = comparison_text.findings(comparison)
+    pictures = pictures or comparison_figures.draw_all(comparison)
+    return _Shown(
+        names=comparison.names,
+        n_samples=len(comparison.samples),
+        n_players=comparison.n_players,
+        alpha=comparison.alpha,
+        control=comparison.control is not None,
+        verdict=comparison_text.verdict(comparison),
+        threshold=comparison_text.threshold(comparison),
+        pooled=comparison.counting.pooled,
+        findings=findings,
+        ks=ks,
+        powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],
+        orders=[(e.name, comparison_text.shared_percentages(e)) for e in comparison.extractions],
+        pictures={name: data_uri(picture) for name, picture in pictures.items()},
+    )

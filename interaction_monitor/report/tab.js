@@ -24,11 +24,12 @@ class Run {
     this.shown = "";
     this.holders = new Map();
     this.verdict = made("p", { className: "verdict" });
+    this.found = made("p", { className: "found" });
     this.advice = made("p", { className: "advice" });
     this.measured = made("p", { className: "reading", textContent: "Reading the record; the first time takes some seconds." });
     this.figures = made("div");
-    this.element = made("section", { className: "run" }, made("h1", { textContent: name }), this.verdict, this.advice, this.measured, this.figures,
-      this.more("Samples: their strongest interactions", "samples", answer => answer.samples.map(sampleOf)),
+    this.element = made("section", { className: "run" }, made("h1", { textContent: name }), this.verdict, this.found, this.advice, this.measured, this.figures,
+      this.more("Samples: their strongest interactions", "samples", answer => samplesOf(answer)),
       this.more("The theory laid over it", "theory", answer => this.theory(answer)));
   }
 
@@ -53,7 +54,10 @@ class Run {
     const answer = await ask("run", this.name), text = JSON.stringify(answer);
     if (text === this.shown) return;
     this.shown = text;
-    this.verdict.textContent = answer.error || answer.verdict;
+    const [first, ...others] = answer.error ? [answer.error] : answer.verdict;
+    this.verdict.textContent = first;
+    this.found.textContent = others.join(" ");
+    this.found.hidden = !others.length;
     this.advice.textContent = answer.advice || "";
     this.advice.hidden = !answer.advice;
     this.measured.textContent = answer.measured || "";
@@ -72,13 +76,38 @@ class Run {
   }
 }
 
-function sampleOf(sample) {
-  const rows = sample.interactions.map(cells => made("tr", {}, ...cells.map(textContent => made("td", { textContent }))));
+function stepsOf(sample, players) {
+  const marked = sample.steps.some(step => step.shared !== null);
+  const cell = (textContent, more = {}) => made("td", { textContent, ...more });
+  const heads = ["kind", "order", ...players, ...(sample.named ? ["players"] : []), "adds", "", ...(sample.before ? [sample.before] : []), ...(marked ? ["shared"] : [])];
+  const rows = sample.steps.map(step => {
+    const who = step.players.length
+      ? [made("td", {}, made("span", { textContent: step.label, className: step.label.toLowerCase() })), cell(step.players.length),
+        ...players.map(player => cell(!step.players.includes(player) ? "·" : step.label === "OR" ? "○" : "●", { className: "dot" })),
+        ...(sample.named ? [cell(step.names.join(", "), { className: "names" })] : [])]
+      : [cell(step.label, { colSpan: players.length + 2 + sample.named })];
+    const bar = made("i", { className: step.side || "here" });
+    Object.assign(bar.style, { left: `${step.left}%`, width: `${step.width}%` });
+    return made("tr", {}, ...who, cell(step.effect), made("td", { className: "way" }, bar), ...(sample.before ? [cell(step.before)] : []),
+      ...(marked ? [cell(step.shared === null ? "" : step.shared ? "✓" : "–")] : []));
+  });
+  return made("table", { className: "steps" }, made("tr", {}, ...heads.map(textContent => made("th", { textContent }))), ...rows);
+}
+
+function sampleOf(sample, players) {
   const words = sample.sentence.flatMap(([word, player]) => (player === null ? [`${word} `] : [made("b", { textContent: word }), made("sub", { textContent: player }), " "]));
-  return made("section", { className: "sample" }, made("h3", { textContent: sample.title }),
-    ...(sample.picture ? [made("img", { src: sample.picture, alt: `${sample.title} with the players of its strongest interactions` })] : []),
+  const title = `Sample ${sample.sample}${sample.target === null ? "" : `, class ${sample.target}`}`;
+  return made("section", { className: "sample" }, made("h3", { textContent: title }),
+    ...(sample.picture ? [made("img", { src: sample.picture, alt: `${title} with the players of its strongest interactions` })] : []),
     ...(words.length ? [made("p", { className: "sentence" }, ...words)] : []),
-    made("div", { className: "table" }, made("table", {}, ...rows)));
+    made("p", { textContent: sample.outcome }), made("div", { className: "table", tabIndex: 0 }, stepsOf(sample, players)));
+}
+
+function samplesOf(answer) {
+  const players = [...Array(answer.players).keys()];
+  const how = "Each table leads from the output of the masked input to that of the input. ● takes part, ○ in an OR interaction, which any one of its players makes act; "
+    + "blue speaks for the output, red against it. A tick marks what references have too.";
+  return [made("p", { className: "reading", textContent: how }), ...answer.samples.map(sample => sampleOf(sample, players))];
 }
 
 function follow() {

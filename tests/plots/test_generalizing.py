@@ -43,6 +43,12 @@ def test_the_story_has_a_row_for_it_only_where_it_is_known():
     assert titles[0][:-1] == titles[1]
 
 
+def test_a_share_by_order_is_no_chart_of_its_own():
+    values = {f"run/{key}": 0.5 for key in ("generalizing_share", "generalizing_share_order_2", "order_2")}
+    assert set(tensorboard.charted(values, "run")) == {"run/generalizing_share", "run/order_2"}
+    assert tensorboard.charted({"run/evaluated_gap": 0.1}, "run") == {}, "one gap alone is shown, of one pair of losses"
+
+
 def test_the_custom_scalars_have_a_chart_for_it_only_where_it_is_known():
     chart = "generalizing share"
     assert chart not in tensorboard.custom_scalars(3)["interactions"]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from interaction_monitor import InteractionMonitor
 from interaction_monitor.history import History
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import ImagePatches
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots.sample_figures import waterfall
+from interaction_monitor.plots.sample_inputs import strongest
+from interaction_monitor.report.samples import steps
 from tests.plots.test_run_figures import make_history
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
@@ -41,6 +45,63 @@ def test_bars_lead_from_the_masked_input_to_the_input(kind):
 def test_players_are_called_by_name():
     figure = interpret(torch.tensor([[0.0, 1.0, 2.0, 9.0]]), interactions="and").plot(names=["dog", "cat"])
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][1:4] == ["dog ∧ cat", "cat", "dog"]
+
+
+def games(seed, n_samples=2, n=4):
+    return torch.randn(n_samples, 2**n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_dots_say_who_takes_part_and_in_what():
+    measurement = interpret(games(2))
+    bars, dots = waterfall(measurement, 1, n_strongest=9).axes
+    labels = [text.get_text() for text in bars.get_yticklabels()][1:-2]
+    assert {sign for sign in "∧∨" for label in labels if sign in label} == {"∧", "∨"}, "the game has both"
+    drawn = dots.lines[1::2]  # behind each the dots of all players
+    assert [" ".join(map(str, line.get_xdata())) for line in drawn] == [
+        label.replace("∧ ", "").replace("∨ ", "") for label in labels
+    ]
+    assert [line.get_markerfacecolor() == "white" for line in drawn] == ["∨" in label for label in labels]
+    orders = [text.get_text() for text in dots.texts][:-1]
+    assert orders == [str(len(line.get_xdata())) for line in drawn]
+
+
+def test_what_was_strong_before_and_is_gone_stays_in_the_list():
+    before, now = (interpret(torch.zeros(1, 8).double(), interactions="and") for _ in range(2))
+    before.and_[0, 0b011], before.and_[0, 0b001] = 3.0, 1.0
+    now.and_[0, 0b001], now.and_[0, 0b100] = 2.0, -1.0
+    shown = strongest(now, 0, 3, before=before)
+    assert [(x.players, x.effect, x.before) for x in shown] == [((0,), 2.0, 1.0), ((2,), -1.0, 0.0), ((0, 1), 0.0, 3.0)]
+    assert [x.players for x in strongest(now, 0, 3)] == [(0,), (2,)]
+    texts = [text.get_text() for text in now.plot(before=("onset", before)).axes[0].texts]
+    assert texts[texts.index("onset") :] == ["onset", "+1", "–", "+3"]
+
+
+def test_what_references_have_too_is_ticked():
+    measurement = interpret(games(3, 1), interactions="and")
+    held = torch.zeros(1, 2, 16, dtype=torch.bool)
+    first, second = (x.players for x in strongest(measurement, 0, 2))
+    held[0, 0, sum(1 << player for player in second)] = True
+    texts = [text.get_text() for text in waterfall(replace(measurement, held=held), n_strongest=2).axes[0].texts]
+    assert texts[texts.index("shared") :] == ["shared", "–", "✓"]
+    assert first != second
+    assert "shared" not in [text.get_text() for text in waterfall(measurement).axes[0].texts]
+
+
+def test_a_table_leads_from_the_masked_input_to_the_input():
+    players = PlayerMap(torch.arange(4).repeat(2, 1), n_players=4, axes=(1,), names=(tuple("abcd"), tuple("efgh")))
+    now, before = interpret(games(4)), interpret(games(5))
+    table = steps(now, 1, players, before=before)
+    assert [step.label for step in table[:1] + table[-2:]] == ["masked input", "the rest", "the input"]
+    assert [float(step.effect) for step in (table[0], table[-1])] == pytest.approx(now.v[1, [0, -1]].tolist(), abs=5e-3)
+    whole = float(now.v[1, -1] - now.v[1, 0])
+    added = [float(step.effect) for step in table[1:-1] if step.effect != "–"]
+    assert sum(added) == pytest.approx(whole, abs=0.5), "two digits each"
+    for here, after in itertools.pairwise(table[:-1]):
+        begin = after.left + (after.effect[0] == "-") * after.width
+        end = here.left + (here.side == "for") * here.width
+        assert begin == pytest.approx(end, abs=0.2)
+    assert all(set(step.names) == {"efgh"[player] for player in step.players} for step in table)
+    assert 0 <= min(step.left for step in table) <= max(step.left + step.width for step in table) <= 100.2
 
 
 def test_shapiq_gets_the_same_numbers():

@@ -244,6 +244,7 @@ def test_the_record_holds_what_generalizes(tmp_path):
     read = Record.open(tmp_path / "record")
     assert read.history[0].generalizing_share == row.generalizing_share
     torch.testing.assert_close(read.measurements[0].generalizing, observer.last.generalizing, rtol=0, atol=0)
+    assert read.measurements[0].held.equal(observer.last.held)
     json.dumps(read.history.to_primitives())
 
 

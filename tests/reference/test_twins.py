@@ -110,7 +110,10 @@ def test_the_share_counts_what_both_have_or_one(at_least):
         agree = sum(
             ((getattr(other, kind).abs() >= other.tau) & (getattr(other, kind) * value > 0)).int() for other in theirs
         )
-        counted = (agree >= at_least) & (value.abs() >= mine.tau)
+        has = observer.last.held[:, ("and_", "or_").index(kind)]
+        assert has[:, 1:].equal((agree >= at_least)[:, 1:])
+        assert not has[:, 0].any(), "the empty set is no interaction"
+        counted = has & (value.abs() >= mine.tau)
         held += float(value[:, 1:][counted[:, 1:]].abs().sum())
     row = observer.history[-1]
     assert 0 < row.generalizing_share < 1

@@ -484,6 +484,11 @@ def test_clicked_through_in_a_browser(record, browser, tmp_path):
         tab.emulate_media(color_scheme=scheme)
         tab.set_viewport_size({"width": 390, "height": 844})
         eventually(tab, "document.documentElement.scrollWidth <= innerWidth")
+    tab.emulate_media(media="print")
+    shown = "[...document.querySelectorAll('[data-figure]')].filter(x => x.offsetParent)"
+    printed = tab.evaluate(f"{shown}.map(x => x.dataset.figure)")
+    assert {"moments", "curves", "heat-map"} <= set(printed)
+    assert "orders" not in printed, "a slider cannot be moved on paper; the six bars are there"
     assert requests == [out.as_uri()]
     assert complaints == []
 
