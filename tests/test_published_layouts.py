@@ -264,3 +264,25 @@ def test_a_word_is_not_found_within_another():
     prompts = importlib.import_module("examples.prompts")
     text = datasets.Prompt("a party of art", ("art",), "")
     assert prompts.player_of_tokens(text, [(0, 1), (2, 7), (8, 10), (11, 14)]) == [-1, -1, -1, 0]
+
+
+def test_a_pretrained_encoder_becomes_a_classifier_that_can_be_compared(tmp_path, capsys):
+    lines = [f"{word} film \t{at % 2}" for at, word in enumerate(["dull", "great"] * 20)]
+    (tmp_path / "sst2").mkdir()
+    for part in ("train", "dev"):
+        (tmp_path / f"sst2/{part}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    sizes = {"intermediate_size": 16, "num_hidden_layers": 2}
+    pretrained = saved(tmp_path / "bert", ["dull", "great", "film"], "BertForMaskedLM", **sizes)
+    script = importlib.import_module("examples.fine_tune")
+    command = ["--data", str(tmp_path), "--model", pretrained, "--out", str(tmp_path / "tuned"), "--layers", "1"]
+    script.main([*command, "--train", "32", "--epochs", "40", "--learning-rate", "0.01"])
+    assert "100.0% of the test sentences right" in capsys.readouterr().out
+    model, tokenizer = importlib.import_module("examples.prompts").of_folder(
+        tmp_path / "tuned", "SequenceClassification"
+    )
+    assert model.config.num_hidden_layers == 1
+    logits = model(**tokenizer(["dull film", "great film"], return_tensors="pt", padding=True)).logits
+    assert logits.argmax(1).tolist() == [0, 1]
+    with pytest.raises(SystemExit):
+        script.main([*command[:3], str(tmp_path / "nothing"), *command[4:]])
+    assert "nothing" in capsys.readouterr().err
