@@ -232,8 +232,7 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int, at: Callable[[int
         runner.forget()
         start, size = outputs.done, largest_power_of_two(len(chunk) - 1)
         log.warning("out of memory: going on with chunks of %d coalitions", size)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
     return size
 
 

@@ -28,11 +28,11 @@ class _Recorded:
     @classmethod
     def by(cls, module: nn.Module, result: Any) -> _Recorded:
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        return cls(module, result, tree_map(_cloned, result), [(tensor, _version(tensor)) for tensor in tensors])
+        return cls(module, result, tree_map(cloned, result), [(tensor, _version(tensor)) for tensor in tensors])
 
     def again(self) -> Any:
         """Return it as it was, also where the code that followed has changed it in place."""
-        return self.result if self.unchanged else tree_map(_cloned, self.copy)
+        return self.result if self.unchanged else tree_map(cloned, self.copy)
 
     @property
     def unchanged(self) -> bool:
@@ -150,7 +150,8 @@ def _repeated_rest(result: Any, repeat: int, samples: range) -> Any:
     return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)
 
 
-def _cloned(x: Any) -> Any:
+def cloned(x: Any) -> Any:
+    """Return a copy of a tensor, and anything else as it is."""
     return x.clone() if isinstance(x, Tensor) else x
 
 

@@ -89,8 +89,7 @@ def _reference(runner: Runner, most: int) -> tuple[range, Tensor | None]:
         # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
         runner.forget()
         log.warning("out of memory: the layers before %r are tried on fewer rows", runner.players.layer)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
     return range(1), None
 
 

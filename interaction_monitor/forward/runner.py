@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from interaction_monitor.forward.batching import Chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
-from interaction_monitor.forward.prefix import Prefix, repeated
+from interaction_monitor.forward.prefix import Prefix, cloned, repeated
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import Settings
@@ -130,7 +130,7 @@ class Runner:
         """
 
         def forward() -> Tensor:
-            given = inputs if self.spoils is False else tree_map(_cloned, inputs)
+            given = inputs if self.spoils is False else tree_map(cloned, inputs)
             with ExitStack() as stack:
                 for context in around:
                     stack.enter_context(context)
@@ -165,10 +165,6 @@ class Runner:
             return change(x)
 
         return changed_output(self._layer, self.players.layer or "", noted)
-
-
-def _cloned(x: Any) -> Any:
-    return x.clone() if isinstance(x, Tensor) else x
 
 
 def _same(x: Any, copy: Any) -> bool:
