@@ -1,6 +1,7 @@
 """A network in parts: what a measurement costs for one, two and three processes on this machine.
 
-Each process has one thread. On a machine with fewer cores than processes they wait for each other.
+Each process has one thread. On a machine with fewer cores than processes they wait for each other; what processors have
+worked in all tells the cost then, and on a machine that others use.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def _seconds(*, split: bool) -> dict[str, float]:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     measure(model, probe, players)
-    started = time.perf_counter()
+    started = time.process_time()
     measurement = measure(model, probe, players)
-    return {"seconds": time.perf_counter() - started, "forward": measurement.forward_seconds}
+    return {"forward": measurement.forward_seconds, "cpu": time.process_time() - started}
 
 
 def _measured(rank: int, world: int, folder: str) -> None:
@@ -61,8 +62,7 @@ def _measured(rank: int, world: int, folder: str) -> None:
     store = dist.FileStore(f"{folder}/store_{world}", world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = _seconds(split=True)
-    if rank == 0:
-        Path(folder, f"{world}.json").write_text(json.dumps(found))
+    Path(folder, f"{world}_{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
@@ -71,9 +71,15 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{SAMPLES} samples, {PLAYERS} players, {os.cpu_count()} cores")
     whole = _seconds(split=False)
-    print(f"{'whole, one process':>20}: {whole['forward']:.2f} s of forwards")
+    print(
+        f"{'whole, one process':>20}: {whole['forward']:.2f} s of forwards, {whole['cpu']:.2f} s of processors in all"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for world in (1, 2, 3):
             torch.multiprocessing.start_processes(_measured, (world, folder), world, start_method="fork")
-            found = json.loads(Path(folder, f"{world}.json").read_text())
-            print(f"{f'{world} in parts':>20}: {found['forward']:.2f} s, {found['forward'] / whole['forward']:.2f}x")
+            found = [json.loads(Path(folder, f"{world}_{rank}.json").read_text()) for rank in range(world)]
+            seconds, cpu = found[0]["forward"], sum(each["cpu"] for each in found)
+            print(
+                f"{f'{world} in parts':>20}: {seconds:.2f} s, {seconds / whole['forward']:.2f}x, "
+                f"{cpu:.2f} s of processors in all, {cpu / whole['cpu']:.2f}x"
+            )
