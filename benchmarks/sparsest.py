@@ -151,7 +151,7 @@ def cost_table() -> None:
     print(f"{torch.get_num_threads()} threads; a unit is {each:.3f} s, a copy moves {speed / 1e9:.1f} GB/s")
     print(f"{'outputs':34} {'samples':>7} {'s':>7} {'units':>7} {'iterations':>10} {'limit':>7} {'worst gap':>9}")
     for n, samples in ((10, 50), (12, 10), (14, 2), (16, 1)):
-        for epoch, v in digits_outputs((0, 20) if n < 16 else (20,), n_samples=samples, n_players=n).items():
+        for epoch, v in digits_outputs((0, 20), n_samples=samples, n_players=n).items():
             sparsest_and_or(v[:1], tol=0.9)  # what is made once per n
             for part in (v, v[:1]) if samples > 1 else (v,):
                 seconds, result = processor_seconds(lambda part=part: sparsest_and_or(part), 3 if n <= 12 else 1)
