@@ -47,7 +47,7 @@ class Restless(nn.Module):
         self.register_buffer("running", torch.zeros(3))
         self.mean, self.hidden, self.resized = torch.zeros(()), torch.zeros(3), torch.zeros(2)
         self.history, self.seen, self.last = [[]], Counter(), deque([7, 0], maxlen=3)
-        self.order, self.kinds, self.array = OrderedDict(a=1, b=2), {0}, np.zeros(2)
+        self.order, self.kinds, self.array = OrderedDict(a=1, b=1), {0}, np.zeros(2)
         self.helper, self.late = Helper(), None
         self.generators = [torch.Generator(), np.random.default_rng(0), random.Random(0)]
         self.conv.register_forward_hook(self.counting())
@@ -75,6 +75,7 @@ class Restless(nn.Module):
         self.seen["calls"] += 1
         self.last.append(len(x))
         self.order.move_to_end("a")
+        self.kinds.discard(0)
         self.kinds.add(len(x))
         self.array += 1
         self.helper.total += 1
@@ -89,7 +90,8 @@ def state_of(net):
     return {
         "tensors": [t.tolist() for t in (net.mean, net.hidden, net.resized, net.running, net.scale)],
         "versions": [t._version for t in (net.mean, net.hidden, net.resized, net.running, net.scale)],
-        "plain": (net.history, dict(net.seen), list(net.last), list(net.order), net.kinds, net.array.tolist()),
+        "plain": (list(net.history[0]), dict(net.seen), list(net.last), list(net.order), set(net.kinds)),
+        "array": net.array.tolist(),
         "others": (net.helper.total, net.late, dict(CALLS), dict(Restless.shared), net.told()),
         "generators": (
             net.generators[0].get_state().tolist(),
