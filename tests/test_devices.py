@@ -344,7 +344,8 @@ def test_a_network_is_measured_on_its_device(kind, kind_of_players, output, prob
         drawn_players = assign_players(model, chosen, there)
         found = masked_outputs(model, there, drawn_players, output=output, chunk_size=6)
         assert found.device == (CPU if kind == "mps" else pretended.device)
-        torch.testing.assert_close(found.cpu(), expected)
+        # In chunks of another size a kernel may round float32 otherwise.
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-5)
         measured = measure(model, there, drawn_players, output=output, thresholds=Thresholds(tol=ROUGHLY))
         assert {x.device for x in leaves(measured) if isinstance(x, torch.Tensor)} == {CPU}
         # The rounding is known where there is a higher precision.
