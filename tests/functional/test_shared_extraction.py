@@ -18,7 +18,7 @@ from torch import Tensor
 from interaction_monitor.functional import and_interactions, and_outputs, or_outputs, sparsest_and_or
 from interaction_monitor.functional._lp.problem import largest_sums
 from interaction_monitor.functional._lp.splitting import shrink_together
-from interaction_monitor.functional.extraction import SharedAndOr, shared_and_or
+from interaction_monitor.functional.extraction import SharedAndOr, ToleranceNotMetWarning, shared_and_or
 
 
 def networks(m: int, samples: int, n: int, seed: int = 0) -> Tensor:
@@ -304,3 +304,10 @@ def test_names_the_network_that_has_nan() -> None:
         shared_and_or(v)
     with pytest.raises(TypeError, match="floating"):
         shared_and_or(torch.zeros(2, 1, 8, dtype=torch.int64))
+
+
+def test_many_networks_with_nothing_to_share_get_to_the_tolerance() -> None:
+    v = torch.randn(6, 2, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ToleranceNotMetWarning)
+        assert (shared_and_or(v).gap <= 1e-2).all()
