@@ -229,7 +229,11 @@ def advice(history: History) -> str:
     began, crossing = find_overfitting(history), find_gap_crossing(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
     if began is not None:
-        return f"Keep the weights of about {began.place}: what came after carries over less; {remedies}"
+        test = shown_losses(history).test
+        if np.isnan(test).all():
+            return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
+        lowest = places(history)[int(np.nanargmin(test))]
+        return f"Keep the weights of about {lowest}, where test loss is lowest; {remedies}"
     if find_onset(history) is None:
         return "Go on: the patterns that are learned in phase one carry over to new samples"
     if crossing is not None:

@@ -1,0 +1,30 @@
+"""What a run is told to do in words, for each thing that can be known of it."""
+
+import pytest
+from rows import make_row
+
+from interaction_monitor.history import History
+from interaction_monitor.plots.run_text import advice
+
+
+def run(losses, **last):
+    rows = [make_row(epoch, 10 * epoch, test_loss=loss, train_loss=0.5) for epoch, loss in enumerate(losses[:-1])]
+    epoch = len(losses) - 1
+    return History([*rows, make_row(epoch, 10 * epoch, test_loss=losses[-1], train_loss=0.5, **last)])
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([2.0, 1.0, 1.5, 3.0], "Keep the weights of about epoch 1, where test loss is lowest"),
+        ([2.0, None, 0.75, 3.0], "Keep the weights of about epoch 2, where test loss is lowest"),
+        ([None] * 4, "Train no further: what is learned from epoch 2 on carries over less"),
+    ],
+)
+def test_a_run_that_overfits_is_told_which_weights_to_keep(losses, said):
+    history = run(losses, overfitting_epoch=2, overfitting_step=20)
+    assert advice(history).startswith(f"{said}; if you train anew")
+
+
+def test_a_run_in_phase_one_is_told_to_go_on():
+    assert advice(run([2.0, 1.5, 1.0])).startswith("Go on: the patterns")
