@@ -19,7 +19,7 @@ from gallery.stops import RULES
 from gallery.stored import RESULTS, load_all, read
 from interaction_monitor.functional import first_high_order
 from interaction_monitor.history.landmarks import representative_measurements
-from interaction_monitor.progress import counted
+from interaction_monitor.progress_bar import counted
 
 IMAGES = RESULTS.parent.parent / "docs" / "images"
 REAL, THEORY, GAP = "#4c72b0", "#dd8452", "#55a868"

@@ -16,7 +16,7 @@ from gallery.spindle import path_in
 from gallery.stops import RULES, Stop, learning
 from gallery.stored import RESULTS, Stored, load_all, read
 from interaction_monitor.phases.loss_gap import GapOpening
-from interaction_monitor.progress import counted
+from interaction_monitor.progress_bar import counted
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -18,7 +18,7 @@ from gallery.stored import KINDS, Stored, Theory, path_of, write
 from interaction_monitor import Observer, Probe, assign_players
 from interaction_monitor.functional import and_interactions, order_effects, order_strength
 from interaction_monitor.measurement import Measurement, measure
-from interaction_monitor.progress import counted
+from interaction_monitor.progress_bar import counted
 from interaction_monitor.theory import fit_sigma2
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe, is_number
 from interaction_monitor.functional.extraction import MAX_PLAYERS, NOISE, TIE_BREAK, TOL
-from interaction_monitor.functional.salient_orders import SALIENCY
+from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.outputs import Output
 
 _LONG = 100  # a list of more entries, a vocabulary say, is known by a digest

@@ -27,7 +27,7 @@ from interaction_monitor.callbacks.lightning_trainer import (
 )
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.observer import Observer
-from interaction_monitor.progress import shown_by
+from interaction_monitor.progress_bar import shown_by
 from interaction_monitor.record import Progress
 from interaction_monitor.state import preserved_rng, uninitialized
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
-from interaction_monitor.progress import Bar, OpenBar, terminal_bar
+from interaction_monitor.progress_bar import Bar, OpenBar, terminal_bar
 
 _TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
 _OURS = "interaction_monitor"

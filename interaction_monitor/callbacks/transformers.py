@@ -36,7 +36,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.progress import shown_by
+from interaction_monitor.progress_bar import shown_by
 from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule

@@ -27,7 +27,7 @@ from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
-from interaction_monitor.progress import OpenBar, terminal_bar
+from interaction_monitor.progress_bar import OpenBar, terminal_bar
 from interaction_monitor.record import RecordError
 from interaction_monitor.reference.twins import COSTS
 from interaction_monitor.settings import ForwardFunc

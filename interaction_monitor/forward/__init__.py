@@ -32,7 +32,7 @@ from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.progress import progress
+from interaction_monitor.progress_bar import progress
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
 from interaction_monitor.state import same_numbers, undisturbed
 

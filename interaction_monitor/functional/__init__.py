@@ -38,7 +38,7 @@ from interaction_monitor.functional.intervals import (
     mean_order_interval,
 )
 from interaction_monitor.functional.order_profiles import Turnover, order_effects, order_similarity, order_turnover
-from interaction_monitor.functional.salient_orders import (
+from interaction_monitor.functional.saliency import (
     first_high_order,
     high_order_share,
     mean_order,

@@ -19,7 +19,7 @@ from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import as_float64, to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
-from interaction_monitor.functional.salient_orders import order_strength
+from interaction_monitor.functional.saliency import order_strength
 
 Reference = tuple[Tensor, Tensor | None, float | Tensor]  # AND and OR interactions (..., 2^n), and their threshold
 

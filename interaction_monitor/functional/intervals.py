@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.functional.salient_orders import mean_order, valid_rows
+from interaction_monitor.functional.saliency import mean_order, valid_rows
 
 
 class MeanOrderInterval(NamedTuple):

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from interaction_monitor import functional
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
-from interaction_monitor.functional.salient_orders import SALIENCY
+from interaction_monitor.functional.saliency import SALIENCY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,7 @@ from interaction_monitor.history.landmarks import (
 from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
 from interaction_monitor.plots.layout import data_uri
 from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
-from interaction_monitor.progress import counted
+from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts
 from interaction_monitor.report.chart_description import Figure, as_json

@@ -17,7 +17,7 @@ from torch import Tensor
 from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional import n_players, order_strength
-from interaction_monitor.functional.salient_orders import SALIENCY
+from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.theory.closed_form import Spectrum, checked_interactions, checked_levels
 
 

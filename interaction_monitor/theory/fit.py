@@ -17,8 +17,8 @@ from torch import Tensor
 from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
-from interaction_monitor.functional.salient_orders import SALIENCY
-from interaction_monitor.progress import counted
+from interaction_monitor.functional.saliency import SALIENCY
+from interaction_monitor.progress_bar import counted
 from interaction_monitor.theory.and_or import predicted_strength
 from interaction_monitor.theory.closed_form import EIGENVALUES
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interaction_monitor.functional import mean_order, order_strength
-from interaction_monitor.functional.salient_orders import SALIENCY
+from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import lowest_index, onset_index, places
 from interaction_monitor.measurement import Measurement

@@ -15,7 +15,7 @@ from interaction_monitor.functional._lp.fallbacks import BoundedSplitting, Inter
 from interaction_monitor.functional._lp.problem import Problem, cost, exceeds_bound
 from interaction_monitor.functional._lp.projection import Metric
 from interaction_monitor.functional._lp.splitting import Splitting, Steps
-from interaction_monitor.progress import progress
+from interaction_monitor.progress_bar import progress
 
 # Steps that suit networks: less for high orders. Chosen on outputs of small CNNs before, during and after training,
 # where ±50% of any of them changes the number of iterations by less than 20%.

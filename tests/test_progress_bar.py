@@ -11,7 +11,7 @@ from torch import nn
 
 from interaction_monitor import InteractionMonitor, Probe, assign_players, measure
 from interaction_monitor.players import FeaturePatches, ImagePatches
-from interaction_monitor.progress import counted, progress, shown_by, terminal_bar
+from interaction_monitor.progress_bar import counted, progress, shown_by, terminal_bar
 
 
 class Terminal(io.StringIO):
@@ -41,7 +41,7 @@ class Bars:
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr("interaction_monitor.progress.DELAY", -1.0)
+    monkeypatch.setattr("interaction_monitor.progress_bar.DELAY", -1.0)
 
 
 def test_what_is_over_soon_shows_nothing():
@@ -53,7 +53,7 @@ def test_what_is_over_soon_shows_nothing():
 
 def test_what_takes_long_is_shown_from_then_on(monkeypatch):
     bars, clock = Bars(), iter([0.0, 1.0, 2.5, 3.0, 4.0])
-    monkeypatch.setattr("interaction_monitor.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("interaction_monitor.progress_bar.time.monotonic", lambda: next(clock))
     with shown_by(bars):
         seen = [(number, list(bars.done)) for number in counted("numbers", range(4))]
     assert bars.opened == [("numbers", 4)]
@@ -85,7 +85,7 @@ def test_a_bar_that_fails_ends_nothing(at_once, method):
 
 
 def test_a_file_gets_nothing_and_a_terminal_a_bar_that_goes_away(monkeypatch):
-    monkeypatch.setattr("interaction_monitor.progress.find_spec", lambda _: None)
+    monkeypatch.setattr("interaction_monitor.progress_bar.find_spec", lambda _: None)
     assert terminal_bar("forwards", 10, file=io.StringIO()) is None
     terminal = Terminal()
     bar = terminal_bar("forwards", 10, file=terminal)
@@ -152,7 +152,7 @@ def test_the_trainer_of_transformers_turns_it_off_with_its_own_bars(monkeypatch,
     trainer = pytest.importorskip("interaction_monitor.callbacks.transformers_trainer")
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr("interaction_monitor.progress.find_spec", lambda _: None)
+    monkeypatch.setattr("interaction_monitor.progress_bar.find_spec", lambda _: None)
     bar = trainer.bars_of(SimpleNamespace(disable_tqdm=off), "interactions")("masked forwards", 10)
     assert (bar is None) == off
     assert ("interactions: masked forwards:" in terminal.getvalue()) != off

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor.functional.intervals import mean_order_influence
-from interaction_monitor.functional.salient_orders import first_high_order, high_order_share, mean_order, valid_rows
+from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order, valid_rows
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
 from interaction_monitor.phases.loss_gap import EARLY, change_point
 
