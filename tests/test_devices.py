@@ -104,6 +104,7 @@ CASES = {
             called(F.order_strength, AND, OR, 0.01),
         ],
         "salient_counts": [called(F.salient_counts, AND, OR, EACH_TAU), called(F.salient_counts, AND, None, 0.01)],
+        "salient_outputs": [called(F.salient_outputs, AND, OR, EACH_TAU), called(F.salient_outputs, AND, None, 0.01)],
         "order_distribution": [called(F.order_distribution, STRENGTH), called(F.order_distribution, 0 * STRENGTH)],
         "mean_order": [called(F.mean_order, STRENGTH)],
         "high_order_share": [called(F.high_order_share, STRENGTH)],

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, TensorDataset
@@ -191,11 +190,6 @@ def test_no_logger_means_record_only_with_a_note(net, loaders, make_trainer, cap
     make_trainer(watch, logger=False).fit(net, *loaders)
     assert "no logger" in capsys.readouterr().out
     assert len(Record.open(watch.observer.record.folder).history) == 3
-
-
-def test_logger_without_pictures_is_named_once(net, loaders, make_trainer, tmp_path):
-    with pytest.warns(UserWarning, match="CSVLogger gets the scalars, but no pictures"):
-        make_trainer(monitor(), logger=CSVLogger(tmp_path)).fit(net, *loaders)
 
 
 def test_missing_losses_are_said_plainly(net, loaders, make_trainer):
