@@ -121,10 +121,11 @@ def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Te
         [5.0, 6.0, 5.0, 9.0]
     """
     require_one_shape(and_=and_, or_=or_)
-    threshold = torch.as_tensor(tau, dtype=torch.float64, device=and_.device).unsqueeze(-1)
+    threshold = _per_sample(tau, and_)
     kept = [to_float64(part) for part in (and_, or_) if part is not None]
-    kept = [part.where(part.abs() >= threshold.to(part.device), 0.0) for part in kept]
-    kept[0][..., 0] = and_[..., 0]
+    empty = kept[0][..., 0]
+    kept = [part.where(part.abs() >= threshold, 0.0) for part in kept]
+    kept[0][..., 0] = empty
     return and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
 
 
