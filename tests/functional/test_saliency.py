@@ -18,6 +18,7 @@ from interaction_monitor.functional import (
     order_strength,
     saliency_threshold,
     salient_counts,
+    salient_outputs,
 )
 from interaction_monitor.functional.intervals import student_quantile
 
@@ -185,6 +186,23 @@ def test_cuda_agrees_with_the_cpu():
     on_device = order_strength(and_.cuda(), or_.cuda(), 0.5)
     torch.testing.assert_close(on_device.cpu(), order_strength(and_, or_, 0.5))
     assert mean_order_interval(on_device) == pytest.approx(mean_order_interval(on_device.cpu()))
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_salient_outputs_are_the_sums_over_each_coalition(n):
+    torch.manual_seed(n)
+    and_, or_ = torch.randn(2, 2, 2**n, dtype=torch.float64).unbind(1)
+    taus = torch.tensor([0.3, 0.8], dtype=torch.float64)
+    expected = torch.zeros(2, 2**n, dtype=torch.float64)
+    for sample, tau in enumerate(taus.tolist()):
+        for among in range(2**n):
+            inside = [S for S in range(1, 2**n) if S & among == S and abs(and_[sample, S]) >= tau]
+            touching = [S for S in range(1, 2**n) if S & among and abs(or_[sample, S]) >= tau]
+            expected[sample, among] = and_[sample, 0] + and_[sample, inside].sum() + or_[sample, touching].sum()
+    torch.testing.assert_close(salient_outputs(and_, or_, taus), expected, rtol=0, atol=1e-12)
+    alone = salient_outputs(and_, None, taus)
+    torch.testing.assert_close(alone[..., 0], and_[..., 0])
+    torch.testing.assert_close(alone[..., -1], expected[..., -1] - salient_outputs(0 * and_, or_, taus)[..., -1])
 
 
 def test_bad_input_is_named():
