@@ -13,6 +13,21 @@ import interaction_monitor
 ROOT = Path(interaction_monitor.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 MOST_MODULES = 127
+# Of several modules at once: whole runs, all devices and processes, the examples, the documentation, this file.
+OF_NO_ONE_MODULE = (
+    "test_devices.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_fuzz.py",
+    "test_gallery.py",
+    "test_package.py",
+    "test_published_layouts.py",
+    "test_real_data.py",
+    "test_runs_with_references.py",
+    "test_sharded.py",
+    "test_undisturbed.py",
+    "test_ways.py",
+)
 ARCHITECTURE = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
@@ -57,6 +72,18 @@ def test_modules_are_few_and_short():
         path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES
     }
     assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
+def test_each_file_of_tests_is_named_by_its_module():
+    tests = Path(__file__).parent
+    without = set()
+    for path in tests.rglob("test_*.py"):
+        folder = ROOT / path.parent.relative_to(tests)
+        name = path.stem.removeprefix("test_")
+        # The tests of a folder's own `__init__` bear the folder's name.
+        if not (folder / f"{name}.py").exists() and (path.parent == tests or folder.name != name):
+            without.add(path.relative_to(tests).as_posix())
+    assert without == set(OF_NO_ONE_MODULE)
 
 
 def test_each_exception_from_a_check_has_its_reason_beside_it():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from rows import make_row
+from rows import make_history
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
@@ -22,44 +22,6 @@ from interaction_monitor.history import History, landmarks
 from interaction_monitor.plots import charts, layout, run_figures, tensorboard
 
 N = 10
-
-
-def distribution(mean, n=N):
-    """Orders around a mean, none of them below one part in a thousand: a spindle, or little but order one."""
-    k = np.arange(1, n + 1)
-    shares = np.exp(-((k - mean) ** 2) / (2 * (0.35 * mean) ** 2))
-    shares[shares < 1e-3 * shares.max()] = 0
-    return shares / shares.mean()
-
-
-def make_history(last=60, every=1, *, onset=10, gap_onset=30, losses=True, n=N, same_epoch=False):
-    """A run as they are: ⟨k⟩ falls from 3.8 to 1.2 at the onset and rises to 2.5, the gap opens later."""
-    rows = []
-    for epoch in range(0, last + 1, every):
-        mean = 1.2 + 2.6 * np.exp(-epoch / 2) if epoch <= onset else 1.2 + 1.3 * (epoch - onset) / (60 - onset)
-        orders = distribution(mean, n)
-        k = float((orders * np.arange(1, n + 1)).sum() / n)
-        known = epoch >= onset + 4
-        train = 2.3 * np.exp(-epoch / 8) + 0.02
-        rows.append(
-            make_row(
-                0 if same_epoch else epoch,
-                10 * epoch,
-                distribution=tuple(orders),
-                strength=tuple(orders * 2),
-                mean_order=k,
-                mean_order_low=k - 0.1,
-                mean_order_high=k + 0.1,
-                high_order_share=float(orders[3:].sum() / n),
-                phase="initial" if epoch == 0 else "two" if known else "one",
-                onset_epoch=(0 if same_epoch else onset) if known else None,
-                detected_epoch=epoch if known else None,
-                gap_onset_epoch=gap_onset if epoch >= gap_onset + 3 else None,
-                train_loss=train if losses and epoch else None,
-                test_loss=train + 0.01 * max(0, epoch - 20) if losses and epoch else None,
-            )
-        )
-    return History(rows)
 
 
 @pytest.fixture(scope="module")
@@ -437,3 +399,52 @@ def test_pictures_are_due_ever_more_rarely():
     assert len(due) < 30
     assert all(b <= max(a + 1, 1.35 * a) for a, b in itertools.pairwise(due))
     assert not tensorboard.ridge_due(0)
+
+
+# The generalizing share, where there are references
+
+
+def beside_references():
+    """A run whose share rises to 60% at epoch 30 and sinks from there, which is known at epoch 40."""
+    rows = []
+    for row in make_history(every=2):
+        share = 0.2 + 0.4 * row.epoch / 30 if row.epoch <= 30 else 0.6 - 0.01 * (row.epoch - 30)
+        known = {"overfitting_epoch": 30, "overfitting_step": 300} if row.epoch >= 40 else {}
+        shares = {f"generalizing_{name}": share + d for name, d in (("share", 0.0), ("low", -0.1), ("high", 0.1))}
+        strength = tuple(share * x for x in row.strength)
+        rows.append(replace(row, **shares, **known, generalizing=strength))
+    return History(rows)
+
+
+def test_the_curve_is_the_share_with_its_band_and_its_onset():
+    history, ax = beside_references(), Figure().subplots()
+    charts.generalizing_curve(ax, history)
+    curve, onset = ax.lines
+    np.testing.assert_array_equal(curve.get_ydata(), history.column("generalizing_share"))
+    assert onset.get_xdata()[0] == 30
+    assert onset.get_label() == "over-fitting begins (epoch 30)"
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([band.min(), band.max()], [0.1, 0.7])
+
+
+def test_the_story_has_a_row_for_it_only_where_it_is_known():
+    titles = [
+        [ax.get_title(loc="left") for ax in run_figures.story(history).axes if ax.get_title(loc="left")]
+        for history in (beside_references(), make_history(every=2))
+    ]
+    assert titles[0][-1].startswith("4  Which part of it will hold")
+    assert titles[0][:-1] == titles[1]
+
+
+def test_a_share_by_order_is_no_chart_of_its_own():
+    values = {f"run/{key}": 0.5 for key in ("generalizing_share", "generalizing_share_order_2", "order_2")}
+    assert set(tensorboard.charted(values, "run")) == {"run/generalizing_share", "run/order_2"}
+    assert tensorboard.charted({"run/evaluated_gap": 0.1}, "run") == {}, "one gap alone is shown, of one pair of losses"
+
+
+def test_the_custom_scalars_have_a_chart_for_it_only_where_it_is_known():
+    chart = "generalizing share"
+    assert chart not in tensorboard.custom_scalars(3)["interactions"]
+    kind, tags = tensorboard.custom_scalars(3, reference=True)["interactions"][chart]
+    assert kind == "Multiline"
+    assert [bool(re.match(tag, "interactions/generalizing_share")) for tag in tags] == [True]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rows import make_history
 
 from interaction_monitor import InteractionMonitor
 from interaction_monitor.history import History
@@ -17,7 +18,6 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots.sample_figures import waterfall
 from interaction_monitor.plots.sample_inputs import strongest
 from interaction_monitor.report.samples import steps
-from tests.plots.test_run_figures import make_history
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 

@@ -9,15 +9,17 @@ import socket
 import warnings
 from collections import Counter, OrderedDict, deque
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from interaction_monitor import Probe, assign_players, measure
+from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, measure
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.outputs import log_odds
@@ -410,3 +412,105 @@ def test_the_generator_of_an_apple_gpu_is_put_back(monkeypatch):
         torch.rand(2, generator=there)
         assert not torch.equal(there.get_state(), before)
     assert torch.equal(there.get_state(), before)
+
+
+# What a forward logs is of the training alone, with the monitor as without it
+
+
+class Logs(L.LightningModule):
+    def __init__(self, on_step):
+        super().__init__()
+        self.model, self.on_step = nn.Linear(16, 3), on_step
+
+    def forward(self, x):
+        self.log("norm", x.norm(), on_step=self.on_step, on_epoch=not self.on_step)
+        self.log_dict({"largest": x.max()}, on_step=self.on_step, on_epoch=not self.on_step)
+        return self.model(x.flatten(1))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("on_step", [False, True])
+def test_a_forward_logs_what_training_gave_it_and_is_measured(make_trainer, on_step):
+    def logged(*callbacks):
+        L.seed_everything(0, verbose=False)
+        data = TensorDataset(torch.rand(12, 1, 4, 4), torch.arange(12) % 3)
+        trainer = make_trainer(*callbacks, max_epochs=2, logger=False, enable_checkpointing=False)
+        trainer.fit(Logs(on_step), DataLoader(data, 6))
+        return {key: trainer.callback_metrics[key].item() for key in ("norm", "largest")}
+
+    monitor = InteractionMonitor(ImagePatches(grid=2, margin=0, n_players=4), n_samples=4, on_error="raise")
+    with pytest.warns(UserWarning, match="no validation loader"):
+        with_monitor = logged(monitor)
+    assert with_monitor == logged()
+    assert monitor.observer.history.epochs.tolist() == [0, 1, 2]
+
+
+# Weights whose shapes only the first batch gives are drawn by it, as without the monitor
+
+
+PATCHES = ImagePatches(grid=2, margin=0, n_players=4)
+
+
+def lazy():
+    return nn.Sequential(
+        nn.LazyConv2d(3, 2), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.LazyLinear(3)
+    )
+
+
+def test_a_plain_loop_is_told_to_run_a_batch_first():
+    net, probe = lazy(), Probe(torch.rand(5, 1, 4, 4), torch.arange(5) % 3)
+    players = PATCHES.assign(probe, None, seed=0)
+    state = torch.get_rng_state()
+    for run in (measure, lambda *given: Observer(probe, players).observe(net, epoch=0, step=0)):
+        with pytest.raises(ValueError, match=r"Sequential has weights without a shape, '0.weight'.*model\(inputs\)"):
+            run(net, probe, players)
+    assert all(torch.nn.parameter.is_lazy(parameter) for parameter in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    net(probe.inputs)
+    assert measure(net, probe, assign_players(net, PATCHES, probe)).valid.all()
+
+
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.model = lazy()
+
+    def forward(self, x):
+        return self.model(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_a_lightning_run_is_measured_from_the_first_batch_on_and_trains_the_same_weights(make_trainer, sanity, capsys):
+    def trained(*callbacks):
+        L.seed_everything(0, verbose=False)
+        data = TensorDataset(torch.rand(12, 1, 4, 4), torch.arange(12) % 3)
+        net = Net()
+        trainer = make_trainer(
+            *callbacks, max_epochs=2, logger=False, enable_checkpointing=False, num_sanity_val_steps=sanity
+        )
+        trainer.fit(net, DataLoader(data, 6, shuffle=True), DataLoader(data, 6))
+        return net.state_dict(), torch.get_rng_state()
+
+    monitor = InteractionMonitor(PATCHES, n_samples=4, on_error="raise")
+    (with_monitor, state), (without, expected) = trained(monitor), trained()
+    assert torch.equal(state, expected)
+    assert all(torch.equal(with_monitor[name], without[name]) for name in without)
+    history = monitor.observer.history
+    # The sanity check of the validation loader gives the shapes before training begins.
+    assert (history.steps.tolist(), history.epochs.tolist()) == ([0 if sanity else 1, 2, 4], [0, 1, 2])
+    told = "measures from the first batch on, which gives 'model.0.weight', 'model.0.bias'"
+    assert (told in capsys.readouterr().out) == (sanity == 0)
