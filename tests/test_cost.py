@@ -11,7 +11,7 @@ from interaction_monitor.cost import Cost, cost_of, extraction_bytes, extraction
 from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.players import ImagePatches
-from interaction_monitor.schedule import Budget, Every, LogSpaced, budget_of, most_measurements
+from interaction_monitor.schedule import Budget
 from interaction_monitor.settings import Settings
 
 
@@ -121,48 +121,3 @@ def test_a_forecast_is_silent_and_never_fails(network, probe, players, recwarn):
     assert forecast(few, network) is None
     assert forecast(Observer(probe, players, forward_func=lambda *_: 1 / 0), network) is None
     assert len(recwarn) == 0
-
-
-@pytest.mark.parametrize(
-    ("overhead", "given", "most", "spared"),
-    [(None, None, 1.0, 20), (None, 1, None, 0), (0.05, None, 0.05, 0), (0.05, 3, 0.05, 0)],
-)
-def test_what_is_given_explicitly_means_what_it_says(overhead, given, most, spared):
-    budget = budget_of(overhead, given)
-    assert (budget.most, budget.spared) == (most, spared)
-    assert (budget.anew().most, budget.anew().spared) == (most, spared)
-
-
-def test_a_budget_spares_the_first_measurements_also_across_a_resume():
-    now = [0.0]
-    budget = Budget(0.1, spared=2, clock=lambda: now[0])
-    budget.start()
-    for _ in range(2):
-        assert budget.allows_another()
-        with budget.measuring():
-            now[0] += 5.0
-    assert not budget.allows_another()
-    resumed = budget.anew()
-    resumed.load_state_dict(budget.state_dict())
-    assert not resumed.allows_another()
-
-
-def test_setting_up_takes_time_of_the_budget_but_is_no_measurement():
-    now = [0.0]
-    budget = Budget(0.13, spared=2, clock=lambda: now[0])
-    budget.load_state_dict({"elapsed": 100.0, "spent": 1.0, "last": 1.0, "taken": 1})
-    budget.start()
-    with budget.preparing():
-        now[0] += 10.0
-    assert budget.state_dict() == {"elapsed": 110.0, "spent": 11.0, "last": 1.0, "taken": 1}
-    assert budget.allows_another()  # as the second that is spared
-    budget.spared = 0
-    assert budget.allows_another()  # one more like the last makes 12 s of 99
-
-
-def test_measurements_are_counted_only_where_no_function_of_the_users_is_asked():
-    assert most_measurements(Every(2), 60) == 31
-    assert most_measurements(Every(7), 10) == 3  # the start, epoch 7 and the end
-    assert most_measurements(LogSpaced(4), None) is None
-    assert most_measurements(LogSpaced(4), -1) is None
-    assert most_measurements(lambda epoch: 1 // 0 > 0, 10) is None
