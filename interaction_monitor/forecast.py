@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # Fewer forwards take no longer than to time them.
 _WORTHWHILE = 1024
 _BRIEF = 5.0  # seconds of all measurements of a run that nobody minds
+_CHEAPER = 0.5  # of the present cost; two players less should make it a quarter, and timings are noisy
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Forecast:
         text = f"an epoch of training takes {duration(trained)}, a measurement {duration(measured)}"
         if self.planned is not None:
             text += f"; {count} of these {duration(count * measured)}, {epochs} epochs {duration(epochs * trained)}"
-        if self.with_fewer is not None:
+        if self.with_fewer is not None and self.with_fewer.seconds <= _CHEAPER * self.cost.seconds:
             fewer = measured * self.with_fewer.seconds / self.cost.seconds
             text += f"; n_players={self.with_fewer.n_players} makes a measurement about {duration(fewer)}"
         if budget.most is not None and (self.planned is None or count > budget.spared):

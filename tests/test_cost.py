@@ -98,6 +98,13 @@ def test_a_run_that_is_measured_for_longer_than_trained_is_told_what_helps():
     assert said(trained=5.0, planned=None) is None
 
 
+@pytest.mark.parametrize(("fewer", "told"), [(0.7, True), (2.0, True), (2.1, False), (4.1, False), (4.6, False)])
+def test_fewer_players_are_advised_only_where_they_are_clearly_cheaper(fewer, told):
+    known = Forecast(COSTS[0], Cost(8, 12_800, fewer, 0.0), (17, 30))
+    text = known.after_epoch(trained=0.4, measured=4.1, budget=Budget(None))
+    assert ("n_players=8" in text) == told
+
+
 @pytest.mark.parametrize(
     ("planned", "budget", "put_off"),
     [
