@@ -207,7 +207,7 @@ def carry_over(history: History) -> Figure:
 
 
 def to_html(history: History) -> str:
-    """Show a run in a notebook: what it showed in words, and the picture that tells it.
+    """Show a run in a notebook: the picture that tells it, which begins with what it showed in words.
 
     Args:
         history: The run so far; it may be empty.
@@ -215,9 +215,8 @@ def to_html(history: History) -> str:
     Returns:
         HTML that needs nothing else.
     """
-    sentence = verdict(history)
-    words = f"<p><b>{html.escape(as_sentence(sentence))}</b></p>"
-    return words + (picture_html(story(history), alt=html.escape(sentence)) if len(history) else "")
+    words = html.escape(as_sentence(verdict(history)))
+    return picture_html(story(history), alt=words) if len(history) else f"<p><b>{words}</b></p>"
 
 
 def measurement_html(measurement: Measurement) -> str:
