@@ -195,12 +195,13 @@ def carry_over(history: History) -> Figure:
     if with_alike:
         _shares_map(axes[3], history, alike)
         axes[3].set_title("4  How alike the interactions of training and of probe samples are")
-    for ax in axes:
-        mark_onsets(ax, history)
-    for ax, count, columns in ((axes[0], 3, 3), (axes[2], 4, 2)):
-        _leave_room(ax, 0.3)
-        handles, labels = ax.get_legend_handles_labels()
-        ax.legend(handles[:count], labels[:count], loc="upper center", ncols=columns, fontsize=8, frameon=False)
+    _leave_room(axes[0], 0.2)
+    _leave_room(axes[2], 0.3)
+    handles, labels = axes[2].get_legend_handles_labels()  # none where nothing is known
+    axes[2].legend(handles, labels, loc="upper center", ncols=2, fontsize=8, frameon=False)
+    for ax, height in zip(axes, (0.83, 1.0, 0.76, 1.0), strict=False):  # beneath the legends
+        mark_onsets(ax, history, height=height)
+    axes[0].legend(loc="upper center", ncols=5, fontsize=8, frameon=False)
     axes[0].set_yticks(np.linspace(0, 1, 6))  # a share has no ticks in the room above it
     name_the_lowest(axes)
     return figure
