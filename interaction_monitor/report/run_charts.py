@@ -37,7 +37,7 @@ def curves(history: History) -> Figure:
     x, _ = positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     mean = line("mean order ⟨k⟩", "ink", x, history.column("mean_order"), points=len(history) <= 60)
-    panels = [panel("mean order ⟨k⟩", [band("its 95% band over samples", "ink", x, low, high), mean], height=210)]
+    panels = [panel("mean order ⟨k⟩", [band("its 95% band over samples", "ink", x, low, high), mean], height=170)]
     losses = shown_losses(history)
     train, test = losses.train, losses.test
     if not (np.isnan(train).all() and np.isnan(test).all()):
@@ -47,9 +47,9 @@ def curves(history: History) -> Figure:
         ]
         if (test > train).any():
             lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
-        panels.append(panel("loss", lines, height=150, zero=True))
+        panels.append(panel("loss", lines, height=115, zero=True))
         gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
-        panels.append(panel("loss gap", [gap], height=100, levels=[{"y": 0, "name": ""}]))
+        panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}]))
     return over_run(panels, history)
 
 

@@ -26,9 +26,9 @@ class Run {
     this.verdict = made("p", { className: "verdict" });
     this.found = made("p", { className: "found" });
     this.advice = made("p", { className: "advice" });
-    this.measured = made("p", { className: "reading", textContent: "Reading the record; the first time takes some seconds." });
+    this.measured = made("span", { className: "reading", textContent: "Reading the record; the first time takes some seconds." });
     this.figures = made("div");
-    this.element = made("section", { className: "run" }, made("h1", { textContent: name }), this.verdict, this.found, this.advice, this.measured, this.figures,
+    this.element = made("section", { className: "run" }, made("h1", {}, `${name} `, this.measured), this.verdict, this.found, this.advice, this.figures,
       this.more("Samples: their strongest interactions", "samples", answer => samplesOf(answer)),
       this.more("The theory laid over it", "theory", answer => this.theory(answer)));
   }
@@ -135,6 +135,7 @@ export async function render() {
       box.addEventListener("change", () => { box.checked ? chosen.add(name) : chosen.delete(name); refresh(); });
       choice.append(made("label", {}, box, ` ${name}`));
     }
+    choice.hidden = names.length === 1;
     if (!names.length) choice.textContent = "No run below the log folder has a record yet.";
     for (const [name, run] of runs) {
       if (!chosen.has(name) || !names.includes(name)) run.element.remove();
