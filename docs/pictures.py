@@ -68,11 +68,13 @@ def photograph(logs: Path) -> None:
         page.set_viewport_size({"width": 1280, "height": 900})
         page.goto(f"{url}?darkMode=false#custom_scalars")
         page.locator("tf-custom-scalar-multi-line-chart-card svg").first.wait_for(timeout=120_000)
-        outliers = page.get_by_text("Ignore outliers in chart scaling").first
-        outliers.click()
+        page.wait_for_timeout(3000)
         page.locator("paper-slider").first.focus()
         page.keyboard.press("Home")  # no smoothing, as the page advises
-        page.wait_for_timeout(8000)
+        page.wait_for_timeout(3000)
+        # Last, since it is what makes the charts choose their scales anew.
+        page.get_by_text("Ignore outliers in chart scaling").first.click()
+        page.wait_for_timeout(5000)
         page.screenshot(path=IMAGES / "custom_scalars.png")
         browser.close()
 
