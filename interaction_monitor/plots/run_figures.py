@@ -149,7 +149,7 @@ def story(history: History) -> Figure:
     """
     losses, beside = _has_losses(history), not np.isnan(history.column("generalizing_share")).all()
     heights = [2.3, 2.5, *[1.7] * (losses + beside)]
-    lines = textwrap.wrap(as_sentence(verdict(history)), 104)
+    lines = textwrap.wrap(as_sentence(verdict(history)), 100)
     head = 0.35 + 0.24 * len(lines)
     below = head + 2.95  # the bars take that much
     figure = page(WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
@@ -266,7 +266,7 @@ def _curves(axes: list[Axes], history: History) -> None:
     charts.mean_order_curve(top, history)
     _leave_room(top, 0.38)
     mark_phases(top, history, names_at=0.82)
-    mark_onsets(top, history, height=0.84)
+    mark_onsets(top, history, height=0.82)
     handles, labels = top.get_legend_handles_labels()
     if np.isfinite(shown_losses(history).gap).any():
         right = top.twinx()
@@ -280,7 +280,7 @@ def _curves(axes: list[Axes], history: History) -> None:
     for ax in axes[1:]:
         charts.loss_curves(ax, history)
         mark_phases(ax, history)
-        mark_onsets(ax, history, height=0.86)
+        mark_onsets(ax, history, height=0.81)
         _leave_room(ax, 0.2)
         shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
         names = sorted(shown, key=lambda name: (name.startswith("test"), name.startswith("test above")))

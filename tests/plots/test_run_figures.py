@@ -206,6 +206,23 @@ def test_what_carries_over_is_drawn_as_far_as_it_is_known(history):
     assert max(axes[0].get_yticks()) <= 1
 
 
+@pytest.mark.parametrize("draw", [run_figures.story, run_figures.carry_over])
+def test_no_line_at_an_epoch_runs_through_a_legend(draw, history):
+    effect = (1.0, 0.5, 0.25, 0.1, *(0.0,) * 6)
+    share = {"generalizing_share": 0.5, "generalizing_low": 0.4, "generalizing_high": 0.6, "overfitting_epoch": 30}
+    more = share | {"effect": effect, "train_effect": effect, "similarity": (0.5,) * N}
+    figure = draw(History([replace(row, **more) for row in history]))
+    figure.draw_without_rendering()
+    legends = [ax.get_legend().get_window_extent() for ax in figure.axes if ax.get_legend() is not None]
+    upright = [
+        line for ax in figure.axes for line in ax.lines if len(line.get_xdata()) == 2 == 1 + len({*line.get_xdata()})
+    ]
+    assert len(legends) >= 2
+    assert len(upright) >= 6
+    for line in upright:
+        assert not any(line.get_window_extent().overlaps(box) for box in legends), line.get_label()
+
+
 def test_a_figure_of_nothing_says_so():
     for make in tensorboard.PICTURES.values():
         with pytest.raises(ValueError, match="history is empty"):
