@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from interaction_monitor.callbacks.loggers import is_a
@@ -227,3 +228,45 @@ def monitored(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
         key = getattr(watcher, "monitor", None)
         if isinstance(key, str):
             yield key, str(getattr(has_mode, "mode", "min"))
+
+
+class _View:
+    """An object as it is, but for some attributes; what is set is kept here and never reaches the object."""
+
+    def __init__(self, seen: Any, **instead: Any) -> None:
+        vars(self).update(instead, _seen=seen)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_seen":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._seen, name)
+
+
+class TwinTrainer(_View):
+    """The run's trainer as a twin sees it: the model, the optimizers and the schedulers are the twin's own.
+
+    A module that asks `self.trainer.model` or `self.optimizers()` would train the run itself otherwise.
+
+    Args:
+        trainer: the run's.
+        network: the twin.
+
+    Attributes:
+        optimizers: the twin's; to be filled once it has configured them.
+    """
+
+    optimizers: list[Optimizer]
+
+    def __init__(self, trainer: pl.Trainer, network: nn.Module) -> None:
+        optimizers: list[Optimizer] = []
+        own = {"model": network, "lightning_module": network, "optimizers": optimizers}
+        super().__init__(trainer, **own, strategy=_View(trainer.strategy, **own, _lightning_optimizers=optimizers))
+
+    @property
+    def lr_scheduler_configs(self) -> list[Any]:
+        """Schedulers that stand still, since the twins' learning rates follow the run's."""
+        return [_View(each, scheduler=_View(each.scheduler, step=_nothing)) for each in self._seen.lr_scheduler_configs]
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass

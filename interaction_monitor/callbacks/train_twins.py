@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
-from interaction_monitor.callbacks.lightning_trainer import say
+from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.twins import COSTS, TwinTraining, mirror
+from interaction_monitor.reference.twins import COSTS, Twins, TwinTraining, mirror
 from interaction_monitor.state import preserved_rng, silent
 
 if TYPE_CHECKING:
@@ -47,10 +47,14 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
         raise ValueError(_SPLIT)
     networks = asked.networks()
     for network in networks:
+        _require_steps(network, asked)
         _place(network, trainer, pl_module)
     with preserved_rng(asked.seed):
         optimizers = [optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
                       for network in networks]  # fmt: skip
+    for network, own in zip(networks, optimizers, strict=True):
+        if isinstance(seen := vars(network).get("_trainer"), TwinTrainer):
+            seen.optimizers.extend(own)
     training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
     say(trainer, f"{name}: {COSTS}")
@@ -118,10 +122,19 @@ def optimizers_of(network: Any) -> list[Optimizer]:
     return listed
 
 
+def _require_steps(network: nn.Module, asked: Twins) -> None:
+    needed = {"training_step": asked.loss, "configure_optimizers": asked.optimizer}
+    if missing := [name for name, given in needed.items() if given is None and not hasattr(network, name)]:
+        raise TypeError(
+            f"Twins(factory=...) made a {type(network).__name__}, which has no {' and no '.join(missing)}; "
+            "let it make a module like the run's, or give Twins(loss=..., optimizer=...)"
+        )
+
+
 def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     """Put a twin where the run's module is, and set it up in the order in which the trainer does."""
     if is_a(network, "LightningModule"):
-        network.trainer = trainer
+        network.trainer = TwinTrainer(trainer, network)
         with silent(network):
             network.setup(stage="fit")
             network.configure_model()

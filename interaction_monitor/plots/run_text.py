@@ -159,10 +159,14 @@ def overfitting(history: History) -> str:
     now = f"{shares[known[-1]]:.0%}"
     began = find_overfitting(history)
     if began is None:
-        highest = int(known[np.argmax(shares[known])])
+        last, highest = int(known[-1]), int(known[np.argmax(shares[known])])
+        at = places(history)
+        before = "" if highest == last else f", {shares[highest]:.0%} at {at[highest]}"
+        if last < len(history) - 1:
+            return f"of what the network encodes {now} generalized at {at[last]}{before}, and nothing is known since; "
         return (
-            f"of what the network encodes {now} generalized in the end, {shares[highest]:.0%} at "
-            f"{places(history)[highest]}, and it has not clearly begun to over-fit; "
+            f"of what the network encodes {now} generalized in the end{before}, and it has not clearly begun to "
+            "over-fit; "
         )
     detected = next(index for index, row in enumerate(history) if row.overfitting_epoch is not None)
     then = float("nan") if began.index is None else shares[began.index]
@@ -226,19 +230,18 @@ def advice(history: History) -> str:
     Returns:
         The sentence, without a full stop.
     """
-    began, crossing = find_overfitting(history), find_gap_crossing(history)
+    began, onset, test = find_overfitting(history), find_onset(history), shown_losses(history).test
+    lowest = None if np.isnan(test).all() else int(np.nanargmin(test))
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
-    if began is not None:
-        test = shown_losses(history).test
-        if np.isnan(test).all():
-            return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
-        lowest = places(history)[int(np.nanargmin(test))]
-        return f"Keep the weights of about {lowest}, where test loss is lowest; {remedies}"
-    if find_onset(history) is None:
+    if began is not None and lowest is None:
+        return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
+    if began is None and onset is None:
         return "Go on: the patterns that are learned in phase one carry over to new samples"
-    if crossing is not None:
-        return f"Keep the weights of about {crossing.place}, and look whether accuracy fell after it; {remedies}"
-    return "Go on and watch the loss gap: more complicated patterns are learned now, and these carry over less"
+    if began is None and (find_gap_crossing(history) is None or lowest == len(history) - 1):
+        return "Go on and watch the loss gap: more complicated patterns are learned now, and these carry over less"
+    at = places(history)[lowest or 0]
+    more = "" if began else ", and look whether accuracy fell after it"
+    return f"Keep the weights of about {at}, where test loss is lowest{more}; {remedies}"
 
 
 def table(history: History, *, most: int = 16) -> str:

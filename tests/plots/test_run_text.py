@@ -4,7 +4,7 @@ import pytest
 from rows import make_row
 
 from interaction_monitor.history import History
-from interaction_monitor.plots.run_text import advice
+from interaction_monitor.plots.run_text import advice, overfitting
 
 
 def run(losses, **last):
@@ -28,3 +28,23 @@ def test_a_run_that_overfits_is_told_which_weights_to_keep(losses, said):
 
 def test_a_run_in_phase_one_is_told_to_go_on():
     assert advice(run([2.0, 1.5, 1.0])).startswith("Go on: the patterns")
+
+
+def test_a_run_whose_losses_cross_is_told_of_the_lowest():
+    history = run([0.9, 0.4, 0.45, 0.6], onset_epoch=1, detected_epoch=3)
+    assert advice(history).startswith("Keep the weights of about epoch 1, where test loss is lowest, and look whether")
+
+
+def test_a_run_whose_test_loss_still_falls_is_told_to_go_on():
+    history = run([2.0, 1.0, 0.9, 0.8], onset_epoch=1, detected_epoch=3)
+    assert advice(history).startswith("Go on and watch the loss gap")
+
+
+def test_a_share_that_is_known_no_more_is_not_told_of_the_end():
+    shares = [0.5, 0.4, None, None]
+    history = History([make_row(epoch, epoch, generalizing_share=share) for epoch, share in enumerate(shares)])
+    said = "of what the network encodes 40% generalized at epoch 1, 50% at epoch 0, and nothing is known since; "
+    assert overfitting(history) == said
+    assert overfitting(History(list(history)[:1])).startswith(
+        "of what the network encodes 50% generalized in the end, and"
+    )

@@ -405,3 +405,69 @@ def test_a_row_has_the_twins_loss_since_the_row_before():
     assert first.unseen_loss is None
     assert 0.5 < last.unseen_loss < 3
     assert observer.twins.unseen_loss() is None
+
+
+def modules_that_ask_their_trainer(base):
+    """Give kinds of modules that reach their weights, optimizers and schedules by `self.trainer`."""
+
+    class Parameters(base):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.trainer.model.parameters(), lr=0.1)
+
+    class OwnModule(base):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.trainer.lightning_module.parameters(), lr=0.1)
+
+    class Decaying(base):
+        def training_step(self, batch, batch_idx):
+            for group in self.optimizers().param_groups:
+                group["lr"] *= 0.9
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] *= 0.9
+            return super().training_step(batch, batch_idx)
+
+    class Scheduling(base):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.9)]
+
+        def training_step(self, batch, batch_idx):
+            self.lr_schedulers().step()
+            return super().training_step(batch, batch_idx)
+
+    class Forward(base):
+        def training_step(self, batch, batch_idx):
+            return nn.functional.cross_entropy(self.trainer.model(batch[0]), batch[1])
+
+    class Counting(base):
+        def training_step(self, batch, batch_idx):
+            self.trainer.calls = getattr(self.trainer, "calls", 0) + 1
+            return super().training_step(batch, batch_idx)
+
+    return [Parameters, OwnModule, Decaying, Scheduling, Forward, Counting]
+
+
+@pytest.mark.parametrize("which", range(6))
+def test_a_twin_that_asks_its_trainer_finds_itself(loaders, make_trainer, make_net, which):
+    kind = modules_that_ask_their_trainer(type(make_net()))[which]
+    torch.manual_seed(3)
+    alone, watching = kind(), monitor(Twins(kind))
+    net = copy.deepcopy(alone)
+    without, trainer = make_trainer(logger=False), make_trainer(watching, logger=False)
+    assert torch.equal(fit(without, alone, loaders), fit(trainer, net, loaders))
+    assert same(alone, net)
+    assert without.optimizers[0].param_groups[0]["lr"] == trainer.optimizers[0].param_groups[0]["lr"]
+    assert getattr(without, "calls", None) == getattr(trainer, "calls", None)
+    twins = watching.observer.twins
+    assert twins.failure is None
+    fresh = Twins(kind).networks()
+    assert not any(same(*pair) for pair in zip(fresh, twins.networks, strict=True))
+
+
+def test_twins_that_cannot_be_trained_are_refused_with_what_to_give(loaders, make_trainer, net):
+    others = list(net.parameters())
+    with pytest.raises(MisconfigurationException, match=r"made a Linear, which has no training_step and no configure"):
+        fit(make_trainer(monitor(Twins(lambda: nn.Linear(4, 2))), logger=False), net, loaders)
+    theirs = Twins(network, loss=loss, optimizer=lambda _: torch.optim.SGD(others, lr=0.1))
+    with pytest.raises(MisconfigurationException, match=r"parameters that are not the twin's; .* Twins\(optimizer="):
+        fit(make_trainer(monitor(theirs), logger=False), net, loaders)
