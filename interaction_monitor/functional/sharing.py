@@ -275,14 +275,14 @@ def discrimination_power(effects: Tensor, is_salient: Tensor) -> float:
 
 
 def _ranks(interactions: Tensor, floor: float) -> Tensor:
-    """Place of each interaction from the strongest, 0 on; 2^n for ∅ and for those not above the floor."""
+    """Place of each interaction from the strongest, 0 on; beyond any k for ∅ and for those not above the floor."""
     n_players(interactions)
     if not floor >= 0:
         raise ValueError(f"floor must be at least 0, but is {floor}; 0 counts every interaction")
     size = interactions.abs()
     size[..., 0] = 0.0
     ranks = size.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-    return ranks.where(size > floor * size.amax(-1, keepdim=True), size.shape[-1])
+    return ranks.where(size > floor * size.amax(-1, keepdim=True), torch.iinfo(ranks.dtype).max)
 
 
 def _several(networks: Tensor) -> None:

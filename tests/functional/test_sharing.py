@@ -32,7 +32,7 @@ def top(effects: Tensor, k: int) -> set[int]:
     return {coalition for size, coalition in sizes[:k] if size < 0}
 
 
-@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 16), st.sampled_from([0.05, 0.5, 1.0]))
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 40), st.sampled_from([0.05, 0.5, 1.0]))
 @settings(max_examples=60, deadline=None)
 def test_power_of_the_strongest_counts_sets(seed: int, m: int, k: int, density: float) -> None:
     effects = interactions(m, 3, seed, density)
@@ -99,6 +99,27 @@ def test_identical_networks_share_everything_and_disjoint_ones_nothing() -> None
     masks = functional.salient(apart, apart)
     assert (functional.order_sharing(apart, apart, *masks).shared_positive == 0).all()
     assert (functional.overlap(effects, -2 * effects, k=7) == 1).all()
+
+
+@pytest.mark.parametrize("k", [2, 3, 4, 5, 100])
+def test_more_than_there_are_is_all_there_are(k):
+    first, second = torch.tensor([9.0, 1.0, 0.0, 2.0]), torch.tensor([9.0, 0.0, 1.0, 2.0])
+    assert functional.strongest(first, k).tolist() == [False, True, False, True]
+    assert functional.overlap(first, second, k).item() == 0.5  # {1, 3} and {2, 3}
+    assert functional.overlap(first, second).item() == 0.5
+    assert functional.overlap(first, torch.tensor([9.0, 0.0, 1.0, 0.0])).item() == 0.0
+    assert functional.generalization_curve(torch.stack((first, second)), [k, 1]).tolist() == [[0.5, 1.0]] * 2
+
+
+def test_networks_that_share_nothing_have_no_power_by_default():
+    effects = torch.zeros(2, 1, 2**N)
+    effects[0, 0, 1] = effects[1, 0, 2] = 1.0
+    metric = GeneralizationPower(n_networks=2)
+    metric.update(effects, effects)
+    assert all((power == 0).all() for power in metric.compute().values())
+    strength = SharedStrength(n_networks=2, n_players=N, k=100)
+    strength.update(effects, effects)
+    assert (strength.compute()["shared_positive"] == 0).all()
 
 
 def test_the_floor_leaves_out_the_faint() -> None:
