@@ -32,6 +32,17 @@ def test_log_odds_are_those_of_the_softmax():
     np.testing.assert_allclose(outputs.log_odds(LOGITS, TARGETS), expected, rtol=1e-12)
 
 
+def test_log_odds_of_logits_that_ask_for_a_gradient_are_the_same():
+    logits = LOGITS.clone().requires_grad_()
+    odds = outputs.log_odds(logits, TARGETS)
+    assert torch.equal(odds.detach(), outputs.log_odds(LOGITS, TARGETS))
+    odds.sum().backward()
+    p = probabilities(LOGITS)
+    true = np.eye(3)[TARGETS.numpy()]
+    others = p * (1 - true) / (1 - of_targets(p, TARGETS))[:, None]
+    np.testing.assert_allclose(logits.grad, (true - others).astype(float), rtol=1e-5)
+
+
 def test_loss_is_minus_the_log_of_the_probability():
     expected = -np.log(of_targets(probabilities(LOGITS), TARGETS)).astype(float)
     np.testing.assert_allclose(outputs.loss(LOGITS, TARGETS), expected, rtol=1e-12)

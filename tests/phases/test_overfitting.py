@@ -134,6 +134,43 @@ def test_a_loss_that_rises_is_an_onset_where_the_share_stays():
     assert follow(path, 0.01, generator, min_loss_rise=2.0).onset_epoch is None
 
 
+def test_losses_that_are_rarer_than_measurements_give_the_epoch_of_the_measurement():
+    path = FALLS + np.clip((np.arange(36) - 16) * 0.02, 0, None)
+    tracker, generator = OverfittingTracker(), np.random.default_rng(1)
+    for epoch, (generalizing, strength) in enumerate(measurements(RISE, generator)):
+        loss = path[epoch] + 0.002 * generator.standard_normal() if epoch % 2 else None
+        before = tracker.state
+        state = tracker.update(epoch=epoch, generalizing=generalizing, strength=strength, unseen_loss=loss)
+        # what is known comes with a loss, never between two
+        assert loss is not None or state.onset_epoch == before.onset_epoch
+    assert abs(state.onset_epoch - 16) <= 2
+    assert state.earliest_epoch <= state.onset_epoch <= state.latest_epoch < state.detected_epoch
+
+
+def test_a_rise_that_was_over_before_anything_may_be_said_is_not_known_from_an_old_loss():
+    tracker, ones = OverfittingTracker(), torch.ones(5)
+    losses = [1.0, 0.9, 0.8, 0.7, 0.6, 2.0, 2.01, None, None, 2.0]
+    known = [
+        tracker.update(epoch=epoch, generalizing=0.5 * ones, strength=ones, unseen_loss=loss).detected_epoch
+        for epoch, loss in enumerate(losses)
+    ]
+    assert known == [None] * 9 + [9]
+
+
+def test_the_share_has_half_of_the_level_where_losses_are_watched_too():
+    def known(seed, alpha, losses):
+        tracker, generator = OverfittingTracker(alpha=alpha), np.random.default_rng(seed)
+        for epoch, (generalizing, strength) in enumerate(measurements(SINKS, generator, jitter=0.04, own=0.1)):
+            loss = 2.0 - 0.01 * epoch if losses else None
+            tracker.update(epoch=epoch, generalizing=generalizing, strength=strength, unseen_loss=loss)
+        return tracker.state.detected_epoch
+
+    seeds = range(8)
+    beside = [known(seed, 0.8, True) for seed in seeds]
+    assert beside == [known(seed, 0.4, False) for seed in seeds]
+    assert beside != [known(seed, 0.8, False) for seed in seeds]
+
+
 def test_the_share_is_that_of_all_samples():
     generator = np.random.default_rng(4)
     generalizing, strength = next(measurements([0.5], generator))

@@ -4,7 +4,7 @@ import pytest
 from rows import make_row
 
 from interaction_monitor.history import History
-from interaction_monitor.plots.run_text import advice, overfitting
+from interaction_monitor.plots.run_text import advice, overfitting, verdict
 
 
 def run(losses, **last):
@@ -40,6 +40,11 @@ def test_a_run_whose_test_loss_still_falls_is_told_to_go_on():
     assert advice(history).startswith("Go on and watch the loss gap")
 
 
+def test_a_run_whose_test_loss_rises_below_its_training_loss_is_told_to_go_on():
+    history = run([0.4, 0.3, 0.35, 0.45], onset_epoch=1, detected_epoch=3)
+    assert advice(history).startswith("Go on and watch the loss gap")
+
+
 def test_a_share_that_is_known_no_more_is_not_told_of_the_end():
     shares = [0.5, 0.4, None, None]
     history = History([make_row(epoch, epoch, generalizing_share=share) for epoch, share in enumerate(shares)])
@@ -48,3 +53,17 @@ def test_a_share_that_is_known_no_more_is_not_told_of_the_end():
     assert overfitting(History(list(history)[:1])).startswith(
         "of what the network encodes 50% generalized in the end, and"
     )
+
+
+@pytest.mark.parametrize(
+    ("unseen", "said"), [((0.9, 0.4, 0.6), "rose from 0.4 to 0.6"), ((0.9, 0.6, 0.4), None), ((None,) * 3, None)]
+)
+def test_the_twins_loss_is_told_of_only_where_it_rose(unseen, said):
+    known = {"overfitting_epoch": 1, "overfitting_step": 10, "overfitting_detected_epoch": 2}
+    history = History(
+        make_row(epoch, 10 * epoch, generalizing_share=0.6, unseen_loss=loss, **(known if epoch == 2 else {}))
+        for epoch, loss in enumerate(unseen)
+    )
+    text = verdict(history)
+    assert text.startswith("over-fitting began at epoch 1 (known at 2): of what the network encodes 60% generalized")
+    assert said in text if said else "twins" not in text

@@ -549,6 +549,15 @@ def test_foreign_arrays_are_left_out(copy, array, options, message):
         assert [row.epoch for row in Record.open(copy).history] == [0, 2]
 
 
+@pytest.mark.parametrize("name", ["v", "and_", "or_", "strength"])
+def test_a_sample_with_a_number_that_is_not_finite_is_not_valid_whatever_the_file_says(copy, name):
+    path = copy / FILES[-1]
+    array = getattr(make_measurement(1), name).numpy().copy()
+    array[1, -1] = np.nan
+    replace_array(path, name, array)
+    assert Record.open(copy).measurements[1].valid.tolist() == [True, False, True]
+
+
 def test_a_bomb_is_refused_before_it_is_unfolded(copy):
     path = copy / "players.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("labels.npy", "w") as file:

@@ -414,6 +414,13 @@ def test_fit_predicts_from_what_is_salient_and_the_output_on_whole_and_empty_sam
     assert torch.allclose(fit.theory, expected / expected.mean(-1, keepdim=True), rtol=1e-9)
 
 
+def test_of_levels_that_match_as_well_the_least_is_taken():
+    final = torch.randn(20, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fit = fit_sigma2(predicted_strength(final, None, torch.tensor([1e-8])), final, tau=0.0)
+    assert fit.grid[fit.curve.argmin()] > 0
+    assert fit.sigma2.tolist() == [0.0]
+
+
 def test_interval_says_when_nothing_is_determined():
     # with one player every noise level predicts the same distribution
     w_and = torch.tensor([[0.3, 1.0], [0.1, -2.0]])
