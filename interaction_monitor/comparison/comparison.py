@@ -72,6 +72,7 @@ class Extraction:
     or_: Tensor  # (m, S, 2^n) float64
     counting: Counting = Counting()
     change: Tensor | None = None  # (m,) mean |v(N) - v(∅)| of each network; for `counting.unit` "change"
+    and_only: bool = False  # whether it has no OR interactions; `or_` is then zero
 
     @property
     def salient(self) -> tuple[Tensor, Tensor]:
@@ -86,7 +87,7 @@ class Comparison:
 
     names: tuple[str, ...]  # (m,)
     v: Tensor  # (m, S, 2^n) float64, the masked outputs
-    harsanyi: Extraction  # the AND dividends of all outputs; counted twice, to be as many as the others
+    harsanyi: Extraction  # the dividends of all outputs: AND interactions alone
     alone: Extraction  # the sparsest of each network [Chen et al. 2024, Eq. 4]
     shared: Extraction  # the sparsest shared ones [Eq. 6]
     control: Extraction | None  # as shared, but of outputs on different samples, which have nothing to share
@@ -179,10 +180,9 @@ def compare_outputs(
     v = v[:, valid].detach().double().cpu()
     kept = [int(i) for i in valid.nonzero()]
     counting = Counting() if counting is None else counting
-    change = (v[..., -1] - v[..., 0]).abs().mean(1)
 
     def extraction(name: str, and_: Tensor, or_: Tensor) -> Extraction:
-        return Extraction(name, and_, or_, counting, change)
+        return Extraction(name, and_, or_, counting, change=(v[..., -1] - v[..., 0]).abs().mean(1))
 
     dividends = and_interactions(v)
     singles = [sparsest_and_or(outputs, noise=noise, tol=tol) for outputs in v]
@@ -198,7 +198,7 @@ def compare_outputs(
     return Comparison(
         names=tuple(names),
         v=v,
-        harsanyi=extraction("Harsanyi", dividends, dividends),
+        harsanyi=replace(extraction("Harsanyi", dividends, torch.zeros_like(dividends)), and_only=True),
         alone=extraction("each alone", *(torch.stack([getattr(r, i) for r in singles]) for i in ("and_", "or_"))),
         shared=extraction("shared", shared.and_, shared.or_),
         control=control,

@@ -50,7 +50,8 @@ def sparsity(comparison: Comparison) -> Figure:
     for network, ax in enumerate(axes):
         largest = 0.0
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS[:3], strict=True):
-            curve = sparsity_curve(extraction.and_[network], extraction.or_[network], pooled=pooled)
+            or_ = None if extraction.and_only else extraction.or_[network]
+            curve = sparsity_curve(extraction.and_[network], or_, pooled=pooled)
             largest = max(largest, float(curve[0]))
             rank = torch.arange(1, len(curve) + 1)
             ax.plot(rank, curve.clamp_min(1e-12), color=colour, label=extraction.name, lw=1.8)
@@ -79,7 +80,7 @@ def generalization(comparison: Comparison) -> Figure:
     ks = comparison.ks
     for kind, (ax, title) in enumerate(zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True)):
         for extraction, colour, line in zip(comparison.extractions, _COLOURS, _LINES, strict=False):
-            power = powers(extraction, ks)[kind]
+            power = powers(extraction, ks)[kind]  # NaN, and not drawn, for the OR of an extraction without
             ax.plot(ks, power, color=colour, ls=line, label=extraction.name, marker="o", ms=4, lw=1.8)
         ax.set(title=title, xlabel="strongest k of each network", ylim=(0, 1.02))
         bare(ax)
@@ -147,7 +148,7 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS, strict=False):
             # the dividends of all outputs are AND interactions alone, and miss nothing
             and_ = extraction.and_[network]
-            or_ = None if extraction is comparison.harsanyi else extraction.or_[network]
+            or_ = None if extraction.and_only else extraction.or_[network]
             if or_ is not None:
                 explained = (and_outputs(and_[sample]) + or_outputs(or_[sample]))[by_output]
                 above.plot(rank, explained, color=colour, lw=0.8)

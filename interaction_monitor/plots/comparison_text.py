@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from interaction_monitor.comparison.comparison import Ablation, Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
@@ -15,12 +16,12 @@ LEAST_BEYOND = 0.05
 
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Give s_and and s_or for each k, means over networks and samples."""
-    means = [
-        generalization_curve(i, ks, floor=extraction.counting.floor).nanmean((0, 1)).tolist()
-        for i in (extraction.and_, extraction.or_)
-    ]
-    return means[0], means[1]
+    """Give s_and and s_or for each k, means over networks and samples; s_or is NaN where there is no OR."""
+
+    def power(effects: Tensor) -> list[float]:
+        return generalization_curve(effects, ks, floor=extraction.counting.floor).nanmean((0, 1)).tolist()
+
+    return power(extraction.and_), [math.nan] * len(ks) if extraction.and_only else power(extraction.or_)
 
 
 def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
@@ -57,8 +58,9 @@ def table(comparison: Comparison) -> str:
     lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
     lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks))
     for extraction in comparison.extractions:
-        pairs = zip(*powers(extraction, ks), strict=True)
-        lines.append(f"{extraction.name:12}" + "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs))
+        and_, or_ = powers(extraction, ks)
+        pairs = (f"{a:>7.2f} /{'-' if math.isnan(o) else f'{o:.2f}':>5}" for a, o in zip(and_, or_, strict=True))
+        lines.append(f"{extraction.name:12}" + "".join(pairs))
     lines += ["", f"salient strength by order ({threshold(comparison)}), and the share of it that is shared"]
     lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in range(1, comparison.n_players + 1)) + f"{'all':>14}")
     for extraction in comparison.extractions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,6 +113,8 @@ def write_comparison(
         for extraction in comparison.extractions:
             for kind, power in zip(("s_and", "s_or"), comparison_text.powers(extraction, ks), strict=True):
                 for k, share in zip(ks, power, strict=True):
+                    if math.isnan(share):  # the OR of an extraction that has none
+                        continue
                     writer.add_scalar(f"{name}/{kind}/{extraction.name.replace(' ', '_')}", share, k)
         found = "\n\n".join(comparison_text.findings(comparison))
         table = comparison_text.table(comparison).replace("\n", "\n    ")

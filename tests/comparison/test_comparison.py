@@ -102,7 +102,9 @@ def test_equal_networks_share_all_in_every_table():
     result = compare_outputs(outputs(1).repeat(3, 1, 1), names=["a", "b", "c"])
     ks = compare_outputs(torch.rand(2, 1, 2**N)).ks
     for extraction in result.extractions[:3]:
-        assert comparison_text.powers(extraction, ks) == ([1.0] * len(ks), [1.0] * len(ks))
+        and_, or_ = comparison_text.powers(extraction, ks)
+        assert and_ == [1.0] * len(ks)
+        assert or_ == [1.0] * len(ks) or extraction is result.harsanyi
         every, shared = comparison_text.shared_by_order(extraction)
         assert every == pytest.approx(shared)
     notes = [sentence for sentence in comparison_text.findings(result) if "the same network" in sentence]
@@ -111,6 +113,37 @@ def test_equal_networks_share_all_in_every_table():
     assert "1.00 / 1.00" in text
     assert "100%" in text
     assert all("nan" not in line for line in [*text.splitlines()[:6], *comparison_text.findings(result)])
+
+
+def test_the_harsanyi_dividends_are_and_interactions_alone():
+    v = torch.stack((outputs(1), outputs(2)))
+    result = compare_outputs(v)
+    # I(S) = Σ_{T ⊆ S} (-1)^(|S|-|T|) v(T), by the definition
+    orders = [s.bit_count() for s in range(2**N)]
+    signs = torch.tensor(
+        [[(-1.0) ** (orders[s] - orders[t]) * (t & s == t) for t in range(2**N)] for s in range(2**N)],
+        dtype=torch.float64,
+    )
+    torch.testing.assert_close(result.harsanyi.and_, v @ signs.T)
+    size = (v @ signs.T)[..., 1:].abs()
+    counted = size.where(size > 0.05 * size.amax(-1, keepdim=True), 0.0)
+    of_order = torch.tensor(orders[1:])
+    expected = [float(counted[..., of_order == k].sum(-1).mean()) for k in range(1, N + 1)]
+    assert comparison_text.shared_by_order(result.harsanyi)[0] == pytest.approx(expected)
+
+    and_, or_ = comparison_text.powers(result.harsanyi, result.ks)
+    curves = generalization_curve(result.harsanyi.and_, result.ks, floor=1e-3)
+    assert and_ == pytest.approx(curves.mean((0, 1)).tolist())
+    assert all(map(math.isnan, or_))
+    harsanyi = [line for line in comparison_text.table(result).splitlines() if line.startswith("Harsanyi")]
+    assert harsanyi[0].split()[1:] == [cell for power in and_ for cell in (f"{power:.2f}", "/", "-")]
+    curve = comparison_figures.sparsity(result).axes[1].lines[0]
+    assert curve.get_label() == "Harsanyi"
+    by_rank = size[1].sort(-1, descending=True).values.mean(0).clamp_min(1e-12)
+    assert curve.get_ydata().tolist() == pytest.approx(by_rank.tolist())
+    html = comparison_page(result, stand_ins())
+    assert f"<td>Harsanyi</td><td>{and_[0]:.2f} / –</td>" in html
+    assert "nan" not in html.lower().split("base64")[0]
 
 
 def test_sign_agreement_counts_what_is_shared():
@@ -200,9 +233,10 @@ def test_pictures_show_what_the_tables_say():
     and_axes, or_axes = comparison_figures.generalization(result).axes
     for kind, ax in enumerate((and_axes, or_axes)):
         drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-        assert drawn == {
-            extraction.name: comparison_text.powers(extraction, ks)[kind] for extraction in result.extractions
-        }
+        assert drawn.keys() == {extraction.name for extraction in result.extractions}
+        for extraction in result.extractions:
+            expected = comparison_text.powers(extraction, ks)[kind]
+            assert drawn[extraction.name] == pytest.approx(expected, nan_ok=True)
     assert [ax.get_title(loc="left") for ax in comparison_figures.sparsity(result).axes] == ["small", "large"]
     heights = [patch.get_height() for patch in comparison_figures.orders(result).axes[2].patches]
     shared = [sum(abs(h) for h in heights[2 * N :])]
@@ -255,6 +289,8 @@ def test_the_command_writes_tables_pictures_and_tensorboard(record, tmp_path: Pa
     assert {path.stem for path in out.glob("*.png")} == set(comparison_figures.PICTURES)
     events = EventAccumulator(str(out)).Reload()
     assert len(events.Scalars("comparison/s_and/shared")) == len(compare_outputs(torch.rand(2, 1, 2**N)).ks)
+    assert "comparison/s_and/Harsanyi" in events.Tags()["scalars"]
+    assert "comparison/s_or/Harsanyi" not in events.Tags()["scalars"]
     assert set(events.Tags()["images"]) == {f"comparison/{name}" for name in comparison_figures.PICTURES}
     html = (out / "comparison.html").read_text(encoding="utf-8")
     assert html.count("data:image/png;base64,") == len(comparison_figures.PICTURES)
