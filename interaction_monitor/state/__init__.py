@@ -18,7 +18,7 @@ from torch import nn
 from interaction_monitor._checks import some
 from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
 from interaction_monitor.state._numbers import Setting, TensorPart, numbers_of, take_numbers
-from interaction_monitor.state._parts import Part
+from interaction_monitor.state._parts import Cache, Part
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
@@ -189,6 +189,10 @@ class Kept:
         self._changing = list(dict.fromkeys([*(self._changing or ()), *restored]))
         self.written = any(isinstance(part, TensorPart) for part in self._changing)
         self._tell([part.name for part in changed if part not in restored or part.changed()] + sorted(used))
+
+    def changed(self) -> list[str]:
+        """Name all that is another now, but for caches, whose content follows from what is asked."""
+        return [part.name for part in self._parts if not isinstance(part, Cache) and part.changed(closely=True)]
 
     def restore(self) -> None:
         """Put back all that has changed."""

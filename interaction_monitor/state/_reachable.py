@@ -70,7 +70,7 @@ _OF_THE_RUN = frozenset(
         *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "accelerate", "tokenizers", "datasets"),
         *("tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml", "aim", "logging"),
         *("pandas", "matplotlib", "omegaconf", "hydra", "torchvision", "torchaudio", "PIL", "inspect"),
-        *("threading", "multiprocessing", "concurrent", "asyncio"),
+        *("threading", "multiprocessing", "concurrent", "asyncio", "interaction_monitor"),
     )
 )
 # Methods that no forward runs; the data that they name are large.

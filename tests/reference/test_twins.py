@@ -471,3 +471,42 @@ def test_twins_that_cannot_be_trained_are_refused_with_what_to_give(loaders, mak
     theirs = Twins(network, loss=loss, optimizer=lambda _: torch.optim.SGD(others, lr=0.1))
     with pytest.raises(MisconfigurationException, match=r"parameters that are not the twin's; .* Twins\(optimizer="):
         fit(make_trainer(monitor(theirs), logger=False), net, loaders)
+
+
+DRAWS = torch.Generator().manual_seed(0)
+
+
+def modules_that_share_what_is_outside(base):
+    class Counting(base):
+        calls = 0
+
+        def training_step(self, batch, batch_idx):
+            type(self).calls += 1
+            return super().training_step(batch, batch_idx) / type(self).calls
+
+    class Drawing(base):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * torch.rand((), generator=DRAWS)
+
+    return [Counting, Drawing]
+
+
+@pytest.mark.parametrize(("which", "name"), [(0, "Counting"), (1, "DRAWS")])
+def test_twins_that_change_what_the_run_uses_end_and_the_run_stays_the_same(
+    loaders, make_trainer, make_net, which, name
+):
+    def trained(*callbacks):
+        kind = modules_that_share_what_is_outside(type(make_net()))[which]
+        DRAWS.manual_seed(0)
+        torch.manual_seed(3)
+        net = kind()
+        watching = [InteractionMonitor(FEATURES, n_samples=6, reference=Twins(kind))] if callbacks else []
+        drawn = fit(make_trainer(*watching, logger=False), net, loaders)
+        return net, drawn, watching
+
+    alone, drawn, _ = trained()
+    with pytest.warns(UserWarning, match=rf"a step of theirs changes .*{name}.*, which the run uses too"):
+        net, also_drawn, (watching,) = trained("watched")
+    assert torch.equal(drawn, also_drawn)
+    assert same(alone, net)
+    assert "which the run uses too" in watching.observer.twins.failure
