@@ -1,6 +1,7 @@
 """Both losses of the same network in evaluation mode, on fixed samples."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.callbacks import loggers
-from interaction_monitor.losses import Losses, TrainingSamples, evaluated_loss
+from interaction_monitor.losses import BatchLosses, Losses, TrainingSamples, evaluated_loss
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.settings import Settings
 
@@ -149,3 +150,10 @@ def test_a_validation_loss_that_waits_to_be_read_outlives_an_interruption():
     assert after.read({}) == (None, None)  # it is read once
     assert before.read({"val_loss": 0.5}) == (None, 0.5)
     assert "test" not in before.state_dict()
+
+
+def test_batches_whose_loss_is_not_finite_do_not_count():
+    losses = BatchLosses()
+    for loss in (2.0, math.nan, math.inf, 4.0):
+        losses.add(torch.tensor(loss), torch.zeros(3, 5))
+    assert losses.mean() == 3.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interaction_monitor import functional
-from interaction_monitor.functional.sharing import discrimination_power, transfer_curve
+from interaction_monitor.functional.sharing import discrimination_power, salient, transfer_curve
 from interaction_monitor.metrics import GeneralizationPower, SharedStrength
 
 mpl.use("Agg")
@@ -225,3 +225,9 @@ def test_transfer_and_discrimination_are_those_of_their_definitions():
     assert math.isnan(discrimination_power(effects, torch.zeros_like(mask)))
     with pytest.raises(TypeError, match="must be bool"):
         transfer_curve(effects)
+
+
+def test_what_lies_at_the_threshold_is_not_salient_nor_is_nothing():
+    effects, nothing = torch.tensor([9.0, 1.0, -2.0, 4.0]), torch.zeros(4)
+    assert [mask.tolist() for mask in salient(effects, nothing, 0.5)] == [[False, False, False, True], [False] * 4]
+    assert not salient(effects, nothing, 0.0)[1].any()
