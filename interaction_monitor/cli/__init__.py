@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import TextIO, cast
 
 from interaction_monitor import __version__
 from interaction_monitor.cli import network_commands, record_commands
@@ -38,12 +41,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     from interaction_monitor.record import RecordError
 
     try:
-        arguments.run_command(arguments)
+        with redirect_stdout(cast("TextIO", _Output(sys.stdout))) as out:
+            arguments.run_command(arguments)
+            out.flush()  # here, and not as Python ends, where a closed pipe could no longer be seen to
     except (CommandError, RecordError) as error:
         return _fail(arguments, str(error))
     except OSError as error:
         return _fail(arguments, f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
     return 0
+
+
+class _Output(io.TextIOBase):
+    """Stdout whose reader may go away, as `head` does: what comes then is dropped, and files are written all the same.
+
+    Without it the first line after would raise BrokenPipeError, wherever the command is.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        # As Python's documentation has it (signal, "Note on SIGPIPE"): what is buffered goes there too as Python ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -452,6 +452,18 @@ def test_the_and_part_is_matched_by_itself(planted_run, capsys):
     assert theory_text.table(found) in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("buffering", [1, -1], ids=["by line", "at the end"])
+def test_a_reader_that_goes_away_ends_the_command_quietly(planted_run, tmp_path, capsys, monkeypatch, buffering):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=buffering, encoding="utf-8") as pipe, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", pipe)
+        assert cli.main(["theory", str(planted_run().folder), "--out", str(tmp_path / "out")]) == 0
+        assert sys.stdout is pipe
+    assert capsys.readouterr().err == ""
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(PICTURES)
+
+
 def test_the_ratio_says_whether_the_proposition_holds(tmp_path, capsys):
     picture = tmp_path / "made" / "ratio.png"
     assert cli.main(["ratio", "--players", "4", "12", "--out", str(picture)]) == 0
