@@ -193,12 +193,14 @@ def _ratio(arguments: argparse.Namespace) -> None:
     levels = torch.logspace(-10, 3, 131, dtype=torch.float64)
     for n in arguments.players:
         ratio = norm_ratio(n, levels)
-        falls = bool((ratio.diff(dim=0) > 0).all())
+        breaking = ((ratio.diff(dim=0) <= 0).any(0).nonzero()[:, 0] + 1).tolist()
+        falls = "every ratio falls as the noise fades"
+        if breaking:
+            orders = f"order{'s' if len(breaking) > 1 else ''} {', '.join(map(str, breaking))}"
+            falls = f"as the noise fades, the ratio of {orders} rises somewhere"
         least, at = ratio.min(0).values.min(0)
-        print(
-            f"n = {n}: every ratio {'falls with the noise' if falls else 'does not fall everywhere with the noise'}, "
-            f"and is {'above 1' if float(least) > 1 else f'as low as {float(least):.4f} (order {int(at) + 1})'}"
-        )
+        below = f"the least ratio is 1 - {1 - float(least):.1e} (order {int(at) + 1})"
+        print(f"n = {n}: {falls}; {'all are above 1' if float(least) > 1 else below}")
     with inputs.writing(arguments.out.parent):
         norm_ratio_figure(arguments.players).savefig(arguments.out, dpi=130)
     print(f"wrote {arguments.out}")
