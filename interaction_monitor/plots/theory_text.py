@@ -95,7 +95,7 @@ def level(sigma2: float) -> str:
 def match_words(overlay: Overlay, index: int) -> str:
     """Say how well the theory matches a measurement; of the last, from which it is made, that it must."""
     if index == len(overlay.history) - 1:
-        return "its own prediction"
+        return "predicted from itself"
     return f"cosine {float(overlay.fit.cosine[index]):.3f}"
 
 

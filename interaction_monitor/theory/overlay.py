@@ -88,7 +88,7 @@ class Overlay:
         It rises where a later measurement's interval lies wholly above an earlier one's, whatever the
         points do: late in training they wobble at levels that the data cannot tell from none. It falls
         where it nowhere rises and some later interval lies wholly below an earlier one. The last
-        measurement does not count there: w* was taken from it, so its σ̂² is 0 by construction.
+        measurement does not count there: w* was taken from it, so its σ̂² is 0 or near it.
         """
         low, high = self.fit.low.numpy(), self.fit.high.numpy()
         known = [i for i in range(self.turn, len(self.history)) if np.isfinite(low[i])]

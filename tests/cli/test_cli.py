@@ -111,7 +111,7 @@ class TestOverlay:
             # Points that rise within their intervals are no rise.
             ([0.5, 0.01, 0.02, 0.0], [0.9, 0.2, 0.6, 0.0], Trend("falls", 0, 1)),
             ([0.5, 0.01, 0.3, 0.0], [0.9, 0.02, 0.6, 0.0], Trend("rises", 1, 2)),
-            # The last level is 0 by construction, so that it lies below the others says nothing.
+            # The prediction is made from the last, so that it lies below the others says nothing.
             ([0.5, 0.4, 0.3, 0.0], [0.9, 0.8, 0.9, 0.0], Trend("unclear")),
             # What lies in phase one does not count: here the first measurement.
             ([0.001, 0.5, 0.1, 0.0], [0.002, 0.9, 0.2, 0.0], Trend("falls", 1, 2)),

@@ -159,7 +159,7 @@ class TestPage:
         np.testing.assert_allclose(numbers(predicted[3]["y"]), overlay.fit.theory[3] / 5, atol=1e-5)
         names = [series["name"] for series in predicted]
         assert names == ["predicted, phase one (no claim)"] * 2 + ["predicted, phase two"] * 4
-        assert page.figures["theory-bars"]["panels"][-1]["title"].endswith("its own prediction")
+        assert page.figures["theory-bars"]["panels"][-1]["title"].endswith("predicted from itself")
 
     def test_whatever_a_record_holds_is_text(self, planted_run):
         evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
