@@ -51,3 +51,34 @@ def as_float64(value: float | Tensor, device: torch.device | str) -> Tensor:
     if isinstance(value, Tensor):
         return to_float64(value).to(device)
     return torch.tensor(value, dtype=torch.float64, device=device)
+
+
+def per_sample(interactions: Tensor, **tau: float | Tensor) -> Tensor:
+    """Give a threshold, named as the argument it came in, the axes of (..., 2^n) interactions.
+
+    Args:
+        interactions: (..., 2^n) what it is for.
+        **tau: the one threshold, by its name; a number, or (...,) one per sample.
+
+    Returns:
+        float64, of one axis more than was given, on `float64_device` of the interactions.
+
+    Raises:
+        ValueError: if it has another shape.
+
+    Examples:
+        >>> per_sample(torch.zeros(2, 4), tau=torch.tensor([0.5, 0.25])).tolist()
+        [[0.5], [0.25]]
+    """
+    ((name, value),) = tau.items()
+    threshold = as_float64(value, interactions.device)
+    given, samples = tuple(threshold.shape), tuple(interactions.shape[:-1])
+    fits = len(given) <= len(samples) and all(
+        have in (1, want) for have, want in zip(reversed(given), reversed(samples), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must be a number, or one per sample of shape {samples}, but has shape {given}; "
+            "squeeze or index it to that shape"
+        )
+    return threshold[..., None]

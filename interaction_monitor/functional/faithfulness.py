@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import to_float64
+from interaction_monitor._float64 import per_sample, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
 
 
@@ -277,8 +277,9 @@ def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
     if n < 2:
         raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
     effects = to_float64(and_[..., 1:])
-    tau = torch.as_tensor(tau, dtype=torch.float64, device=effects.device)
-    count = (effects.abs() >= tau.unsqueeze(-1)).sum(-1)
+    threshold = per_sample(effects, tau=tau)
+    tau = threshold[..., 0]
+    count = (effects.abs() >= threshold).sum(-1)
     return (count * tau / effects.sum(-1).abs()).log() / math.log(n)
 
 

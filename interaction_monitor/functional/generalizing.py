@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import as_float64, to_float64, where_float64_is
+from interaction_monitor._float64 import per_sample, to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, orders
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
 from interaction_monitor.functional.saliency import order_strength
@@ -72,11 +72,11 @@ def generalizing_strength(
 
     Returns:
         (..., n) float64, entry k-1 for order k; NaN throughout for a sample on which the network or a reference has an
-        interaction that is not finite.
+        interaction that is not finite, or a threshold that is NaN.
 
     Raises:
         ValueError: if there is no reference or there are fewer than `at_least`, the last axis is no power of two, the
-            shapes differ, or OR interactions are given on one side only.
+            shapes differ, a threshold does not fit them, or OR interactions are given on one side only.
 
     Examples:
         >>> zero = torch.zeros(4)
@@ -113,7 +113,8 @@ def generalizing_parts(
 
     Returns:
         Strengths and effects. Both strengths sum to `order_strength`, and both effects to `order_effects` less what is
-        not salient. NaN throughout for a sample on which the network or a reference is not finite.
+        not salient. NaN throughout for a sample on which the network or a reference is not finite, or a
+        threshold NaN.
 
     Raises:
         ValueError: as `generalizing_strength`.
@@ -128,7 +129,7 @@ def generalizing_parts(
         >>> parts.other_strength.tolist(), parts.other_cancelled[1].item()
         ([0.0, 2.5, 0.0], 0.8)
     """
-    threshold = as_float64(tau, and_.device)[..., None]
+    threshold = per_sample(and_, tau=tau)
     kinds = [to_float64(kind) for kind in (and_, or_) if kind is not None]
     salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
     held = [kind for kind in held_interactions(and_, or_, references, at_least=at_least) if kind is not None]
@@ -138,7 +139,7 @@ def generalizing_parts(
     of_order = (orders(n, device)[:, None] == torch.arange(1, n + 1, device=device)).double()
 
     def total(values: list[Tensor]) -> Tensor:
-        return torch.stack(values).sum(0)[..., 1:] @ of_order[1:]
+        return (torch.stack(values).sum(0)[..., 1:] @ of_order[1:]).where(~threshold.isnan(), torch.nan)
 
     others = [every - kept for every, kept in zip(salient, held, strict=True)]
     return GeneralizingParts(
@@ -200,8 +201,8 @@ def held_interactions(
         at_least: as in `generalizing_strength`.
 
     Returns:
-        AND and OR interactions, float64; NaN throughout for a sample on which a reference is not finite. None for OR
-        where `or_` is None.
+        AND and OR interactions, float64; NaN throughout for a sample on which a reference is not finite or its
+        threshold NaN. None for OR where `or_` is None.
 
     Raises:
         ValueError: as `generalizing_strength`.
@@ -212,7 +213,7 @@ def held_interactions(
         [0.0, 2.0, 0.0, 0.0]
     """
     _check(and_, or_, references, at_least)
-    taus = [as_float64(tau, and_.device)[..., None] for _, _, tau in references]
+    taus = [per_sample(and_, **{f"references[{i}]: tau": tau}) for i, (_, _, tau) in enumerate(references)]
     kept: list[Tensor | None] = []
     for kind, others in ((and_, [r[0] for r in references]), (or_, [r[1] for r in references])):
         if kind is None:
@@ -229,8 +230,8 @@ def held_interactions(
         # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
         kept.append(torch.where(has, kind, 0.0))
     known = _finite(and_, or_)
-    for reference in references:
-        known &= _finite(reference[0], reference[1])
+    for reference, tau in zip(references, taus, strict=True):
+        known = known & _finite(reference[0], reference[1]) & ~tau[..., 0].isnan()
     first, second = (None if kind is None else kind.where(known[..., None], torch.nan) for kind in kept)
     assert first is not None
     return first, second

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import as_float64, to_float64
+from interaction_monitor._float64 import per_sample, to_float64
 from interaction_monitor.functional.interactions import n_players, sum_by_order
 
 _RATES = torch.linspace(0.02, 0.6, 59, dtype=torch.float64)
@@ -54,10 +54,11 @@ def order_turnover(
         tau: saliency threshold of the later one.
 
     Returns:
-        The strengths for each order. NaN throughout for a sample with an interaction that is not finite.
+        The strengths for each order. NaN throughout for a sample with an interaction that is not finite, or with a
+        threshold that is NaN.
 
     Raises:
-        ValueError: if the last axis is no power of two or the shapes differ.
+        ValueError: if the last axis is no power of two, the shapes differ, or a threshold does not fit them.
 
     Examples:
         >>> zero = torch.zeros(4)
@@ -69,7 +70,8 @@ def order_turnover(
     """
     require_one_shape(**dict(zip(("and_ before", "or_ before", "and_ now", "or_ now"), (*before, *now), strict=True)))
     n_players(now[0])
-    thresholds = [as_float64(t, now[0].device)[..., None] for t in (before_tau, tau)]
+    thresholds = per_sample(now[0], before_tau=before_tau), per_sample(now[0], tau=tau)
+    compared = ~(thresholds[0].isnan() | thresholds[1].isnan())
     parts = []
     for pair in zip(before, now, strict=True):
         then, here = (to_float64(effects) for effects in pair)
@@ -84,7 +86,8 @@ def order_turnover(
                 for chosen, size in ((both, sizes[1]), (is_ & ~both, sizes[1]), (was & ~both, sizes[0]))
             ]
         )
-    return Turnover(*(sum_by_order(and_part + or_part) for and_part, or_part in zip(*parts, strict=True)))
+    totals = (sum_by_order(and_part + or_part) for and_part, or_part in zip(*parts, strict=True))
+    return Turnover(*(total.where(compared, torch.nan) for total in totals))
 
 
 def order_effects(and_: Tensor, or_: Tensor) -> Tensor:

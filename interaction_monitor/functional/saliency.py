@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import as_float64, to_float64
+from interaction_monitor._float64 import as_float64, per_sample, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, sum_by_order
 
 # The paper's share of the mean output change.
@@ -62,18 +62,19 @@ def order_strength(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
 
     Returns:
         (..., n) float64, entry k-1 for order k; NaN throughout for a sample with an interaction that
-        is not finite.
+        is not finite, or whose threshold is NaN.
 
     Raises:
-        ValueError: if the last axis is no power of two or the shapes differ.
+        ValueError: if the last axis is no power of two, the shapes differ, or `tau` does not fit them.
 
     Examples:
         >>> and_ = torch.tensor([9.0, 2.0, -0.1, -1.0])  # order 0, 1, 1, 2
         >>> order_strength(and_, None, tau=0.5).tolist()
         [2.0, 1.0]
     """
-    threshold = _per_sample(tau, and_)
-    return _sum_by_order(and_, or_, lambda size: torch.where(size < threshold, 0, size))
+    threshold = per_sample(and_, tau=tau)
+    strength = _sum_by_order(and_, or_, lambda size: torch.where(size < threshold, 0, size))
+    return strength.where(~threshold.isnan(), torch.nan)
 
 
 def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
@@ -86,18 +87,19 @@ def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
 
     Returns:
         (..., n) float64 whole numbers, entry k-1 for order k. An interaction of exactly 0 is never
-        salient. NaN throughout for a sample with an interaction that is not finite.
+        salient. NaN throughout for a sample with an interaction that is not finite, or whose threshold is NaN.
 
     Raises:
-        ValueError: if the last axis is no power of two or the shapes differ.
+        ValueError: if the last axis is no power of two, the shapes differ, or `tau` does not fit them.
 
     Examples:
         >>> salient_counts(torch.tensor([9.0, 2.0, -0.1, -1.0]), None, tau=0.5).tolist()
         [1.0, 1.0]
     """
-    threshold = _per_sample(tau, and_)
+    threshold = per_sample(and_, tau=tau)
     # 0 · size is NaN where the size is not finite, and so marks the sample
-    return _sum_by_order(and_, or_, lambda size: ((size >= threshold) & (size > 0)) + 0 * size)
+    counts = _sum_by_order(and_, or_, lambda size: ((size >= threshold) & (size > 0)) + 0 * size)
+    return counts.where(~threshold.isnan(), torch.nan)
 
 
 def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
@@ -111,22 +113,23 @@ def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Te
         tau: the threshold; broadcasts to (...,).
 
     Returns:
-        (..., 2^n) float64 in units of the interactions.
+        (..., 2^n) float64 in units of the interactions; NaN for a sample whose threshold is NaN.
 
     Raises:
-        ValueError: if the last axis is no power of two or the shapes differ.
+        ValueError: if the last axis is no power of two, the shapes differ, or `tau` does not fit them.
 
     Examples:
         >>> salient_outputs(torch.tensor([5.0, 1.0, 0.1, 3.0]), torch.tensor([0.0, 0.0, 0.0, 0.2]), tau=0.5).tolist()
         [5.0, 6.0, 5.0, 9.0]
     """
     require_one_shape(and_=and_, or_=or_)
-    threshold = _per_sample(tau, and_)
+    threshold = per_sample(and_, tau=tau)
     kept = [to_float64(part) for part in (and_, or_) if part is not None]
     empty = kept[0][..., 0]
     kept = [part.where(part.abs() >= threshold, 0.0) for part in kept]
     kept[0][..., 0] = empty
-    return and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
+    made = and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
+    return made.where(~threshold.isnan(), torch.nan)
 
 
 def order_distribution(strength: Tensor) -> Tensor:
@@ -239,10 +242,6 @@ def noise_floor(n: int, sigma: float | Tensor) -> Tensor:
     sigma = as_float64(sigma, sigma.device if isinstance(sigma, Tensor) else "cpu")
     powers = torch.arange(1, n + 1, dtype=torch.float64, device=sigma.device)
     return sigma * 2 ** (powers / 2)
-
-
-def _per_sample(tau: float | Tensor, interactions: Tensor) -> Tensor:
-    return as_float64(tau, interactions.device)[..., None]
 
 
 def _sum_by_order(and_: Tensor, or_: Tensor | None, values: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from scipy import stats
 from interaction_monitor.functional import (
     and_interactions,
     first_high_order,
+    generalizing_parts,
+    generalizing_strength,
     high_order_share,
     mean_order,
     mean_order_influence,
@@ -16,10 +19,12 @@ from interaction_monitor.functional import (
     noise_floor,
     order_distribution,
     order_strength,
+    order_turnover,
     saliency_threshold,
     salient_counts,
     salient_outputs,
 )
+from interaction_monitor.functional.faithfulness import sparsity_exponent
 from interaction_monitor.functional.intervals import student_quantile
 
 
@@ -65,6 +70,70 @@ def test_threshold_per_sample():
     and_ = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0]])
     assert order_strength(and_, None, torch.tensor([0.5, 2.5])).tolist() == [[3.0, 3.0], [0.0, 3.0]]
     assert salient_counts(and_, and_, torch.tensor([0.5, 2.5])).tolist() == [[4.0, 2.0], [0.0, 2.0]]
+
+
+def salient_alone(and_, or_, tau):
+    """Every function of a threshold, its results side by side, (samples, ...)."""
+    turnovers = (
+        order_turnover((and_, or_), (2 * and_, or_), before_tau=tau, tau=0.5),
+        order_turnover((and_, or_), (2 * and_, or_), before_tau=0.5, tau=tau),
+    )
+    parts = generalizing_parts(and_, or_, [(and_, or_, 0.5)], tau=tau)
+    return [
+        order_strength(and_, or_, tau),
+        salient_counts(and_, or_, tau),
+        salient_outputs(and_, or_, tau),
+        *(value for turnover in turnovers for value in vars(turnover).values()),
+        generalizing_strength(and_, or_, [(and_, or_, 0.5)], tau=tau),
+        generalizing_strength(and_, or_, [(and_, or_, 0.5), (and_, or_, tau)], tau=0.5),
+        *vars(parts).values(),
+        sparsity_exponent(and_, tau)[:, None],
+    ]
+
+
+def test_a_sample_whose_threshold_is_nan_is_unknown_and_the_others_are_as_without_it():
+    and_, or_ = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    tau = torch.tensor([0.3, math.nan, 0.9, math.inf])
+    others = [0, 2, 3]
+    for some, rest in zip(
+        salient_alone(and_, or_, tau), salient_alone(and_[others], or_[others], tau[others]), strict=True
+    ):
+        assert some[1].isnan().all()
+        torch.testing.assert_close(some[others], rest, equal_nan=True)
+    for every in salient_alone(and_, or_, math.nan):
+        assert every.isnan().all()
+    expected = [brute_strength(and_[s], or_[s], tau[s].item(), 3) for s in others]
+    assert order_strength(and_, or_, tau)[others].tolist() == [pytest.approx(row) for row in expected]
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (3,), (1, 4)])
+def test_a_threshold_of_another_shape_is_refused_by_name(shape):
+    and_ = torch.ones(4, 8)
+    pair, tau = (and_, and_), torch.ones(shape)
+    said = rf"^tau must be a number, or one per sample of shape \(4,\), but has shape {re.escape(str(shape))}; squeeze"
+    for function in (
+        lambda: order_strength(*pair, tau),
+        lambda: salient_counts(*pair, tau),
+        lambda: salient_outputs(*pair, tau),
+        lambda: order_turnover(pair, pair, before_tau=0.5, tau=tau),
+        lambda: generalizing_strength(*pair, [(*pair, 0.5)], tau=tau),
+        lambda: generalizing_parts(*pair, [(*pair, 0.5)], tau=tau),
+        lambda: sparsity_exponent(and_, tau),
+    ):
+        with pytest.raises(ValueError, match=said):
+            function()
+    with pytest.raises(ValueError, match=r"^before_tau must be"):
+        order_turnover(pair, pair, before_tau=tau, tau=0.5)
+    with pytest.raises(ValueError, match=r"^references\[1\]: tau must be"):
+        generalizing_strength(*pair, [(*pair, 0.5), (*pair, tau)], tau=0.5)
+
+
+def test_a_threshold_spreads_over_axes_of_samples():
+    and_ = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    tau = torch.tensor([0.4, 1.0])
+    strength = order_strength(and_, None, tau[:, None])
+    for index in range(2):
+        torch.testing.assert_close(strength[index], order_strength(and_[index], None, tau[index]))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
