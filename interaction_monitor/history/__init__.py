@@ -104,7 +104,8 @@ class History(Sequence[Row]):
         from pandas import DataFrame
 
         columns = csv_columns(self.n_players) if self else []
-        return DataFrame({name: self.column(name) for name in columns})
+        whole = {"epoch": self.epochs, "step": self.steps}
+        return DataFrame({name: whole[name] if name in whole else self.column(name) for name in columns})
 
     def append(self, row: Row) -> None:
         """Add a measurement that was taken after all the others.

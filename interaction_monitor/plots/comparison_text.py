@@ -111,8 +111,9 @@ def _five(extraction: Extraction, comparison: Comparison, network: int, sample: 
         ((float(values[s]), sign, s) for sign, values in effects.items() for s in range(1, len(values))),
         key=lambda entry: -abs(entry[0]),
     )
+    # A number by itself behind the effect would read as a part of it.
     return ", ".join(
-        f"{effect:+.2f} {f' {sign} '.join(comparison.player_name(sample, p) for p in members(s))}"
+        f"{f' {sign} '.join(comparison.player_name(sample, p) for p in members(s))}: {effect:+.2f}"
         for effect, sign, s in ranked[:5]
     )
 

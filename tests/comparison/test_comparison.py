@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -597,8 +598,12 @@ def test_a_second_extraction_agrees_with_itself_and_not_with_noise(comparison):
     assert lines[0].startswith("Extracted again from outputs changed by a millionth, small has 100% of its 5 strongest")
     strongest = torch.stack((comparison.alone.and_, comparison.alone.or_))[:, 0, 1, 1:]
     largest = float(strongest.flatten()[strongest.abs().argmax()])
-    assert lines[2].split(": ")[1].startswith(f"{largest:+.2f} ")
-    assert lines[2].split(": ")[1] == lines[3].split(": ")[1]
+    place = int(strongest.abs().amax(0).argmax()) + 1  # as bits, which players
+    players = [comparison.player_name(1, p) for p in range(N) if place >> p & 1]
+    pattern = lines[2].split(": ", 1)[1]
+    assert re.split(" [∧∨] ", pattern.split(": ")[0]) == players
+    assert pattern.split(": ")[1].startswith(f"{largest:+.2f}, ")
+    assert pattern == lines[3].split(": ", 1)[1]
 
 
 def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):

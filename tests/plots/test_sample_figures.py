@@ -149,6 +149,7 @@ def test_a_history_as_a_data_frame():
     history = make_history(5)
     frame = history.to_pandas()
     assert frame["epoch"].tolist() == list(range(6))
+    assert frame["epoch"].dtype.kind == frame["step"].dtype.kind == "i"
     assert frame["mean_order"].tolist() == history.column("mean_order").tolist()
     assert frame["order_3"].tolist() == history.distribution[:, 2].tolist()
     assert frame["phase"].tolist()[-1] == history[-1].phase
