@@ -167,7 +167,8 @@ def generalizing_share(generalizing: Tensor, strength: Tensor, *, level: float =
         (low, share, high) within 0..1. With a single sample the bounds are 0 and 1; all NaN if nothing is salient.
 
     Raises:
-        ValueError: if the shapes are not (S, n) or differ, or `level` is not between 0 and 1.
+        ValueError: if the shapes are not (S, n) or differ, `level` is not between 0 and 1, or `generalizing` is more
+            than `strength`.
 
     Examples:
         >>> strength = torch.tensor([[2.0, 2.0], [3.0, 1.0], [2.0, 0.0]])
@@ -183,7 +184,13 @@ def generalizing_share(generalizing: Tensor, strength: Tensor, *, level: float =
             "generalizing and strength must both be (samples, orders), of the same samples, but have shapes "
             f"{tuple(generalizing.shape)} and {tuple(strength.shape)}"
         )
-    return share_interval(generalizing.sum(-1), strength.sum(-1), level=level)
+    interval = share_interval(generalizing.sum(-1), strength.sum(-1), level=level)
+    if interval.share > 1.001:  # more than sums in another order and precision make
+        raise ValueError(
+            f"generalizing is a part of strength, but is {interval.share:.4g} times as much; give "
+            "generalizing_share(generalizing, strength), both of the same network, samples and tau"
+        )
+    return interval
 
 
 def held_interactions(

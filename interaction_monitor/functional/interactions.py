@@ -14,6 +14,7 @@ float64 first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import index
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ def members(coalition: int) -> tuple[int, ...]:
         >>> members(0b1101)
         (0, 2, 3)
     """
+    coalition = index(coalition)  # NumPy's whole numbers have no bit_length in every version
     if coalition < 0:
         raise ValueError(f"coalition must be a bitmask, at least 0, but is {coalition}")
     return tuple(player for player in range(coalition.bit_length()) if coalition >> player & 1)
@@ -132,7 +134,7 @@ def coalition(members: Iterable[int]) -> int:
     for player in members:
         if player < 0:
             raise ValueError(f"members must be player indices, at least 0, but one is {player}")
-        bitmask |= 1 << player
+        bitmask |= 1 << index(player)
     return bitmask
 
 

@@ -81,7 +81,7 @@ class Spectrum:
 
     def chunks(self, sigma2: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Predict a few noise levels at a time, so that memory does not grow with their number."""
-        step = max(1, _CHUNK // self.w_star.numel())
+        step = max(1, _CHUNK // max(1, self.w_star.numel()))
         for start in range(0, len(sigma2), step):
             part = slice(start, start + step)
             yield part, self.at(sigma2[part])

@@ -170,6 +170,8 @@ def test_the_share_weighs_samples_by_their_strength():
         generalizing_share(generalizing[:2], strength)
     with pytest.raises(ValueError, match="level must lie between 0 and 1"):
         generalizing_share(generalizing, strength, level=95)
+    with pytest.raises(ValueError, match=r"generalizing is a part of strength, but is 2\.5 times as much"):
+        generalizing_share(strength, generalizing)
 
 
 def test_the_interval_of_a_share_covers_the_truth_as_often_as_it_says():

@@ -3,6 +3,7 @@ from __future__ import annotations
 from itertools import chain, combinations
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -226,6 +227,8 @@ def test_bitmasks(players):
 def test_orders_count_members():
     assert orders(5).tolist() == [len(members(s)) for s in range(32)]
     assert orders(0).tolist() == [0]
+    assert [members(s) for s in np.array([0, 5, 6])] == [(), (0, 2), (1, 2)]
+    assert coalition(np.array([0, 70])) == 1 + 2**70
     for bad in (lambda: orders(-1), lambda: members(-1), lambda: coalition([-1])):
         with pytest.raises(ValueError, match="at least 0"):
             bad()

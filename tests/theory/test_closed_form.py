@@ -208,6 +208,14 @@ def test_bad_input_is_named(w_star, sigma2, word):
         predict(w_star, sigma2)
 
 
+def test_no_samples_have_no_prediction():
+    nothing = torch.zeros(0, 8)
+    assert predict(nothing, 0.1).shape == (0, 8)
+    assert predict(nothing, torch.tensor([0.0, 0.1])).shape == (2, 0, 8)
+    assert predict_and_or(nothing, nothing, 0.1).or_.shape == (0, 8)
+    assert predicted_strength(nothing, None, 0.1).shape == (0, 3)
+
+
 # --- AND and OR -----------------------------------------------------------------------------------------------
 
 
