@@ -65,7 +65,9 @@ const InteractionCharts = (() => {
     const bars = panel.series.some(s => s.kind === "bars");
     if (axis.log) return [axis.min ?? low / 1.6, axis.max ?? high * 1.6];
     if (bars || axis.zero) low = Math.min(0, low);
-    const pad = 0.06 * (high - low || Math.abs(high) || 1);
+    // A level has its name above it, which needs room where the level is the highest.
+    const room = (panel.levels || []).some(level => level.y >= 0.9 * high) ? 0.16 : 0.06;
+    const pad = room * (high - (axis.min ?? low) || Math.abs(high) || 1);
     return [axis.min ?? (low === 0 ? 0 : low - pad), axis.max ?? high + pad];
   }
 

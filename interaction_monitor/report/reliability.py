@@ -138,7 +138,7 @@ def reliability_figures(
     colours = _MOMENT_COLOURS[-len(names) :]
     salient = [{"y": 1.0, "name": "salient from here on up"}]
     share = "largest error, share of |v(x) − v(∅)|"
-    bound = [{"y": noise, "name": "the correction that the extraction may make"}] if noise else []
+    bound = [{"y": noise, "name": "what the extraction may correct"}] if noise else []
     tolerance = [{"y": tol, "name": "tolerance"}] if tol else []
     strength = [
         line(name, colour, checks.ranks, np.maximum(y, 1e-9))

@@ -445,9 +445,11 @@ def eventually(tab, condition, seconds=60):
 
 
 @pytest.mark.browser
-def test_clicked_through_in_a_browser(record, browser, tmp_path):
+def test_clicked_through_in_a_browser(planted_run, browser, tmp_path):
     """The page draws every figure, asks nobody for anything, and its slider moves the bars."""
     out = tmp_path / "report.html"
+    thresholds = {"noise": 0.02, "tol": 0.01}
+    record = planted_run(settings={"output": "log_odds", "interactions": "and-or", "thresholds": thresholds})
     assert cli.main(["report", str(record.folder), "--out", str(out)]) == 0
     tab = browser.new_page(viewport={"width": 1300, "height": 900})
     requests, complaints = [], []
@@ -459,6 +461,12 @@ def test_clicked_through_in_a_browser(record, browser, tmp_path):
     eventually(tab, f"{drawn} === 2")  # the first screen; the others when they are unfolded
     tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
     eventually(tab, f"{drawn} === {len(FIGURES)}")
+    # The name of a level stands inside the axes, however close to it the curves are.
+    room = """[...document.querySelectorAll('[data-figure=matching-error] svg, [data-figure=solver-gap] svg')]
+        .flatMap(svg => [...svg.querySelectorAll('line[stroke-dasharray="6 4"]')].map(line =>
+            line.getBoundingClientRect().top - svg.querySelector('path[stroke="var(--soft)"]')
+                .getBoundingClientRect().top))"""
+    assert min(tab.evaluate(room)) > 14
     orders = tab.locator("[data-figure=orders]")
     heights = "[...document.querySelectorAll('[data-figure=orders] .bar')].map(bar => +bar.getAttribute('height'))"
     slider = orders.locator("input[type=range]")
