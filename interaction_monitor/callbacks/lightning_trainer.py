@@ -230,24 +230,6 @@ def monitored(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
             yield key, str(getattr(has_mode, "mode", "min"))
 
 
-def require_steps(network: nn.Module, **given: object) -> None:
-    """Refuse twins that cannot be trained as the run's module is.
-
-    Args:
-        network: a twin.
-        given: loss and optimizer, in the place of its own.
-
-    Raises:
-        TypeError: if it has no steps of its own either.
-    """
-    needed = {"training_step": "loss", "configure_optimizers": "optimizer"}
-    if missing := [own for own, name in needed.items() if given[name] is None and not hasattr(network, own)]:
-        raise TypeError(
-            f"Twins(factory=...) made a {type(network).__name__}, which has no {' and no '.join(missing)}; "
-            "let it make a module like the run's, or give Twins(loss=..., optimizer=...)"
-        )
-
-
 class _View:
     """An object as it is, but for some attributes; what is set is kept here and never reaches the object."""
 
@@ -283,8 +265,7 @@ class TwinTrainer(_View):
     @property
     def lr_scheduler_configs(self) -> list[Any]:
         """Schedulers that stand still, since the twins' learning rates follow the run's."""
-        return [_View(each, scheduler=_View(each.scheduler, step=_nothing)) for each in self._seen.lr_scheduler_configs]
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
+        return [
+            _View(each, scheduler=_View(each.scheduler, step=lambda *_, **__: None))
+            for each in self._seen.lr_scheduler_configs
+        ]

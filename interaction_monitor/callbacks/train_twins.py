@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe, some
-from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, require_steps, say
+from interaction_monitor._checks import describe
+from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.twins import COSTS, TwinTraining, mirror
-from interaction_monitor.state import Kept, preserved_rng, silent
+from interaction_monitor.reference.twins import COSTS, Twins, TwinTraining
+from interaction_monitor.state import preserved_rng, silent
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainingArguments
 
 
-_LOOKED_AT = 2  # steps: what a first one sets up is not what each changes, and a second shows it
 _SPLIT = "Twins are trained on one device each, but this network is split over processes; give another reference"
 
 
@@ -48,14 +47,10 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
         raise ValueError(_SPLIT)
     networks = asked.networks()
     for network in networks:
-        require_steps(network, loss=asked.loss, optimizer=asked.optimizer)
+        _require_steps(network, asked)
         _place(network, trainer, pl_module)
     with preserved_rng(asked.seed):
-        optimizers = [optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
-                      for network in networks]  # fmt: skip
-    for network, own in zip(networks, optimizers, strict=True):
-        if isinstance(seen := vars(network).get("_trainer"), TwinTrainer):
-            seen.optimizers.extend(own)
+        optimizers = [_configured(network, asked) for network in networks]
     training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
     say(trainer, f"{name}: {COSTS}")
@@ -68,36 +63,17 @@ def step_beside(
     twins = None if observer is None or observer.references is None else observer.references.twins
     if twins is None or twins.failure is not None:
         return
-    for network in twins.networks:
-        mirror(network, pl_module)
     accumulate = trainer.accumulate_grad_batches
     last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-    with trainer.precision_plugin.train_step_context(), _apart(twins, pl_module):
+    with trainer.precision_plugin.train_step_context():
         twins.step(
             batch,
+            beside=pl_module,
             like=trainer.optimizers,
             accumulate=accumulate,
             update=last or (index + 1) % accumulate == 0,
             clip=_clip_of(trainer),
         )
-
-
-@contextmanager
-def _apart(twins: TwinTraining, model: nn.Module) -> Iterator[None]:
-    """Look in the first steps whether the twins change what the run uses; put it back then, and raise."""
-    kept = Kept(model) if twins.steps < _LOOKED_AT else None
-    try:
-        yield
-    finally:
-        changed = [] if kept is None else kept.changed()
-        if kept is not None and changed:
-            kept.restore()
-    if changed:
-        twins.failure = (
-            f"a step of theirs changes {some(changed)}, which the run uses too. Keep it in the module, self.x = ..., "
-            "or give Twins(loss=..., optimizer=...)"
-        )
-        raise ValueError(twins.failure)
 
 
 class _Step:
@@ -121,6 +97,13 @@ class _Step:
         return loss
 
 
+def _configured(network: Any, asked: Twins) -> list[Optimizer]:
+    made = optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
+    if is_a(network, "LightningModule"):
+        network.trainer.optimizers.extend(made)
+    return made
+
+
 def optimizers_of(network: Any) -> list[Optimizer]:
     """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left.
 
@@ -139,6 +122,15 @@ def optimizers_of(network: Any) -> list[Optimizer]:
     if not listed or not all(isinstance(each, Optimizer) for each in listed):
         raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
     return listed
+
+
+def _require_steps(network: nn.Module, asked: Twins) -> None:
+    needed = {"training_step": asked.loss, "configure_optimizers": asked.optimizer}
+    if missing := [name for name, given in needed.items() if given is None and not hasattr(network, name)]:
+        raise TypeError(
+            f"Twins(factory=...) made a {type(network).__name__}, which has no {' and no '.join(missing)}; "
+            "let it make a module like the run's, or give Twins(loss=..., optimizer=...)"
+        )
 
 
 def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -185,19 +177,15 @@ class ModelTwins:
     def step(self, args: TrainingArguments, optimizer: Any) -> None:
         """Train them on the batches since the last step, before the run's own optimizer steps."""
         batches, self._batches = self._batches, []
-        if self.twins.failure is not None:
-            return
-        for network in self.twins.networks:
-            mirror(network, self._model)
         for number, batch in enumerate(batches, start=1):
-            with _apart(self.twins, self._model):
-                self.twins.step(
-                    batch,
-                    like=[_inner(optimizer)],
-                    accumulate=len(batches),
-                    update=number == len(batches),
-                    clip=partial(_clip, most=args.max_grad_norm) if args.max_grad_norm else None,
-                )
+            self.twins.step(
+                batch,
+                beside=self._model,
+                like=[_inner(optimizer)],
+                accumulate=len(batches),
+                update=number == len(batches),
+                clip=partial(_clip, most=args.max_grad_norm) if args.max_grad_norm else None,
+            )
 
     def close(self) -> None:
         """Leave the model as it was before."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor.functional.intervals import mean_order_influence
+from interaction_monitor._checks import require_no_less_than_zero
 from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order, valid_rows
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
 from interaction_monitor.phases.loss_gap import EARLY, change_point
@@ -98,9 +99,7 @@ class PhaseTracker:
     ) -> None:
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}; 0.05 is the default")
-        for name, value in (("min_fall", min_fall), ("min_rise", min_rise), ("min_gap_rise", min_gap_rise)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, but is {value}")
+        require_no_less_than_zero(min_fall=min_fall, min_rise=min_rise, min_gap_rise=min_gap_rise)
         if persistence < 1:
             raise ValueError(f"persistence must be at least 1 measurement, but is {persistence}")
         self.alpha = alpha

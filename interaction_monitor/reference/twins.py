@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe
+from interaction_monitor._checks import describe, some
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
 from interaction_monitor.reference.batch_halves import halves
-from interaction_monitor.state import preserved_rng
+from interaction_monitor.state import Kept, evaluating, preserved_rng
 
 COSTS = (
     "two twins are trained in step, each on its half of every batch: training takes about 2.3 times as long, up to 3 "
     "times for small networks, and a measurement 3 times"
 )
+_LOOKED_AT = 2  # steps: what a first one sets up is not what each changes, and a second shows it
 _ENOUGH = 8  # samples of a batch, from which a half of a single one is left out
 Loss = Callable[[nn.Module, Any], "Tensor | None"]
 
@@ -118,10 +120,8 @@ class TwinTraining:
         self.networks = list(networks)
         self.optimizers = [list(of_network) for of_network in optimizers]
         for network, of_network in zip(self.networks, self.optimizers, strict=True):
-            own = {id(parameter) for parameter in network.parameters()}
-            if any(
-                id(each) not in own for made in of_network for group in made.param_groups for each in group["params"]
-            ):
+            held = (each for made in of_network for group in made.param_groups for each in group["params"])
+            if not {id(each) for each in network.parameters()}.issuperset(map(id, held)):
                 raise ValueError(
                     "an optimizer of the twins holds parameters that are not the twin's; let it take self.parameters() "
                     "or give Twins(optimizer=lambda network: ...)"
@@ -137,6 +137,7 @@ class TwinTraining:
         self,
         batch: Any,
         *,
+        beside: nn.Module | None = None,
         like: Sequence[Optimizer] = (),
         accumulate: int = 1,
         update: bool = True,
@@ -146,51 +147,63 @@ class TwinTraining:
 
         Args:
             batch: of the run.
+            beside: the run's network, whose modes and frozen parts they take over; what it uses is watched at first.
             like: the run's optimizers, whose learning rates and other settings are taken over.
             accumulate: so many batches make a step.
             update: whether the optimizers step after this batch.
             clip: clips the gradients of a network before they step.
 
         Raises:
-            Exception: whatever the training of a twin raises; they are not trained any more then.
+            Exception: whatever the training of a twin raises, or a ValueError if they change what the run uses; they
+                are not trained any more then.
         """
         if self.failure is not None:
             return
         try:
-            parts = halves(batch)
-            # Normalisation over a batch fails on one sample, and few batches are so small that both halves have one.
-            least = 2 if sum(map(size_of, parts)) >= _ENOUGH else 1
-            for number, half in enumerate(parts):
-                self._look(1 - number, half)
-            for number, half in enumerate(parts):
-                with preserved_rng((self.seed + 2 * self.steps + number) * 0x9E3779B1 % 2**32), torch.enable_grad():
-                    self._learn(number, half if size_of(half) >= least else None, accumulate)
-                    if update:
-                        self._update(number, like, clip)
+            with nullcontext() if beside is None else self._apart(beside):
+                parts = halves(batch)
+                # Normalisation over a batch fails on one sample, and few batches are so small that
+                # both halves have one.
+                least = 2 if sum(map(size_of, parts)) >= _ENOUGH else 1
+                for number, half in enumerate(parts):
+                    self._look(1 - number, half)
+                for number, half in enumerate(parts):
+                    with preserved_rng((self.seed + 2 * self.steps + number) * 0x9E3779B1 % 2**32), torch.enable_grad():
+                        self._learn(number, half if size_of(half) >= least else None, accumulate)
+                        if update:
+                            self._update(number, like, clip)
             self.steps += 1
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             raise
 
+    @contextmanager
+    def _apart(self, run: nn.Module) -> Iterator[None]:
+        for network in self.networks:
+            mirror(network, run)
+        kept = Kept(run) if self.steps < _LOOKED_AT else None
+        try:
+            yield
+        finally:
+            changed = kept.put_back() if kept else []
+        if changed:
+            raise ValueError(
+                f"a step of theirs changes {some(changed)}, which the run uses too. Keep it in the module, "
+                "self.x = ..., or give Twins(loss=..., optimizer=...)"
+            )
+
     def _look(self, number: int, half: Any) -> None:
         """Take the loss of a twin on samples that it does not learn from, in evaluation mode."""
         if self._unseen is None or not size_of(half):
             return
-        network = self.networks[number]
-        flags = [(module, module.training) for module in network.modules()]
         try:
-            for module, _ in flags:
-                module.training = False
-            with preserved_rng(self.seed), torch.no_grad():
-                loss = self.loss(network, half)
+            with preserved_rng(self.seed), torch.no_grad(), evaluating(self.networks[number]):
+                loss = self.loss(self.networks[number], half)
             if loss is not None and bool(loss.isfinite()):
                 total, count = self._unseen
                 self._unseen = total + float(loss) * size_of(half), count + size_of(half)
         except Exception:  # some networks have no loss in evaluation mode, and the twins are of use without it
             self._unseen = None
-        finally:
-            for module, flag in flags:
-                module.training = flag
 
     def unseen_loss(self) -> float | None:
         """Give the mean loss of the twins on training samples that they do not learn from, since this was last asked.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import warnings
 import weakref
@@ -17,12 +16,12 @@ from torch import nn
 
 from interaction_monitor._checks import some
 from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
-from interaction_monitor.state._numbers import Setting, TensorPart, numbers_of, take_numbers
+from interaction_monitor.state._numbers import TensorPart, numbers_of, settings, take_numbers
 from interaction_monitor.state._parts import Cache, Part
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
-__all__ = ["Kept", "answered", "preserved_rng", "silent", "undisturbed", "uninitialized"]
+__all__ = ["Kept", "answered", "evaluating", "preserved_rng", "silent", "undisturbed", "uninitialized"]
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +81,26 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
             f"{type(model).__name__} has weights without a shape, {some(lazy)}, until it is called on a first batch. "
             "Do so before it is measured, for example by model(inputs)"
         )
-    # Flags are set one by one because train() and eval() may be overridden, with effects that nothing could
-    # undo.
-    flags = [(module, module.training) for module in model.modules()]
-    with preserved_rng(), torch.no_grad(), silent(model), as_split_as_before(model):
-        kept = None
+    with preserved_rng(), torch.no_grad(), silent(model), as_split_as_before(model), evaluating(model):
+        kept = Kept(model)
         try:
-            for module, _ in flags:
-                module.training = False
-            kept = Kept(model)
             yield kept
         finally:
-            if kept is not None:
-                kept.restore()
-            for module, flag in flags:
-                module.training = flag
+            kept.restore()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set the `training` flag of every module to false inside the block."""
+    # One by one because train() and eval() may be overridden, with effects that nothing could undo.
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
 
 
 @contextmanager
@@ -190,9 +194,12 @@ class Kept:
         self.written = any(isinstance(part, TensorPart) for part in self._changing)
         self._tell([part.name for part in changed if part not in restored or part.changed()] + sorted(used))
 
-    def changed(self) -> list[str]:
-        """Name all that is another now, but for caches, whose content follows from what is asked."""
-        return [part.name for part in self._parts if not isinstance(part, Cache) and part.changed(closely=True)]
+    def put_back(self) -> list[str]:
+        """Put back all that has changed and name it, but for caches, whose content follows from what is asked."""
+        changed = [part for part in self._parts if not isinstance(part, Cache) and part.changed(closely=True)]
+        for part in changed:
+            _restored(part)
+        return [part.name for part in changed]
 
     def restore(self) -> None:
         """Put back all that has changed."""
@@ -210,24 +217,6 @@ class Kept:
                 "is false, or give forward_func= that does",
                 stacklevel=2,
             )
-
-
-def _set_environment(variables: dict[str, str]) -> None:
-    for key in os.environ.keys() - variables.keys():
-        del os.environ[key]
-    os.environ.update(variables)
-
-
-def settings() -> list[Part]:
-    """Take down what a forward may set for the whole process."""
-    precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-    return [
-        Setting("os.environ", lambda: dict(os.environ), _set_environment),
-        Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
-        Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
-        Setting("whether gradients are kept", torch.is_grad_enabled, torch._C._set_grad_enabled),
-        Setting("the precision of products", *precision),
-    ]
 
 
 _TOLD: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()

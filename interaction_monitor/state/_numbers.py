@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 import pickle
 import random
 from array import array
@@ -180,6 +181,24 @@ class Setting(Place):
 
     def changed(self, *, closely: bool = False) -> bool:
         return bool(self._get() != self.held)
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    for key in os.environ.keys() - variables.keys():
+        del os.environ[key]
+    os.environ.update(variables)
+
+
+def settings() -> list[Part]:
+    """Take down what a forward may set for the whole process."""
+    precision = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    return [
+        Setting("os.environ", lambda: dict(os.environ), _set_environment),
+        Setting("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+        Setting("the number of threads", torch.get_num_threads, torch.set_num_threads),
+        Setting("whether gradients are kept", torch.is_grad_enabled, torch._C._set_grad_enabled),
+        Setting("the precision of products", *precision),
+    ]
 
 
 def numbers_in(name: str, value: Any) -> Part | None:
