@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional.intervals import mean_order_influence
 from interaction_monitor._checks import require_no_less_than_zero
+from interaction_monitor.functional.intervals import mean_order_influence
 from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order, valid_rows
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
 from interaction_monitor.phases.loss_gap import EARLY, change_point
