@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,41 +195,30 @@ def learn_baseline(
     if players.n_players < 2:
         raise ValueError("players must be at least two, for groups of words to interact")
     device, compute, layer = device_of(model, probe.inputs), resolve(output), find_layer(model, players.layer)
-    baseline = start.detach().reshape(-1).to(device).clone().requires_grad_()
+    baseline = start.detach().to(device).clone().requires_grad_()
+    learned = replace(players.to(device), baseline=baseline)
     optimizer = torch.optim.SGD([baseline], lr=rate, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
 
-    def gradient(sample: int, keep: Tensor) -> Tensor:
-        batch = probe.select([sample] * len(keep)).to(device)
+    def gradient(sample: int, coalitions: Tensor) -> Tensor:
+        batch = probe.select([sample] * len(coalitions)).to(device)
         with torch.enable_grad():
-            with changed_output(layer, str(players.layer), partial(_masked, keep, baseline)):
-                v = score_of(compute, logits_of(forward_func(model, batch.inputs), len(keep)), batch.targets)
+            with changed_output(layer, str(players.layer), lambda x: learned.mask(x, sample, coalitions)):
+                v = score_of(compute, logits_of(forward_func(model, batch.inputs), len(coalitions)), batch.targets)
             return torch.autograd.grad((v[0] - v[1] - v[2] + v[3]).abs(), [baseline])[0]
 
     with undisturbed(model) as kept, eager_if_compiled(model):
         for sample in [*range(len(probe))] * epochs:
-            keep = _present(players.labels[sample], _groups(players.n_players, generator)).to(device)[..., None]
-            baseline.grad = kept.run(partial(gradient, sample, keep))
+            baseline.grad = kept.run(partial(gradient, sample, _groups(players.n_players, generator).to(device)))
             optimizer.step()
-    return baseline.detach()
+    return baseline.detach().reshape(-1)
 
 
 def _groups(n: int, generator: torch.Generator) -> Tensor:
-    """Draw disjoint A, B, C; give A∪B∪C, A∪C, B∪C, C: (4, n) bool."""
-    order = torch.randperm(n, generator=generator)
+    """Draw disjoint A, B, C; give A∪B∪C, A∪C, B∪C, C: (4,) bitmasks."""
+    bits = 1 << torch.randperm(n, generator=generator)
     a = int(torch.randint(1, min(3, n - 1) + 1, (), generator=generator))
     b = int(torch.randint(1, min(3, n - a) + 1, (), generator=generator))
     c = int(torch.randint(0, n - a - b + 1, (), generator=generator))
-    place = order.argsort()  # of each player in the order
-    first, second, third = place < a, (place >= a) & (place < a + b), (place >= a + b) & (place < a + b + c)
-    return torch.stack((first | second | third, first | third, second | third, third))
-
-
-def _present(labels: Tensor, coalitions: Tensor) -> Tensor:
-    """Which positions of a sample are kept in each coalition, (B, *positions); the background always is."""
-    with_background = torch.cat((coalitions, coalitions.new_ones(len(coalitions), 1)), 1)
-    return with_background.to(labels.device)[:, labels]
-
-
-def _masked(keep: Tensor, baseline: Tensor, embedded: Tensor) -> Tensor:
-    return torch.where(keep, embedded, baseline.to(embedded.dtype))
+    first, second, third = bits[:a].sum(), bits[a : a + b].sum(), bits[a + b : a + b + c].sum()
+    return torch.stack((first + second + third, first + third, second + third, third))

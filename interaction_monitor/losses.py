@@ -242,7 +242,7 @@ class Losses:
         self._waiting = state.get("test")
         self._fresh = self._waiting is not None
 
-    def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> tuple[float | None, float | None]:
+    def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> LossPair:
         """Return the training loss, and the validation loss if it is newer than the last time; None if not known.
 
         Args:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from interaction_monitor import Observer, Probe, Record, assign_players
-from interaction_monitor.players import ImagePatches
+from interaction_monitor.players import ImagePatches, PlayerMap
 
 
 @pytest.fixture
@@ -50,8 +50,6 @@ def test_what_is_no_place_for_a_record_is_refused(setting, record):
 
 def test_too_many_players_are_refused_before_anything_is_measured():
     probe = Probe(torch.rand(2, 20), torch.arange(2))
-    from interaction_monitor.players.player_map import PlayerMap
-
     players = PlayerMap(torch.arange(20).repeat(2, 1), n_players=20, axes=(1,))
     with pytest.raises(ValueError, match=r"n_players=20 is more than the 16 .*interactions='and'"):
         Observer(probe, players)

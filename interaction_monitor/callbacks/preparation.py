@@ -261,7 +261,7 @@ def _fresh_state(model: nn.Module, samples: Probe, call: ForwardFunc, context: F
 def _held(model: nn.Module) -> list[tuple[str, nn.Module, str, Any]]:
     """List the attributes, and whose they are, with tensors that are neither weights nor statistics."""
     return [
-        (".".join(filter(None, ("module", path, name))), module, name, value)
+        (f"{path_of(path)}.{name}", module, name, value)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if any(isinstance(part, Tensor) and not isinstance(part, nn.Parameter) for part in _parts(value))

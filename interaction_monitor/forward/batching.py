@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,8 @@ def next_chunk(start: int, n_samples: int, n_coalitions: int, size: int, *, pack
     Examples:
         >>> next_chunk(64, 3, 32, 16, packed=True)
         Chunk(samples=range(2, 3), coalitions=range(0, 16))
-        >>> [len(chunk.samples) for chunk in chunks(50, 16, 256, packed=True)]
-        [13, 13, 12, 12]
+        >>> next_chunk(0, 50, 16, 256, packed=True)  # of which 16 samples would fit
+        Chunk(samples=range(0, 13), coalitions=range(0, 16))
     """
     sample, coalition = divmod(start, n_coalitions)
     if size < n_coalitions or not packed:
@@ -84,15 +84,6 @@ def next_chunk(start: int, n_samples: int, n_coalitions: int, size: int, *, pack
     rest = n_samples - sample
     together = -(-rest // -(-rest // (size // n_coalitions)))
     return Chunk(range(sample, sample + together), range(n_coalitions))
-
-
-def chunks(n_samples: int, n_coalitions: int, size: int, *, packed: bool) -> Iterator[Chunk]:
-    """Give the chunks of all rows in turn, see `next_chunk`."""
-    start = 0
-    while start < n_samples * n_coalitions:
-        chunk = next_chunk(start, n_samples, n_coalitions, size, packed=packed)
-        yield chunk
-        start += len(chunk)
 
 
 class Sizes:

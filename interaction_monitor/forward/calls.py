@@ -279,7 +279,7 @@ def _compiled(line: str) -> CodeType:
 
 
 def try_call(model: nn.Module, inputs: Inputs, forward_func: Callable[..., Any] = call_model) -> Exception | None:
-    """Call a network, in eval mode, and return what it raised, if that is not for lack of memory."""
+    """Call a network, in eval mode, and return what it raised."""
     try:
         with answered():
             forward_func(model, inputs)

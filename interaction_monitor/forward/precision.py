@@ -8,8 +8,8 @@ import random
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor.distributed import is_split
-from interaction_monitor.forward.model import (
-    call_model,
-    changed_output,
-    device_of,
-    eager_if_compiled,
-    find_layer,
-    logits_of,
-)
+from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled
+from interaction_monitor.forward.runner import Runner
 from interaction_monitor.functional import noise_floor
 from interaction_monitor.functional.extraction import NOISE
 from interaction_monitor.outputs import resolve, score_of
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
-from interaction_monitor.settings import ForwardFunc, Settings
+from interaction_monitor.settings import Settings
 from interaction_monitor.state import Kept, undisturbed
 
 log = logging.getLogger(__name__)
@@ -189,19 +183,23 @@ def rounding(
     chosen = sorted(drawn.sample(finite, min(samples, len(finite))))
     rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))
     device = device_of(model, probe.inputs)
-    forward_func = settings.forward_func or call_model
 
     def run(kept: Kept, sample: int, rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, set[torch.dtype]]:
-        of_probe = probe.select([sample] * len(rows)).to(device)
-        of_players = players.select([sample] * len(rows)).to(device)
+        of_probe, of_players = probe.select([sample]).to(device), players.select([sample]).to(device)
+        met: set[torch.dtype] = set()
 
-        def forward() -> tuple[Tensor, set[torch.dtype]]:
-            given = of_probe.select(range(len(of_probe)))
-            with settings.forward_context(), computing_in(dtype) as raised:
-                return _logits(model, given, of_players, rows.to(device), forward_func, dtype).clone(), raised
+        def forward_func(model: nn.Module, inputs: Inputs) -> Any:
+            # Operations that write to a tensor in place leave it in the precision that it is in.
+            raised = tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
+            with computing_in(dtype) as found:
+                result = (settings.forward_func or call_model)(model, raised)
+            met.update(found)
+            return result
 
-        logits, raised = kept.run(forward)
-        return score_of(resolve(settings.output), logits, of_probe.targets).to(v), raised
+        runner = Runner(model, of_probe, of_players, replace(settings, forward_func=forward_func), kept=kept)
+        places = torch.zeros_like(rows, device=device)
+        logits = runner.logits_of_rows(places, rows.to(device))
+        return score_of(resolve(settings.output), logits, of_probe.select(places).targets).to(v), met
 
     # A measurement does without this number rather than fail for it, whatever a model makes of another precision.
     try:
@@ -220,32 +218,6 @@ def rounding(
     except Exception as error:
         log.info("the rounding in %s is not known: %s: %s", type(model).__name__, type(error).__name__, error)
         return math.nan
-
-
-def _logits(
-    model: nn.Module,
-    probe: Probe,
-    players: PlayerMap,
-    coalitions: Tensor,
-    forward_func: ForwardFunc,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Run the whole model on rows that are each masked for a coalition of their own."""
-    rows = torch.arange(len(probe), device=coalitions.device)
-
-    def mask(x: Tensor) -> Tensor:
-        return players.mask(x, rows, coalitions)
-
-    def run(inputs: Inputs) -> Tensor:
-        # A forward may change its inputs in place.
-        raised = tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, inputs)
-        return logits_of(forward_func(model, raised), len(rows))
-
-    if players.layer is not None:
-        with changed_output(find_layer(model, players.layer), players.layer, mask):
-            return run(probe.inputs)
-    key, x = probe.entry(players.input_key)
-    return run(mask(x) if key is None else {**cast(dict[str, Tensor], probe.inputs), key: mask(x)})
 
 
 def rounding_warning(sigma: float, v: Tensor, tau: float, settings: Settings) -> str | None:

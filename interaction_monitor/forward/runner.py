@@ -80,13 +80,11 @@ class Runner:
             return self.replayed_logits(chunk)
         if players.layer is not None:
             return self.full_logits(chunk)
-        key, x = self.probe.entry(players.input_key)
+        x = self.probe.entry(players.input_key)[1]
         masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
         if isinstance(self.probe.inputs, Tensor):
             return self.call(masked, len(chunk))
-        rows = chunk.rows_on(masked.device)
-        others = {name: entry[rows] for name, entry in self.probe.inputs.items() if name != key}
-        return self.call({name: masked if name == key else others[name] for name in self.probe.inputs}, len(chunk))
+        return self.call(self._with_others(masked, chunk.rows_on(masked.device)), len(chunk))
 
     def spread_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on the samples alone, spreading the masked layer's output over the coalitions."""
@@ -110,11 +108,33 @@ class Runner:
         return self.call(inputs, len(chunk), prefix.replayed(len(chunk.coalitions)), changed)
 
     def full_logits(self, chunk: Chunk) -> Tensor:
-        """Run the whole model on a copy of its sample for each row, masked at the layer."""
+        """Run the whole model on a copy of its sample for each row."""
         rows = chunk.rows_on(self.players.labels.device)
-        coalitions = chunk.coalitions_on(rows.device).repeat(len(chunk.samples))
-        changed = self._changed(lambda x: self.players.mask(x, rows, coalitions))
-        return self.call(self.probe.select(rows).inputs, len(rows), changed)
+        return self.logits_of_rows(rows, chunk.coalitions_on(rows.device).repeat(len(chunk.samples)))
+
+    def logits_of_rows(self, rows: Tensor, coalitions: Tensor) -> Tensor:
+        """Run the whole model on rows that are each masked for a coalition of their own.
+
+        Args:
+            rows: (B,) int64, which sample each row is of.
+            coalitions: (B,) int64, of each row.
+        """
+
+        def mask(x: Tensor) -> Tensor:
+            return self.players.mask(x, rows, coalitions)
+
+        if self._layer is not None:
+            return self.call(self.probe.select(rows).inputs, len(rows), self._changed(mask))
+        x = self.probe.entry(self.players.input_key)[1]
+        return self.call(self._with_others(mask(x[rows]), rows), len(rows))
+
+    def _with_others(self, masked: Tensor, rows: Tensor) -> Inputs:
+        """Return inputs of rows that are masked in one entry."""
+        key = self.probe.entry(self.players.input_key)[0]
+        inputs = self.probe.inputs
+        if isinstance(inputs, Tensor):
+            return masked
+        return {name: masked if name == key else entry[rows] for name, entry in inputs.items()}
 
     def _known_prefix(self) -> Prefix:
         assert self._prefix is not None

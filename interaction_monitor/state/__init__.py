@@ -21,7 +21,7 @@ from interaction_monitor.state._parts import Cache, Part
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
-__all__ = ["Kept", "answered", "evaluating", "preserved_rng", "silent", "undisturbed", "uninitialized"]
+__all__ = ["Kept", "answered", "evaluating", "preserved_rng", "same_numbers", "silent", "undisturbed", "uninitialized"]
 
 log = logging.getLogger(__name__)
 

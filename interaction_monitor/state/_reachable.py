@@ -199,8 +199,8 @@ class _Walk:
             if key in _REGISTRIES:
                 self._seen[id(value)] = value
                 self.parts.append(Mapping(f"{inside}{key}", value))
-                for entry, item in value.items():
-                    self._push(f"{inside}{entry}", item)
+                for own, item in value.items():
+                    self._push(f"{inside}{own}", item)
             elif key not in _OF_THE_COMPILER:
                 self._push(f"{inside}{key}", value)
         self._take_class(type(module))

@@ -1,5 +1,6 @@
 """What keeps a network from being called again and again is said before training."""
 
+import re
 import warnings
 
 import pytest
@@ -51,11 +52,20 @@ def test_what_it_is_told_makes_it_measurable(loaders, make_trainer):
     assert net.hidden.shape == (1, 50, 4)  # as validation left it
 
 
-def test_a_hidden_state_of_one_size_from_the_start_is_named(loaders, make_trainer):
-    with pytest.raises(
-        MisconfigurationException, match=r"\(module\.hidden\) fits no batch .* does module\.hidden = None"
-    ):
-        make_trainer(monitor(), max_epochs=1, logger=False).fit(Recurrent(torch.zeros(1, 50, 4)), *loaders)
+class Wrapped(Classifier):
+    def __init__(self, hidden):
+        super().__init__()
+        self.parts = nn.Sequential(Recurrent(hidden))
+
+    def forward(self, x):
+        return self.parts(x)
+
+
+@pytest.mark.parametrize(("kind", "path"), [(Recurrent, "module.hidden"), (Wrapped, "module.parts[0].hidden")])
+def test_a_hidden_state_of_one_size_from_the_start_is_named(loaders, make_trainer, kind, path):
+    told = rf"\({re.escape(path)}\) fits no batch .* does {re.escape(path)} = None"
+    with pytest.raises(MisconfigurationException, match=told):
+        make_trainer(monitor(), max_epochs=1, logger=False).fit(kind(torch.zeros(1, 50, 4)), *loaders)
 
 
 class NeedsLabels(nn.Module):

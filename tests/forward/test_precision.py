@@ -291,7 +291,7 @@ class TestNotKnown:
 
         players = with_players(mlp, probe)
         v = masked_outputs(mlp, probe, players)
-        monkeypatch.setattr(module, "_logits", no_more)
+        monkeypatch.setattr(module.Runner, "logits_of_rows", no_more)
         assert math.isnan(rounding(mlp, probe, players, v))
         assert mlp.training
 

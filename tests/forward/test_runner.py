@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import interaction_monitor.forward as engine
 from interaction_monitor.forward import assign_players, batching, masked_outputs, masking
-from interaction_monitor.forward.batching import Chunk, LiveBytes, chunks
+from interaction_monitor.forward.batching import Chunk, LiveBytes, next_chunk
 from interaction_monitor.forward.masking import MaskedRows
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, Words
@@ -58,6 +58,13 @@ def plainly(model, probe, players, **options):
         rows.append(z[:, y] - z[:, others].logsumexp(1))
     model.train()
     return torch.stack(rows)
+
+
+def chunks(n_samples, n_coalitions, size, *, packed):
+    start = 0
+    while start < n_samples * n_coalitions:
+        yield (chunk := next_chunk(start, n_samples, n_coalitions, size, packed=packed))
+        start += len(chunk)
 
 
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 7), st.booleans())
