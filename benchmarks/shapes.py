@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from examples.datasets import Data, breast_cancer, mnist_5k
 from examples.networks import LeNet, Perceptron
+from gallery.gaps import rank_correlation
 from interaction_monitor import Probe, assign_players, measure
 from interaction_monitor.functional import generalizing_share, generalizing_strength, order_strength
 from interaction_monitor.functional.order_profiles import fit_shapes, order_cancellation
@@ -108,11 +109,6 @@ def rows(task: Task, wrong: float, weight_decay: float) -> list[dict[str, float]
                 }
             )
     return result
-
-
-def rank_correlation(first: list[float], second: list[float]) -> float:
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """Whether the stored runs have the three phases of generalization power, and whether what does not hold makes the gap.
 
-`python -m benchmarks three_phases`, seconds: from the 51 runs beside finished references that `python -m
-gallery.references` keeps. Later work of the papers' group (arXiv 2505.06993): at first noise is removed and simple
-interactions are learned that generalize, then ever more complex ones that do so less, and these are what opens the gap
-between test and training loss.
+`python -m benchmarks three_phases`, seconds: from the 51 runs to choose on beside finished references that
+`python -m gallery.references` keeps. Later work of the papers' group (arXiv 2505.06993): at first noise is removed and
+simple interactions are learned that generalize, then ever more complex ones that do so less, and these are what opens
+the gap between test and training loss.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.references import FAMILIES, Stored, load
+from gallery.gaps import rank_correlation
+from gallery.reference_runs import CHOOSING
+from gallery.references import Stored, load, with_seeds
 
 Array = NDArray[np.float64]
 
@@ -39,13 +41,8 @@ def parts_of(run: Stored) -> Parts:
     return Parts(epochs, common, run["strength"].mean(1) - common, (run["val_loss"] - run["train_loss"])[epochs])
 
 
-def rank_correlation(first: Array, second: Array) -> float:
-    ranks = [np.argsort(np.argsort(values)) for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
 def main() -> None:
-    runs = {name: parts_of(run) for name, run in sorted(load().items())}
+    runs = {name: parts_of(run) for name, run in with_seeds(load(), CHOOSING).items()}
     every = list(runs.values())
     print(f"{len(every)} runs")
     removed = [parts.rest.min() / parts.rest[0] for parts in every]
@@ -67,7 +64,7 @@ def main() -> None:
         for parts in every
     ]
     print("  over the measurements of a run, median:", *(f"{x:.2f}" for x in np.median(within, axis=0)))
-    for family in (*FAMILIES, ""):
+    for family in ("lenet", "vgg6", "mlp", ""):
         chosen = [parts for name, parts in runs.items() if name.startswith(family)]
         rest, common, gap = (np.array([getattr(x, name)[-1] for x in chosen]) for name in ("rest", "common", "gap"))
         found = [rank_correlation(x, gap) for x in (rest, common, rest + common, rest / (rest + common))]

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gallery.detection import Detected
 
+Numbers = Sequence[float] | NDArray[np.float64]
 Reading = Callable[[Detected], float | None]  # the epoch at which the gap opens; None where it does not
 
 
@@ -65,15 +67,15 @@ def correlation(runs: Sequence[Detected], reading: Reading) -> Correlation:
     )
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+def rank_correlation(first: Numbers, second: Numbers) -> float:
     """Give Spearman's rank correlation; equal values share their mean rank.
 
     Args:
-        first: the one number of each run.
-        second: the other.
+        first: (n,) the one number of each run, or measurement.
+        second: (n,) the other.
 
     Returns:
-        -1..1; NaN for fewer than three runs or where one of the two is constant.
+        -1..1; NaN for fewer than three or where one of the two is constant.
 
     Examples:
         >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0])

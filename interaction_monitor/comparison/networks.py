@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._checks import require_counts
 from interaction_monitor.comparison.comparison import Comparison, Counting, NotComparableError, compare_outputs
 from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional import highest_bit_first
@@ -54,8 +55,7 @@ class Network:
     background_levels: int = 1
 
     def __post_init__(self) -> None:
-        if self.background_levels < 1:
-            raise ValueError(f"background_levels must be at least 1, but is {self.background_levels}")
+        require_counts(1, background_levels=self.background_levels)
         floating = isinstance(self.probe.inputs, Tensor) and self.probe.inputs.is_floating_point()
         if self.background_levels > 1 and not (floating and getattr(self.players, "layer", None) is None):
             raise ValueError("background_levels above 1 needs players of a floating input; leave it out")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape
 from interaction_monitor._float64 import per_sample, to_float64, where_float64_is
-from interaction_monitor.functional.interactions import n_players, orders
+from interaction_monitor.functional.interactions import n_players, sum_by_order
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
 from interaction_monitor.functional.saliency import order_strength
 
@@ -134,12 +134,9 @@ def generalizing_parts(
     salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
     held = [kind for kind in held_interactions(and_, or_, references, at_least=at_least) if kind is not None]
     held = [torch.where(kind.abs() < threshold, 0, kind) for kind in held]
-    n = n_players(and_)
-    device = kinds[0].device
-    of_order = (orders(n, device)[:, None] == torch.arange(1, n + 1, device=device)).double()
 
     def total(values: list[Tensor]) -> Tensor:
-        return (torch.stack(values).sum(0)[..., 1:] @ of_order[1:]).where(~threshold.isnan(), torch.nan)
+        return sum_by_order(torch.stack(values).sum(0)).where(~threshold.isnan(), torch.nan)
 
     others = [every - kept for every, kept in zip(salient, held, strict=True)]
     return GeneralizingParts(

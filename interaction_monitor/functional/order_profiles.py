@@ -235,21 +235,25 @@ def order_cancellation(and_: Tensor, or_: Tensor, tau: float | Tensor = 0.0) -> 
     for the output as against it.
 
     Args:
-        and_: (S, 2^n) AND interactions; samples with NaN are left out.
+        and_: (S, 2^n) AND interactions; samples with NaN, or whose threshold is NaN, are left out.
         or_: (S, 2^n) OR interactions.
-        tau: threshold; 0 takes all.
+        tau: threshold; a number, or (S,) one per sample; 0 takes all.
 
     Returns:
         (n,) float64 in 0..1, entry k-1 for order k; NaN for orders without strength.
+
+    Raises:
+        ValueError: if the last axis is no power of two, the shapes differ, or `tau` does not fit them.
 
     Examples:
         >>> and_ = torch.tensor([[9.0, 1.0, 2.0, 0.0], [9.0, 1.0, -1.0, 4.0]])
         >>> order_cancellation(and_, torch.zeros(2, 4)).tolist()  # |3| and |0| of 3 and 2
         [0.4, 0.0]
     """
+    require_one_shape(and_=and_, or_=or_)
     both = torch.stack((to_float64(and_), to_float64(or_)), -2)
-    both = both[both.isfinite().all(-1).all(-1)]
-    both = both.where(both.abs() >= tau, 0.0)
+    salient = both.where(both.abs() >= per_sample(and_, tau=tau)[..., None], 0.0)
+    both = salient[both.isfinite().all(-1).all(-1)]
     net, gross = sum_by_order(both).sum(-2).abs().sum(0), sum_by_order(both.abs()).sum((0, 1))
     return torch.where(gross > 0, 1 - net / gross, math.nan)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
+from interaction_monitor._checks import require_counts, require_one_shape
 from interaction_monitor._float64 import to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, sum_by_order
 
@@ -50,14 +50,13 @@ def strongest(interactions: Tensor, k: int, *, floor: float = 0.0) -> Tensor:
         (..., 2^n) bool.
 
     Raises:
-        ValueError: if the last axis is no power of two, `k` is below 1 or `floor` negative.
+        ValueError: if the last axis is no power of two, `k` is below 1 or not whole, or `floor` negative.
 
     Examples:
         >>> strongest(torch.tensor([9.0, 1.0, -3.0, 2.0]), k=2).tolist()  # ∅ does not count
         [False, False, True, True]
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, but is {k}")
+    require_counts(1, k=k)
     return _ranks(interactions, floor) < k
 
 

@@ -157,7 +157,7 @@ def lowest_index(history: History) -> int:
 
 
 def find_overfitting(history: History) -> Landmark | None:
-    """Return from where the generalizing share sinks; None where that is not known."""
+    """Return from where the network over-fits; None where that is not known."""
     last = history[-1] if len(history) else None
     return None if last is None else _find(history, last.overfitting_epoch, last.overfitting_step)
 

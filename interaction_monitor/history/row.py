@@ -73,9 +73,7 @@ class Row:
     # Mean losses of this very network in evaluation mode: of fixed training samples, and of the probe's.
     evaluated_train_loss: float | None = None
     evaluated_test_loss: float | None = None
-    unseen_loss: float | None = (
-        None  # of twins on training samples they do not learn from, since the measurement before
-    )
+    unseen_loss: float | None = None  # of twins, on training samples they do not learn from, since the row before
     overfitting_epoch: int | None = None  # from where the share sinks or that loss rises, once that is known
     overfitting_detected_epoch: int | None = None  # the measurement at which it became known
     overfitting_step: int | None = None  # as `overfitting_epoch`

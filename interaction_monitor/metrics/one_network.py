@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
+from interaction_monitor._checks import require_counts
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
 from interaction_monitor.functional.saliency import SALIENCY
@@ -76,8 +77,7 @@ class SampleMetric(Float64Metric):
 
     def __init__(self, n_players: int, fraction: float, states: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if n_players < 1:
-            raise ValueError(f"n_players must be at least 1, but is {n_players}")
+        require_counts(1, n_players=n_players)
         if not fraction >= 0:
             raise ValueError(f"fraction must be at least 0, but is {fraction}; the paper's is {SALIENCY}")
         self.n_players = n_players
@@ -231,8 +231,7 @@ class GeneralizingStrength(SampleMetric):
         super().__init__(n_players, fraction, _STATES, **kwargs)
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
-        if at_least < 1:
-            raise ValueError(f"at_least must be at least 1, but is {at_least}")
+        require_counts(1, at_least=at_least)
         self.level = level
         self.at_least = at_least
 

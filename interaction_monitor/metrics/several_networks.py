@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor import functional
+from interaction_monitor._checks import require_counts
 from interaction_monitor.metrics.one_network import Float64Metric
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class SharedStrength(Float64Metric):
     ) -> None:
         super().__init__(**kwargs)
         _check_networks(n_networks)
-        if n_players < 1:
-            raise ValueError(f"n_players must be at least 1, but is {n_players}")
+        require_counts(1, n_players=n_players)
         self.n_networks = n_networks
         self.n_players = n_players
         self.fraction = fraction

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from interaction_monitor._checks import is_number
 from interaction_monitor.record.files import (
     MEASUREMENTS,
     PROGRESS,
@@ -130,7 +131,7 @@ def check(run: Any) -> None:
     players, probe = run["players"], run["probe"]
     labels, baseline, names = players.get("labels"), players.get("baseline"), players.get("names", 0)
     _demand(_is_array(labels, n_samples) and labels["dtype"] == "int64", "players.labels")
-    _demand(_is_number(baseline) or _is_array(baseline), "players.baseline")
+    _demand(is_number(baseline) or _is_array(baseline), "players.baseline")
     _demand(names is None or _are_names(names, n_samples), "players.names")
     _demand(isinstance(players.get("axes"), list) and all(map(_is_count, players["axes"])), "players.axes")
     packages = run["packages"].values()
@@ -197,10 +198,6 @@ def _demand(holds: bool, part: str) -> None:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
 
 
 def _is_array(value: Any, first: int | None = None) -> bool:

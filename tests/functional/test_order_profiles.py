@@ -288,17 +288,32 @@ def test_measurements_are_fitted_each_for_itself():
         fit_shapes(torch.tensor([1.0, -1.0, 0.0, 0.0]))
 
 
-def test_cancelling_is_that_of_its_definition():
+@pytest.mark.parametrize("taus", [[0.4] * 5, [0.4, 0.1, 0.8, 0.4, 1.2]], ids=["one threshold", "one per sample"])
+def test_cancelling_is_that_of_its_definition(taus):
     generator = torch.Generator().manual_seed(0)
     and_, or_ = torch.randn(2, 5, 16, generator=generator, dtype=torch.float64)
     and_[3, 2] = math.nan
-    found = order_cancellation(and_, or_, tau=0.4)
+    found = order_cancellation(and_, or_, tau=taus[0] if len(set(taus)) == 1 else torch.tensor(taus))
     of = orders(4).tolist()
     for k in range(1, 5):
         net = gross = 0.0
         for sample in (0, 1, 2, 4):
             effects = [float(i[sample, s]) for i in (and_, or_) for s in range(16) if of[s] == k]
-            effects = [x for x in effects if abs(x) >= 0.4]
+            effects = [x for x in effects if abs(x) >= taus[sample]]
             net, gross = net + abs(sum(effects)), gross + sum(map(abs, effects))
         assert float(found[k - 1]) == pytest.approx(1 - net / gross)
     assert order_cancellation(torch.zeros(2, 4), torch.zeros(2, 4)).isnan().all()
+
+
+def test_cancelling_refuses_what_does_not_fit():
+    zero = torch.zeros(2, 4)
+    with pytest.raises(ValueError, match="tau must be a number, or one per sample"):
+        order_cancellation(zero, zero, tau=torch.zeros(4))
+    with pytest.raises(ValueError, match="and_ and or_ must have one shape"):
+        order_cancellation(zero, torch.zeros(1, 4))
+
+
+def test_cancelling_leaves_out_samples_without_a_threshold():
+    and_, or_ = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = order_cancellation(and_, or_, tau=torch.tensor([0.1, math.nan, 0.1]))
+    torch.testing.assert_close(found, order_cancellation(and_[[0, 2]], or_[[0, 2]], tau=0.1))

@@ -143,8 +143,8 @@ class Projection:
         inside: list[list[float]] = [[1.0, 0.0], [1.0, 1.0]]
         scaled: list[list[float]] = [[1.0, 0.0], [1.0, metric.per_order]]
         unit = metric.unit(n)
-        moves_high, moves_low = (kronecker_power(scaled, k, torch.device("cpu")) for k in (high, low))
-        inside_high, inside_low = (kronecker_power(inside, k, torch.device("cpu")) for k in (high, low))
+        moves_high, moves_low = (kronecker_power(scaled, k, _CPU) for k in (high, low))
+        inside_high, inside_low = (kronecker_power(inside, k, _CPU) for k in (high, low))
 
         def ready(matrix: Tensor) -> Tensor:
             return matrix.to(device, dtype).contiguous()
