@@ -25,7 +25,6 @@ from werkzeug import Request
 _REMEMBERED = 5.0
 _MOST_FOLDERS = 20_000
 _MOST_RECORDS = 200
-_TEXT = {".js": "application/javascript", ".css": "text/css"}
 
 
 class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorboard has no types
@@ -69,10 +68,10 @@ class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorb
         return self._found
 
     def _script(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
-        return _respond(environ, start, _text("charts.js") + _text("tab.js"), _TEXT[".js"])
+        return _respond(environ, start, _text("charts.js") + _text("tab.js"), "application/javascript")
 
     def _style(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
-        return _respond(environ, start, _text("style.css"), _TEXT[".css"])
+        return _respond(environ, start, _text("style.css"), "text/css")
 
     def _runs(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
         return _respond(environ, start, json.dumps(list(self._records())), "application/json")
@@ -114,7 +113,7 @@ def find_records(folder: Path) -> dict[str, Path]:
 def run_page(folder: Path) -> dict[str, Any]:
     """Return what the tab shows of a run at once: words, figures, and how far it has come."""
     from interaction_monitor.history.landmarks import places
-    from interaction_monitor.plots.run_text import advice, as_sentence, verdict
+    from interaction_monitor.plots.run_text import advice, as_sentence, clauses
     from interaction_monitor.record import Record
     from interaction_monitor.report.run_charts import run_figures
 
@@ -122,7 +121,7 @@ def run_page(folder: Path) -> dict[str, Any]:
     if not len(history):
         return {"error": "nothing is measured yet"}
     return {
-        "verdict": [as_sentence(clause) for clause in verdict(history).split("; ")],
+        "verdict": clauses(history),
         "advice": as_sentence(advice(history)),
         "measured": f"{len(history)} measurements, the last at {places(history)[-1]}",
         "figures": run_figures(history),

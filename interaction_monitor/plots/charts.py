@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.colors import ListedColormap, Normalize, PowerNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -25,7 +25,7 @@ from interaction_monitor.history.landmarks import (
     shown_losses,
     told_phases,
 )
-from interaction_monitor.plots.layout import GAP, ONSET, edges_of, marker_of, plot_known, run_axis, write_inside
+from interaction_monitor.plots.layout import GAP, ONSET, bare, edges_of, marker_of, plot_known, run_axis, write_inside
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 TRAIN = "#0072B2"
@@ -76,7 +76,7 @@ def order_bars(
     ax.set_xticks(orders[::step])
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
-    ax.spines[["top", "right"]].set_visible(False)
+    bare(ax)
 
 
 def bar_row(axes: Sequence[Axes], history: History) -> None:
@@ -125,18 +125,16 @@ def order_heat_map(ax: Axes, history: History) -> QuadMesh:
         The mesh, for a colour bar.
     """
     shares = np.stack([_shares(distribution) for distribution in history.distribution])
-    values, unit = positions(history)
     shades = ListedColormap(["white", *colormaps["magma_r"](np.linspace(0.02, 0.92, 255))])
     # The square root keeps the few per cent visible with which high orders come back.
-    mesh = ax.pcolormesh(
-        edges_of(values),
-        np.arange(history.n_players + 1) + 0.5,
-        shares.T,
-        cmap=shades,
-        norm=PowerNorm(0.5, vmin=0.0, vmax=max(float(shares.max()), 0.01)),
-    )
-    step = 1 if history.n_players <= 12 else 2
-    ax.set_yticks(range(1, history.n_players + 1, step))
+    return _heat(ax, history, shares, shades, PowerNorm(0.5, vmin=0.0, vmax=max(float(shares.max()), 0.01)))
+
+
+def _heat(ax: Axes, history: History, shares: NDArray[np.float64], shades: ListedColormap, norm: Normalize) -> QuadMesh:
+    values, unit = positions(history)
+    edges = np.arange(history.n_players + 1) + 0.5
+    mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, norm=norm)
+    ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
     ax.set_ylabel("order k")
     run_axis(ax, history, unit)
     return mesh
@@ -247,15 +245,9 @@ def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> Qua
     Returns:
         The mesh, for a colour bar.
     """
-    values, unit = positions(history)
     ax.set_facecolor("#EFEFEF")
     shades = ListedColormap(colormaps["Blues"](np.linspace(0.0, 1.0, 256)))
-    edges = np.arange(history.n_players + 1) + 0.5
-    mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, vmin=0.0, vmax=1.0)
-    ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
-    ax.set_ylabel("order k")
-    run_axis(ax, history, unit)
-    return mesh
+    return _heat(ax, history, shares, shades, Normalize(0.0, 1.0))
 
 
 def order_effects(ax: Axes, history: History) -> None:

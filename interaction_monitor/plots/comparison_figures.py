@@ -17,6 +17,7 @@ from interaction_monitor.functional import (
     matching_precision_curve,
     or_outputs,
     order_sharing,
+    salient_counts,
     salient_outputs,
     sparsity_curve,
 )
@@ -45,9 +46,11 @@ def sparsity(comparison: Comparison) -> Figure:
     Returns:
         The figure, a panel per network.
     """
-    figure, axes = _panels(comparison, height=3.6)
-    pooled = comparison.counting.pooled
+    networks, pooled = len(comparison.names), comparison.counting.pooled
+    figure = Page(figsize=(1.5 + 3.6 * networks, 3.6), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots(1, networks, sharey=True, squeeze=False)[0]
     for network, ax in enumerate(axes):
+        bare(ax)
         largest = 0.0
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS[:3], strict=True):
             or_ = None if extraction.and_only else extraction.or_[network]
@@ -245,7 +248,7 @@ def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
     figure = Page(figsize=(6, 3.4), dpi=100, layout="constrained", facecolor="white")
     ax = figure.subplots()
     error = _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau))
-    count = int((torch.cat((and_[1:], or_[1:])).abs() >= measurement.tau).sum())
+    count = int(salient_counts(and_, or_, measurement.tau).sum())
     ax.set(title=f"{count} salient, mean error {error:.0%}", xlabel=f"masked versions of sample {sample}", ylabel="v")
     legend_above(figure, ax)
     return figure
@@ -255,19 +258,10 @@ def _draw_explained(ax: Axes, v: Tensor, explained: Tensor) -> float:
     """Draw outputs from the largest down and what explains them; return the mean error as a share of the change."""
     by_output, rank = v.argsort(descending=True), torch.arange(len(v))
     ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output")
-    ax.plot(rank, explained[by_output], color="#D55E00", lw=0.8, label="salient interactions")
-    ax.fill_between(rank, v[by_output], explained[by_output], color="#D55E00", alpha=0.28)
+    ax.plot(rank, explained[by_output], color=_POSITIVE, lw=0.8, label="salient interactions")
+    ax.fill_between(rank, v[by_output], explained[by_output], color=_POSITIVE, alpha=_PALE)
     bare(ax)
     return float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
-
-
-def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes]]:
-    count = len(comparison.names)
-    figure = Page(figsize=(1.5 + 3.6 * count, height), dpi=100, layout="constrained", facecolor="white")
-    axes = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
-    for ax in axes:
-        bare(ax)
-    return figure, axes
 
 
 PICTURES: dict[str, Callable[[Comparison], Figure]] = {

@@ -133,6 +133,11 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     return overfitting(rows) + _phases(rows)
 
 
+def clauses(history: History) -> list[str]:
+    """Say the verdict in one sentence for each thing that was found."""
+    return [as_sentence(clause) for clause in verdict(history).split("; ")]
+
+
 def as_sentence(text: str) -> str:
     """Begin with a capital letter and end with a full stop.
 
@@ -233,15 +238,15 @@ def advice(history: History) -> str:
     began, onset, test = find_overfitting(history), find_onset(history), shown_losses(history).test
     lowest = None if np.isnan(test).all() else int(np.nanargmin(test))
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
-    if began is not None and lowest is None:
-        return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
     if began is None and onset is None:
         return "Go on: the patterns that are learned in phase one carry over to new samples"
-    if began is None and (find_gap_crossing(history) is None or lowest == len(history) - 1):
+    if began is not None and lowest is None:
+        return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
+    # Without a test loss nothing crosses either.
+    if lowest is None or (began is None and (find_gap_crossing(history) is None or lowest == len(history) - 1)):
         return "Go on and watch the loss gap: more complicated patterns are learned now, and these carry over less"
-    at = places(history)[lowest or 0]
     more = "" if began else ", and look whether accuracy fell after it"
-    return f"Keep the weights of about {at}, where test loss is lowest{more}; {remedies}"
+    return f"Keep the weights of about {places(history)[lowest]}, where test loss is lowest{more}; {remedies}"
 
 
 def table(history: History, *, most: int = 16) -> str:

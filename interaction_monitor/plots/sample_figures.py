@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from matplotlib import style
@@ -12,8 +13,17 @@ from matplotlib.figure import Figure
 from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots.layout import NOTE, bare, legend_above, page, styled
-from interaction_monitor.plots.sample_inputs import AND, OR, SIGNS, Interaction, draw_players, image_of, strongest
+from interaction_monitor.plots.layout import NOTE, Page, bare, legend_above, page, styled
+from interaction_monitor.plots.sample_inputs import (
+    COLOURS,
+    SIGNS,
+    Interaction,
+    draw_players,
+    image_of,
+    outputs_along,
+    signed,
+    strongest,
+)
 
 _FOR, _AGAINST, _REST = "#0072B2", "#D55E00", "#BBBBBB"
 _KEY = (
@@ -64,7 +74,6 @@ def waterfall(
     if not measurement.valid[sample]:
         raise ValueError(f"sample={sample} has outputs that are not finite; choose one of `measurement.valid`")
     shown = strongest(measurement, sample, n_strongest, before=None if before is None else before[1])
-    start, end = float(measurement.v[sample, 0]), float(measurement.v[sample, -1])
     labels = ["masked input", *(_label(interaction, names) for interaction in shown), "the rest", "the input"]
     n_players = measurement.strength.shape[1]
     with style.context("default"):
@@ -75,7 +84,7 @@ def waterfall(
         figure = page(width, height)
         bottom, tall = 0.75 / height, 1 - 1.6 / height
         ax = figure.add_axes(((dots + words) / width, bottom, 4.4 / width, tall))
-        _steps(ax, start, [interaction.effect for interaction in shown], end)
+        _steps(ax, outputs_along(measurement, sample, shown))
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.4, -0.6)
         ax.set_title(f"sample {sample}: from the masked input to the input", loc="left", fontsize=11, pad=28)
@@ -86,17 +95,14 @@ def waterfall(
     return figure
 
 
-def _steps(ax: Axes, start: float, effects: Sequence[float], end: float) -> None:
-    """Draw the bars one after the other, with what is left of the way to the end as the last."""
-    steps = [*effects, end - start - sum(effects)]
-    at = start
-    for place, step in enumerate(steps, start=1):
-        colour = _REST if place == len(steps) else _FOR if step >= 0 else _AGAINST
-        ax.barh(place, step, left=at, color=colour, height=0.7)
-        ax.plot([at, at], [place - 1, place], color="#888888", lw=0.7)
-        ax.text(max(at, at + step), place, f" {step:+.2g}" if step else " –", va="center", fontsize=9)
-        at += step
-    for place, value in ((0, start), (len(steps) + 1, end)):
+def _steps(ax: Axes, outputs: Sequence[float]) -> None:
+    """Draw the bars one after the other from output to output, the last of what is left of the way to the end."""
+    for place, (begin, end) in enumerate(pairwise(outputs), start=1):
+        colour = _REST if place == len(outputs) - 1 else _FOR if end >= begin else _AGAINST
+        ax.barh(place, end - begin, left=begin, color=colour, height=0.7)
+        ax.plot([begin, begin], [place - 1, place], color="#888888", lw=0.7)
+        ax.text(max(begin, end), place, f" {signed(end - begin)}", va="center", fontsize=9)
+    for place, value in ((0, outputs[0]), (len(outputs), outputs[-1])):
         ax.plot([value], [place], "k|", ms=14, mew=2)
         ax.text(value, place, f"  {value:.2f}", va="center", fontsize=9, weight="bold")
     ax.axvline(0, color="#444444", lw=0.8)
@@ -111,7 +117,7 @@ def _columns(ax: Axes, shown: Sequence[Interaction], before: str | None) -> None
     """Write beside the bars what each effect was before, and whether references have it too."""
     columns = []
     if before is not None:
-        columns.append((before, [f"{x.before:+.2g}" if x.before else "–" for x in shown]))
+        columns.append((before, [signed(x.before or 0.0) for x in shown]))
     if any(x.shared is not None for x in shown):
         columns.append(("shared", ["✓" if x.shared else "–" for x in shown]))
     for at, (title, cells) in zip((1.14, 1.28), columns, strict=False):
@@ -124,7 +130,7 @@ def _dots(ax: Axes, shown: Sequence[Interaction], n_players: int) -> None:
     for place, interaction in enumerate(shown, start=1):
         ax.plot(range(n_players), [place] * n_players, "o", color="#D5D5D5", ms=4)
         alone = len(interaction.players) == 1
-        colour = "#1B1B1B" if alone else AND if interaction.kind == "AND" else OR
+        colour = "#1B1B1B" if alone else COLOURS[interaction.kind]
         full = alone or interaction.kind == "AND"
         ax.plot(
             interaction.players, [place] * len(interaction.players), "-o" if full else "--o", color=colour, ms=7,
@@ -162,14 +168,14 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     both = (comparison.alone, comparison.shared)
     lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
     height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
-    figure = Figure(figsize=(12, height), dpi=100, layout="constrained", facecolor="white")
+    figure = Page(figsize=(12, height), dpi=100, layout="constrained", facecolor="white")
     axes = figure.subplots(1, 2)
     _map_of_players(figure, comparison, sample)
     for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
         _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
         ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
         # beside the axes, where no bar can run through it
-        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": "#555555"}
+        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": NOTE}
         ax.text(1.01, len(shared) - 0.6, f"{len(shared)} in all\nnetworks", va="bottom", **note)
         ax.text(1.01, len(shared) - 0.4, f"{len(distinctive)} in\nsome", va="top", **note)
         ax.set_title(f"{extraction.name}, sample {comparison.samples[sample]}")

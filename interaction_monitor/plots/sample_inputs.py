@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots.layout import data_uri, to_png
 
-AND, OR = "#E69F00", "#56B4E9"
+COLOURS = {"AND": "#E69F00", "OR": "#56B4E9"}
 SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction
 
 
@@ -42,10 +43,10 @@ class Interaction:
         """Its kind, or "alone": of one player AND and OR are the same."""
         return self.kind if len(self.players) > 1 else "alone"
 
-    @property
-    def signed(self) -> str:
-        """The effect with its sign."""
-        return f"{self.effect:+.2g}"
+
+def signed(effect: float) -> str:
+    """Write an effect with its sign, or a dash where there is none."""
+    return f"{effect:+.2g}" if effect else "–"
 
 
 def strongest(
@@ -77,6 +78,12 @@ def strongest(
         for i in chosen
         if now[i] != 0 or (then is not None and then[i] != 0)
     ]
+
+
+def outputs_along(measurement: Measurement, sample: int, shown: Sequence[Interaction]) -> list[float]:
+    """List v(∅), what each interaction makes of it, one after the other, and v(x), to which the rest leads."""
+    start, end = (float(measurement.v[sample, i]) for i in (0, -1))
+    return [*accumulate((interaction.effect for interaction in shown), initial=start), end]
 
 
 def _salient(measurement: Measurement, sample: int) -> Tensor:
@@ -222,7 +229,7 @@ def picture(
 
             draw_players(panel(0, name.replace(", ", ",\n"), bold=True), image, regions)
             for column, interaction in enumerate(interactions, start=1):
-                title = f"{interaction.label} {', '.join(map(str, interaction.players))}\n{interaction.signed}"
+                title = f"{interaction.label} {', '.join(map(str, interaction.players))}\n{signed(interaction.effect)}"
                 _interaction(panel(column, title), image, regions, interaction)
         return data_uri(to_png(figure))
 
@@ -248,9 +255,9 @@ def draw_players(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64
 
 def _interaction(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64], interaction: Interaction) -> None:
     inside = np.isin(regions, interaction.players)
-    colour = AND if interaction.kind == "AND" else OR
     # Dark images are lifted a little, so that what is dimmed can be told from what is black.
     lit = 0.12 + 0.88 * (image if image.ndim == 3 else np.repeat(image[..., None], 3, -1))
     ax.imshow(np.where(inside[..., None], lit, 0.35 * lit), vmin=0, vmax=1)
     dashes = "solid" if interaction.kind == "AND" else (0, (2, 1))
+    colour = COLOURS[interaction.kind]
     ax.add_collection(LineCollection(list(outline(inside)), colors=colour, linewidths=2, linestyles=[dashes]))

@@ -156,7 +156,7 @@ def tells_more(history: History) -> bool:
         (row.phase, row.onset_epoch, row.onset_step, row.overfitting_epoch, row.gap_onset_epoch is None)
         for row in history[-2:]
     ]
-    return len(known) == 1 or known[-2:-1] != known[-1:]
+    return known[:-1] != known[-1:]
 
 
 def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag: str, step: int) -> None:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts, layout
-from interaction_monitor.plots.layout import Page, styled
+from interaction_monitor.plots.layout import NOTE, Page, bare, styled
 from interaction_monitor.plots.theory_text import WHY_GREY, level, match_words
 from interaction_monitor.theory.closed_form import norm_ratio
 from interaction_monitor.theory.overlay import Overlay
@@ -60,7 +60,7 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     )
     if greys:
         width = 24 * len(chosen)
-        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", max(width, 70)), fontsize=9, color="#555555")
+        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", max(width, 70)), fontsize=9, color=NOTE)
     return figure
 
 
@@ -95,12 +95,12 @@ def noise_level(overlay: Overlay) -> Figure:
         ax.axvspan(left, turn, color=layout.PHASE_ONE, linewidth=0, zorder=0)
         ax.axvspan(turn, right, color=layout.PHASE_TWO, linewidth=0, zorder=0)
         ax.axvline(turn, color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
-        ax.spines[["top", "right"]].set_visible(False)
+        bare(ax)
     name = "onset of phase two" if overlay.onset_known else "lowest ⟨k⟩; no onset was found"
     top.plot([], [], color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
     top.legend(frameon=False, loc="best")
     if not two.all():
-        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color="#555555")
+        figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color=NOTE)
     return figure
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from interaction_monitor.functional import and_interactions, salient_outputs
+from interaction_monitor.functional import and_interactions, salient_counts, salient_outputs
 from interaction_monitor.functional.faithfulness import (
     average_outputs,
     largest_drop,
@@ -212,11 +212,10 @@ def salient_alone(measurement: Measurement) -> str:
     valid = measurement.valid
     v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid]
     error = (v - salient_outputs(and_, or_, measurement.tau)).abs().mean() / measurement.output_change
-    parts = torch.cat((and_[:, 1:], or_[:, 1:]), 1)
-    count = (parts.abs() >= measurement.tau).sum(1).double().mean()
+    count = salient_counts(and_, or_, measurement.tau).sum(1).mean()
     return (
-        f"The salient interactions alone, {float(count):.0f} of {parts.shape[1]} in the mean, give the outputs of all "
-        f"{v.shape[1]} masked versions with a mean error of {float(error):.1%} of the mean change."
+        f"The salient interactions alone, {float(count):.0f} of {2 * v.shape[1] - 2} in the mean, give the outputs of "
+        f"all {v.shape[1]} masked versions with a mean error of {float(error):.1%} of the mean change."
     )
 
 

@@ -25,7 +25,7 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
 from interaction_monitor.plots.layout import data_uri
-from interaction_monitor.plots.run_text import advice, as_sentence, gap_in_words, verdict
+from interaction_monitor.plots.run_text import advice, as_sentence, clauses, gap_in_words
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts
@@ -159,7 +159,7 @@ def _render(
         version=__version__,
         record=record,
         settings=_flat(record.settings),
-        verdict=[as_sentence(clause) for clause in verdict(history).split("; ")],
+        verdict=clauses(history),
         history=history,
         last=history[-1],
         onset=find_onset(history),
@@ -272,7 +272,6 @@ class _Shown:
 
 def _shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> _Shown:
     ks = comparison.ks
-    findings = comparison_text.findings(comparison)
     pictures = pictures or comparison_figures.draw_all(comparison)
     return _Shown(
         names=comparison.names,
@@ -283,7 +282,7 @@ def _shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) 
         verdict=comparison_text.verdict(comparison),
         threshold=comparison_text.threshold(comparison),
         pooled=comparison.counting.pooled,
-        findings=findings,
+        findings=comparison_text.findings(comparison),
         ks=ks,
         powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],
         orders=[(e.name, comparison_text.shared_percentages(e)) for e in comparison.extractions],

@@ -16,9 +16,11 @@ from interaction_monitor.plots.sample_inputs import (
     Interaction,
     choose,
     image_of,
+    outputs_along,
     picture,
     player_names,
     sentence,
+    signed,
     strongest,
 )
 from interaction_monitor.record import Record
@@ -110,18 +112,15 @@ def steps(
     Returns:
         The masked input, the interactions from the strongest down, the rest, and the input.
     """
-    start, end = float(measurement.v[sample, 0]), float(measurement.v[sample, -1])
     shown = strongest(measurement, sample, _STEPS, before=before)
-    rest = end - start - sum(interaction.effect for interaction in shown)
-    ends = [start]
-    for effect in (*(interaction.effect for interaction in shown), rest):
-        ends.append(ends[-1] + effect)
-    low, high = min(*ends, 0.0), max(*ends, 0.0)
+    outputs = outputs_along(measurement, sample, shown)
+    start, end = outputs[0], outputs[-1]
+    low, high = min(*outputs, 0.0), max(*outputs, 0.0)
     room = 100 / (high - low) if high > low else 0.0
 
     def row(label: str, begin: float, to: float, side: str, x: Interaction | None = None) -> Step:
-        change = f"{to:.2f}" if not side else f"{to - begin:+.2g}" if to != begin else "–"
-        earlier = "" if x is None or x.before is None else f"{x.before:+.2g}" if x.before else "–"
+        change = signed(to - begin) if side else f"{to:.2f}"
+        earlier = "" if x is None or x.before is None else signed(x.before)
         return Step(
             label,
             () if x is None else x.players,
@@ -134,12 +133,12 @@ def steps(
             round(abs(to - begin) * room, 1),
         )
 
-    places = zip(shown, ends, ends[1:], strict=False)
+    places = zip(shown, outputs, outputs[1:], strict=False)
     middle = [row(x.label, a, b, "for" if x.effect >= 0 else "against", x) for x, a, b in places]
     return (
         row("masked input", start, start, ""),
         *middle,
-        row("the rest", ends[-2], end, "rest"),
+        row("the rest", outputs[-2], end, "rest"),
         row("the input", end, end, ""),
     )
 
