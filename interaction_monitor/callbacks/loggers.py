@@ -84,7 +84,7 @@ class Loggers:
 
         Args:
             history: all measurements so far.
-            values: the latest one's numbers, see `scalars`.
+            values: the latest one's numbers, see `summary.scalars`.
             step: the loggers' step.
         """
         for logger in self._loggers:
@@ -148,7 +148,7 @@ def is_a(thing: object, *names: str) -> bool:
 
 @dataclass(frozen=True)
 class Shows:
-    """How a logger shows what is no number, each under a tag."""
+    """How a logger shows what is no number, each under a tag; no server is asked before one of these is called."""
 
     figure: Callable[[str, Figure, int], Any]
     guide: Callable[[str, str], Any]
@@ -169,11 +169,12 @@ def shows_of(logger: Any) -> Shows | None:
 
 
 def _in_tensorboard(logger: Any) -> Shows:
-    def figure(tag: str, figure: Figure, step: int) -> None:
-        logger.experiment.add_image(tag, to_image(figure), step, dataformats="HWC")
-
     # The rest is written by `tensorboard.write_measurement`.
-    return Shows(figure, guide=logger.experiment.add_text, verdict=logger.experiment.add_text)
+    return Shows(
+        figure=lambda tag, figure, step: logger.experiment.add_image(tag, to_image(figure), step, dataformats="HWC"),
+        guide=lambda tag, text: logger.experiment.add_text(tag, text),
+        verdict=lambda tag, text, step: logger.experiment.add_text(tag, text, step),
+    )
 
 
 def _in_wandb(logger: Any) -> Shows:
@@ -191,41 +192,40 @@ def _in_wandb(logger: Any) -> Shows:
 
 
 def _in_mlflow(logger: Any) -> Shows:
-    client, run = logger.experiment, logger.run_id
     return Shows(
-        figure=lambda tag, figure, step: client.log_figure(run, figure, f"{tag}_step_{step:08d}.png"),
-        guide=lambda tag, text: client.log_text(run, text, f"{tag}.md"),
-        verdict=lambda tag, text, _: client.set_tag(run, tag, text),
+        figure=lambda tag, figure, step: logger.experiment.log_figure(
+            logger.run_id, figure, f"{tag}_step_{step:08d}.png"
+        ),
+        guide=lambda tag, text: logger.experiment.log_text(logger.run_id, text, f"{tag}.md"),
+        verdict=lambda tag, text, _: logger.experiment.set_tag(logger.run_id, tag, text),
     )
 
 
 def _in_comet(logger: Any) -> Shows:
-    experiment = logger.experiment
-
     def distribution(tag: str, shares: NDArray[np.float64], step: int) -> None:
         # It takes values, not counts: a thousand of them show each share to a thousandth.
         counts = np.round(1000 * shares / shares.sum()).astype(int)
-        experiment.log_histogram_3d(np.repeat(np.arange(1, len(shares) + 1), counts), name=tag, step=step)
+        logger.experiment.log_histogram_3d(np.repeat(np.arange(1, len(shares) + 1), counts), name=tag, step=step)
 
     return Shows(
-        figure=lambda tag, figure, step: experiment.log_figure(figure_name=tag, figure=figure, step=step),
-        guide=lambda _, text: experiment.log_html(_as_html(text)),
-        verdict=lambda tag, text, _: experiment.log_other(tag, text),
+        figure=lambda tag, figure, step: logger.experiment.log_figure(figure_name=tag, figure=figure, step=step),
+        guide=lambda _, text: logger.experiment.log_html(_as_html(text)),
+        verdict=lambda tag, text, _: logger.experiment.log_other(tag, text),
         distribution=distribution,
     )
 
 
 def _in_aim(logger: Any) -> Shows:
-    aim, run = import_module("aim"), logger.experiment
+    aim = import_module("aim")
 
     def distribution(tag: str, shares: NDArray[np.float64], step: int) -> None:
         bins = _edges(shares)
-        run.track(aim.Distribution(hist=shares, bin_range=(bins[0], bins[-1])), name=tag, step=step)
+        logger.experiment.track(aim.Distribution(hist=shares, bin_range=(bins[0], bins[-1])), name=tag, step=step)
 
     return Shows(
-        figure=lambda tag, figure, step: run.track(aim.Image(to_image(figure)), name=tag, step=step),
-        guide=lambda tag, text: run.track(aim.Text(text), name=tag, step=0),
-        verdict=lambda tag, text, step: run.track(aim.Text(text), name=tag, step=step),
+        figure=lambda tag, figure, step: logger.experiment.track(aim.Image(to_image(figure)), name=tag, step=step),
+        guide=lambda tag, text: logger.experiment.track(aim.Text(text), name=tag, step=0),
+        verdict=lambda tag, text, step: logger.experiment.track(aim.Text(text), name=tag, step=step),
         distribution=distribution,
     )
 
