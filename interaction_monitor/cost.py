@@ -1,4 +1,4 @@
-"""What a measurement takes, known and said before it is paid for: timed on a few forwards and extractions."""
+"""What a measurement takes, known before it is paid for: timed on a few forwards and extractions."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def run_of(state: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     run = (state or {}).get("run", {})
     try:
-        given = run.get("loss", {})
-        loss = {name: float(given.get(name, 0)) for name in ("sum", "samples", *({"test"} & given.keys()))}
+        given = {"sum": 0, "samples": 0} | run.get("loss", {})
+        loss = {name: float(given[name]) for name in ("sum", "samples", "test") if name in given}
         return {"in_batches": bool(run.get("in_batches", False)), "loss": loss}
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(_damaged(f"run is {run!r:.40}")) from error
