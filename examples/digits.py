@@ -29,11 +29,6 @@ from interaction_monitor.players import FeaturePatches
 from interaction_monitor.plots import run_figures, run_text
 from interaction_monitor.reference import Twins
 
-WHAT_TO_DO = (
-    "What to do: from there on the network learns labels by heart, so stop not long after (stop=OverfittingKnown()), "
-    "let the weights decay, or look for wrong labels."
-)
-
 
 class LeNet(L.LightningModule):
     def __init__(self) -> None:
@@ -122,9 +117,7 @@ def main() -> None:
     history = monitor.observer.history
     picture = Path(trainer.log_dir or ".") / "story.png"
     run_figures.story(history).savefig(picture, dpi=110)
-    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n")
-    if history[-1].overfitting_epoch is not None:
-        print(f"{WHAT_TO_DO}\n")
+    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n\n{run_text.advice(history)}.\n")
     print(f"The whole story in one picture: {picture}")
     print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {arguments.out}")
 
