@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,3 +85,27 @@ def require_no_less_than_zero(**values: float) -> None:
             raise ValueError(f"{name} must be a number, but is {value!r}")
         if not value >= 0:
             raise ValueError(f"{name} must be at least 0, but is {value}")
+
+
+@contextmanager
+def refusing(what: str, fix: str) -> Iterator[None]:
+    """Make of any failure inside the block one of the argument that it comes from, so that no run begins with it.
+
+    Args:
+        what: fails.
+        fix: what to give instead.
+
+    Raises:
+        ValueError: that says so.
+
+    Examples:
+        >>> with refusing("Twins(factory=...)", "give another one"):
+        ...     raise RuntimeError("no weights")
+        Traceback (most recent call last):
+        ...
+        ValueError: Twins(factory=...) failed with RuntimeError: no weights; give another one
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} failed with {type(error).__name__}: {error}; {fix}") from error

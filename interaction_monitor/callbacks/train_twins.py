@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe
+from interaction_monitor._checks import describe, refusing
 from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 
 _SPLIT = "Twins are trained on one device each, but this network is split over processes; give another reference"
+_LIKE_THE_RUNS = "let Twins(factory=...) make a network like the run's, or give another reference"
+_OPTIMIZERS = ("the optimizer of a twin", f"give Twins(optimizer=lambda network: ...), or {_LIKE_THE_RUNS}")
 
 
 def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.LightningModule, *, name: str) -> None:
     """Make the twins that were asked for, if any, and say what they cost.
 
     Raises:
-        ValueError: if they cannot be trained as the module is.
+        ValueError: if they cannot be made, or trained as the module is.
     """
     references = observer.references
     if references is None or (asked := references.asked_twins) is None:
@@ -49,7 +51,7 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
     for network in networks:
         _require_steps(network, asked)
         _place(network, trainer, pl_module)
-    with preserved_rng(asked.seed):
+    with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [_configured(network, asked) for network in networks]
     training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
@@ -137,7 +139,7 @@ def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> 
     """Put a twin where the run's module is, and set it up in the order in which the trainer does."""
     if is_a(network, "LightningModule"):
         network.trainer = TwinTrainer(trainer, network)
-        with silent(network):
+        with silent(network), refusing("setup or configure_model of a twin", _LIKE_THE_RUNS):
             network.setup(stage="fit")
             network.configure_model()
     trainer.precision_plugin.convert_module(network)
@@ -220,7 +222,8 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
 
     Raises:
         TypeError: if the factory makes no network.
-        ValueError: if it makes the same one twice, or the model is split over processes.
+        ValueError: if it fails or makes the same one twice, no optimizer can be made for it, or the model is split over
+            processes.
     """
     references = observer.references
     if references is None or (asked := references.asked_twins) is None:
@@ -230,7 +233,7 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
     device = next(model.parameters()).device
     networks = [network.to(device) for network in asked.networks()]
     make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))
-    with preserved_rng(asked.seed):
+    with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [[make(network)] for network in networks]
     context = nullcontext if trainer is None else trainer.compute_loss_context_manager
     training = TwinTraining(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe, some
+from interaction_monitor._checks import describe, refusing, some
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
 from interaction_monitor.reference.batch_halves import halves
@@ -73,9 +73,9 @@ class Twins:
 
     def networks(self) -> list[nn.Module]:
         """Make both networks; the random states stay as they are."""
-        made = []
+        made, fix = [], "give a function without arguments that makes an untrained network, lambda: MyModule(...) say"
         for number in range(2):
-            with preserved_rng(self.seed + number + 1):
+            with preserved_rng(self.seed + number + 1), refusing("Twins(factory=...)", fix):
                 made.append(self.factory())
         if not all(isinstance(network, nn.Module) for network in made):
             raise TypeError(f"Twins(factory=...) must return a network, but returned {describe(made[0])}")

@@ -255,6 +255,41 @@ def test_a_lightning_run_goes_on_with_its_twins(loaders, make_trainer, make_net,
     assert resumed.observer.twins.steps == straight.observer.twins.steps
 
 
+class Broken:
+    """Fails at one of the steps in which a twin is made."""
+
+    def __init__(self, kind, at):
+        self.kind, self.at = kind, at
+
+    def fail(self, *_, **__):
+        raise RuntimeError("no weights here")
+
+    def __call__(self):
+        network = self.fail() if self.at == "factory" else self.kind()
+        setattr(network, self.at, self.fail)
+        return network
+
+
+@pytest.mark.parametrize(
+    ("at", "told"),
+    [
+        (
+            "factory",
+            r"Twins\(factory=...\) failed with RuntimeError: no weights here; give a function without",
+        ),
+        ("setup", "setup or configure_model of a twin failed with RuntimeError: no weights here; let Twins"),
+        ("configure_model", "setup or configure_model of a twin failed with RuntimeError: no weights here; let Twins"),
+        ("configure_optimizers", "the optimizer of a twin failed with RuntimeError: no weights here; give Twins"),
+    ],
+)
+def test_twins_that_cannot_be_made_end_the_run_before_it_trains(loaders, make_trainer, make_net, net, at, told):
+    untrained = copy.deepcopy(net)
+    watching = InteractionMonitor(FEATURES, n_samples=6, reference=Twins(Broken(make_net, at)))
+    with pytest.raises(MisconfigurationException, match=told):
+        make_trainer(watching).fit(net, *loaders)
+    assert same(untrained, net)
+
+
 def test_twins_follow_the_runs_schedule_and_frozen_parts(loaders, make_trainer, make_net):
     class Scheduled(make_net):
         def on_train_epoch_start(self):
