@@ -131,7 +131,7 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: floa
         floor: as in `strongest`.
 
     Returns:
-        (m, ..., len(ks)) float64 in 0..1; NaN for a network without interactions.
+        (m, ..., len(ks)) float64 in 0..1; NaN for a network without interactions, and where one's are not finite.
 
     Raises:
         ValueError: if there are fewer than two networks, the last axis is no power of two, a k is below 1,
@@ -149,8 +149,9 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: floa
     limits = torch.tensor(list(ks), device=ranks.device)
     in_all = ranks.amax(0).sort(-1).values
     shared = torch.searchsorted(in_all, limits.expand(*in_all.shape[:-1], -1).contiguous())
-    present = (ranks < ranks.shape[-1]).sum(-1, keepdim=True)
-    return to_float64(shared) / to_float64(torch.minimum(present, limits))
+    power = to_float64(shared) / to_float64(torch.minimum((ranks < ranks.shape[-1]).sum(-1, keepdim=True), limits))
+    # What a diverged network shares with others is not known; zero would count against these.
+    return power.where(interactions.isfinite().all(-1, keepdim=True).all(0), torch.nan)
 
 
 def overlap(first: Tensor, second: Tensor, k: int = 100) -> Tensor:
@@ -164,7 +165,7 @@ def overlap(first: Tensor, second: Tensor, k: int = 100) -> Tensor:
         k: how many; 100 is the paper's.
 
     Returns:
-        (...,) float64 in 0..1; NaN where `first` has no interaction.
+        (...,) float64 in 0..1; NaN where `first` has no interaction, or either has one that is not finite.
 
     Raises:
         ValueError: if the shapes differ, the last axis is no power of two, or `k` is below 1.

@@ -134,6 +134,18 @@ def test_the_floor_leaves_out_the_faint() -> None:
         functional.strongest(effects, 3, floor=-1)
 
 
+def test_a_network_that_is_not_finite_leaves_its_samples_out():
+    effects = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
+    broken = effects.clone()
+    broken[1, 2, 5], broken[2, 3] = torch.inf, torch.nan
+    expected = functional.generalization_curve(effects, [2, 9])
+    expected[:, 2:] = torch.nan
+    torch.testing.assert_close(functional.generalization_curve(broken, [2, 9]), expected, equal_nan=True)
+    for pair in ((0, 1), (1, 0)):
+        shares = functional.overlap(*broken[list(pair)], k=3)
+        assert shares.isnan().tolist() == [False, False, True, False]
+
+
 def test_metrics_are_the_means_over_samples() -> None:
     and_, or_ = interactions(2, 7, 0), interactions(2, 7, 1)
     or_[:, 2] = 0  # a sample without OR interactions has no power
