@@ -121,7 +121,7 @@ class Observer:
         self.references = References.of(reference)
         self.history = History()
         self.last: Measurement | None = None
-        self._warned_of_rounding = False
+        self._warned_of_rounding: set[bool] = set()  # of a trained network, and of one before training
 
     def observe(
         self,
@@ -248,12 +248,12 @@ class Observer:
                 self.references.write(self.record.folder)
 
     def _warn_of_rounding(self, measurement: Measurement, row: Row) -> None:
-        # An untrained network hardly tells inputs apart, and any coarse rounding is large beside so little.
-        if self._warned_of_rounding or self.ranks.rank != 0 or row.step == 0:
+        if (trained := row.step > 0) in self._warned_of_rounding or self.ranks.rank != 0:
             return
-        finite = measurement.v[measurement.valid]
-        if (text := rounding_warning(measurement.rounding, finite, measurement.tau, self.settings)) is not None:
-            self._warned_of_rounding = True
+        sigma, finite, tau = measurement.rounding, measurement.v[measurement.valid], measurement.tau
+        if (text := rounding_warning(sigma, finite, tau, self.settings)) is not None:
+            self._warned_of_rounding.add(trained)
+            text += "" if trained else ". That the mean order falls from this untrained network may be rounding too"
             warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
 
     def take_over(self, row: Row, strength: Tensor, generalizing: Tensor | None = None) -> None:

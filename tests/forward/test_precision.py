@@ -401,7 +401,7 @@ class TestWarning:
         text = warning_of(self.flat(measured, 1.01 * apart), Settings(interactions=kind))
         assert text is None or "whatever is masked" not in text
 
-    def test_once_and_not_before_training(self, mlp, probe):
+    def test_once_before_training_and_once_from_then_on(self, mlp, probe):
         players = with_players(mlp, probe, n=8)
         observer = Observer(probe, players, interactions="and")
         with warnings.catch_warnings(record=True) as caught:
@@ -409,8 +409,11 @@ class TestWarning:
             for epoch in range(4):
                 observer.observe(mlp, epoch=epoch, step=epoch, forward_context=bfloat16)
         said = [str(warning.message) for warning in caught if "rounding inside" in str(warning.message)]
-        assert len(said) == 1
-        assert "epoch 1" in said[0]
+        assert len(said) == 2
+        assert "epoch 0" in said[0]
+        assert "falls from this untrained network may be rounding too" in said[0]
+        assert "epoch 1" in said[1]
+        assert "untrained" not in said[1]
 
 
 class TestReport:
