@@ -1,12 +1,13 @@
 """Runs beside references: how each is trained beside finished networks and twins, and what is kept of it.
 
 A run's references are trained on other samples, as many of them, with as many wrong labels, and taken at their lowest
-validation loss. The data are MNIST and SST-2 from a folder, and what scikit-learn brings.
+validation loss. The data are MNIST, SST-2 and ModelNet10 from a folder, and what scikit-learn brings.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +23,9 @@ from gallery.ingredients import with_wrong_labels
 from gallery.train import evaluate
 from interaction_monitor import Probe, assign_players, interpret, masked_outputs
 from interaction_monitor.functional import generalizing_strength
-from interaction_monitor.players import Columns, FeaturePatches, Players, Words
+from interaction_monitor.players import Columns, FeaturePatches, Players, PointClusters, Words
 
-CONDITIONS = ("clean", "decay", "wrong10", "wrong20")
 WRONG = {"wrong5": 0.05, "wrong10": 0.1, "wrong20": 0.2}
-CHOOSING, FRESH = (0, 1, 10, 11, 12), (20, 21, 22)
 KINDS = ("finished", "twins_both", "twins_one")
 # After each epoch. "cross": of each twin on the half that it does not learn from, with the labels as trained on, before
 # each step; "changed": the part of the training samples that are told otherwise than an epoch before.
@@ -78,28 +77,19 @@ FAMILIES = {
         networks.BertTiny, lambda words: Words(list(words), n_players=6),
         1500, 1500, 2, 500, 20, 1, 32, 0.005, 0.05,
     ),
+    "dgcnn": Family(
+        lambda _: networks.DynamicGraph(width=16), lambda _: PointClusters(n_players=6),
+        800, 800, 2, 500, 30, 2, 32, 0.005, 0.05,
+    ),
 }  # fmt: skip
-
-
-def names(seeds: Sequence[int] = (*CHOOSING, *FRESH)) -> list[str]:
-    """Name the runs of some seeds, those to choose on first."""
-    many = [
-        f"{family}-{condition}-{seed}"
-        for seed in seeds
-        for condition in CONDITIONS
-        for family in ("lenet", "vgg6", "mlp")
-        if seed != 12 or (family, condition) == ("mlp", "wrong20")
-    ]
-    others = ("lenet-much-0", "lenet-much-10", "resnet20-clean-20", "resnet20-wrong20-20", "bert-clean-20")
-    return [*many, *(name for name in others if int(name.split("-")[-1]) in seeds)]
 
 
 def train(name: str, data: Path | None) -> Kept:
     """Train a run, its finished references and its twins.
 
     Args:
-        name: one of `names`.
-        data: folder with MNIST and SST-2, for LeNets and BERT-Tiny.
+        name: family-condition-seed; see `references.names`.
+        data: folder with MNIST, SST-2 and ModelNet10, for LeNets, BERT-Tiny and DGCNN.
 
     Returns:
         Its curves after each epoch (see `CURVES`); at each measurement the strength of each sample, (E, S), all of it
@@ -124,6 +114,8 @@ def train(name: str, data: Path | None) -> Kept:
     before = torch.full_like(task.labels, -1)
     for epoch in range(family.epochs + 1):
         crossed = torch.zeros(3, dtype=torch.float64)
+        for optimizer in optimizers:
+            task.set_rate(optimizer, (epoch - 1) / family.epochs)
         for batch in torch.randperm(len(task.labels), generator=generator).split(family.batch) if epoch else ():
             halves = batch[batch % 2 == 0], batch[batch % 2 == 1]
             crossed += sum(
@@ -177,6 +169,12 @@ class Task:
     vocabulary: tuple[str, ...]
     rate: float
     decay: float
+    annealed: bool
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, done: float) -> None:
+        """Let the rate fall along a cosine as the run goes on, where it is to."""
+        if self.annealed:
+            optimizer.param_groups[0]["lr"] = self.rate * (1 + math.cos(math.pi * done)) / 2
 
     def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         """Give the optimizer of a network."""
@@ -200,7 +198,8 @@ def _task(family: Family, kind: str, condition: str, data: Path | None, seed: in
         test=test or (x[held.stop :], y[held.stop :]),
         vocabulary=vocabulary,
         rate=family.rate,
-        decay=family.decay if condition == "decay" else 0.0,
+        decay=family.decay if condition in ("decay", "annealed") else 0.0,
+        annealed=condition == "annealed",
     )
 
 
@@ -224,6 +223,9 @@ def _data(
     """Load inputs and labels, those for testing where they are apart, and the vocabulary of text."""
     if kind == "lenet":
         loaded = datasets.mnist(data, n_train=20_000, n_test=1500, seed=seed)
+        return *loaded.train.tensors, loaded.test.tensors, ()
+    if kind == "dgcnn":
+        loaded = datasets.modelnet10(data, n_points=64, seed=seed)
         return *loaded.train.tensors, loaded.test.tensors, ()
     if kind == "bert":
         loaded = datasets.sst2(data, longest=32, seed=seed)
@@ -270,6 +272,7 @@ def _to_lowest_loss(
     generator, best, weights = torch.Generator().manual_seed(seed), float("inf"), network.state_dict()
     optimizer = task.optimizer(network)
     for epoch in range(family.epochs):
+        task.set_rate(optimizer, epoch / family.epochs)
         for batch in torch.randperm(len(samples[1]), generator=generator).split(family.batch):
             _step(network, optimizer, samples[0][batch], samples[1][batch])
         loss = evaluate(network, *task.validation)[0]

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import gallery.__main__ as pages
-from gallery import references, tables
+from gallery import reference_runs, references, tables
 from gallery.accuracy import SCHEDULES, kept, told
 from gallery.detection import detect, flat_histories, known_with
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
-from gallery.reference_runs import CHOOSING, CURVES, FAMILIES, FRESH, KINDS, names
+from gallery.reference_runs import CURVES, FAMILIES, KINDS
 from gallery.reference_runs import train as train_beside
 from gallery.replay import fewer_measurements, fewer_samples, replay
 from gallery.runs import RUNS, select
@@ -472,9 +472,11 @@ def test_training_says_why_outputs_are_missing_and_can_be_interrupted(tmp_path, 
 def test_the_page_on_references_shows_what_is_stored():
     page = (references.RESULTS.parents[1] / "docs" / "generalizing.md").read_text()
     runs = references.load()
-    rows = [line.partition("): ")[2] for line in references.mean_shares(references.with_seeds(runs, CHOOSING))]
+    rows = [
+        line.partition("): ")[2] for line in references.mean_shares(references.with_seeds(runs, references.CHOOSING))
+    ]
     assert len(rows) == 13
-    fresh = references.with_seeds(runs, FRESH)
+    fresh = references.with_seeds(runs, references.FRESH)
     words = " ".join(page.split())
     assert f"of {len(fresh)} more runs" in words
     for table in (references.onsets, references.regrets):
@@ -530,5 +532,19 @@ def test_a_run_beside_references_is_trained(monkeypatch):
     assert (found["twins_both"] <= found["twins_one"] * (1 + 1e-6)).all()
 
 
+def test_an_annealed_run_ends_with_a_rate_near_zero():
+    task = reference_runs._task(FAMILIES["mlp"], "mlp", "annealed", None, 0)
+    optimizer = task.optimizer(torch.nn.Linear(1, 1))
+    rates = []
+    for done in (0.0, 0.5, 0.99):
+        task.set_rate(optimizer, done)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01, 0.005, 0.0], abs=1e-5)
+    # and a run with decay alone keeps its own
+    constant = reference_runs._task(FAMILIES["mlp"], "mlp", "decay", None, 0)
+    constant.set_rate(optimizer, 0.0)
+    assert optimizer.param_groups[0]["lr"] == rates[-1]
+
+
 def test_every_stored_run_beside_references_has_a_name():
-    assert set(references.load()) == set(names())
+    assert set(references.names()) <= set(references.load()) <= {*references.names(), *references.later()}
