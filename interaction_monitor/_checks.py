@@ -109,3 +109,14 @@ def refusing(what: str, fix: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{what} failed with {type(error).__name__}: {error}; {fix}") from error
+
+
+def require_between_0_and_1(usual: float, **values: float) -> None:
+    """Refuse a coverage or a level of significance that is none, by its name; `usual` is what to give.
+
+    Raises:
+        ValueError: if one is.
+    """
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, but is {value}; {usual} is usual")

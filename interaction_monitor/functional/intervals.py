@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_between_0_and_1
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional.saliency import mean_order, valid_rows
 
@@ -83,8 +84,7 @@ def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInter
         >>> round(low, 2), mean, round(high, 2)
         (1.0, 1.5, 2.0)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
+    require_between_0_and_1(0.95, level=level)
     mean = float(mean_order(strength))
     if mean != mean:
         return MeanOrderInterval(mean, mean, mean)
@@ -147,8 +147,7 @@ def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> Share
         >>> round(low, 2), share, round(high, 2)
         (0.0, 0.5, 1.0)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
+    require_between_0_and_1(0.95, level=level)
     influence = share_influence(part, whole)
     part, whole = to_float64(part), to_float64(whole)
     valid = influence.isfinite()

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
-from interaction_monitor._checks import require_counts
+from interaction_monitor._checks import require_between_0_and_1, require_counts
 from interaction_monitor._float64 import float64_device, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
 from interaction_monitor.functional.saliency import SALIENCY
@@ -229,8 +229,7 @@ class GeneralizingStrength(SampleMetric):
         self, n_players: int, *, fraction: float = SALIENCY, level: float = 0.95, at_least: int = 1, **kwargs: Any
     ) -> None:
         super().__init__(n_players, fraction, _STATES, **kwargs)
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
+        require_between_0_and_1(0.95, level=level)
         require_counts(1, at_least=at_least)
         self.level = level
         self.at_least = at_least

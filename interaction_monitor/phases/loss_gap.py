@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from interaction_monitor._checks import require_between_0_and_1
 from interaction_monitor.functional.intervals import student_quantile
 from interaction_monitor.phases.change_tests import median_jitter
 
@@ -186,8 +187,7 @@ def change_point(
         >>> change_point(range(8), [0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0], early=3.0)
         (3, 3, 3)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
+    require_between_0_and_1(0.95, level=level)
     steps = np.diff(np.asarray(times, dtype=np.float64))
     if (steps < 0).any():
         raise ValueError(f"epochs must not fall, but are {list(times)}")

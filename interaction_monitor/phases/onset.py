@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_no_less_than_zero
+from interaction_monitor._checks import require_between_0_and_1, require_counts, require_no_less_than_zero
 from interaction_monitor.functional.intervals import mean_order_influence
 from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order, valid_rows
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
@@ -97,11 +97,9 @@ class PhaseTracker:
         min_gap_rise: float = 0.025,
         persistence: int = 2,
     ) -> None:
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}; 0.05 is the default")
+        require_between_0_and_1(0.05, alpha=alpha)
         require_no_less_than_zero(min_fall=min_fall, min_rise=min_rise, min_gap_rise=min_gap_rise)
-        if persistence < 1:
-            raise ValueError(f"persistence must be at least 1 measurement, but is {persistence}")
+        require_counts(1, persistence=persistence)
         self.alpha = alpha
         self.min_fall = min_fall
         self.min_rise = min_rise

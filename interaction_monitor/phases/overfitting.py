@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import require_between_0_and_1, require_counts
 from interaction_monitor.functional.intervals import share_influence, share_interval
 from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
 from interaction_monitor.phases.loss_gap import change_point
@@ -82,16 +83,14 @@ class OverfittingTracker:
     def __init__(
         self, *, alpha: float = 0.05, min_drop: float = 0.1, min_loss_rise: float = 0.1, persistence: int = 2
     ) -> None:
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, but is {alpha}; 0.05 is the default")
+        require_between_0_and_1(0.05, alpha=alpha)
         if not 0 <= min_drop < 1:
             raise ValueError(
                 f"min_drop must lie between 0 and 1, but is {min_drop}; 0.1 is a tenth of the highest share"
             )
         if not min_loss_rise >= 0:
             raise ValueError(f"min_loss_rise must be at least 0, but is {min_loss_rise}; 0.1 is a tenth of the lowest")
-        if persistence < 1:
-            raise ValueError(f"persistence must be at least 1 measurement, but is {persistence}")
+        require_counts(1, persistence=persistence)
         self.alpha = alpha
         self.min_drop = min_drop
         self.min_loss_rise = min_loss_rise

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
+from interaction_monitor._checks import require_between_0_and_1, require_counts, require_one_shape
 from interaction_monitor._float64 import to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.functional.saliency import SALIENCY
@@ -211,10 +211,8 @@ def _checked(
         raise ValueError(f"tau must be a finite threshold, at least 0, but is {tau}")
     if distance not in _DISTANCES:
         raise ValueError(f"distance must be one of {', '.join(_DISTANCES)}, but is {distance!r}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, but is {level}; 0.95 is usual")
-    if replicates < 1:
-        raise ValueError(f"replicates must be at least 1, but is {replicates}; 200 are usual")
+    require_between_0_and_1(0.95, level=level)
+    require_counts(1, replicates=replicates)
     # In one place from here on, and where float64 is.
     strength, and_, or_ = to_float64(strength), to_float64(and_), None if or_ is None else to_float64(or_)
     usable = and_.isfinite().all(-1) & strength.isfinite().all(-1).all(0)
