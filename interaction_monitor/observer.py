@@ -26,8 +26,7 @@ from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import Record
-from interaction_monitor.record.record import NewRecord
+from interaction_monitor.record import NewRecord, Record
 from interaction_monitor.reference import References
 from interaction_monitor.reference.sources import Given, Run
 from interaction_monitor.reference.twins import TwinTraining

@@ -14,10 +14,9 @@ from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.callbacks.errors import Faults
 from interaction_monitor.history import Row
 from interaction_monitor.observer import Observer
-from interaction_monitor.record import Progress, Record, RecordError
+from interaction_monitor.record import NewRecord, Progress, Record, RecordError, write_training_samples
 from interaction_monitor.record.files import is_record
 from interaction_monitor.record.manifest import free
-from interaction_monitor.record.record import NewRecord, write_training_samples
 
 
 def open_record(
