@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from examples import training
 from interaction_monitor.comparison import Comparison
-from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run
+from interaction_monitor.plots import comparison_figures, comparison_text
 
 
 def options(description: str | None, out: str, **defaults: int) -> argparse.Namespace:
@@ -58,5 +58,5 @@ def conclude(comparison: Comparison, out: Path) -> None:
     pictures = comparison_figures.draw_all(comparison)
     for name, picture in pictures.items():
         (out / f"{name}.png").write_bytes(picture)
-    tensorboard_after_run.write_comparison(comparison, out, pictures=pictures)
+    comparison_text.write_comparison(comparison, out, pictures=pictures)
     print(f"\nPictures and a TensorBoard run: {out}")

@@ -121,7 +121,7 @@ OF_THE_PAPERS = [
 @pytest.mark.parametrize("command", OF_THE_PAPERS)
 def test_each_command_for_a_figure_of_the_papers_runs(command, make_planted_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("interaction_monitor.plots.comparison_figures.draw_all", lambda *_: {})  # they take seconds
-    monkeypatch.setattr("interaction_monitor.plots.tensorboard_after_run.write_comparison", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.plots.comparison_text.write_comparison", lambda *_, **__: None)
     monkeypatch.setattr("interaction_monitor.report.comparison_page", lambda *_: "")
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)[1:]

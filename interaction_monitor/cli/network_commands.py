@@ -175,7 +175,7 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
-    from interaction_monitor.plots import comparison_figures, comparison_text, tensorboard_after_run
+    from interaction_monitor.plots import comparison_figures, comparison_text
     from interaction_monitor.plots.layout import to_png
 
     if arguments.sample not in comparison.samples:
@@ -211,7 +211,7 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
 
             (arguments.out / "comparison.html").write_text(comparison_page(comparison, pictures), encoding="utf-8")
             print(f"wrote {arguments.out / 'comparison.html'}; open it in any browser")
-        tensorboard_after_run.write_comparison(comparison, arguments.out, pictures=pictures)
+        comparison_text.write_comparison(comparison, arguments.out, pictures=pictures)
         print(f"wrote the TensorBoard run {arguments.out}")
 
 

@@ -28,13 +28,13 @@ def _theory_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _theory(arguments: argparse.Namespace) -> None:
     """Lay what the closed form predicts beside what was measured: print it, draw it, and write it to TensorBoard."""
-    from interaction_monitor.plots import tensorboard_after_run, theory_figures, theory_text
+    from interaction_monitor.plots import theory_figures, theory_text
     from interaction_monitor.record import files
     from interaction_monitor.theory.overlay import NoOverlayError, fit_record
 
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
-    board = arguments.tensorboard or tensorboard_after_run.run_folder(record.folder)
+    board = arguments.tensorboard or theory_figures.run_folder(record.folder)
     inputs.require_writable(out)
     if board is not None:
         inputs.require_writable(board, option="--tensorboard")
@@ -63,7 +63,7 @@ def _theory(arguments: argparse.Namespace) -> None:
         )
         return
     with inputs.writing(board, option="--tensorboard"):
-        tensorboard_after_run.write_theory(overlay, board, name=record.folder.resolve().name)
+        theory_figures.write_theory(overlay, board, name=record.folder.resolve().name)
     print(f"wrote to the TensorBoard run {board}")
 
 

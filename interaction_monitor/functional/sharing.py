@@ -28,11 +28,6 @@ class OrderSharing:
     shared_positive: Tensor  # (m, ..., n) the same over the interactions salient in all networks
     shared_negative: Tensor  # (m, ..., n)
 
-    @property
-    def shared_fraction(self) -> Tensor:
-        """(m, ..., n) share of the strength, of both signs, that is shared; NaN for orders without any."""
-        return (self.shared_positive - self.shared_negative) / (self.all_positive - self.all_negative)
-
 
 def strongest(interactions: Tensor, k: int, *, floor: float = 0.0) -> Tensor:
     """Mark the k interactions of largest magnitude.

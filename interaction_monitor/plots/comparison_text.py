@@ -1,18 +1,25 @@
-"""A comparison in words and numbers."""
+"""A comparison in words and numbers, and in a TensorBoard run of its own."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.comparison.comparison import Ablation, Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
+from interaction_monitor.plots.tensorboard import EVENTS
 
 # Less than this beyond unrelated outputs is within what samples and ties make.
 LEAST_BEYOND = 0.05
+_EVENTS = ".comparison"  # at the end of the name of its event file, which is replaced each time
 
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -195,6 +202,37 @@ def findings(comparison: Comparison) -> list[str]:
         f"{worst:.1%} of the optimum."
     )
     return sentences
+
+
+def write_comparison(comparison: Comparison, folder: Path, *, pictures: Mapping[str, bytes]) -> None:
+    """Write the pictures, the table and s_and and s_or, in place of what an earlier call wrote there.
+
+    The scalars have the number k of strongest interactions for their step.
+
+    Args:
+        comparison: The networks.
+        folder: The TensorBoard run.
+        pictures: Its pictures from `comparison_figures.draw_all`.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    for earlier in folder.glob(f"{EVENTS}*{_EVENTS}"):
+        earlier.unlink()
+    ks = comparison.ks
+    with SummaryWriter(str(folder), filename_suffix=_EVENTS) as writer:
+        for key, picture in pictures.items():
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+            writer.add_image(f"comparison/{key}", pixels, 0, dataformats="HWC")
+        for extraction in comparison.extractions:
+            for kind, power in zip(("s_and", "s_or"), powers(extraction, ks), strict=True):
+                for k, share in zip(ks, power, strict=True):
+                    if math.isnan(share):  # the OR of an extraction that has none
+                        continue
+                    writer.add_scalar(f"comparison/{kind}/{extraction.name.replace(' ', '_')}", share, k)
+        found = "\n\n".join(findings(comparison))
+        laid_out = table(comparison).replace("\n", "\n    ")
+        writer.add_text("comparison/findings", f"{' | '.join(comparison.names)}\n\n{found}\n\n    {laid_out}", 0)
 
 
 def _the_same(comparison: Comparison) -> list[str]:

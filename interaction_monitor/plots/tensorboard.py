@@ -22,7 +22,6 @@ from interaction_monitor.history import PHASES, History
 from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
 from interaction_monitor.plots import run_figures, run_text
-from interaction_monitor.plots.layout import to_image
 
 # A writer keeps only the layout that was written last, so the monitors of one writer share theirs.
 _layouts: WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = WeakKeyDictionary()
@@ -38,6 +37,7 @@ _NO_CHARTS = (
     *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high", "evaluated"),
 )
 _LAYOUT_CHECKS = 3  # measurements at which a user's layout is looked for: it is written early, and the file grows
+EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
 ORDERS, RIDGES = "orders", "orders_from_early_to_late"
 HOW_TO_READ, VERDICT = "how_to_read", "verdict"
 
@@ -187,30 +187,6 @@ def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag
         bucket_counts=counts.tolist(),
         global_step=step,
     )
-
-
-def write_figures(
-    writer: SummaryWriter,
-    history: History,
-    *,
-    name: str = "interactions",
-    step: int,
-    pictures: Sequence[str] = tuple(PICTURES),
-) -> None:
-    """Write pictures of the run so far.
-
-    All of them together take half a second or more, so during a run write them where `picture_due`, or only some.
-
-    Args:
-        writer: Where to write.
-        history: The run so far, at least one measurement.
-        name: Prefix of the tags.
-        step: The writer's step.
-        pictures: Which of `PICTURES` to write.
-    """
-    for picture in pictures:
-        image = to_image(PICTURES[picture](history))
-        writer.add_image(f"{name}/{picture}", image, step, dataformats="HWC")
 
 
 def ridge_due(n_measurements: int) -> bool:

@@ -1,9 +1,11 @@
-"""Pictures of the overlay: the paper's Figure 4 for a run of one's own, and its noise level over the epochs."""
+"""The theory beside a run in pictures and in TensorBoard: the paper's Figure 4, and the noise level over the epochs."""
 
 from __future__ import annotations
 
+import glob
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,19 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts, layout
-from interaction_monitor.plots.layout import NOTE, Page, bare, styled
-from interaction_monitor.plots.theory_text import WHY_GREY, level, match_words
+from interaction_monitor.plots.layout import NOTE, Page, bare, styled, to_image
+from interaction_monitor.plots.tensorboard import EVENTS, write_histogram
+from interaction_monitor.plots.theory_text import HOW_TO_READ, WHY_GREY, findings, level, match_words
 from interaction_monitor.theory.closed_form import norm_ratio
 from interaction_monitor.theory.overlay import Overlay
 
 _GREY = "#9A9A9A"
 _LIGHT_GREY = "#D5D5D5"
+_MOST_PICTURES = 10  # TensorBoard keeps so many of a tag, and drops others at random
 
 
 @styled
@@ -185,3 +190,61 @@ def norm_ratio_figure(n_players: Sequence[int] = (6, 8, 10), sigma2: Sequence[fl
             panel.legend(fontsize="xx-small", frameon=False)
     panels[0].set_ylabel("r$^{(k)}$, reach of order k over order k + 1")
     return figure
+
+
+def run_folder(record: Path) -> Path | None:
+    """Find the TensorBoard run that a record belongs to: the folder above it, if that holds event files.
+
+    Args:
+        record: The record's folder.
+
+    Returns:
+        The run's folder, or None where the run was not logged to TensorBoard.
+    """
+    folder = record.resolve().parent
+    return folder if any(folder.glob(f"{EVENTS}*")) else None
+
+
+def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") -> None:
+    """Write the overlay into a TensorBoard run, in place of what an earlier call wrote there.
+
+    Args:
+        overlay: The run.
+        folder: The run's folder.
+        name: Prefix of the tags, the monitor's name.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    suffix = f".theory-of-{name}"
+    for earlier in folder.glob(f"{EVENTS}*{glob.escape(suffix)}"):
+        earlier.unlink()
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+        _write_overlay(writer, overlay, name)
+
+
+def _write_overlay(writer: SummaryWriter, overlay: Overlay, name: str) -> None:
+    history, fit = overlay.history, overlay.fit
+    pictured = representative_measurements(history, _MOST_PICTURES)
+    for index, row in enumerate(history):
+        if index in pictured:
+            image = to_image(bars(overlay, [index]))
+            writer.add_image(f"{name}/theory/bars", image, row.step, dataformats="HWC")
+        if not overlay.in_phase_two[index] or fit.sigma2[index].isnan():
+            continue
+        write_histogram(writer, fit.theory[index].tolist(), tag=f"{name}/theory/orders", step=row.step)
+        for key, value in (
+            ("sigma2", fit.sigma2[index]),
+            ("sigma2_low", fit.low[index]),
+            ("sigma2_high", fit.high[index]),
+            ("cosine", fit.cosine[index]),
+            ("divergence", fit.divergence[index]),
+            ("mean_order", overlay.predicted_order[index]),
+        ):
+            writer.add_scalar(f"{name}/theory/{key}", float(value), row.step)
+    last = history[-1].step
+    for key, picture in (("overview", bars), ("noise_level", noise_level)):
+        writer.add_image(f"{name}/theory/{key}", to_image(picture(overlay)), last, dataformats="HWC")
+    found = "\n\n".join(findings(overlay))
+    text = HOW_TO_READ.format(name=name, findings=found, why=WHY_GREY)
+    writer.add_text(f"{name}/theory/how_to_read", text, last)

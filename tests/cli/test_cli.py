@@ -21,7 +21,7 @@ from interaction_monitor.functional import order_strength
 from interaction_monitor.functional.faithfulness import average_outputs, largest_drop
 from interaction_monitor.functional.order_profiles import fit_shapes
 from interaction_monitor.history import History
-from interaction_monitor.plots import tensorboard_after_run, theory_text
+from interaction_monitor.plots import theory_figures, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
 from interaction_monitor.theory import SigmaFit, fit_sigma2
@@ -206,9 +206,9 @@ class TestTheory:
         with SummaryWriter(str(run)) as writer:
             writer.add_scalar("interactions/mean_order", 3.0, 0)
         assert cli.main(["theory", str(record.folder)]) == 0
-        monkeypatch.setattr(tensorboard_after_run, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
+        monkeypatch.setattr(theory_figures, "to_image", lambda figure: np.zeros((4, 4, 3), dtype=np.uint8))
         for name in ("interactions", "attention"):  # again, and that of a second monitor
-            tensorboard_after_run.write_theory(fit_record(record), run, name=name)
+            theory_figures.write_theory(fit_record(record), run, name=name)
         assert len(list(run.glob("events.out.tfevents.*"))) == 3
         board = EventAccumulator(str(run), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
         overlay = fit_record(record)

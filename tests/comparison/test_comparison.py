@@ -633,7 +633,7 @@ def test_the_command_writes_the_variations(tmp_path, monkeypatch, capsys, make_p
     record = make_planted_run(tmp_path / "run", n=4, samples=3)
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     monkeypatch.setattr("interaction_monitor.plots.comparison_figures.draw_all", lambda *_: {})
-    monkeypatch.setattr("interaction_monitor.plots.tensorboard_after_run.write_comparison", lambda *_, **__: None)
+    monkeypatch.setattr("interaction_monitor.plots.comparison_text.write_comparison", lambda *_, **__: None)
     monkeypatch.setattr("interaction_monitor.report.comparison_page", lambda *_: "")
     command = ["compare", str(record.folder), "--epoch", "2", "5", "--out", str(tmp_path / "out")]
     assert cli.main([*command, "--alphas", "0", "2", "--again", "--salient-matching"]) == 0
