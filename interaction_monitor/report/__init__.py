@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from interaction_monitor.plots.run_text import advice, as_sentence, clauses, gap
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability, run_charts
-from interaction_monitor.report.chart_description import Figure, as_json
 from interaction_monitor.report.reliability import check
+from interaction_monitor.report.run_charts import Figure
 from interaction_monitor.report.samples import Example, examples
 from interaction_monitor.theory.overlay import Overlay, fit_record
 
@@ -184,6 +185,12 @@ def _render(
         comparison=comparison,
         above_floor=above_floor,
     )
+
+
+def as_json(figure: Figure) -> Markup:
+    """Write a figure so that it can stand inside a script element."""
+    # Inside a script element only "<" could end it early.
+    return Markup(json.dumps(figure, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
 
 
 def losses_of(history: History) -> list[tuple[float, float, float]]:

@@ -1,4 +1,4 @@
-/* Draws the figures that chart_description.py describes, as SVG: no library, no network. Colours are variables of the style sheet,
+/* Draws the figures that run_charts.py describes, as SVG: no library, no network. Colours are variables of the style sheet,
    so that light, dark and print have their own. Figures over the run share one zoom. */
 "use strict";
 const InteractionCharts = (() => {

@@ -1,14 +1,28 @@
-"""The charts of a run: mean order and losses, all orders, one measurement's, what carries over, and the theory."""
+"""The charts of a run as `charts.js` draws them: mean order and losses, orders, what carries over, and the theory.
+
+A figure is described by plain values, so that a report and a TensorBoard tab show the same: a stack of panels on one x
+axis, a row of small ones, or frames behind a slider. Colours are names of variables in `style.css`, or hexadecimal.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
+    find_gap_opening,
+    find_onset,
+    find_overfitting,
+    gap_name,
     onset_index,
+    phase_turn,
     positions,
     representative_measurements,
     shown_losses,
@@ -16,8 +30,71 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.theory_text import level, match_words
-from interaction_monitor.report.chart_description import Figure, Series, band, bars, heat, line, over_run, panel
 from interaction_monitor.theory.overlay import Overlay
+
+Figure = dict[str, Any]
+Series = dict[str, Any]
+Panel = dict[str, Any]
+
+
+def numbers(values: ArrayLike) -> list[float | None]:
+    """Write numbers with six digits, and None for what is not finite.
+
+    Examples:
+        >>> numbers([1.23456789, float("nan")])
+        [1.23457, None]
+    """
+    return [float(f"{x:.6g}") if math.isfinite(x) else None for x in np.asarray(values, dtype=np.float64).tolist()]
+
+
+def line(name: str, colour: str, x: ArrayLike, y: ArrayLike, **more: Any) -> Series:
+    """Describe a curve; `dash`, `points` and `width` as in SVG."""
+    return {"kind": "line", "name": name, "color": colour, "x": numbers(x), "y": numbers(y)} | more
+
+
+def band(name: str, colour: str, x: ArrayLike, low: ArrayLike, high: ArrayLike, **more: Any) -> Series:
+    """Describe what lies between two curves."""
+    ends = {"low": numbers(low), "high": numbers(high)}
+    return {"kind": "band", "name": name, "color": colour, "x": numbers(x)} | ends | more
+
+
+def bars(name: str, colour: str, y: ArrayLike, **more: Any) -> Series:
+    """Describe a bar for each order, from 1 up."""
+    heights = numbers(y)
+    return {"kind": "bars", "name": name, "color": colour, "x": list(range(1, len(heights) + 1)), "y": heights} | more
+
+
+def panel(label: str, series: Sequence[Series], **more: Any) -> Panel:
+    """Describe one chart; of `more`, `height`, `title`, `faint` and `levels` are the panel's, the rest its y axis's."""
+    of_panel = {key: more.pop(key) for key in ("height", "title", "faint", "levels") if key in more}
+    return {"y": {"label": label} | more, "series": list(series)} | of_panel
+
+
+def stack(panels: Sequence[Panel], label: str, **axis: Any) -> Figure:
+    """Describe charts under each other on one x axis."""
+    return {"kind": "stack", "x": {"label": label} | axis, "panels": list(panels)}
+
+
+def over_run(panels: Sequence[Panel], history: History) -> Figure:
+    """Describe charts over the run, with phases behind them and what happened as lines; they share one zoom."""
+    values, unit = positions(history)
+    figure = stack(panels, unit) | {"run": True, "marks": _marks(history, values.tolist())}
+    turn, decided = phase_turn(history)
+    if turn is not None:
+        figure["phases"] = [[None, turn, "one"], *([[turn, None, "two"]] if decided else [])]
+    return figure
+
+
+def _marks(history: History, values: Sequence[float]) -> list[dict[str, Any]]:
+    marks = []
+    for found, colour, dash, name in (
+        (find_onset(history), "onset", "", "onset of phase two"),
+        (find_gap_opening(history), "gap", "2 4", gap_name(history)),
+        (find_overfitting(history), "test", "", "over-fitting begins"),
+    ):
+        if found is not None and found.index is not None:
+            marks.append({"x": values[found.index], "color": colour, "dash": dash, "name": f"{name} ({found.place})"})
+    return marks
 
 
 def run_figures(history: History) -> dict[str, Figure]:
@@ -55,38 +132,28 @@ def curves(history: History) -> Figure:
 
 def moments(history: History) -> Figure:
     """Describe the bars of the measurements that tell the story, side by side."""
-    names = _names(history)
-    colours = _order_colours(history)
-    shares = _shares(history)
+    names, shown = _names(history), _order_bars(history, "")
     return {
         "kind": "row", "x": {"label": "order k", "whole": True},
         "panels": [
-            panel("", [bars("", "train", shares[i], colors=colours)], title=names[i], percent=True, min=0)
-            for i in representative_measurements(history)
+            panel("", [shown[i]], title=names[i], percent=True, min=0) for i in representative_measurements(history)
         ],
     }  # fmt: skip
 
 
 def heat_map(history: History) -> Figure:
     """Describe the share of every order at every measurement."""
-    x, _ = positions(history)
-    shown = heat(x, _shares(history), shades="magma_r", root=True)
-    return over_run([panel("order k", [shown], height=26 * min(history.n_players, 16))], history)
+    return _map(history, _shares(history), shades="magma_r", root=True, row=26)
 
 
 def order_frames(history: History) -> Figure:
     """Describe the distribution over orders of each measurement, behind a slider."""
-    shares, names, colours = _shares(history), _names(history), _order_colours(history)
-    unit = positions(history)[1]
-    frames = [
-        {"title": name, "series": [bars("share", "train", share, colors=colours)]}
-        for name, share in zip(names, shares, strict=True)
-    ]
-    onset = onset_index(history)
+    shown, highest = zip(_names(history), _order_bars(history, "share"), strict=True), float(_shares(history).max())
     return {
-        "kind": "frames", "unit": unit, "x": {"label": "order k", "whole": True}, "first": onset or 0,
-        "y": {"label": "share of the strength", "percent": True, "min": 0, "max": 1.05 * float(shares.max()) or 1.0},
-        "frames": frames,
+        "kind": "frames", "unit": positions(history)[1], "x": {"label": "order k", "whole": True},
+        "first": onset_index(history) or 0,
+        "y": {"label": "share of the strength", "percent": True, "min": 0, "max": 1.05 * highest or 1.0},
+        "frames": [{"title": name, "series": [of_orders]} for name, of_orders in shown],
     }  # fmt: skip
 
 
@@ -102,7 +169,7 @@ def generalizing(history: History) -> dict[str, Figure]:
     by_order = [[row.generalizing_by_order.get(k, np.nan) for k in range(1, row.n_players + 1)] for row in history]
     return {
         "generalizing": over_run([panel("share", shown, percent=True, min=0, max=1)], history),
-        "generalizing-orders": _shares_map(history, np.array(by_order)),
+        "generalizing-orders": _map(history, np.array(by_order)),
     }
 
 
@@ -112,12 +179,12 @@ def persistence(history: History) -> dict[str, Figure]:
         return {}
     figures = {
         "turnover": turnover(history),
-        "persisted": _shares_map(history, history.persisted_shares()),
+        "persisted": _map(history, history.persisted_shares()),
         "effects": effects(history),
     }
     similarity = history.by_order("similarity")
     if not np.isnan(similarity).all():
-        figures["similarity"] = _shares_map(history, similarity)
+        figures["similarity"] = _map(history, similarity)
     return figures
 
 
@@ -143,10 +210,17 @@ def effects(history: History) -> Figure:
     return over_run([panel("effect on the output", lines, zero=True)], history)
 
 
-def _shares_map(history: History, shares: NDArray[np.float64]) -> Figure:
-    x, _ = positions(history)
-    shown = heat(x, shares, shades="Blues", root=False)
-    return over_run([panel("order k", [shown], height=22 * min(history.n_players, 16))], history)
+def _map(
+    history: History, shares: NDArray[np.float64], *, shades: str = "Blues", root: bool = False, row: int = 22
+) -> Figure:
+    """Describe a map of shares, (E, n), with a row for each order; `root` shades by the square root."""
+    most = float(np.nanmax(shares)) if np.isfinite(shares).any() else 1.0
+    shown = {
+        "kind": "heat", "name": "", "x": numbers(positions(history)[0]), "z": [numbers(order) for order in shares.T],
+        "max": max(most, 0.01) if root else 1.0, "root": root,
+        "stops": [to_hex(colormaps[shades](at)) for at in np.linspace(0.02, 0.92, 9)],
+    }  # fmt: skip
+    return over_run([panel("order k", [shown], height=row * min(history.n_players, 16))], history)
 
 
 def _known(name: str, colour: str, x: NDArray[np.float64], y: NDArray[np.float64], **more: object) -> Series:
@@ -160,8 +234,9 @@ def _shares(history: History) -> NDArray[np.float64]:
     return shares
 
 
-def _order_colours(history: History) -> list[str]:
-    return [to_hex(colour) for colour in charts.order_colours(history.n_players)]
+def _order_bars(history: History, name: str) -> list[Series]:
+    colours = [to_hex(colour) for colour in charts.order_colours(history.n_players)]
+    return [bars(name, "train", share, colors=colours) for share in _shares(history)]
 
 
 def _names(history: History) -> list[str]:

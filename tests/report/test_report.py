@@ -19,10 +19,9 @@ from interaction_monitor.plots import comparison_figures
 from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_inputs import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
-from interaction_monitor.report import report_page
-from interaction_monitor.report.chart_description import as_json
-from interaction_monitor.report.chart_description import numbers as numbers_of
+from interaction_monitor.report import as_json, report_page
 from interaction_monitor.report.reliability import check
+from interaction_monitor.report.run_charts import numbers as numbers_of
 from interaction_monitor.theory.overlay import fit_record
 
 FIGURES = {
