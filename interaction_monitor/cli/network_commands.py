@@ -186,7 +186,7 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     sample = comparison.samples.index(arguments.sample)
     ablation = None
     if arguments.alphas is not None:
-        ablation = ablate(comparison, arguments.alphas, normalize=arguments.normalize)
+        ablation = ablate(comparison, arguments.alphas)
         lines += ["", "s_and / s_or, Σ|I| and number of salient interactions by α:"]
         lines += [comparison_text.ablation_table(ablation, comparison.ks)]
     if arguments.again:

@@ -92,6 +92,9 @@ class Comparison:
     shared: Extraction  # the sparsest shared ones [Eq. 6]
     control: Extraction | None  # as shared, but of outputs on different samples, which have nothing to share
     alpha: float
+    noise: float  # this and the next two as in `shared_and_or`
+    tol: float
+    normalize: bool
     gap: Tensor  # (S,) certified relative gap of the shared extraction
     samples: tuple[int, ...]  # (S,) which probe samples these are
     player_names: tuple[tuple[str, ...], ...] | None = None  # (S, n)
@@ -203,6 +206,9 @@ def compare_outputs(
         shared=extraction("shared", shared.and_, shared.or_),
         control=control,
         alpha=alpha,
+        noise=noise,
+        tol=tol,
+        normalize=normalize,
         gap=shared.gap,
         samples=tuple(kept),
         player_names=None if player_names is None else tuple(player_names[i] for i in kept),
@@ -210,50 +216,33 @@ def compare_outputs(
     )
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """What the charge α does to shared extractions (Chen et al. 2024, Figure 8)."""
-
-    alphas: tuple[float, ...]  # (A,)
-    extractions: tuple[Extraction, ...]  # (A,) the shared one for each α
-
-
-def ablate(
-    comparison: Comparison,
-    alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
-    *,
-    noise: float = NOISE,
-    tol: float = TOL,
-    normalize: bool = False,
-) -> Ablation:
-    """Extract the shared interactions of a comparison's networks with several α.
+def ablate(comparison: Comparison, alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)) -> tuple[Extraction, ...]:
+    """Extract the shared interactions of a comparison's networks with several α (Chen et al. 2024, Figure 8).
 
     Args:
-        comparison: the networks.
+        comparison: the networks; all but α is as it was extracted.
         alphas: as `alpha` of `shared_and_or`; the defaults are the paper's.
-        noise: as in `shared_and_or`.
-        tol: as in `shared_and_or`.
-        normalize: as in `shared_and_or`; give what the comparison was made with.
 
     Returns:
-        An extraction for each α.
+        The shared extraction for each α, named by it.
 
     Raises:
         ValueError: if there is no α, or one is negative.
 
     Examples:
-        >>> ablation = ablate(compare_outputs(torch.rand(2, 2, 8)), alphas=(0.0, 1.0))
-        >>> [extraction.name for extraction in ablation.extractions]
+        >>> extractions = ablate(compare_outputs(torch.rand(2, 2, 8)), alphas=(0.0, 1.0))
+        >>> [extraction.name for extraction in extractions]
         ['α = 0', 'α = 1']
     """
     if not alphas or min(alphas) < 0:
         raise ValueError(f"alphas must be numbers of at least 0, but are {list(alphas)}")
 
     def extracted(alpha: float) -> Extraction:
-        result = shared_and_or(comparison.v, alpha=alpha, noise=noise, tol=tol, normalize=normalize)
+        kept = {"noise": comparison.noise, "tol": comparison.tol}
+        result = shared_and_or(comparison.v, alpha=alpha, normalize=comparison.normalize, **kept)
         return replace(comparison.shared, name=f"α = {alpha:g}", and_=result.and_, or_=result.or_)
 
-    return Ablation(tuple(alphas), tuple(extracted(alpha) for alpha in alphas))
+    return tuple(extracted(alpha) for alpha in alphas)
 
 
 @dataclass(frozen=True)
@@ -266,9 +255,7 @@ class Repetition:
     or_: tuple[float, ...]  # (m,)
 
 
-def extract_again(
-    comparison: Comparison, *, k: int = 100, change: float = 1e-6, noise: float = NOISE, tol: float = TOL
-) -> Repetition:
+def extract_again(comparison: Comparison, *, k: int = 100, change: float = 1e-6) -> Repetition:
     """Extract each network alone again, and see how many of the strongest interactions are the same.
 
     The extraction has no start that could be varied as Chen et al. 2024 do (Table 2 and Figure 12): the same outputs
@@ -278,8 +265,6 @@ def extract_again(
         comparison: the networks.
         k: how many of the strongest; 100 is the paper's. Fewer where there are fewer interactions.
         change: standard deviation of the noise, as a share of each sample's mean |v(T) - v(∅)|.
-        noise: as in `sparsest_and_or`.
-        tol: as in `sparsest_and_or`.
 
     Returns:
         The second extraction, and the overlaps.
@@ -293,7 +278,7 @@ def extract_again(
     k = min(k, v.shape[-1] - 1)
     size = (v - v[..., :1]).abs().mean(-1, keepdim=True)
     changed = v + change * size * torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(0))
-    results = [sparsest_and_or(outputs, noise=noise, tol=tol) for outputs in changed]
+    results = [sparsest_and_or(outputs, noise=comparison.noise, tol=comparison.tol) for outputs in changed]
     and_, or_ = (torch.stack([getattr(result, kind) for result in results]) for kind in ("and_", "or_"))
     alone = comparison.alone
     shares = [overlap(a, b, k).nanmean(-1).tolist() for a, b in ((alone.and_, and_), (alone.or_, or_))]

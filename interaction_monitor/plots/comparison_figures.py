@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from interaction_monitor.comparison.comparison import Ablation, Comparison
+from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import (
     and_outputs,
     matching_precision_curve,
@@ -171,11 +171,11 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
 
 
 @styled
-def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
+def ablation(extractions: Sequence[Extraction], ks: Sequence[int]) -> Figure:
     """Draw what the charge α does to sparsity and to generalization power [Figure 8].
 
     Args:
-        result: The extractions.
+        extractions: From `ablate`.
         ks: Numbers of strongest interactions.
 
     Returns:
@@ -183,8 +183,8 @@ def ablation(result: Ablation, ks: Sequence[int]) -> Figure:
     """
     figure = Page(figsize=(12, 3.6), dpi=100, layout="constrained", facecolor="white")
     left, *others = figure.subplots(1, 3)
-    shades = colormaps["viridis"](torch.linspace(0, 0.9, len(result.alphas)).tolist())
-    for extraction, shade in zip(result.extractions, shades, strict=True):
+    shades = colormaps["viridis"](torch.linspace(0, 0.9, len(extractions)).tolist())
+    for extraction, shade in zip(extractions, shades, strict=True):
         curve = sparsity_curve(extraction.and_, extraction.or_, pooled=True)
         left.plot(torch.arange(1, len(curve) + 1), curve.clamp_min(1e-12), color=shade, label=extraction.name, lw=1.6)
         for ax, power in zip(others, powers(extraction, ks), strict=True):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.comparison.comparison import Ablation, Comparison, Extraction, Repetition
+from interaction_monitor.comparison.comparison import Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
 from interaction_monitor.plots.tensorboard import EVENTS
 
@@ -78,18 +78,18 @@ def table(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def ablation_table(ablation: Ablation, ks: Sequence[int]) -> str:
+def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
     """Lay out what the charge α does to sharing and to sparsity, a line per α.
 
     Args:
-        ablation: The extractions.
+        ablation: The extractions, from `ablate`.
         ks: Numbers of strongest interactions.
 
     Returns:
         s_and / s_or for each k, and the strength and number of salient interactions, means over networks and samples.
     """
     lines = [f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks) + f"{'strength':>12}{'salient':>9}"]
-    for extraction in ablation.extractions:
+    for extraction in ablation:
         pairs = zip(*powers(extraction, ks), strict=True)
         size = torch.stack((extraction.and_, extraction.or_))[..., 1:].abs().sum((0, -1)).mean()
         count = sum(mask.sum(-1).double().mean() for mask in extraction.salient)

@@ -569,9 +569,9 @@ def comparison():
 
 def test_each_charge_is_extracted_by_itself(comparison):
     ablation = ablate(comparison, alphas=(0.0, 0.5, 3.0))
-    for alpha, extraction in zip(ablation.alphas, ablation.extractions, strict=True):
+    for alpha, extraction in zip((0.0, 0.5, 3.0), ablation, strict=True):
         assert torch.equal(extraction.or_, shared_and_or(comparison.v, alpha=alpha).or_)
-    assert not torch.equal(ablation.extractions[0].and_, ablation.extractions[2].and_)
+    assert not torch.equal(ablation[0].and_, ablation[2].and_)
     with pytest.raises(ValueError, match="alphas must be numbers of at least 0"):
         ablate(comparison, alphas=())
 
@@ -579,7 +579,7 @@ def test_each_charge_is_extracted_by_itself(comparison):
 def test_the_table_of_charges_counts_strength_and_salient_ones(comparison):
     ablation = ablate(comparison, alphas=(0.0, 2.0))
     rows = comparison_text.ablation_table(ablation, [5]).splitlines()[1:]
-    for extraction, row in zip(ablation.extractions, rows, strict=True):
+    for extraction, row in zip(ablation, rows, strict=True):
         strength = salient = 0.0
         for network in range(2):
             for sample in range(3):
@@ -610,8 +610,8 @@ def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):
     ablation = ablate(comparison, alphas=(0.0, 1.0))
     left, middle, right = comparison_figures.ablation(ablation, [2, 5]).axes
     assert [line.get_label() for line in left.lines] == ["α = 0", "α = 1"]
-    assert list(middle.lines[1].get_ydata()) == comparison_text.powers(ablation.extractions[1], [2, 5])[0]
-    assert list(right.lines[0].get_ydata()) == comparison_text.powers(ablation.extractions[0], [2, 5])[1]
+    assert list(middle.lines[1].get_ydata()) == comparison_text.powers(ablation[1], [2, 5])[0]
+    assert list(right.lines[0].get_ydata()) == comparison_text.powers(ablation[0], [2, 5])[1]
     ax = comparison_figures.salient_matching(comparison, 2).axes[1]
     v = comparison.v[1, 2]
     by_output = v.argsort(descending=True)
