@@ -1,1 +1,244 @@
-"""The callbacks of the trainers: they decide when to measure, and carry data between a trainer and an observer."""
+"""The callbacks of the trainers, and what all have in common: their arguments, and how they measure, stop and tell."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks.errors import (
+    Faults,
+    OnError,
+    arguments_of,
+    require,
+    require_at_least,
+    require_reference,
+    rule_of,
+    schedules_of,
+)
+from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, choose
+from interaction_monitor.distributed import Ranks
+from interaction_monitor.forecast import Forecast, forecast
+from interaction_monitor.forward.calls import Call
+from interaction_monitor.history import History
+from interaction_monitor.history.summary import scalars
+from interaction_monitor.losses import Losses
+from interaction_monitor.observer import Observer
+from interaction_monitor.outputs import Output
+from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.players import Players
+from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.probe import Probe
+from interaction_monitor.record import Progress
+from interaction_monitor.record.files import is_record
+from interaction_monitor.reference.sources import Given, names_of
+from interaction_monitor.schedule import Schedule, budget_of, most_measurements
+from interaction_monitor.settings import (
+    ForwardFunc,
+    Interactions,
+    Settings,
+    Thresholds,
+    or_default,
+    plain,
+    plain_settings,
+)
+from interaction_monitor.state import preserved_rng
+from interaction_monitor.stopping import StopRule
+
+
+class CallbackBase:
+    """What the callbacks of all trainers have in common. `InteractionMonitor` says what the arguments are."""
+
+    _refusal: ClassVar[type[Exception]] = ValueError  # what wrong arguments raise
+    _every_n_steps: ClassVar[str] = "every_n_train_steps"
+
+    def __init__(
+        self,
+        players: Players,
+        *,
+        probe: Probe | None = None,
+        n_samples: int = 50,
+        n_train_samples: int = 0,
+        output: str | Output = "log_odds",
+        forward_func: ForwardFunc | None = None,
+        interactions: Interactions = "and-or",
+        thresholds: Thresholds | None = None,
+        every_n_epochs: int | Schedule | None = None,
+        every_n_train_steps: int | Schedule | None = None,
+        max_overhead: float | None = None,
+        tracker: PhaseTracker | None = None,
+        reference: Given | None = None,
+        stop: StopRule | None = None,
+        stop_on_onset: bool = False,
+        patience: int | None = None,
+        train_loss: str | None = None,
+        test_loss: str | None = None,
+        name: str = "interactions",
+        on_error: OnError = "warn",
+        seed: int = 0,
+    ) -> None:
+        with arguments_of(type(self).__name__, self._refusal):
+            require(players=players, probe=probe, max_overhead=max_overhead, interactions=interactions)
+            require(on_error=on_error, thresholds=thresholds, tracker=tracker, name=name, seed=seed)
+            require(train_loss=train_loss, test_loss=test_loss)
+            require_reference(reference)
+            require_at_least(1, n_samples=n_samples)
+            require_at_least(0, n_train_samples=n_train_samples)
+            self.after_epochs, self.after_steps = schedules_of(
+                every_n_epochs, every_n_train_steps, steps=self._every_n_steps
+            )
+            self.stop = rule_of(
+                stop=stop,
+                stop_on_onset=stop_on_onset,
+                patience=patience,
+                n_train_samples=n_train_samples,
+                reference=reference,
+            )
+        self.players = players
+        self.probe = probe
+        self.n_samples = n_samples
+        self.n_train_samples = n_train_samples
+        self.settings = Settings(output, forward_func, interactions, or_default(thresholds))
+        self.tracker = tracker or PhaseTracker()
+        self.reference = reference
+        self.losses = Losses(train_loss, test_loss)
+        self.name = name
+        self.faults = Faults(on_error, who=type(self).__name__)
+        self.seed = seed
+        self.budget = budget_of(max_overhead, every_n_epochs, every_n_train_steps)
+        self._forget()
+
+    def plot(self) -> Figure:
+        """Draw what was measured so far on one page.
+
+        Raises:
+            ValueError: if nothing was measured yet.
+        """
+        return (History() if self.observer is None else self.observer.history).plot()
+
+    def _repr_html_(self) -> str:
+        return (History() if self.observer is None else self.observer.history)._repr_html_()
+
+    def plain_settings(self) -> dict[str, Any]:
+        """Return what decides what a measurement means, as plain values."""
+        return {
+            "players": plain(self.players),
+            **plain_settings(self.settings),
+            "reference": names_of(self.reference),
+            "seed": self.seed,
+        }
+
+    def _forget(self) -> None:
+        """Be as before any run."""
+        self.observer: Observer | None = None
+        self.stop_reason: str | None = None
+        self.budget = self.budget.anew()
+        self._drawn = 0  # measurements in the last picture
+        self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
+
+    def _observer_of(self, source: TrainerSource, state: Mapping[str, Any] | None) -> tuple[Observer, Call | None]:
+        """Choose samples and players, the same on all processes.
+
+        Args:
+            source: what the trainer gives.
+            state: what `checkpoint.state_of` gave when the checkpoint was taken; None where the run begins.
+
+        Returns:
+            What measures them; and how the network is called, where that had to be found out.
+        """
+        ranks, context = Ranks.of_this_run(), source.forward_context
+        counts, who = (self.n_samples, self.n_train_samples), type(self).__name__
+        wanted = Wanted(who, self.players, self.probe, *counts, self.settings, self.seed)
+        chosen = choose(source, wanted, state, ranks)
+        observer = Observer(
+            chosen.probe,
+            chosen.players,
+            **vars(replace(self.settings, forward_func=source.convert(chosen.call), forward_context=context)),
+            tracker=copy.deepcopy(self.tracker),
+            ranks=ranks,
+            train=chosen.train,
+            reference=self.reference,
+        )
+        return observer, chosen.call if isinstance(chosen.call, Call) else None
+
+    def _cost_at_start(self, observer: Observer, model: nn.Module, n_epochs: int | None) -> str | None:
+        """Say what the measurements of a run of so many epochs will take; None where that is not known."""
+        count = None if self.after_steps is not None else most_measurements(self.after_epochs, n_epochs)
+        self._forecast = forecast(observer, model, (count, n_epochs) if count and n_epochs else None)
+        return None if self._forecast is None else f"{self.name}: {self._forecast.at_start()}"
+
+    def _cost_after_epoch(self) -> str | None:
+        """Say once, after the first epoch, if measuring takes longer than training."""
+        known, self._forecast = self._forecast, None
+        if known is None or self.observer is None or not len(self.observer.history) or self.after_steps is not None:
+            return None
+        measured = self.observer.history[-1].seconds
+        text = known.after_epoch(trained=self.budget.trained(), measured=measured, budget=self.budget)
+        return None if text is None else f"{self.name}: {text}"
+
+    def _losses_now(
+        self, metrics: Mapping[str, Any], ranks: Ranks, *, trained: bool
+    ) -> tuple[float | None, float | None]:
+        """Return both losses for a measurement, as `Losses.read`; warn once if one will not be known."""
+        losses = self.losses.read(metrics, ranks)
+        if self.after_steps is not None:
+            self.losses.batches.reset()
+        logged = [metric for metric in metrics if not metric.startswith(f"{self.name}/")]
+        if missing := self.losses.missing_loss(logged, trained=trained):
+            self.faults.warn_once("losses", missing)
+        return losses
+
+    def _affordable(self) -> bool:
+        """Tell whether one more measurement is within the budget."""
+        if self.budget.most is None or self.observer is None:
+            return True
+        # Each process has its own clock, and they must decide alike.
+        return self.observer.ranks.of_first(self.budget.allows_another())
+
+    def _reason_to_stop(self) -> str | None:
+        """Return the rule's sentence if the run should stop now; None if it should go on, or the rule failed."""
+        reason = None
+        if self.stop is not None and self.observer is not None:
+            with self.faults.guard(f"the stop rule {type(self.stop).__name__}"), self.observer.ranks.together():
+                reason = self.stop.sentence(self.observer.history)
+        return reason
+
+    def _scalars(self) -> dict[str, float]:
+        """Return the latest measurement as it is logged: key to finite value."""
+        if self.observer is None or not len(self.observer.history):
+            return {}
+        history = self.observer.history
+        return scalars(history, self.name) | loggers.cost(history, self.budget, self.name)
+
+    def _written(self) -> str:
+        """Write the measurement that was just taken into the record, and return the line that tells of it."""
+        assert self.observer is not None
+        with self.faults.guard("writing the record"):
+            self.observer.write_record()
+        return run_text.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)
+
+    def _draw_if_due(self, run_loggers: loggers.Loggers, *, step: int) -> None:
+        """Draw the run so far where it has doubled since the last time; it counts as no part of the measurement."""
+        observer = self.observer
+        if observer is None or observer.ranks.rank != 0 or len(observer.history) == self._drawn:
+            return
+        if tensorboard.picture_due(len(observer.history)):
+            self._drawn = len(observer.history)
+            with preserved_rng(), self.budget.apart():
+                run_loggers.draw(observer.history, ("story",), step=step)
+
+    def _conclusion(self, step: int) -> list[str]:
+        """Note that the run has come to its end, and say what it showed and where that is recorded."""
+        history = () if self.observer is None else self.observer.history
+        said = [f"{self.name}: {run_text.verdict(history, failure=self.faults.last)}"]
+        record = None if self.observer is None else self.observer.record
+        if len(history) and record is not None:
+            resume.note(self.observer, Progress(checkpoint=step, finished=True), self.faults)
+            gone = "" if is_record(record.folder) else ", but that folder has been removed since"
+            said.append(f"{self.name}: recorded in {record.folder}{gone}")
+        return said

@@ -13,8 +13,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from interaction_monitor.callbacks import checkpoint, resume, train_twins
-from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
 from interaction_monitor.callbacks.lightning_trainer import (
     Steps,
     counted_batches_of,

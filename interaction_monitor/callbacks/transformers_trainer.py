@@ -17,8 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from interaction_monitor.callbacks import checkpoint, resume, train_twins
-from interaction_monitor.callbacks.callback import CallbackBase
+from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
