@@ -147,7 +147,7 @@ def theory_of(folder: Path) -> dict[str, Any]:
     from interaction_monitor.plots.theory_text import findings
     from interaction_monitor.record import Record
     from interaction_monitor.report.run_charts import theory_figures
-    from interaction_monitor.theory.overlay import fit_record
+    from interaction_monitor.theory import fit_record
 
     overlay = fit_record(Record.open(folder))
     return {"findings": findings(overlay), "figures": theory_figures(overlay)}

@@ -32,7 +32,7 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.schedule import Budget
-from interaction_monitor.theory.overlay import NoOverlayError, fit_record
+from interaction_monitor.theory import NoOverlayError, fit_record
 
 INPUTS = int(os.environ.get("INTERACTION_MONITOR_FUZZ", "300"))
 SEED = int(os.environ.get("INTERACTION_MONITOR_FUZZ_SEED", "0"))

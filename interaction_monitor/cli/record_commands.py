@@ -30,7 +30,7 @@ def _theory(arguments: argparse.Namespace) -> None:
     """Lay what the closed form predicts beside what was measured: print it, draw it, and write it to TensorBoard."""
     from interaction_monitor.plots import theory_figures, theory_text
     from interaction_monitor.record import files
-    from interaction_monitor.theory.overlay import NoOverlayError, fit_record
+    from interaction_monitor.theory import NoOverlayError, fit_record
 
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
@@ -98,7 +98,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     from interaction_monitor.comparison import NotComparableError
     from interaction_monitor.report import report_page
-    from interaction_monitor.theory.overlay import NoOverlayError
+    from interaction_monitor.theory import NoOverlayError
 
     try:
         page = report_page(record, others)

@@ -22,8 +22,8 @@ from interaction_monitor.plots import charts, layout
 from interaction_monitor.plots.layout import NOTE, Page, bare, styled, to_image
 from interaction_monitor.plots.tensorboard import EVENTS, write_histogram
 from interaction_monitor.plots.theory_text import HOW_TO_READ, WHY_GREY, findings, level, match_words
+from interaction_monitor.theory import Overlay
 from interaction_monitor.theory.closed_form import norm_ratio
-from interaction_monitor.theory.overlay import Overlay
 
 _GREY = "#9A9A9A"
 _LIGHT_GREY = "#D5D5D5"

@@ -19,7 +19,7 @@ from interaction_monitor.functional.sharing import discrimination_power, transfe
 from interaction_monitor.history.landmarks import places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record
-from interaction_monitor.theory.overlay import Overlay
+from interaction_monitor.theory import Overlay
 
 WHY_GREY = (
     "In phase one the network is still on its way to the optimum. The theory is about that optimum under noise, so it "

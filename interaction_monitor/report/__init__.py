@@ -33,7 +33,7 @@ from interaction_monitor.report import reliability, run_charts
 from interaction_monitor.report.reliability import check
 from interaction_monitor.report.run_charts import Figure
 from interaction_monitor.report.samples import Example, examples
-from interaction_monitor.theory.overlay import Overlay, fit_record
+from interaction_monitor.theory import Overlay, fit_record
 
 __all__ = ["comparison_page", "report_page"]
 

@@ -30,7 +30,7 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.theory_text import level, match_words
-from interaction_monitor.theory.overlay import Overlay
+from interaction_monitor.theory import Overlay
 
 Figure = dict[str, Any]
 Series = dict[str, Any]

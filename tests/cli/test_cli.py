@@ -24,8 +24,7 @@ from interaction_monitor.history import History
 from interaction_monitor.plots import theory_figures, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level
 from interaction_monitor.record import Record
-from interaction_monitor.theory import SigmaFit, fit_sigma2
-from interaction_monitor.theory.overlay import Overlay, Trend, fit_record
+from interaction_monitor.theory import Overlay, SigmaFit, Trend, fit_record, fit_sigma2
 
 PICTURES = ("theory_bars.png", "theory_noise_level.png")
 

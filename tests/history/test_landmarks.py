@@ -26,7 +26,7 @@ from interaction_monitor.plots.layout import mark_onsets
 from interaction_monitor.plots.run_text import line, phase_now, table, verdict
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import report_page, run_charts, stages
-from interaction_monitor.theory.overlay import fit_record
+from interaction_monitor.theory import fit_record
 
 ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
 

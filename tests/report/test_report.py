@@ -22,7 +22,7 @@ from interaction_monitor.probe import Probe
 from interaction_monitor.report import as_json, report_page
 from interaction_monitor.report.reliability import check
 from interaction_monitor.report.run_charts import numbers as numbers_of
-from interaction_monitor.theory.overlay import fit_record
+from interaction_monitor.theory import fit_record
 
 FIGURES = {
     "moments", "curves", "heat-map", "orders", "theory-bars", "noise-level", "matching-error", "solver-gap", "sparsity",
