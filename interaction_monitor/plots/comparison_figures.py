@@ -23,7 +23,7 @@ from interaction_monitor.functional import (
 )
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots.comparison_text import powers
-from interaction_monitor.plots.layout import Page, bare, legend_above, styled, to_png
+from interaction_monitor.plots.layout import bare, legend_above, page, styled, to_png
 from interaction_monitor.plots.sample_figures import patterns
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one
@@ -47,7 +47,7 @@ def sparsity(comparison: Comparison) -> Figure:
         The figure, a panel per network.
     """
     networks, pooled = len(comparison.names), comparison.counting.pooled
-    figure = Page(figsize=(1.5 + 3.6 * networks, 3.6), dpi=100, layout="constrained", facecolor="white")
+    figure = page(1.5 + 3.6 * networks, 3.6, laid_out=True)
     axes = figure.subplots(1, networks, sharey=True, squeeze=False)[0]
     for network, ax in enumerate(axes):
         bare(ax)
@@ -78,7 +78,7 @@ def generalization(comparison: Comparison) -> Figure:
         The figure; means over networks and samples. The control is the shared extraction of outputs that have
         nothing to share.
     """
-    figure = Page(figsize=(8.5, 3.6), dpi=100, layout="constrained", facecolor="white")
+    figure = page(8.5, 3.6, laid_out=True)
     axes = figure.subplots(1, 2, sharey=True)
     ks = comparison.ks
     for kind, (ax, title) in enumerate(zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True)):
@@ -103,7 +103,7 @@ def orders(comparison: Comparison) -> Figure:
         The figure: a column per network, extracted alone above, together below.
     """
     networks = len(comparison.names)
-    figure = Page(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
+    figure = page(1.2 + 3.4 * networks, 5.6, laid_out=True)
     axes = figure.subplots(2, networks, sharex=True, sharey=True, squeeze=False)
     order = range(1, comparison.n_players + 1)
     for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
@@ -142,7 +142,7 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
         strongest k, AND and OR together, mean over samples.
     """
     networks = len(comparison.names)
-    figure = Page(figsize=(1.5 + 3.6 * networks, 6.2), dpi=100, layout="constrained", facecolor="white")
+    figure = page(1.5 + 3.6 * networks, 6.2, laid_out=True)
     axes = figure.subplots(2, networks, squeeze=False)
     for network, (above, below) in enumerate(axes.T):
         v = comparison.v[network]
@@ -181,7 +181,7 @@ def ablation(extractions: Sequence[Extraction], ks: Sequence[int]) -> Figure:
     Returns:
         The figure: left the interactions of all samples and networks from the strongest down, then s_and and s_or.
     """
-    figure = Page(figsize=(12, 3.6), dpi=100, layout="constrained", facecolor="white")
+    figure = page(12, 3.6, laid_out=True)
     left, *others = figure.subplots(1, 3)
     shades = colormaps["viridis"](torch.linspace(0, 0.9, len(extractions)).tolist())
     for extraction, shade in zip(extractions, shades, strict=True):
@@ -214,7 +214,7 @@ def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
         The figure: a column per network, extracted alone above, together below; the mean error in each title.
     """
     networks = len(comparison.names)
-    figure = Page(figsize=(1.2 + 3.4 * networks, 5.6), dpi=100, layout="constrained", facecolor="white")
+    figure = page(1.2 + 3.4 * networks, 5.6, laid_out=True)
     axes = figure.subplots(2, networks, sharex=True, sharey="col", squeeze=False)
     for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
         and_mask, or_mask = (mask[:, sample] for mask in extraction.salient)
@@ -245,7 +245,7 @@ def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
         The figure; how many are salient and the mean error, as a share of the whole change, in its title.
     """
     v, and_, or_ = measurement.v[sample], measurement.and_[sample], measurement.or_[sample]
-    figure = Page(figsize=(6, 3.4), dpi=100, layout="constrained", facecolor="white")
+    figure = page(6, 3.4, laid_out=True)
     ax = figure.subplots()
     error = _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau))
     count = int(salient_counts(and_, or_, measurement.tau).sum())

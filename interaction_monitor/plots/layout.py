@@ -60,9 +60,9 @@ class Page(Figure):
         return to_png(self)
 
 
-def page(width: float, height: float) -> Figure:
-    """Make an empty figure of so many inches."""
-    figure = Page(figsize=(width, height), dpi=100, facecolor="white")
+def page(width: float, height: float, *, laid_out: bool = False) -> Figure:
+    """Make an empty figure of so many inches; with `laid_out` matplotlib places its axes, which takes a while."""
+    figure = Page(figsize=(width, height), dpi=100, facecolor="white", layout="constrained" if laid_out else None)
     FigureCanvasAgg(figure)
     return figure
 

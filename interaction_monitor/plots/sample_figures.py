@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots.layout import NOTE, Page, bare, legend_above, page, styled
+from interaction_monitor.plots.layout import NOTE, bare, legend_above, page, styled
 from interaction_monitor.plots.sample_inputs import (
     COLOURS,
     SIGNS,
@@ -168,7 +168,7 @@ def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
     both = (comparison.alone, comparison.shared)
     lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
     height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
-    figure = Page(figsize=(12, height), dpi=100, layout="constrained", facecolor="white")
+    figure = page(12, height, laid_out=True)
     axes = figure.subplots(1, 2)
     _map_of_players(figure, comparison, sample)
     for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):

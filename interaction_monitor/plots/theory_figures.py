@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import charts, layout
-from interaction_monitor.plots.layout import NOTE, Page, bare, styled, to_image
+from interaction_monitor.plots.layout import NOTE, bare, page, styled, to_image
 from interaction_monitor.plots.tensorboard import EVENTS, write_histogram
 from interaction_monitor.plots.theory_text import HOW_TO_READ, WHY_GREY, findings, level, match_words
 from interaction_monitor.theory import Overlay
@@ -43,7 +43,7 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     """
     chosen = list(columns) if columns is not None else representative_measurements(overlay.history)
     greys = not overlay.in_phase_two[chosen].all()
-    figure = Page(figsize=(max(2.3 * len(chosen), 6.5), 3.9), dpi=100, layout="constrained", facecolor="white")
+    figure = page(max(2.3 * len(chosen), 6.5), 3.9, laid_out=True)
     axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for ax, index in zip(axes, chosen, strict=True):
         _column(ax, overlay, index)
@@ -79,7 +79,7 @@ def noise_level(overlay: Overlay) -> Figure:
     Returns:
         The figure; what lies in phase one is grey.
     """
-    figure = Page(figsize=(11, 6.4), dpi=100, layout="constrained", facecolor="white")
+    figure = page(11, 6.4, laid_out=True)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     values, unit = positions(overlay.history)
     two = overlay.in_phase_two
@@ -179,7 +179,7 @@ def norm_ratio_figure(n_players: Sequence[int] = (6, 8, 10), sigma2: Sequence[fl
     if sigma2 is not None and not all(variance > 0 for variance in sigma2):
         raise ValueError(f"sigma2 is drawn on a logarithmic axis and must be positive, but is {sigma2}")
     levels = torch.logspace(-6, 3, 37, dtype=torch.float64) if sigma2 is None else torch.tensor(sigma2).double()
-    figure = Page(figsize=(3.6 * len(n_players), 3.2), layout="constrained")
+    figure = page(3.6 * len(n_players), 3.2, laid_out=True)
     panels = figure.subplots(1, len(n_players), sharey=True, squeeze=False)[0]
     for panel, n in zip(panels, n_players, strict=True):
         for k, ratio in enumerate(norm_ratio(n, levels).T, start=1):
