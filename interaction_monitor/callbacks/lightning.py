@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._checks import some
 from interaction_monitor.callbacks import checkpoint, resume, train_twins
-from interaction_monitor.callbacks.lightning_setup import SetUp
+from interaction_monitor.callbacks.lightning_setup import LightningSetUp
 from interaction_monitor.callbacks.lightning_trainer import (
     bars_of,
     batches_of,
@@ -32,7 +32,7 @@ from interaction_monitor.record import Progress
 from interaction_monitor.state import preserved_rng, uninitialized
 
 
-class InteractionMonitor(SetUp, Callback):
+class InteractionMonitor(LightningSetUp, Callback):
     """Measure which interactions a network encodes, order by order, while Lightning trains it.
 
     It measures once before training, then every few epochs or steps, and after the last; it names the phase,

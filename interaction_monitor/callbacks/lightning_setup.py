@@ -35,7 +35,7 @@ from interaction_monitor.state import answered, preserved_rng, undisturbed
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-class SetUp(CallbackBase):
+class LightningSetUp(CallbackBase):
     """What the Lightning callback does before the first measurement."""
 
     def _forget(self) -> None:

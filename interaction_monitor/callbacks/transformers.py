@@ -18,8 +18,8 @@ from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.transformers_trainer import (
     LOSSES,
-    SetUp,
     StepLosses,
+    TransformersSetUp,
     bars_of,
     checkpoint_folder,
     evaluation_of,
@@ -45,7 +45,7 @@ from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
 
 
-class InteractionTrainerCallback(SetUp, TrainerCallback):
+class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
     """Do for `transformers.Trainer` what `InteractionMonitor` does for Lightning.
 
     It measures once before training, then every few epochs or steps, and after the last; where an evaluation or a log

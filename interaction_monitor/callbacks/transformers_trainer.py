@@ -34,7 +34,7 @@ from interaction_monitor.settings import ForwardFunc
 LOSSES = ("train_loss", "test_loss")
 
 
-class SetUp(CallbackBase):
+class TransformersSetUp(CallbackBase):
     """What the callback for `transformers.Trainer` does before the first measurement."""
 
     def _forget(self) -> None:
