@@ -22,6 +22,7 @@ from interaction_monitor.phases import OverfittingTracker
 FOLDER = RESULTS / "references"
 CONDITIONS = ("clean", "decay", "wrong10", "wrong20")
 CHOOSING, FRESH, LATER = (0, 1, 10, 11, 12), (20, 21, 22), tuple(range(30, 36))
+LEAST = (0.03, 0.07, 0.085, 0.1, 0.12, 0.15)
 Stored = Mapping[str, NDArray[np.float64]]
 # An epoch at which a rule stops a run, and the one whose weights it takes.
 Rule = Callable[[Stored], tuple[int, int]]
@@ -94,15 +95,17 @@ def overfits_for_good(run: Stored) -> bool:
     return loss >= 0.05 * lowest or rise(-run["test_accuracy"])[0] >= 0.015
 
 
-def onset(run: Stored, kind: str, *, with_loss: bool = False) -> tuple[int | None, int | None]:
+def onset(run: Stored, kind: str, *, with_loss: bool = False, least: float = 0.1) -> tuple[int | None, int | None]:
     """Give the onset of over-fitting and the epoch at which it is known; None where it is not.
 
     Args:
         run: the run.
         kind: of its references.
         with_loss: whether the tracker sees the twins' loss too.
+        least: the least rise of that loss.
     """
-    tracker, losses = OverfittingTracker(), unseen(run) if with_loss else [None] * len(run["epochs"])
+    tracker = OverfittingTracker(min_loss_rise=least)
+    losses = unseen(run) if with_loss else [None] * len(run["epochs"])
     for epoch, part, whole, loss in zip(run["epochs"], run[kind], run["strength"], losses, strict=True):
         generalizing, strength = torch.tensor(part), torch.tensor(whole)
         tracker.update(epoch=int(epoch), generalizing=generalizing, strength=strength, unseen_loss=loss)
@@ -211,6 +214,50 @@ def onsets(runs: Mapping[str, Stored]) -> Iterator[str]:
         yield f"{kind}{' and loss' if with_loss else ''}: {' | '.join(cells)}"
 
 
+def told_by_test(runs: Mapping[str, Stored]) -> Iterator[str]:
+    """Give, by family, what the test loss of the very run says of whether it over-fits: false and found.
+
+    That is the validation loss on other samples. What has seen neither can hardly know more.
+    """
+    known = {name: run for name, run in runs.items() if "test_loss" in run}
+    yield from _counted(known, {name: overfits({"val_loss": run["test_loss"]}) for name, run in known.items()})
+
+
+def left_out(runs: Mapping[str, Stored]) -> Iterator[str]:
+    """Give false and found of each family, with the least rise of the twins' loss chosen on all others.
+
+    Chosen is what has the highest part found less the part false, the highest of equal ones.
+    """
+    known = {name: run for name, run in runs.items() if "cross_loss" in run}
+    said = {
+        least: {
+            name: onset(run, "twins_both", with_loss=True, least=least)[1] is not None for name, run in known.items()
+        }
+        for least in LEAST
+    }
+
+    def worth(least: float, family: str) -> float:
+        def part(over: bool) -> float:
+            group = [n for n in known if not n.startswith(f"{family}-") and overfits(known[n]) == over]
+            return float(np.mean([said[least][n] for n in group]))
+
+        return part(True) - part(False)
+
+    best = {family: max(LEAST, key=lambda least: (worth(least, family), least)) for family in FAMILIES}
+    for family, least in best.items():
+        yield f"{family}, without it {least}"
+    yield from _counted(known, {name: said[best[name.split("-")[0]]][name] for name in known})
+
+
+def _counted(runs: Mapping[str, Stored], said: Mapping[str, bool]) -> Iterator[str]:
+    """Give how often it is said falsely and rightly that a run over-fits, by family and of all."""
+    for family in (*FAMILIES, ""):
+        group = [name for name in runs if name.startswith(family)]
+        over = [name for name in group if overfits(runs[name])]
+        false, found = (sum(said[n] for n in names) for names in ({*group} - {*over}, over))
+        yield f"{family or 'all'}: {false} of {len(group) - len(over)} | {found} of {len(over)}"
+
+
 def regrets(runs: Mapping[str, Stored]) -> Iterator[str]:
     """Give a line for each rule: lost test accuracy in points, mean, median and worst, and the part of the epochs."""
     for name, rule in RULES.items():
@@ -233,8 +280,11 @@ def main() -> None:
             print(f"{name}: trained", flush=True)
     runs = load()
     print("\n".join(mean_shares(with_seeds(runs, CHOOSING))))
-    for table in (onsets, regrets):
+    for table in (onsets, regrets, told_by_test):
         print("\n" + "\n".join(table(with_seeds(runs, FRESH))))
+    print("\n" + "\n".join(left_out(with_seeds(runs, (*CHOOSING, *FRESH)))))
+    for table in (onsets, told_by_test):
+        print("\n" + "\n".join(table(with_seeds(runs, LATER))))
 
 
 if __name__ == "__main__":

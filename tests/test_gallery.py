@@ -488,6 +488,29 @@ def test_the_page_on_references_shows_what_is_stored():
     assert None not in known
 
 
+def test_the_page_on_references_says_what_cannot_be_known():
+    page = (references.RESULTS.parents[1] / "docs" / "generalizing.md").read_text()
+    runs = references.with_seeds(references.load(), (*references.CHOOSING, *references.FRESH))
+    lines = [*references.told_by_test(references.with_seeds(runs, references.FRESH)), *references.left_out(runs)]
+    rows = [line.partition(": ")[2] for line in lines if "0 of 0 | 0 of 0" not in line and ": " in line]
+    assert len(rows) == 12
+    assert [row for row in rows if f"| {row} |" not in page] == []
+    chosen = dict(line.split(", without it ") for line in lines if ", without" in line)
+    labels = {"lenet": "LeNet", "vgg6": "VGG-6", "mlp": "MLP", "resnet20": "ResNet-20", "bert": "BERT-Tiny"}
+    assert [f for f, label in labels.items() if f"| {label} | {chosen[f]} |" not in page] == []
+
+    def other(group):
+        ends = [[references.overfits({"val_loss": v[: len(v) - back]}) for back in range(len(v) // 5)] for v in group]
+        return round(100 * float(np.mean([np.mean([end != answers[0] for end in answers]) for answers in ends])))
+
+    decay, lenets, clean = (
+        other([run["val_loss"] for name, run in runs.items() if kind in name])
+        for kind in ("-decay-", "lenet-decay-", "-clean-")
+    )
+    said = f"{decay}% of these ends would have the other answer, and {lenets}% in LeNets; of the clean runs {clean}%"
+    assert said in " ".join(page.split())
+
+
 def test_over_fitting_is_read_from_curves():
     flat, late = np.full(40, 0.5), np.r_[np.full(35, 0.5), np.full(5, 0.6)]
     spike = np.r_[np.full(39, 0.5), 0.6]
