@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,14 +50,12 @@ def places(history: History) -> list[str]:
 
 def find_onset(history: History) -> Landmark | None:
     """Return where phase two began; None where that is not known."""
-    last = history[-1] if len(history) else None
-    return None if last is None else _find(history, last.onset_epoch, last.onset_step, lowest="mean_order")
+    return _told(history, "onset", lowest="mean_order")
 
 
 def find_detection(history: History) -> Landmark | None:
     """Return where it became known that phase two had begun; None where it is not."""
-    last = history[-1] if len(history) else None
-    return None if last is None else _find(history, last.detected_epoch, last.detected_step)
+    return _told(history, "detected")
 
 
 def find_gap_opening(history: History) -> Landmark | None:
@@ -64,15 +63,15 @@ def find_gap_opening(history: History) -> Landmark | None:
 
     That it does is decided during the run; where is read again from all measurements, since later ones say more.
     """
-    last = history[-1] if len(history) else None
-    if last is None or last.gap_onset_epoch is None:
+    told = _told(history, "gap_onset", lowest="loss_gap")
+    if told is None:
         return None
     values, _ = positions(history)
     losses = shown_losses(history)
     known = np.flatnonzero(np.isfinite(losses.gap))
     found = gap_opening(list(zip(*(x[known].tolist() for x in (values, losses.train, losses.test)), strict=True)))
     if found is None:
-        return _find(history, last.gap_onset_epoch, last.gap_onset_step, lowest="loss_gap")
+        return told
     index = int(np.flatnonzero(values == found.epoch)[0])
     return Landmark(index, places(history)[index])
 
@@ -158,8 +157,7 @@ def lowest_index(history: History) -> int:
 
 def find_overfitting(history: History) -> Landmark | None:
     """Return from where the network over-fits; None where that is not known."""
-    last = history[-1] if len(history) else None
-    return None if last is None else _find(history, last.overfitting_epoch, last.overfitting_step)
+    return _told(history, "overfitting")
 
 
 def onset_index(history: History) -> int | None:
@@ -168,12 +166,13 @@ def onset_index(history: History) -> int | None:
     return None if found is None else found.index
 
 
-def _find(history: History, epoch: int | None, step: int | None, *, lowest: str | None = None) -> Landmark | None:
-    """Find a measurement by its epoch and step.
+def _told(history: History, event: str, *, lowest: str | None = None) -> Landmark | None:
+    """Find the measurement at which the last row says that something happened.
 
     Where the step is not known, as in what earlier versions wrote, it is that one of the epoch's measurements which is
     lowest in a column, as onsets are, or the first.
     """
+    epoch, step = (getattr(history[-1], f"{event}_{of}") if len(history) else None for of in ("epoch", "step"))
     if epoch is None:
         return None
     here = history.epochs == epoch if step is None else (history.epochs == epoch) & (history.steps == step)
@@ -232,6 +231,24 @@ def phase_turn(history: History) -> tuple[float | None, bool]:
     return float(positions(history)[0][lowest_index(history) if onset is None else onset]), onset is not None
 
 
-def gap_name(history: History) -> str:
-    """Name what the loss gap does from its landmark on: it opens, or rises while test loss is the lower one."""
-    return "loss gap rises" if rises_below_zero(history) else "loss gap opens"
+class Mark(NamedTuple):
+    """A landmark as charts over the run show it."""
+
+    kind: Literal["onset", "gap", "over-fitting"]
+    at: int  # which measurement
+    name: str  # with its place, "onset of phase two (epoch 12)"
+
+
+def marks(history: History) -> list[Mark]:
+    """List the landmarks that are among the measurements: the onset, what the loss gap does, and over-fitting."""
+    gap = "loss gap rises" if rises_below_zero(history) else "loss gap opens"
+    found: tuple[tuple[Literal["onset", "gap", "over-fitting"], Landmark | None, str], ...] = (
+        ("onset", find_onset(history), "onset of phase two"),
+        ("gap", find_gap_opening(history), gap),
+        ("over-fitting", find_overfitting(history), "over-fitting begins"),
+    )
+    return [
+        Mark(kind, landmark.index, f"{name} ({landmark.place})")
+        for kind, landmark, name in found
+        if landmark is not None and landmark.index is not None
+    ]

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import find_gap_opening, find_onset, gap_name, phase_turn, positions
+from interaction_monitor.history.landmarks import marks, phase_turn, positions
 
 STYLE: list[Any] = [
     "default",  # a user's own style, TeX for instance, must not change what the labels look like
@@ -223,13 +223,11 @@ def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
         height: Which part of the height the lines take, from the bottom.
     """
     values, _ = positions(history)
-    for found, colour, dashes, name in (
-        (find_onset(history), ONSET, "-", "onset of phase two"),
-        (find_gap_opening(history), GAP, ":", gap_name(history)),
-    ):
-        if found is not None and found.index is not None:
-            label = f"{name} ({found.place})"
-            ax.axvline(values[found.index], ymax=height, color=colour, linestyle=dashes, linewidth=2, label=label)
+    lines = {"onset": (ONSET, "-"), "gap": (GAP, ":")}
+    for kind, index, name in marks(history):
+        if kind in lines:
+            colour, dashes = lines[kind]
+            ax.axvline(values[index], ymax=height, color=colour, linestyle=dashes, linewidth=2, label=name)
 
 
 def write_inside(ax: Axes, text: str) -> None:

@@ -17,10 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
-    find_gap_opening,
-    find_onset,
-    find_overfitting,
-    gap_name,
+    marks,
     onset_index,
     phase_turn,
     positions,
@@ -35,6 +32,7 @@ from interaction_monitor.theory import Overlay
 Figure = dict[str, Any]
 Series = dict[str, Any]
 Panel = dict[str, Any]
+_LINES = {"onset": ("onset", ""), "gap": ("gap", "2 4"), "over-fitting": ("test", "")}
 
 
 def numbers(values: ArrayLike) -> list[float | None]:
@@ -78,23 +76,15 @@ def stack(panels: Sequence[Panel], label: str, **axis: Any) -> Figure:
 def over_run(panels: Sequence[Panel], history: History) -> Figure:
     """Describe charts over the run, with phases behind them and what happened as lines; they share one zoom."""
     values, unit = positions(history)
-    figure = stack(panels, unit) | {"run": True, "marks": _marks(history, values.tolist())}
+    shown = [
+        {"x": float(values[mark.at]), "color": _LINES[mark.kind][0], "dash": _LINES[mark.kind][1], "name": mark.name}
+        for mark in marks(history)
+    ]
+    figure = stack(panels, unit) | {"run": True, "marks": shown}
     turn, decided = phase_turn(history)
     if turn is not None:
         figure["phases"] = [[None, turn, "one"], *([[turn, None, "two"]] if decided else [])]
     return figure
-
-
-def _marks(history: History, values: Sequence[float]) -> list[dict[str, Any]]:
-    marks = []
-    for found, colour, dash, name in (
-        (find_onset(history), "onset", "", "onset of phase two"),
-        (find_gap_opening(history), "gap", "2 4", gap_name(history)),
-        (find_overfitting(history), "test", "", "over-fitting begins"),
-    ):
-        if found is not None and found.index is not None:
-            marks.append({"x": values[found.index], "color": colour, "dash": dash, "name": f"{name} ({found.place})"})
-    return marks
 
 
 def run_figures(history: History) -> dict[str, Figure]:
