@@ -34,7 +34,7 @@ from interaction_monitor import (
     theory,
 )
 from interaction_monitor._float64 import float64_device
-from interaction_monitor.comparison.networks import Network, compare_networks
+from interaction_monitor.comparison import Network, compare_networks, compare_outputs
 
 N, SAMPLES, NETWORKS = 4, 3, 2
 ROUGHLY = 4.0  # each operation takes its time on a pretended device: an extraction stops at its first look
@@ -391,14 +391,15 @@ def test_outputs_and_strengths_are_taken_from_a_device(kind):
 
 @pytest.mark.usefixtures("known_memory")
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
-def test_networks_are_compared_on_their_device(kind):
+def test_networks_are_compared_on_their_device(kind, monkeypatch):
+    monkeypatch.setattr("interaction_monitor.comparison.compare_outputs", partial(compare_outputs, tol=ROUGHLY))
     probe = Probe(IMAGES, TARGETS)
     networks = [Network(network_for(IMAGES), probe, KINDS["image"][0]) for _ in range(2)]
-    expected = compare_networks(networks, tol=ROUGHLY)
+    expected = compare_networks(networks)
     with PretendedDevice(kind) as pretended:
         for network in networks:
             network.module.to(pretended.device)
-        torch.testing.assert_close(compare_networks(networks, tol=ROUGHLY).shared.and_, expected.shared.and_)
+        torch.testing.assert_close(compare_networks(networks).shared.and_, expected.shared.and_)
 
 
 class Speaking(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
-from interaction_monitor.comparison.networks import Measured, require_comparable
+from interaction_monitor.comparison import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.history import History
 from interaction_monitor.measurement import Measurement

@@ -22,6 +22,7 @@ from interaction_monitor import Probe, cli
 from interaction_monitor.comparison import (
     Counting,
     Extraction,
+    Measured,
     Network,
     NotComparableError,
     ablate,
@@ -30,8 +31,8 @@ from interaction_monitor.comparison import (
     compare_outputs,
     extract_again,
     read_published,
+    require_comparable,
 )
-from interaction_monitor.comparison.networks import Measured, require_comparable
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.functional import (
     and_outputs,
@@ -192,7 +193,7 @@ def test_records_give_their_last_or_the_asked_measurement(record):
         compare([first, second], epochs=10)
     with pytest.raises(NotComparableError, match="3 epochs are given for 2 records"):
         compare([first, second], epochs=[0, 0, 0])
-    with pytest.raises(NotComparableError, match="at least two records, but there is 1"):
+    with pytest.raises(NotComparableError, match="at least two networks, but there is 1"):
         compare([first])
     with pytest.raises(NotComparableError, match="holds no measurement"):
         compare([first, record("empty")])
