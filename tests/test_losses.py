@@ -3,12 +3,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
 from interaction_monitor.callbacks import loggers
+from interaction_monitor.history.landmarks import shown_losses
 from interaction_monitor.losses import BatchLosses, Losses, TrainingSamples, evaluated_loss
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.settings import Settings
@@ -140,6 +142,18 @@ def test_a_lightning_run_has_them_without_reading_its_loader(loaders, make_train
     assert later[-1].evaluated_test_loss == pytest.approx(cross_entropy(net, probe.inputs, probe.targets), rel=1e-5)
     logged = trainer.callback_metrics["interactions/evaluated_gap"]
     assert float(logged) == pytest.approx(later[-1].evaluated_gap)
+
+
+def test_a_lightning_run_without_validation_samples_has_no_test_loss(loaders, make_trainer, net, monkeypatch):
+    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
+    monitor = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, on_error="raise")
+    with pytest.warns(UserWarning, match="no validation loader"):
+        make_trainer(monitor).fit(net, loaders[0])
+    assert np.isnan(shown_losses(monitor.observer.history).test).all()
+
+    own = InteractionMonitor(FEATURES, probe=monitor.observer.probe, every_n_epochs=1, on_error="raise")
+    make_trainer(own).fit(net, loaders[0])
+    assert np.isfinite(shown_losses(own.observer.history).test[1:]).all()
 
 
 def test_a_validation_loss_that_waits_to_be_read_outlives_an_interruption():

@@ -174,7 +174,8 @@ class InteractionMonitor(LightningSetUp, Callback):
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None
-        if self.observer is not None:
+        # A probe of training samples has no loss to lay theirs beside.
+        if self.observer is not None and (self.probe is not None or trainer.val_dataloaders is not None):
             self.observer.train_samples.add(batch)
 
     def on_train_batch_end(
