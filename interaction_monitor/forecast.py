@@ -55,7 +55,8 @@ class Forecast:
             return None
         text = f"an epoch of training takes {duration(trained)}, a measurement {duration(measured)}"
         if self.planned is not None:
-            text += f"; {count} of these {duration(count * measured)}, {epochs} epochs {duration(epochs * trained)}"
+            unit = "epoch" if epochs == 1 else "epochs"
+            text += f"; {count} of these {duration(count * measured)}, {epochs} {unit} {duration(epochs * trained)}"
         if self.with_fewer is not None and self.with_fewer.seconds <= _CHEAPER * self.cost.seconds:
             fewer = measured * self.with_fewer.seconds / self.cost.seconds
             text += f"; n_players={self.with_fewer.n_players} makes a measurement about {duration(fewer)}"

@@ -195,6 +195,12 @@ def _phases(rows: History) -> str:
             f"{LEAST_FOR_PHASE_ONE} at the very least, and most are from five or six"
         )
     if last.phase == "initial":
+        at = lowest_index(rows)
+        if rows[at].mean_order_high < first.mean_order_low:
+            return (
+                f"the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at {places(rows)[at]}, "
+                "but too few measurements lie that low to rule out chance: phase one is not known yet"
+            )
         return (
             f"the mean order has not clearly fallen from its start, {first.mean_order:.2f}: phase one is not seen yet"
         )
@@ -238,6 +244,9 @@ def advice(history: History) -> str:
     began, onset, test = find_overfitting(history), find_onset(history), shown_losses(history).test
     lowest = None if np.isnan(test).all() else int(np.nanargmin(test))
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
+    if began is None and onset is None and history[-1].phase == "initial":
+        watch = "" if lowest is None else " and watch the loss gap"
+        return f"Go on{watch}; to know the phase, measure more often at the start, every ten steps say"
     if began is None and onset is None:
         return "Go on: the patterns that are learned in phase one carry over to new samples"
     if began is not None and lowest is None:

@@ -27,7 +27,25 @@ def test_a_run_that_overfits_is_told_which_weights_to_keep(losses, said):
 
 
 def test_a_run_in_phase_one_is_told_to_go_on():
-    assert advice(run([2.0, 1.5, 1.0])).startswith("Go on: the patterns")
+    assert advice(run([2.0, 1.5, 1.0], phase="one")).startswith("Go on: the patterns")
+
+
+def test_a_run_whose_phase_is_not_known_is_not_told_of_phase_one():
+    assert advice(run([2.0, 1.5, 1.0], phase="initial")).startswith("Go on and watch the loss gap; to know the phase")
+    assert advice(run([None] * 3, phase="initial")).startswith("Go on; to know the phase, measure more often")
+
+
+def test_a_fall_that_is_seen_but_not_known_is_told_as_that():
+    def fell_to(mean, high):
+        bands = [(3.0, 2.5, 3.5), (mean, 1.0, high), *[(2.9, 2.4, 3.4)] * 6]
+        names = ("mean_order", "mean_order_low", "mean_order_high")
+        return History(
+            make_row(epoch, epoch, phase="initial", **dict(zip(names, band, strict=True)))
+            for epoch, band in enumerate(bands)
+        )
+
+    assert verdict(fell_to(1.2, 1.4)).startswith("the mean order fell from 3.00 to 1.20 at epoch 1, but too few")
+    assert verdict(fell_to(2.2, 2.6)).startswith("the mean order has not clearly fallen from its start, 3.00")
 
 
 def test_a_run_whose_losses_cross_is_told_of_the_lowest():
