@@ -55,8 +55,8 @@ def waterfall(
             bars, and what was strong there and is gone is among them.
 
     Returns:
-        The figure, a bar per interaction from the strongest down: blue speaks for the output, red against it. ∧, full
-        dots, needs all of its players; ∨, rings, any one of them. A tick marks what references have too.
+        The figure, a bar per interaction from the strongest down: blue speaks for the output, orange against it. ∧,
+        full dots, needs all of its players; ∨, rings, any one of them. A tick marks what references have too.
 
     Raises:
         ValueError: If there is no such sample, or its outputs are not finite.

@@ -16,11 +16,13 @@ const InteractionCharts = (() => {
   const colour = name => (name.startsWith("#") ? name : `var(--${name})`);
   const known = values => values.filter(value => value !== null && isFinite(value));
 
+  const raised = power => String(power).replace("-", "⁻").replace(/\d/g, digit => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]);
+
   function number(value, axis = {}) {
     if (value === null || value === undefined) return "–";
     if (axis.percent) {
       const share = 100 * value;
-      return `${Math.abs(share) >= 10 || share === 0 ? share.toFixed(0) : share.toPrecision(2)}%`;
+      return `${Math.abs(share) >= 10 ? share.toFixed(0) : +share.toPrecision(2)}%`;
     }
     if (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5)) return value.toExponential(1);
     return String(+value.toPrecision(4));
@@ -32,7 +34,7 @@ const InteractionCharts = (() => {
     const step = [1, 2, 5, 10].map(m => m * power).find(s => s >= raw * 0.999) || raw;
     const found = [];
     for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-9; at += step) found.push(+at.toPrecision(12));
-    return found;
+    return found.length > 1 || count > 8 ? found : ticks(low, high, 2 * count + 1);  // one number is no scale
   }
 
   function logTicks(low, high) {
@@ -160,11 +162,11 @@ const InteractionCharts = (() => {
       : axis.log ? logTicks(yl, yh) : ticks(yl, yh, (box.bottom - box.top) / 45);
     for (const at of yTicks) {
       if (!isHeat(panel)) node("line", { x1: box.left, x2: box.right, y1: y(at), y2: y(at), stroke: "var(--line)" }, g);
-      if (!box.bare) node("text", { x: box.left - 6, y: y(at) + 4, "text-anchor": "end" }, svg, number(at, axis));
+      if (!box.bare) node("text", { x: box.left - 6, y: y(at) + 4, "text-anchor": "end" }, svg, axis.log && at < 0.01 ? `10${raised(Math.round(Math.log10(at)))}` : number(at, axis));
     }
     const xTicks = figure.x.log ? logTicks(xl, xh) : ticks(xl, xh, (box.right - box.left) / (figure.x.whole ? 24 : 70));
     for (const at of xTicks) {
-      if (at < xl || at > xh || (figure.x.whole && at % 1)) continue;
+      if (at < xl || at > xh || ((figure.x.whole || figure.run) && at % 1)) continue;
       node("line", { x1: x(at), x2: x(at), y1: box.bottom, y2: box.bottom + 4, stroke: "var(--soft)" }, svg);
       if (lowest) node("text", { x: x(at), y: box.bottom + 17, "text-anchor": "middle" }, svg, number(at));
     }
@@ -183,18 +185,22 @@ const InteractionCharts = (() => {
   function legend(holder, figure, panels) {
     const list = document.createElement("ul"), seen = new Set();
     list.className = "legend";
-    const entries = panels.flatMap(panel => panel.series).filter(s => s.name && s.kind !== "heat").concat(figure.marks || []);
+    const maps = panels.filter(isHeat).map(panel => panel.series[0]);
+    const shades = maps.map(s => ({ kind: "heat", stops: s.stops, name: `${s.root ? "above 0%" : "0%"} to ${number(s.max, { percent: true })}` }));
+    const phases = maps.length ? [] : (figure.phases || []).map(([, , phase]) => ({ kind: "bars", color: `phase-${phase}`, edge: "line", name: `phase ${phase}` }));
+    const entries = [...shades, ...panels.flatMap(panel => panel.series).filter(s => s.name && s.kind !== "heat"), ...phases, ...(figure.marks || [])];
     for (const s of entries) {
       if (seen.has(s.name)) continue;
       seen.add(s.name);
-      const item = document.createElement("li"), key = node("svg", { width: 26, height: 12, "aria-hidden": "true" });
-      if (["band", "bars"].includes(s.kind)) node("rect", { x: 4, y: 1, width: 18, height: 10, fill: s.open ? "none" : colour(s.color || "ink"), stroke: colour(s.color || "ink"), opacity: s.kind === "band" ? 0.35 : 1 }, key);
+      const item = document.createElement("li"), key = node("svg", { width: s.stops ? 56 : 26, height: 12, "aria-hidden": "true" });
+      if (s.stops) s.stops.forEach((stop, i) => node("rect", { x: 1 + 6 * i, y: 1, width: 6, height: 10, fill: stop }, key));
+      else if (["band", "bars"].includes(s.kind)) node("rect", { x: 4, y: 1, width: 18, height: 10, fill: s.open ? "none" : colour(s.color || "ink"), stroke: colour(s.edge || s.color || "ink"), opacity: s.kind === "band" ? s.opacity || 0.35 : 1 }, key);
       else if (s.kind === "points" || s.kind === "range") node("circle", { cx: 13, cy: 6, r: 4, fill: colour(s.color) }, key);
       else node("line", { x1: 1, x2: 25, y1: 6, y2: 6, stroke: colour(s.color), "stroke-width": 2, "stroke-dasharray": s.dash || "none" }, key);
       item.append(key, ` ${s.name}`);
       list.append(item);
     }
-    if (list.children.length > 1) holder.append(list);
+    if (list.children.length > 1 || maps.length) holder.append(list);
   }
 
   function readOut(figure, panels, at) {
@@ -321,7 +327,7 @@ const InteractionCharts = (() => {
       cell.append(title);
       grid.append(cell);
       const width = 150, height = 130, shown = { ...panel, y: { ...panel.y, max: top } };
-      const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${panel.title}: ${panel.series.map(s => `${s.name || ""} ${s.x.map((at, i) => `${at}: ${number(s.y[i], panel.y)}`).join(", ")}`).join("; ")}` });
+      const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", role: "img", "aria-label": `${panel.title}: ${panel.series.map(s => `${s.name || ""} ${s.x.map((at, i) => `${at}: ${number(s.y[i], panel.y)}`).join(", ")}`).join("; ")}` });
       drawPanel(svg, figure, shown, { left: 34, right: width - 4, top: 6, bottom: height - 36, x: xRange(figure, [panel]) }, true, `row-${++counter}`);
       cell.append(svg);
     }

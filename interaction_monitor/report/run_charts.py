@@ -104,20 +104,29 @@ def curves(history: History) -> Figure:
     x, _ = positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     mean = line("mean order ⟨k⟩", "ink", x, history.column("mean_order"), points=len(history) <= 60)
-    panels = [panel("mean order ⟨k⟩", [band("its 95% band over samples", "ink", x, low, high), mean], height=170)]
+    panels = [panel("mean order ⟨k⟩", [band("95% band of the mean order", "ink", x, low, high), mean], height=170)]
     losses = shown_losses(history)
     train, test = losses.train, losses.test
-    if not (np.isnan(train).all() and np.isnan(test).all()):
-        lines = [
-            _known(f"train loss{losses.of}", "train", x, train),
-            _known(f"test loss{losses.of}", "test", x, test, dash="6 4"),
-        ]
-        if (test > train).any():
-            lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
+    both = (("train", train, ""), ("test", test, "6 4"))
+    lines = [_known(f"{name} loss{losses.of}", name, x, y, dash=dash) for name, y, dash in both if np.isfinite(y).any()]
+    if (test > train).any():
+        lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
+    if lines:
         panels.append(panel("loss", lines, height=115, zero=True))
+    if np.isfinite(losses.gap).any():
         gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
         panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}]))
+    if not np.isnan(history.column("generalizing_share")).all():
+        panels.append(_generalizing_panel(history, height=85))
     return over_run(panels, history)
+
+
+def _generalizing_panel(history: History, **more: object) -> Panel:
+    x, _ = positions(history)
+    share, low, high = (history.column(f"generalizing_{end}") for end in ("share", "low", "high"))
+    curve = _known("generalizing share", "generalizing", x, share, points=len(history) <= 60)
+    shown = [band("95% band of the share", "generalizing", x, low, high), curve]
+    return panel("share", shown, percent=True, min=0, max=1, **more)
 
 
 def moments(history: History) -> Figure:
@@ -149,16 +158,11 @@ def order_frames(history: History) -> Figure:
 
 def generalizing(history: History) -> dict[str, Figure]:
     """Describe which part of the strength references have too, and of each order; nothing without references."""
-    share = history.column("generalizing_share")
-    if np.isnan(share).all():
+    if np.isnan(history.column("generalizing_share")).all():
         return {}
-    x, _ = positions(history)
-    low, high = history.column("generalizing_low"), history.column("generalizing_high")
-    curve = _known("generalizing share", "generalizing", x, share, points=len(history) <= 60)
-    shown = [band("its 95% band", "generalizing", x, low, high), curve]
     by_order = [[row.generalizing_by_order.get(k, np.nan) for k in range(1, row.n_players + 1)] for row in history]
     return {
-        "generalizing": over_run([panel("share", shown, percent=True, min=0, max=1)], history),
+        "generalizing": over_run([_generalizing_panel(history)], history),
         "generalizing-orders": _map(history, np.array(by_order)),
     }
 

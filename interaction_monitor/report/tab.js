@@ -1,8 +1,7 @@
 
 /* The tab of TensorBoard: one column for each chosen run, drawn anew when its record has grown. */
 const FIGURES = [
-  ["curves", "Mean order and losses"],
-  ["generalizing", "Part of the strength that references have too"],
+  ["curves", "The run at a glance"],
   ["moments", "Which orders carry the interactions, at six moments"],
   ["heat-map", "Every order over the run"],
   ["orders", "One measurement at a time"],
@@ -98,7 +97,7 @@ function sampleOf(sample, players) {
   const words = sample.sentence.flatMap(([word, player]) => (player === null ? [`${word} `] : [made("b", { textContent: word }), made("sub", { textContent: player }), " "]));
   const title = `Sample ${sample.sample}${sample.target === null ? "" : `, class ${sample.target}`}`;
   return made("section", { className: "sample" }, made("h3", { textContent: title }),
-    ...(sample.picture ? [made("img", { src: sample.picture, alt: `${title} with the players of its strongest interactions` })] : []),
+    ...(sample.picture ? [made("div", { className: "table", tabIndex: 0 }, made("img", { src: sample.picture, alt: `${title} with the players of its strongest interactions` }))] : []),
     ...(words.length ? [made("p", { className: "sentence" }, ...words)] : []),
     made("p", { textContent: sample.outcome }), made("div", { className: "table", tabIndex: 0 }, stepsOf(sample, players)));
 }
@@ -106,7 +105,7 @@ function sampleOf(sample, players) {
 function samplesOf(answer) {
   const players = [...Array(answer.players).keys()];
   const how = "Each table leads from the output of the masked input to that of the input. ● takes part, ○ in an OR interaction, which any one of its players makes act; "
-    + "blue speaks for the output, red against it. A tick marks what references have too.";
+    + "blue speaks for the output, orange against it. A tick marks what references have too.";
   return [made("p", { className: "reading", textContent: how }), ...answer.samples.map(sample => sampleOf(sample, players))];
 }
 
