@@ -20,6 +20,7 @@ from interaction_monitor.plots.sample_inputs import (
     Interaction,
     draw_players,
     image_of,
+    is_near_zero,
     outputs_along,
     signed,
     strongest,
@@ -27,7 +28,8 @@ from interaction_monitor.plots.sample_inputs import (
 
 _FOR, _AGAINST, _REST = "#0072B2", "#D55E00", "#BBBBBB"
 _KEY = (
-    "● AND (∧) acts where all of its players are there, ○ OR (∨) where any one of them is. Blue speaks for the output."
+    "● AND (∧) acts where all of its players are there, ○ OR (∨) where any one of them is. "
+    "Blue speaks for the output, orange against it."
 )
 _FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
 _NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -105,7 +107,8 @@ def _steps(ax: Axes, outputs: Sequence[float]) -> None:
     for place, value in ((0, outputs[0]), (len(outputs), outputs[-1])):
         ax.plot([value], [place], "k|", ms=14, mew=2)
         ax.text(value, place, f"  {value:.2f}", va="center", fontsize=9, weight="bold")
-    ax.axvline(0, color="#444444", lw=0.8)
+    if is_near_zero(outputs):
+        ax.axvline(0, color="#444444", lw=0.8)
     ax.use_sticky_edges = False
     ax.autoscale_view()
     ax.margins(x=0.12)

@@ -86,6 +86,12 @@ def outputs_along(measurement: Measurement, sample: int, shown: Sequence[Interac
     return [*accumulate((interaction.effect for interaction in shown), initial=start), end]
 
 
+def is_near_zero(outputs: Sequence[float]) -> bool:
+    """Tell whether zero lies within the spread of some outputs, or so near: farther off it would dwarf their steps."""
+    low, high = min(outputs), max(outputs)
+    return low - (high - low) <= 0 <= high + (high - low)
+
+
 def _salient(measurement: Measurement, sample: int) -> Tensor:
     """Return (2 * 2^n,) the effects of AND and then of OR interactions, 0 where one is not salient."""
     both = torch.stack([measurement.and_[sample], measurement.or_[sample]])

@@ -249,6 +249,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     for key, value in settings.items():
         if isinstance(value, dict) and value:
             pairs += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and len(value) > 12:  # stop words, say; the record has them all
+            some = ", ".join(map(str, value[:12]))
+            pairs.append((f"{prefix}{key}", f"{some} and {len(value) - 12:,} more"))
         else:
             pairs.append((f"{prefix}{key}", str(value)))
     return pairs

@@ -16,6 +16,7 @@ from interaction_monitor.plots.sample_inputs import (
     Interaction,
     choose,
     image_of,
+    is_near_zero,
     outputs_along,
     picture,
     player_names,
@@ -115,7 +116,8 @@ def steps(
     shown = strongest(measurement, sample, _STEPS, before=before)
     outputs = outputs_along(measurement, sample, shown)
     start, end = outputs[0], outputs[-1]
-    low, high = min(*outputs, 0.0), max(*outputs, 0.0)
+    marks = [*outputs, 0.0] if is_near_zero(outputs) else outputs
+    low, high = min(marks), max(marks)
     room = 100 / (high - low) if high > low else 0.0
 
     def row(label: str, begin: float, to: float, side: str, x: Interaction | None = None) -> Step:

@@ -104,6 +104,20 @@ def test_a_table_leads_from_the_masked_input_to_the_input():
     assert 0 <= min(step.left for step in table) <= max(step.left + step.width for step in table) <= 100.2
 
 
+@pytest.mark.parametrize(("shift", "room"), [(0.0, 100), (50.0, 100)])
+def test_steps_fill_the_room_however_far_the_output_lies_from_zero(shift, room):
+    players = PlayerMap(torch.arange(4).repeat(2, 1), n_players=4, axes=(1,))
+    outputs = games(4).abs()
+    outputs[..., 0] = 0
+    measurement = interpret(outputs + shift)
+    table = steps(measurement, 1, players)
+    ends = [end for step in table for end in (step.left, step.left + step.width)]
+    assert min(ends) == pytest.approx(0, abs=0.2)
+    assert max(ends) == pytest.approx(room, abs=0.2)
+    verticals = [line.get_xdata()[0] for line in waterfall(measurement, 1).axes[0].lines if line.get_linewidth() == 0.8]
+    assert verticals == ([] if shift else [0])
+
+
 def test_shapiq_gets_the_same_numbers():
     pytest.importorskip("shapiq")
     v = torch.randn(2, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -19,7 +19,7 @@ from interaction_monitor.plots import comparison_figures
 from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_inputs import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
-from interaction_monitor.report import as_json, report_page
+from interaction_monitor.report import _flat, as_json, report_page
 from interaction_monitor.report.reliability import check
 from interaction_monitor.report.run_charts import numbers as numbers_of
 from interaction_monitor.theory import fit_record
@@ -498,6 +498,13 @@ def test_clicked_through_in_a_browser(planted_run, browser, tmp_path):
     assert "orders" not in printed, "a slider cannot be moved on paper; the six bars are there"
     assert requests == [out.as_uri()]
     assert complaints == []
+
+
+def test_a_long_list_among_the_settings_is_cut():
+    settings = {"players": {"stop_words": [f"word{i}" for i in range(150)], "n_players": 4}}
+    pairs = dict(_flat(settings))
+    assert pairs["players.stop_words"].endswith("word10, word11 and 138 more")
+    assert pairs["players.n_players"] == "4"
 
 
 def test_verdict_of_few_measurements_tells_from_how_many_a_fall_is_known(record):
