@@ -139,7 +139,7 @@ def test_clicked_through_in_a_browser(run, browser, tmp_path):
     second.get_by_text("6 measurements, the last at epoch 5").wait_for(timeout=90_000)
     frame.locator("input[type=checkbox]").first.uncheck()
     frame.locator(".run").nth(1).wait_for(state="detached", timeout=30_000)
-    frame.locator("summary").first.click()
+    frame.locator(".run summary").first.click()
     frame.locator(".sample img").first.wait_for(timeout=90_000)
     assert elsewhere == []
     assert complaints == []

@@ -121,7 +121,10 @@ const InteractionCharts = (() => {
       const there = s.x.map((_, i) => i).filter(i => s.low[i] !== null && s.high[i] !== null);
       const top = there.map(i => `${x(s.x[i]).toFixed(1)},${y(s.high[i]).toFixed(1)}`);
       const bottom = there.reverse().map(i => `${x(s.x[i]).toFixed(1)},${y(s.low[i]).toFixed(1)}`);
-      if (top.length) node("polygon", { points: [...top, ...bottom].join(" "), fill: colour(s.color), opacity: s.opacity || 0.18 }, g);
+      if (top.length === 1) {
+        const [at, high] = top[0].split(",").map(Number), low = Number(bottom[0].split(",")[1]);
+        node("rect", { x: at - 4, width: 8, y: high, height: Math.max(0, low - high), fill: colour(s.color), opacity: s.opacity || 0.18 }, g);
+      } else if (top.length) node("polygon", { points: [...top, ...bottom].join(" "), fill: colour(s.color), opacity: s.opacity || 0.18 }, g);
     },
     range(s, x, y, g) {
       s.x.forEach((at, i) => s.low[i] !== null && node("line", { x1: x(at), x2: x(at), y1: y(s.low[i]), y2: y(s.high[i]), stroke: colour(s.color), "stroke-width": 4, opacity: 0.45 }, g));
@@ -328,7 +331,7 @@ const InteractionCharts = (() => {
       grid.append(cell);
       const width = 150, height = 130, shown = { ...panel, y: { ...panel.y, max: top } };
       const svg = node("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "xMinYMid", role: "img", "aria-label": `${panel.title}: ${panel.series.map(s => `${s.name || ""} ${s.x.map((at, i) => `${at}: ${number(s.y[i], panel.y)}`).join(", ")}`).join("; ")}` });
-      drawPanel(svg, figure, shown, { left: 34, right: width - 4, top: 6, bottom: height - 36, x: xRange(figure, [panel]) }, true, `row-${++counter}`);
+      drawPanel(svg, figure, shown, { left: 40, right: width - 4, top: 6, bottom: height - 36, x: xRange(figure, [panel]) }, true, `row-${++counter}`);
       cell.append(svg);
     }
   }

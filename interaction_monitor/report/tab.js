@@ -2,12 +2,17 @@
 /* The tab of TensorBoard: one column for each chosen run, drawn anew when its record has grown. */
 const FIGURES = [
   ["curves", "The run at a glance"],
-  ["moments", "Which orders carry the interactions, at six moments"],
+  ["moments", "How much of what it encodes is of one player alone, of two together, and so on"],
   ["heat-map", "Every order over the run"],
   ["orders", "One measurement at a time"],
   ["turnover", "What persisted, appeared and vanished"],
 ];
 const EVERY = 5000;
+const WORDS = "Every input is cut into players: patches, words or columns. What the network's output owes to some of them acting together is an interaction, "
+  + "their number its order, and ⟨k⟩ the mean order. Interactions of few players are simple patterns, which carry over to new samples; those of many mostly do not. "
+  + "In phase one the noise of the random weights goes and ⟨k⟩ falls; in phase two ever more complicated patterns are learned and it rises. "
+  + "The share that generalizes is what other networks for the task (twins, references) encode too; it sinks from where over-fitting begins. "
+  + "Dragging over a figure zooms all figures over the run, a double click takes that back, and the arrow keys read the values.";
 
 function made(tag, attributes = {}, ...children) {
   const element = Object.assign(document.createElement(tag), attributes);
@@ -118,7 +123,9 @@ function follow() {
 
 export async function render() {
   document.head.append(made("link", { rel: "stylesheet", href: "style.css" }));
-  const choice = made("nav"), columns = made("div", { className: "runs" }), main = made("main", { className: "tab" }, choice, columns);
+  const choice = made("nav"), columns = made("div", { className: "runs" });
+  const about = made("details", {}, made("summary", { textContent: "What is shown here" }), made("p", { className: "reading", textContent: WORDS }));
+  const main = made("main", { className: "tab" }, choice, about, columns);
   document.body.append(main);
   const runs = new Map(), chosen = new Set();
   follow();
