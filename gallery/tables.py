@@ -55,8 +55,8 @@ def _theory(run: Detected) -> tuple[str | None, str | None]:
     rising = any(low[j] > high[i] for i in range(len(low)) for j in range(i + 1, len(low)))
     falling = any(high[j] < low[i] for i in range(len(low)) for j in range(i + 1, len(low)))
     trend = "falls" if falling and not rising else "falls and rises" if falling else "rises" if rising else "unclear"
-    first, last = theory.sigma2[start], theory.sigma2[-2]
-    return f"{np.nanmin(theory.cosine[start:]):.3f}", f"{trend}, {first:.0e} → {last:.0e}"
+    first, last = (float(f"{level:.0e}") for level in (theory.sigma2[start], theory.sigma2[-2]))
+    return f"{np.nanmin(theory.cosine[start:]):.3f}", f"{trend}, {first:g} → {last:g}"
 
 
 def detection(detected: Sequence[Detected]) -> str:
