@@ -196,8 +196,12 @@ class Probe:
             inputs, targets = batch[0], batch[1] if len(batch) == 2 else None
             if isinstance(inputs, (tuple, list)) and inputs and all(isinstance(part, Tensor) for part in inputs):
                 several = [f"batch[0][{place}]" for place in range(len(inputs))]
+                views = len(inputs) > 1 and len({(part.shape, part.dtype) for part in inputs}) == 1
                 raise TypeError(
                     f"inputs must be a tensor or a dict of tensors, got {describe(inputs)}; make the probe yourself: "
+                    + "if they are views of one sample, of which the network is called with one, "
+                    "Probe(batch[0][0], batch[1]), else "
+                    * views
                     + _of_several(several, "batch[1]", "[{}]" if isinstance(inputs, list) else "({},)")
                 )
             if named := _tensors_in(targets):
@@ -232,12 +236,13 @@ def require_probe(who: str, probe: object) -> None:
         raise TypeError(f"{who}(probe={describe(probe)}): give Probe(inputs, targets) or Probe.from_loader(loader)")
 
 
-def advice_on_targets(probe: Probe, key: str | None = None) -> str:
+def advice_on_targets(probe: Probe, key: str | None = None, *, unused: Sequence[str] = ()) -> str:
     """Write the probe of a batch whose targets seem to stand among its inputs, under a key that is not known.
 
     Args:
         probe: as it was read.
         key: the input that is masked, if it is named.
+        unused: inputs that the network is not called with, where that is known.
 
     Returns:
         The advice, empty where not just one of several inputs has one value per sample.
@@ -245,6 +250,7 @@ def advice_on_targets(probe: Probe, key: str | None = None) -> str:
     if probe.targets is not None or not isinstance(probe.inputs, dict) or len(probe.inputs) < 2:
         return ""
     found = [name for name, part in probe.inputs.items() if name != key and part.numel() == len(probe)]
+    found = list(unused) or found
     if len(found) != 1:
         return ""
     others = {name: f"batch[{name!r}]" for name in probe.inputs if name != found[0]}

@@ -90,7 +90,7 @@ def refuse_reconstructions(logits: Tensor, targets: Tensor, inputs: Iterable[Ten
 
 
 def warn_of_probabilities(logits: Tensor, *, from_sigmoid: bool = False) -> None:
-    """Warn if what a model returned are probabilities: their log-odds would be computed a second time.
+    """Warn if what a model returned are probabilities, whose log-odds would be computed a second time, or embeddings.
 
     Args:
         logits: (B, C) or (B,) of a few samples.
@@ -98,6 +98,13 @@ def warn_of_probabilities(logits: Tensor, *, from_sigmoid: bool = False) -> None
     """
     z = to_float64(logits)
     if not bool((z >= 0).all()):
+        if logits.ndim == 2 and logits.shape[1] > 1 and bool(((z.square().sum(1) - 1).abs() < 1e-5).all()):
+            warnings.warn(
+                "the model seems to return embeddings (each row has length one), but the output needs logits of "
+                "classes; give forward_func= that returns such logits, the similarities to one vector for each class "
+                "say, or output= a function of (embeddings, targets) to one number per sample",
+                stacklevel=2,
+            )
         return
     if from_sigmoid and bool((z <= 1).all()):
         warnings.warn(
@@ -158,6 +165,9 @@ def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
     if logits.ndim > 3 and logits.is_floating_point():
         if targets is not None and targets.shape == (len(targets), *logits.shape[2:]):
             entropy = 'torch.nn.functional.cross_entropy(values, targets.long(), reduction="none")'
+            return f"values for each position are a segmentation's: {_FUNCTION}-{entropy}.double().flatten(1).mean(1)"
+        if targets is not None and targets.shape == logits.shape and bool(((targets == 0) | (targets == 1)).all()):
+            entropy = 'torch.nn.functional.binary_cross_entropy_with_logits(values, targets.float(), reduction="none")'
             return f"values for each position are a segmentation's: {_FUNCTION}-{entropy}.double().flatten(1).mean(1)"
         classes = targets is None or targets.ndim < logits.ndim - 1  # there is nothing to compare the values with
         return (

@@ -238,6 +238,15 @@ class Gated(nn.Module):
         return self.gate(x).sigmoid() * self.value(x).abs() / 100
 
 
+def test_embeddings_in_place_of_logits_are_warned_of():
+    embeddings = torch.nn.functional.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
+    with pytest.warns(UserWarning, match=r"embeddings.*forward_func="):
+        targets.warn_of_probabilities(embeddings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        targets.warn_of_probabilities(1.001 * embeddings)
+
+
 def test_logits_that_lie_between_zero_and_one_are_no_probabilities():
     """An untrained head gives such numbers, and so does a gate."""
     head = nn.Linear(4, 1)

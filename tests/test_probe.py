@@ -1,4 +1,5 @@
 import random
+import re
 
 import numpy as np
 import pytest
@@ -299,6 +300,16 @@ def test_several_inputs_are_refused_with_the_very_lines_that_take_them(batch, ca
     assert type(given[0]) is type(expected[0])
     assert [id(one) for one in tree_leaves(given)] == [id(one) for one in tree_leaves(expected)]
     assert 'input_key="x0"' in text
+
+
+def test_views_of_one_sample_are_told_of_as_such():
+    with pytest.raises(TypeError, match="views of one sample") as caught:
+        Probe.from_batch([[X, X + 1], Y])
+    line = re.search(r"called with one, (Probe\(.*?\)), else", str(caught.value))[1]
+    assert torch.equal(eval(line, {"Probe": Probe, "batch": [[X, X + 1], Y]}).inputs, X)
+    with pytest.raises(TypeError) as caught:
+        Probe.from_batch([[X, C[:, :1]], Y])
+    assert "views" not in str(caught.value)
 
 
 @pytest.mark.parametrize("targets", [{"name": "a", "label_x": Y}, [Y, C]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +93,8 @@ def choose(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | Non
         # Whatever runs a network in parts, all processes run.
         if ranks.rank == 0 or is_split(source.model):
             call = source.call(probe, wanted.settings.forward_func)
+            if isinstance(call, Call):
+                _require_targets(probe, wanted, unused=call.unused(probe.inputs))
             drawn = _players(source, wanted, call, probe, train)
     players, of_train = ranks.of_first(drawn)  # type: ignore[misc]  # as above
     if of_train is not None and state is not None:
@@ -126,9 +128,9 @@ def _training_samples(source: TrainerSource, wanted: Wanted) -> Probe:
         raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
 
 
-def _require_targets(probe: Probe, wanted: Wanted) -> None:
+def _require_targets(probe: Probe, wanted: Wanted, unused: Sequence[str] = ()) -> None:
     score = resolve(wanted.settings.output)
-    advice = advice_on_targets(probe, getattr(wanted.players, "input_key", None))
+    advice = advice_on_targets(probe, getattr(wanted.players, "input_key", None), unused=unused)
     if advice and score in OUTPUTS.values() and score is not prediction:
         raise ValueError(f"output={wanted.settings.output!r} needs targets, and the samples have none; {advice}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
 from types import CodeType
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
+from torch.utils._pytree import tree_map
 
 from interaction_monitor._checks import describe
 from interaction_monitor.forward.model import call_model, logits_of
@@ -78,6 +78,11 @@ class Call:
         """Call the network."""
         return _value(self.line, {"torch": torch, "module": module, self.name: inputs})
 
+    def unused(self, inputs: Inputs) -> list[str]:
+        """List the inputs that do not stand in the line."""
+        keys = [] if isinstance(inputs, Tensor) or f"({self.name})" in self.line else inputs
+        return [key for key in keys if f'["{key}"]' not in self.line]
+
     def __str__(self) -> str:
         return f"forward_func=lambda module, {self.name}: {self.line}"
 
@@ -101,24 +106,27 @@ class Seen:
 @contextmanager
 def watched(model: nn.Module) -> Iterator[Seen]:
     """See which modules are called inside the block, but not by other modules, and what losses are given."""
-    seen, depth = Seen(), [0]
-    handles: list[RemovableHandle] = []
+    seen, given, handles = Seen(), [], []
     for name, module in model.named_modules():
 
-        def before(_module: nn.Module, _args: Any) -> None:
-            depth[0] += 1
+        def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            given.append(tree_map(lambda part: part, (args, kwargs)))  # some put their results into the dict they take
 
-        def after(_module: nn.Module, args: Any, kwargs: Any, result: Any, name: str = name) -> None:
-            depth[0] -= 1
-            if depth[0] == 0 and result is not None:
+        def after(_module: nn.Module, _args: Any, result: Any, name: str = name) -> None:
+            args, kwargs = given.pop()
+            if not given and result is not None:
                 seen.calls.append((name, args, kwargs, result))
 
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, always_call=True))
+    forward, own = model.forward, vars(model).get("forward")
+    # A step may call it past `__call__`, and so past the hooks.
+    vars(model)["forward"] = lambda *args, **kwargs: (forward if given else model)(*args, **kwargs)
     try:
         with _Scored(seen.scored):
             yield seen
     finally:
+        vars(model).pop("forward") if own is None else vars(model).update(forward=own)
         for handle in handles:
             handle.remove()
 
@@ -137,34 +145,38 @@ def calls_like(seen: Seen, model: nn.Module, inputs: Inputs, targets: Tensor | N
     """
     name = "inputs" if isinstance(inputs, Mapping) else "x"
     size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
-    known: list[tuple[str, Tensor]] = (
-        [(f'inputs["{key}"]', value) for key, value in inputs.items()]
-        if isinstance(inputs, Mapping)
-        else [("x", inputs)]
-    )
+    named = {f'inputs["{key}"]': x for key, x in inputs.items()} if isinstance(inputs, Mapping) else {"x": inputs}
+    known: list[tuple[str, Tensor]] = list(named.items())
     if targets is not None:
         known.append(("None", targets))
     found: list[tuple[Call, Tensor]] = []
     for path, args, kwargs, result in seen.calls:
-        try:
-            logits = logits_of(result, size)
-        except (TypeError, ValueError):
-            continue
-        given = [_line(value, known) for value in args]
-        given += [f"{key}={_line(value, known)}" for key, value in kwargs.items()]
-        line = f"{path_of(path)}({', '.join(given)})"
-        call = Call(line, name)
-        if "..." in line or not logits.is_floating_point() or not _gives(call, model, inputs, logits, size):
-            continue
-        if isinstance(result, Tensor):
-            known.append((line, result))
-        found.append((call, logits))
+        given = [_line(value, known) for value in args] + [
+            f"{key}={_line(part, known)}" for key, part in kwargs.items()
+        ]
+        whole = len(args) == 1 and not kwargs and isinstance(args[0], Mapping) and path_of(path) + "(inputs)"
+        for end, part in _results(result):
+            for line in ([f"{whole}{end}"] if whole else []) + [f"{path_of(path)}({', '.join(given)}){end}"]:
+                with suppress(TypeError, ValueError):
+                    logits, call = logits_of(part, size), Call(line, name)
+                    if "..." in line or not logits.is_floating_point() or not _gives(call, model, inputs, logits, size):
+                        continue
+                    if isinstance(part, Tensor):
+                        known.append((line, part))
+                    found.append((call, logits))
+                    break
     found.reverse()
     lines = [call for call, _ in found]
-    scored = [call for call, logits in found if any(_same(logits, given) for given in seen.scored)]
-    if scored:
+    if scored := [call for call, logits in found if any(_same(logits, given) for given in seen.scored)]:
         return scored[0], scored + [call for call in lines if call not in scored]
-    return (lines[0] if len(lines) == len(seen.calls) == 1 and not seen.scored else None), lines
+    rows = [result for *_, result in seen.calls if not isinstance(result, Tensor) or result.ndim]  # others are losses
+    return (lines[0] if len(lines) == len(rows) == 1 and not seen.scored else None), lines
+
+
+def _results(result: Any) -> list[tuple[str, Any]]:
+    """List what a call gives, or its parts where these have names, with the end of the line for each."""
+    whole = not isinstance(result, Mapping) or "logits" in result
+    return [("", result)] if whole else [(f"[{key!r}]", part) for key, part in result.items()]
 
 
 class _Scored(TorchFunctionMode):

@@ -1,5 +1,6 @@
 """Networks that are not called as `module(x)`: the line that runs is found, or proposed before the first batch."""
 
+import math
 import re
 
 import lightning as L
@@ -80,6 +81,35 @@ class OtherKeys(Flattens):
         return nn.functional.nll_loss(self.model(batch["picture"].flatten(1)).log_softmax(1), batch["label"])
 
 
+class PastItsCall(OtherKeys):
+    """Calls its own forward directly, and has a loss that nobody knows."""
+
+    line = 'module(inputs["picture"])'
+
+    def __init__(self):
+        super().__init__()
+        self.loss = nn.MultiMarginLoss()
+
+    def forward(self, x):
+        return self.model(x.flatten(1))
+
+    def step(self, batch):
+        return self.loss(self.forward(batch["picture"]), batch["label"])
+
+
+class TakesTheDict(OtherKeys):
+    """Takes all inputs as one, puts its own results among them, and names what it gives."""
+
+    line = "module(inputs)['digit']"
+
+    def forward(self, inputs):
+        inputs["hidden"] = inputs["picture"].flatten(1)
+        return {"digit": self.model(inputs["hidden"]), "width": inputs["hidden"].mean(1)}
+
+    def step(self, batch):
+        return nn.functional.cross_entropy(self(batch)["digit"], batch["label"])
+
+
 class OneHot(NoForward):
     """Makes its codes one-hot in the step, and calls its parts past `module(x)`."""
 
@@ -155,6 +185,18 @@ class OfEachPixel(OfEachRow):
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
 
+class Marks(OfEachPixel):
+    """Takes images and masks under names of its own, and says of each pixel whether it belongs: logits (B, 1, ...)."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(1, 1, 3, padding=1)
+
+    def step(self, batch):
+        logits, marks = self.forward(batch["image"]), batch["mask"]
+        return 1 - (logits.sigmoid() * marks).sum() / (logits.sigmoid() + marks).sum()
+
+
 class Pair(Base):
     """Draws and judges, with two optimizers of its own and no step for validation."""
 
@@ -179,6 +221,7 @@ class Pair(Base):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.draws, self.judges)]
 
 
+KINDS = [Flattens, Itself, NoForward, TakesTheBatch, OtherKeys, PastItsCall, TakesTheDict, OneHot]
 PATCHES = ImagePatches(grid=4, margin=0, n_players=3)
 
 
@@ -195,7 +238,7 @@ def run(net, data, make_trainer, **options):
     return monitor
 
 
-@pytest.mark.parametrize("kind", [Flattens, Itself, NoForward, TakesTheBatch, OtherKeys, OneHot])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_call_of_the_validation_step_is_taken(kind, digits, make_trainer, capsys):
     torch.manual_seed(0)
     found = run(kind(), digits, make_trainer).observer.history
@@ -260,6 +303,19 @@ def test_the_output_that_a_refusal_proposes_works(kind, labelled, own_inputs, di
     history = run(kind(), data, make_trainer, on_error="raise", **options).observer.history
     assert len(history) == 2
     assert history[-1].mean_order >= 1
+
+
+def test_a_mask_under_a_name_of_its_own_is_told_of_and_the_lines_that_are_proposed_work(digits, make_trainer):
+    data = [[{"image": x, "mask": (x > 0.3).float()} for x, _ in part] for part in digits]
+    with pytest.raises(MisconfigurationException, match="needs targets, and the samples have none") as refused:
+        run(Marks(), data, make_trainer)
+    batch = next(iter(DataLoader(data[1], batch_size=5)))
+    probe = eval(str(refused.value).split("probe=")[-1], {"Probe": Probe, "batch": batch})
+    with pytest.raises(MisconfigurationException, match="values for each position are a segmentation's") as refused:
+        run(Marks(), data, make_trainer, probe=probe)
+    output = eval(str(refused.value).split("such as ")[-1], {"torch": torch})
+    assert output(torch.zeros(2, 1, 3, 3), torch.ones(2, 1, 3, 3)).tolist() == pytest.approx([-math.log(2)] * 2)
+    assert len(run(Marks(), data, make_trainer, probe=probe, output=output, on_error="raise").observer.history) == 2
 
 
 def test_a_part_that_takes_the_samples_is_proposed_where_no_step_shows_a_call(digits, make_trainer):
