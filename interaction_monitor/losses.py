@@ -203,7 +203,7 @@ class Losses:
 
     Args:
         train_loss: name of the logged training loss; None averages the batches'.
-        test_loss: name of the logged validation loss; None looks for the common names.
+        test_loss: name of the logged validation loss; None looks for the common names, of several loaders the first's.
 
     Examples:
         >>> losses = Losses(test_loss="val/objective")
@@ -217,7 +217,8 @@ class Losses:
 
     def __init__(self, train_loss: str | None = None, test_loss: str | None = None) -> None:
         self.train_names = TRAIN_NAMES if train_loss is None else (train_loss,)
-        self.test_names = TEST_NAMES if test_loss is None else (test_loss,)
+        first = [f"{name}/dataloader_idx_0" for name in TEST_NAMES]  # so Lightning tells several loaders apart
+        self.test_names = (*TEST_NAMES, *first) if test_loss is None else (test_loss,)
         self.batches = BatchLosses()
         self._named = train_loss is not None
         self._waiting: float | None = None  # the newest validation loss until it is read
