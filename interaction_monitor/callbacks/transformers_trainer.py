@@ -15,9 +15,10 @@ from typing import Any
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
+from interaction_monitor.callbacks.errors import why_losses_are_sums
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
@@ -90,6 +91,10 @@ class TransformersSetUp(CallbackBase):
         finally:  # all processes must know the same, also where a part of it could not be read
             observer.load_state_dict(ranks.of_first(observer.state_dict()))
         self._keys = Keys(self.name, observer.history)
+        with self.faults.guard("looking at the loss"):
+            trainer = trainer_of(self)
+            if trainer is not None and (why := why_losses_are_sums(trainer, observer.probe)) is not None:
+                self.faults.warn_once("sums", why)
         if ranks.rank == 0 and len(observer.history) == 0:
             n_epochs = math.ceil(args.num_train_epochs) if args.max_steps <= 0 else None
             self._say(self._cost_at_start(observer, source.model, n_epochs))
@@ -113,7 +118,7 @@ _FIRST_TOKEN = (
 )
 
 
-def trainer_of(callback: TrainerCallback) -> Trainer | None:
+def trainer_of(callback: object) -> Trainer | None:
     """Find the trainer that calls a callback; None if something else does.
 
     A trainer hands its callbacks much, but neither itself nor the loaders of its evaluation. It is known from where

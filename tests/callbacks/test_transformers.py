@@ -16,6 +16,7 @@ from transformers_runs import VOCABULARY, mixed_sentences, positions, sentences,
 
 import interaction_monitor.outputs
 from interaction_monitor import InteractionMonitor, Probe
+from interaction_monitor.callbacks.errors import why_losses_are_sums
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.callbacks.transformers_trainer import refuse_split_models
 from interaction_monitor.language import last_token_logits, most_probable
@@ -594,3 +595,68 @@ def test_two_of_one_name_are_refused(tmp_path):
         trained(tmp_path, before=InteractionTrainerCallback(players, probe))
     _, watcher = trained(tmp_path / "both", before=InteractionTrainerCallback(players, probe, name="other"))
     assert len(Record.open(tmp_path / "both" / "other").history) == len(watcher.observer.history) == 4
+
+
+class Ignoring(torch.nn.Module):
+    """Takes whatever it is told of a step, and does not look at it."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(44, 8), torch.nn.Linear(8, 2)
+        vars(self).update(options, config=transformers.PretrainedConfig())
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
+        logits = self.head(self.embedding(input_ids).mean(1))
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+class Counting(Ignoring):
+    def forward(self, input_ids, attention_mask=None, labels=None, num_items_in_batch=None, **kwargs):
+        result = super().forward(input_ids, labels=labels)
+        if num_items_in_batch is not None:
+            result["loss"] = result["loss"] * len(labels) / num_items_in_batch
+        return result
+
+
+@pytest.mark.parametrize(
+    ("model", "times", "options"),
+    [
+        (Ignoring, 3, {}),
+        (lambda: Ignoring(accepts_loss_kwargs=False), 1, {}),
+        (lambda: None, 3, {}),  # a BERT, which hands what it is told on to parts without a loss
+        (lambda: Counting(), 1, {}),
+        (Ignoring, 1, {"label_smoothing_factor": 0.01}),
+    ],
+)
+def test_a_training_loss_that_is_a_sum_over_batches_is_told_of(tmp_path, model, times, options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _, watcher = trained(tmp_path, model=model(), gradient_accumulation_steps=3, **options)
+    row = watcher.observer.history[1]
+    assert row.train_loss == pytest.approx(times * row.test_loss, rel=0.2)
+    said = [text for text in told(caught) if "is a sum over 3 batches" in text]
+    assert len(said) == (times == 3)
+
+
+def test_a_loss_of_ones_own_is_read_before_it_is_called_a_sum(tmp_path):
+    class Weighted(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            raise AssertionError("it must not be run")
+
+    class Divided(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    class DividedByHand(transformers.Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            return super().compute_loss(model, inputs, return_outputs) / self.args.gradient_accumulation_steps
+
+    def why(kind, steps):
+        arguments = transformers.TrainingArguments(str(tmp_path), gradient_accumulation_steps=steps, use_cpu=True)
+        return why_losses_are_sums(
+            kind(Ignoring(), arguments), Probe({"input_ids": torch.ones(2, 3, dtype=torch.long)})
+        )
+
+    assert "Weighted.compute_loss does not use num_items_in_batch" in why(Weighted, 4)
+    assert [why(kind, steps) for kind, steps in ((Weighted, 1), (Divided, 4), (DividedByHand, 4))] == [None] * 3

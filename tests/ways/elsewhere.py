@@ -103,8 +103,8 @@ class Named(Map):
         return {"x": x, "labels": y}
 
 
-def by_transformers(run, **options):
-    net = Classifier()
+def by_transformers(run, net=None, **options):
+    net = net or Classifier()
     given = {"num_train_epochs": 2, "per_device_train_batch_size": 5, "logging_steps": 1, "eval_strategy": "epoch"}
     arguments = transformers.TrainingArguments(
         str(run.folder), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no", **{**given, **options}
@@ -130,3 +130,15 @@ def transformers_trainer(run):
 @way()
 def transformers_trainer_that_accumulates_in_bf16(run):
     return by_transformers(run, gradient_accumulation_steps=2, bf16=True, max_grad_norm=0.1)
+
+
+class Uncounted(Classifier):
+    """Is told of the items of a step, and does not look."""
+
+    def forward(self, x, labels=None, **_):
+        return super().forward(x, labels)
+
+
+@way()
+def transformers_trainer_whose_model_counts_no_items(run):
+    return by_transformers(run, net=Uncounted(), gradient_accumulation_steps=2)

@@ -250,3 +250,21 @@ def nothing_but_the_training(run):
             return [L.pytorch.callbacks.LambdaCallback(on_train_batch_end=lambda *args: torch.rand(1))]
 
     run.fit(Bare(), barebones=True, logger=False, log_every_n_steps=None)
+
+
+@way()
+def a_step_that_calls_forward_itself(run):
+    class Named(Map):
+        def __getitem__(self, index):
+            x, y = item(index)
+            return {"row": x, "labels": y}
+
+    class Past(Net):
+        def __init__(self):
+            super().__init__()
+            self.register_forward_hook(lambda *_: self.losses.append("called"))
+
+        def loss(self, batch):
+            return nn.functional.cross_entropy(self.forward(batch["row"]), batch["labels"])
+
+    run.fit(Past(), run.loader(Named(), shuffle=True), run.loader(Named()))

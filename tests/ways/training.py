@@ -379,6 +379,41 @@ def a_tuner_of_learning_rate_and_batch_size(run):
 
 
 @way()
+def finders_among_the_callbacks(run):
+    class Found(Net):
+        def __init__(self):
+            super().__init__(normed())
+            self.lr, self.batch_size = 0.1, 2
+
+        def train_dataloader(self):
+            return run.loader(batch_size=self.batch_size, shuffle=True)
+
+        def val_dataloader(self):
+            return run.loader()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    finders = [
+        of_lightning.BatchSizeFinder(max_trials=2, steps_per_trial=1),
+        of_lightning.LearningRateFinder(0.01, 0.1, 4),
+    ]
+    net, trainer = Found(), run.trainer(*run.watch(), *finders)
+    run.left += [net, trainer]
+    trainer.fit(net)
+    return net.lr, net.batch_size, [finder.optimal_lr.results for finder in finders[1:]]
+
+
+@way()
+def a_default_of_float64(run):
+    torch.set_default_dtype(torch.float64)
+    try:
+        run.fit(Net(normed()))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@way()
 def layers_that_thaw(run):
     class Thawing(of_lightning.BaseFinetuning):
         def freeze_before_training(self, module):
