@@ -190,7 +190,7 @@ RULES: Mapping[str, Rule] = {
 def mean_shares(runs: Mapping[str, Stored]) -> Iterator[str]:
     """Give a line for each family and condition: test accuracy and shares, highest and last."""
     for family in FAMILIES:
-        for condition in (*CONDITIONS, "much"):
+        for condition in (*CONDITIONS, "much", "annealed"):
             group = [run for name, run in runs.items() if name.startswith(f"{family}-{condition}-")]
             if group:
                 cells = [np.mean([(s.max(), s[-1]) for s in (shares(run, kind) for run in group)], 0) for kind in KINDS]
