@@ -3,8 +3,8 @@
 Every collective of the package is here, and there is only one pattern: each process says what it has or that
 it failed, all hear all, and either all go on or all raise. So none ever waits for one that gave up.
 
-Each forward of a network in parts, as `fully_shard` makes them, exchanges weights, so all processes must run the same
-forwards in the same order. They may do so on different samples.
+Each forward of a network in parts, as `fully_shard` or stage 3 of DeepSpeed's ZeRO makes them, exchanges weights, so
+all processes must run the same forwards in the same order. They may do so on different samples.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
+
+# Where DeepSpeed has what splits a sample's forward: stages, experts, tensors, sequences.
+_SHARING_SAMPLES = tuple(f"deepspeed.{part}" for part in ("pipe", "runtime.pipe", "moe", "module_inject", "sequence"))
 
 # What wrong arguments raise, in contrast to what happens to a run that was set up well.
 MISFITS = (TypeError, ValueError, NotImplementedError)
@@ -142,7 +145,7 @@ def is_split(model: nn.Module) -> bool:
         >>> is_split(nn.Linear(2, 2))
         False
     """
-    return len(_parts(model)) + len(_shards(model)) > 0
+    return len(_parts(model)) + len(_shards(model)) + len(_partitioned(model)) > 0
 
 
 def require_shared_by_samples(model: nn.Module) -> None:
@@ -153,9 +156,15 @@ def require_shared_by_samples(model: nn.Module) -> None:
             are processes that hold no part.
     """
     fix = (
-        "split it by fully_shard over all processes alone, or save checkpoints and measure them afterwards on one "
-        "device with interaction_monitor.Observer"
+        "split it by fully_shard or ZeRO over all processes alone, or save checkpoints and measure them afterwards on "
+        "one device with interaction_monitor.Observer"
     )
+    for module in model.modules():
+        if any(base.__module__.startswith(_SHARING_SAMPLES) for base in type(module).__mro__):
+            raise NotImplementedError(
+                f"{type(model).__name__} is split by DeepSpeed's {type(module).__name__}, so that processes share "
+                f"every sample and cannot measure one each; {fix}"
+            )
     parts = _parts(model)
     if parts and not _shards(model):
         raise NotImplementedError(
@@ -168,17 +177,34 @@ def require_shared_by_samples(model: nn.Module) -> None:
                 f"{type(model).__name__} is split in two ways at once, so that processes share every sample and cannot "
                 f"measure one each; {fix}"
             )
-        few, all_ = parameter.device_mesh.size(), dist.get_world_size()
-        if few != all_:
-            raise NotImplementedError(f"{type(model).__name__} is split over {few} of {all_} processes; {fix}")
+    groups = [parameter.device_mesh.size() for parameter in parts]
+    groups += [dist.get_world_size(parameter.ds_process_group) for parameter in _partitioned(model)]
+    for few in groups:
+        if few != dist.get_world_size():
+            raise NotImplementedError(
+                f"{type(model).__name__} is split over {few} of {dist.get_world_size()} processes; {fix}"
+            )
 
 
 @contextmanager
 def as_split_as_before(model: nn.Module) -> Iterator[None]:
     """Let the processes drop on leaving what they have gathered of each other's parts inside the block."""
+    partitioned = [parameter for parameter in _partitioned(model) if not _is_gathered(parameter)]
+    # DeepSpeed's engine says so before each forward. Only then a weight that another module uses is gathered.
+    told = [module._parameters for module in model.modules() if hasattr(module._parameters, "_in_forward")]
+    before = [own._in_forward for own in told]
     try:
+        for own in told:
+            own._in_forward = True
         yield
     finally:
+        for own, was in zip(told, before, strict=True):
+            own._in_forward = was
+        for parameter in partitioned:
+            # What stays gathered over an optimizer's step would stay as it was before the step.
+            if _is_gathered(parameter) and not parameter.ds_persist:
+                parameter.ds_active_sub_modules.clear()  # those of a forward that failed
+                parameter.partition()
         for module in _shards(model):
             if hasattr(module, "reshard"):
                 module.reshard()
@@ -186,6 +212,15 @@ def as_split_as_before(model: nn.Module) -> Iterator[None]:
 
 def _parts(model: nn.Module) -> list[Any]:
     return [parameter for parameter in model.parameters() if type(parameter.data).__name__ == "DTensor"]
+
+
+def _partitioned(model: nn.Module) -> list[Any]:
+    """Return the parameters that stage 3 of DeepSpeed's ZeRO has split."""
+    return [parameter for parameter in model.parameters() if hasattr(parameter, "ds_status")]
+
+
+def _is_gathered(parameter: Any) -> bool:
+    return bool(parameter.ds_status.name == "AVAILABLE")
 
 
 def _shards(model: nn.Module) -> list[Any]:

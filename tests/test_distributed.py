@@ -1,18 +1,13 @@
 """Several processes measure as one would, fail together, stop together and never wait for each other in vain."""
 
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import lightning.pytorch.strategies
 import pytest
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from interaction_monitor.callbacks.lightning_trainer import refuse_split_networks
 from interaction_monitor.distributed import Ranks
 
 SCRIPT = Path(__file__).parent / "distributed_script.py"
@@ -192,16 +187,3 @@ def test_each_sample_has_one_process(n_samples, size):
     shares = [Ranks(size=size, rank=rank).share_of(n_samples) for rank in range(size)]
     assert [sample for share in shares for sample in share] == list(range(n_samples))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-@pytest.mark.parametrize("module", ["lightning.pytorch", "pytorch_lightning"])
-def test_strategies_that_split_the_network_are_refused(module):
-    strategy = object.__new__(importlib.import_module(f"{module}.strategies").DeepSpeedStrategy)
-    with pytest.raises(MisconfigurationException, match=r"DeepSpeedStrategy.*strategy='ddp'.*Observer"):
-        refuse_split_networks(SimpleNamespace(strategy=strategy))
-
-
-@pytest.mark.parametrize("name", ["DDPStrategy", "ModelParallelStrategy", "FSDPStrategy"])
-def test_strategies_with_which_all_processes_can_measure_are_not(name):
-    strategy = object.__new__(getattr(lightning.pytorch.strategies, name))
-    refuse_split_networks(SimpleNamespace(strategy=strategy))

@@ -22,7 +22,6 @@ from interaction_monitor.callbacks.lightning_trainer import (
     measured_module,
     monitored,
     no_test_loss,
-    refuse_split_networks,
     say,
 )
 from interaction_monitor.distributed import MISFITS
@@ -107,11 +106,6 @@ class InteractionMonitor(LightningSetUp, Callback):
     def state_key(self) -> str:
         """The key of this monitor's state in checkpoints; the name tells several monitors apart."""
         return f"{type(self).__qualname__}[{self.name}]"
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot work before anything is placed on a device."""
-        if stage == "fit":
-            refuse_split_networks(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose samples and players, check that they fit the network, and measure the network's start."""

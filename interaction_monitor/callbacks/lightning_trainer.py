@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -19,21 +18,6 @@ from interaction_monitor.progress_bar import Bar, OpenBar, terminal_bar
 
 _TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
 _OURS = "interaction_monitor"
-
-
-def refuse_split_networks(trainer: pl.Trainer) -> None:
-    """Refuse DeepSpeed, whose hooks put a network in parts together in a way that nobody has tried to measure with.
-
-    Raises:
-        MisconfigurationException: that says what to do.
-    """
-    if is_a(trainer.strategy, "DeepSpeedStrategy"):
-        raise MisconfigurationException(
-            f"InteractionMonitor: with {type(trainer.strategy).__name__} each process holds a part of the network, and "
-            "nobody has tried masked forwards with the hooks that put it together. Train with strategy='ddp' where the "
-            "network fits on one device, else with FSDPStrategy, or ModelParallelStrategy and fully_shard; or save "
-            "checkpoints and measure them afterwards on one device with interaction_monitor.Observer"
-        )
 
 
 def measured_module(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:

@@ -237,7 +237,7 @@ def _calls_of_parts(model: nn.Module, inputs: Inputs) -> list[Call]:
     found = []
     for path, _ in model.named_children():
         call = Call(f"{path_of(path)}({given})", name)
-        with answered(), suppress(Exception):
+        with answered(model), suppress(Exception):
             values = logits_of(call(model, inputs), size)
             if values.ndim in (1, 2) and values.is_floating_point():
                 found.append(call)

@@ -25,7 +25,6 @@ from interaction_monitor.callbacks.transformers_trainer import (
     evaluation_of,
     monitored,
     no_test_loss,
-    refuse_split_models,
     source_of,
     trainer_of,
 )
@@ -150,7 +149,6 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
 
     def on_train_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
-        refuse_split_models(args)
         self._forget()
         self._bars = bars_of(args, self.name)
         self.budget.start()

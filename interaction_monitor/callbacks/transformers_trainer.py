@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -131,20 +130,6 @@ def trainer_of(callback: object) -> Trainer | None:
             return caller
         frame = frame.f_back
     return None
-
-
-def refuse_split_models(args: TrainingArguments) -> None:
-    """Refuse DeepSpeed, whose hooks put a model in parts together in a way that nobody has tried to measure with.
-
-    Raises:
-        ValueError: that says what to do.
-    """
-    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ValueError(
-            "InteractionTrainerCallback: with DeepSpeed each process may hold a part of the model, and nobody has "
-            "tried masked forwards with the hooks that put it together. Train with fsdp=True, or save checkpoints and "
-            "measure them afterwards on one device with interaction_monitor.Observer"
-        )
 
 
 def bars_of(args: TrainingArguments, name: str) -> OpenBar:

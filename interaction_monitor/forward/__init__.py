@@ -73,8 +73,8 @@ def masked_outputs(
     gets full forwards. A chunk holds several samples if 2^n is small and nothing bypasses the layer. Masked
     inputs exist only for one chunk at a time.
 
-    A model that is split over processes by `fully_shard` is run by all of them together, each on a part of the
-    samples: all must call this with the same arguments, and all get the outputs of all samples.
+    A model that is split over processes by `fully_shard` or stage 3 of ZeRO is run by all of them together, each on a
+    part of the samples: all must call this with the same arguments, and all get the outputs of all samples.
 
     The model runs in eval mode, without gradients, on the device of its parameters. Its modes, buffers and
     hooks and the random states are put back, also after an exception. Nothing in the loop waits for the
@@ -102,7 +102,7 @@ def masked_outputs(
     Raises:
         ValueError: if the arguments do not fit each other or the model.
         TypeError: if the model returns no logits.
-        NotImplementedError: if the model is split over processes otherwise than by `fully_shard` over all of them.
+        NotImplementedError: if the model is split over processes so that they share each sample, or over some of them.
 
     Examples:
         >>> from interaction_monitor.forward import assign_players

@@ -198,7 +198,7 @@ class _Scored(TorchFunctionMode):
 def _gives(call: Call, model: nn.Module, inputs: Inputs, logits: Tensor, size: int) -> bool:
     """Tell whether a line runs, and gives the logits that were seen."""
     try:
-        with answered():
+        with answered(model):
             return _same(logits_of(call(model, inputs), size), logits)
     except Exception:
         return False
@@ -293,7 +293,7 @@ def _compiled(line: str) -> CodeType:
 def try_call(model: nn.Module, inputs: Inputs, forward_func: Callable[..., Any] = call_model) -> Exception | None:
     """Call a network, in eval mode, and return what it raised."""
     try:
-        with answered():
+        with answered(model):
             forward_func(model, inputs)
     except Exception as error:
         return error

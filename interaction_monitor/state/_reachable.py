@@ -67,10 +67,10 @@ _PLAIN = frozenset((dict, OrderedDict, defaultdict, Counter, list, deque))
 # Trainers, loggers, data and the like: they are the run's, and no forward's.
 _OF_THE_RUN = frozenset(
     (
-        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "accelerate", "tokenizers", "datasets"),
+        *("lightning", "pytorch_lightning", "lightning_fabric", "torch", "accelerate", "deepspeed"),
         *("tensorboard", "tensorboardX", "wandb", "mlflow", "comet_ml", "neptune", "clearml", "aim", "logging"),
         *("pandas", "matplotlib", "omegaconf", "hydra", "torchvision", "torchaudio", "PIL", "inspect"),
-        *("threading", "multiprocessing", "concurrent", "asyncio", "interaction_monitor"),
+        *("threading", "multiprocessing", "concurrent", "asyncio", "interaction_monitor", "tokenizers", "datasets"),
     )
 )
 # Methods that no forward runs; the data that they name are large.
@@ -194,7 +194,7 @@ class _Walk:
             return
         self.parts.append(Mapping(name or type(module).__name__, vars(module)))
         for key, value in vars(module).items():
-            if key == "_parameters" and self._is_split:
+            if key in ("_parameters", "_original_parameters") and self._is_split:
                 continue  # what is in there changes whenever the processes exchange their parts
             if key in _REGISTRIES:
                 self._seen[id(value)] = value

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from interaction_monitor.distributed import is_split
 from interaction_monitor.state._numbers import TensorPart, storage_of
 from interaction_monitor.state._parts import Opaque, Part
 
@@ -119,10 +120,14 @@ class Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return answer(func, args, kwargs or {}) if is_collective(func) else func(*args, **(kwargs or {}))
 
 
-def answered() -> AbstractContextManager[Any]:
-    """Answer collectives inside the block, where there are other processes, who do not run it or run other rows."""
+def answered(model: nn.Module | None = None) -> AbstractContextManager[Any]:
+    """Answer collectives inside the block, where there are other processes, who do not run it or run other rows.
+
+    All processes run a model in parts together: its parts come from the others.
+    """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return Answered() if several else nullcontext()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    apart = several and (model is None or not is_split(model))
+    return Answered() if apart else nullcontext()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def answer(func: Any, args: Any, kwargs: Any) -> Any:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ import interaction_monitor.outputs
 from interaction_monitor import InteractionMonitor, Probe
 from interaction_monitor.callbacks.errors import why_losses_are_sums
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
-from interaction_monitor.callbacks.transformers_trainer import refuse_split_models
 from interaction_monitor.language import last_token_logits, most_probable
 from interaction_monitor.players import Words
 from interaction_monitor.plots import run_figures
@@ -377,15 +375,6 @@ def test_sentences_with_enough_words_are_preferred(tmp_path):
     assert watcher.observer.players.complete.tolist() == [True] * 5
     assert not [warning for warning in caught if "left out" in str(warning.message)]
     assert len(watcher.observer.history) == 2
-
-
-def test_a_model_in_parts_is_refused_where_deepspeed_trains_it(monkeypatch):
-    refuse_split_models(SimpleNamespace(fsdp=True, deepspeed=None))
-    with pytest.raises(ValueError, match=r"with DeepSpeed.*Train with fsdp=True, or save checkpoints"):
-        refuse_split_models(SimpleNamespace(fsdp=None, deepspeed="zero3.json"))
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # by the launcher of accelerate
-    with pytest.raises(ValueError, match="with DeepSpeed"):
-        refuse_split_models(SimpleNamespace(fsdp=None, deepspeed=None))
 
 
 def translated(folder, callback=None):
