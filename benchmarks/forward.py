@@ -1,11 +1,15 @@
 """The masked forwards against the bare layers behind the mask, a whole measurement in parts, and what memory it takes.
 
 Run it as ``python -m benchmarks forward``. The tables of docs/forward.md come from here. Ratios are medians over turns
-in which both take part, once by the clock and once by the processor time.
+in which both take part, once by the clock and once by the processor time. On one thread, and with memory that the C
+library keeps, they say most:
+
+    OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824 python -m benchmarks forward
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -83,7 +87,9 @@ def ready_rows(case: Case, players: PlayerMap, rows: int) -> Any:
 
 @torch.no_grad()
 def against_the_bare_suffix() -> None:
-    print(f"masked outputs per second, {torch.get_num_threads()} threads, medians of {TURNS} turns")
+    kept = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} <= os.environ.keys()
+    memory = "memory kept by malloc" if kept else "memory given back by malloc"
+    print(f"masked outputs per second, {torch.get_num_threads()} threads, {memory}, medians of {TURNS} turns")
     print(
         f"{'network':26} {'masked at':28} {'rows':>5} {'bare/s':>9} {'masked/s':>9} {'ratio':>6} {'by processor':>13}"
     )
