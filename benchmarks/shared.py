@@ -147,6 +147,15 @@ def main() -> None:
             f"{result.objective.mean():9.3f} {result.gap.mean():9.1e} {result.gap.max():9.1e}",
             flush=True,
         )
+    for n, samples in ((12, 4), (14, 1)):
+        x = two_networks(n, samples)
+        shared_and_or(x[:, :1], tol=0.5)
+        wall, process, result = timed(lambda x=x: shared_and_or(x, alpha=ALPHA))
+        print(
+            f"{f'shared_and_or, n = {n}':36} {samples:7} {wall:7.2f} {process:7.2f} "
+            f"{result.objective.mean():9.3f} {result.gap.mean():9.1e} {result.gap.max():9.1e}",
+            flush=True,
+        )
     for rate in (1e-3, 3e-3):
         wall, process, (and_, or_) = timed(lambda rate=rate: published(one, alpha=ALPHA, together=True, rate=rate))
         cost = objective(and_, or_, ALPHA).mean()
