@@ -11,6 +11,7 @@ from rows import make_row
 from transformers_runs import trained
 
 from interaction_monitor import InteractionMonitor, Record
+from interaction_monitor.callbacks.train_twins import optimizer_like
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
 from interaction_monitor.players import FeaturePatches
@@ -126,6 +127,13 @@ def bert():
 
 def weights(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_an_optimizer_of_other_parameters_makes_none_for_a_twin():
+    model = torch.nn.Linear(2, 2)
+    flat = torch.optim.SGD([torch.nn.Parameter(torch.zeros(6))], 0.1)
+    with pytest.raises(ValueError, match="holds other parameters than the model"):
+        optimizer_like(flat, model, torch.nn.Linear(2, 2))
 
 
 def test_a_transformers_run_with_twins_is_the_same_to_the_bit_and_goes_on_with_them(tmp_path, capsys):

@@ -140,6 +140,7 @@ def test_the_trainer_of_transformers_trains_with_zero_as_without_a_monitor(zero_
         assert watched["orders"] == zero_ranks[0][f"{stage} trainer watched"]["orders"]
         assert watched["orders"][0] == pytest.approx(seen["1 trainer watched"]["orders"][0], rel=1e-4)
         assert len(watched["orders"]) == 3
+        assert (None not in watched["shares"]) == (stage == 2)  # which has twins beside it
 
 
 def test_experts_on_several_processes_are_refused_by_name(zero_ranks):

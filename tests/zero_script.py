@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, masked_outputs, measure
 from interaction_monitor.players import FeaturePatches
+from interaction_monitor.reference import Twins
 
 STAGES = (1, 2, 3)
 PLAYERS_OF = {"input": PLAYERS["input"], "layer": FeaturePatches("layers.1", grid=4, margin=0, n_players=5)}
@@ -138,9 +139,18 @@ def by_trainer(stage, folder, *, watched):
         vocab_size=44, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=16, num_labels=2,
     )  # fmt: skip
-    model = transformers.BertForSequenceClassification(shape)
-    trainer = transformers.Trainer(model, arguments, train_dataset=sentences(64)[:48], eval_dataset=sentences(64)[48:])
-    monitor = InteractionTrainerCallback(Words(VOCABULARY, n_players=4), n_samples=5, on_error="raise")
+
+    def model():
+        return transformers.BertForSequenceClassification(shape)
+
+    twins = (
+        Twins(model, optimizer=lambda network: torch.optim.AdamW(network.parameters(), 1e-3)) if stage == 2 else None
+    )
+    trainer = transformers.Trainer(
+        model(), arguments, train_dataset=sentences(64)[:48], eval_dataset=sentences(64)[48:]
+    )
+    kind = Words(VOCABULARY, n_players=4)
+    monitor = InteractionTrainerCallback(kind, n_samples=5, reference=twins, on_error="raise")
     if watched:
         trainer.add_callback(monitor)
     trainer.train()
@@ -149,6 +159,7 @@ def by_trainer(stage, folder, *, watched):
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "weights": {name: value.flatten().tolist() for name, value in state_of(trainer.model).items()},
         "orders": [row.mean_order for row in monitor.observer.history] if watched else [],
+        "shares": [row.generalizing_share for row in monitor.observer.history] if watched else [],
     }
 
 

@@ -254,6 +254,8 @@ def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -
         (True, 0.1)
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the run's optimizer holds other parameters than the model, as DeepSpeed's does")
     mine = dict(network.named_parameters())
     groups = [
         {
@@ -282,7 +284,8 @@ class _ModelLoss:
 
 
 def _inner(optimizer: Any) -> Optimizer:
-    """Return the optimizer within what accelerate makes of it."""
+    """Return the optimizer within what accelerate makes of it, and DeepSpeed of that."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    assert isinstance(inner, Optimizer)
+    while not isinstance(inner, Optimizer):
+        inner = inner.optimizer
     return inner
