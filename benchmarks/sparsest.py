@@ -23,7 +23,7 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional._lp.splitting import Splitting
+from interaction_monitor.functional._solver.splitting import Splitting
 
 NOISE = 0.02
 DENSE_UNITS = 8.0  # of 50 samples with 10 players, when the splitting had a dense inverse; 7 to 9 were measured

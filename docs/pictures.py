@@ -18,7 +18,8 @@ IMAGES = Path(__file__).parent / "images"
 
 def main(run: Path) -> None:
     """Draw all from the newest record below a folder."""
-    from interaction_monitor.plots import run_figures, run_text
+    from interaction_monitor import console
+    from interaction_monitor.plots import run_figures
     from interaction_monitor.record import Record
 
     folder = max(run.glob("version_*/interactions"), key=lambda path: path.stat().st_mtime)
@@ -27,7 +28,7 @@ def main(run: Path) -> None:
     run_figures.carry_over(history).savefig(IMAGES / "carry_over.png")
     draw_beginning(IMAGES / "beginning.png", history)
     photograph(folder.parent)
-    print(run_text.table(history), run_text.verdict(history), run_text.advice(history), sep="\n\n")
+    print(console.table(history), console.verdict(history), console.advice(history), sep="\n\n")
 
 
 def draw_beginning(target: Path, history) -> None:

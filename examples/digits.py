@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from interaction_monitor import InteractionMonitor
+from interaction_monitor import InteractionMonitor, console
 from interaction_monitor.players import FeaturePatches
-from interaction_monitor.plots import run_figures, run_text
+from interaction_monitor.plots import run_figures
 from interaction_monitor.reference import Twins
 
 
@@ -117,7 +117,7 @@ def main() -> None:
     history = monitor.observer.history
     picture = Path(trainer.log_dir or ".") / "story.png"
     run_figures.story(history).savefig(picture, dpi=110)
-    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n\n{run_text.advice(history)}.\n")
+    print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n\n{console.advice(history)}.\n")
     print(f"The whole story in one picture: {picture}")
     print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {arguments.out}")
 

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 
 from examples import moments, resuming
 from examples.datasets import Data
-from interaction_monitor import InteractionMonitor
+from interaction_monitor import InteractionMonitor, console
 from interaction_monitor.history import History
 from interaction_monitor.players import Players
-from interaction_monitor.plots import run_figures, run_text
+from interaction_monitor.plots import run_figures
 
 
 class Classifier(L.LightningModule):
@@ -245,6 +245,6 @@ def conclude(history: History, folder: Path) -> None:
     """Print the run as a table and a sentence, and draw it."""
     picture = folder / "story.png"
     run_figures.story(history).savefig(picture, dpi=110)
-    print(f"\n{run_text.table(history)}\n\n{run_text.verdict(history)}\n")
+    print(f"\n{console.table(history)}\n\n{console.verdict(history)}\n")
     print(f"The whole story in one picture: {picture}")
     print(f"To open the panels:             {Path(sys.executable).with_name('tensorboard')} --logdir {folder}")

@@ -112,10 +112,10 @@ def find_records(folder: Path) -> dict[str, Path]:
 
 def run_page(folder: Path) -> dict[str, Any]:
     """Return what the tab shows of a run at once: words, figures, and how far it has come."""
+    from interaction_monitor.console import advice, as_sentence, clauses
     from interaction_monitor.history.landmarks import places
-    from interaction_monitor.plots.run_text import advice, as_sentence, clauses
     from interaction_monitor.record import Record
-    from interaction_monitor.report.run_charts import run_figures
+    from interaction_monitor.report.figures import run_figures
 
     history = Record.open(folder).history
     if not len(history):
@@ -146,7 +146,7 @@ def theory_of(folder: Path) -> dict[str, Any]:
     """Return the theory laid over a run; it takes a while, so it comes only when it is asked for."""
     from interaction_monitor.plots.theory_text import findings
     from interaction_monitor.record import Record
-    from interaction_monitor.report.run_charts import theory_figures
+    from interaction_monitor.report.figures import theory_figures
     from interaction_monitor.theory import fit_record
 
     overlay = fit_record(Record.open(folder))

@@ -10,12 +10,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rows import make_row
 from transformers_runs import trained
 
-from interaction_monitor import InteractionMonitor, Record
+from interaction_monitor import InteractionMonitor, Record, console
 from interaction_monitor.callbacks.train_twins import optimizer_like
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
 from interaction_monitor.players import FeaturePatches
-from interaction_monitor.plots import run_text
 from interaction_monitor.reference import Twins
 from interaction_monitor.stopping import GeneralizingShare
 
@@ -168,7 +167,7 @@ def test_the_verdict_says_from_when_the_share_sinks():
     known = {"overfitting_epoch": 2, "overfitting_detected_epoch": 4, "overfitting_step": 2}
     rows = [told(share, epoch, **(known if epoch >= 4 else {})) for epoch, share in enumerate(shares)]
     begins = "over-fitting began at epoch 2 (known at 4): of what the network encodes 57% generalized, now 36%; "
-    assert run_text.verdict(rows).startswith(begins)
+    assert console.verdict(rows).startswith(begins)
     begins = "of what the network encodes 55% generalized in the end, 57% at epoch 2, and it has not clearly begun to"
-    assert run_text.verdict(rows[:4]).startswith(begins)
-    assert run_text.overfitting(History([make_row(0, 0)])) == ""
+    assert console.verdict(rows[:4]).startswith(begins)
+    assert console.overfitting(History([make_row(0, 0)])) == ""

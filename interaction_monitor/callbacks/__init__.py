@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from matplotlib.figure import Figure
 from torch import nn
 
+from interaction_monitor import console
 from interaction_monitor.callbacks import loggers, resume
 from interaction_monitor.callbacks.errors import (
     Faults,
@@ -32,7 +33,7 @@ from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
-from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.record.files import is_record
@@ -220,7 +221,7 @@ class CallbackBase:
         assert self.observer is not None
         with self.faults.guard("writing the record"):
             self.observer.write_record()
-        return run_text.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)
+        return console.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)
 
     def _draw_if_due(self, run_loggers: loggers.Loggers, *, step: int) -> None:
         """Draw the run so far where it has doubled since the last time; it counts as no part of the measurement."""
@@ -235,7 +236,7 @@ class CallbackBase:
     def _conclusion(self, step: int) -> list[str]:
         """Note that the run has come to its end, and say what it showed and where that is recorded."""
         history = () if self.observer is None else self.observer.history
-        said = [f"{self.name}: {run_text.verdict(history, failure=self.faults.last)}"]
+        said = [f"{self.name}: {console.verdict(history, failure=self.faults.last)}"]
         record = None if self.observer is None else self.observer.record
         if len(history) and record is not None:
             resume.note(self.observer, Progress(checkpoint=step, finished=True), self.faults)

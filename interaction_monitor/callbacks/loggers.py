@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
+from interaction_monitor import console
 from interaction_monitor.history import History
 from interaction_monitor.history.summary import keys
-from interaction_monitor.plots import run_text, tensorboard
+from interaction_monitor.plots import tensorboard
 from interaction_monitor.plots.layout import to_image
 from interaction_monitor.schedule import Budget
 
@@ -103,14 +104,14 @@ class Loggers:
     def _tell(self, shows: Shows, history: History, step: int) -> None:
         """Show what is no number: the distribution, how to read it, and what has been found."""
         if len(history) == 1:
-            shows.guide(f"{self._name}/{tensorboard.HOW_TO_READ}", run_text.GUIDE)
+            shows.guide(f"{self._name}/{tensorboard.HOW_TO_READ}", console.GUIDE)
         if tensorboard.tells_more(history):
             self._conclude(shows, history, step)
         if shows.distribution is not None and sum(distribution := history[-1].distribution) > 0:
             shows.distribution(f"{self._name}/{tensorboard.ORDERS}", np.asarray(distribution), step)
 
     def _conclude(self, shows: Shows, history: History, step: int) -> None:
-        shows.verdict(f"{self._name}/{tensorboard.VERDICT}", run_text.as_sentence(run_text.verdict(history)), step)
+        shows.verdict(f"{self._name}/{tensorboard.VERDICT}", console.as_sentence(console.verdict(history)), step)
 
     def draw(self, history: History, pictures: Sequence[str] | None = None, *, step: int) -> None:
         """Draw pictures of the run once, and give them to every logger that shows pictures.

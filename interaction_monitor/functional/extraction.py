@@ -21,8 +21,8 @@ from torch import Tensor
 
 from interaction_monitor._checks import describe, is_number
 from interaction_monitor._float64 import to_float64
-from interaction_monitor.functional._lp import solve
-from interaction_monitor.functional._lp.problem import Atoms, Problem, atoms_of
+from interaction_monitor.functional._solver import solve
+from interaction_monitor.functional._solver.problem import Atoms, Problem, atoms_of
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs
 
 MAX_PLAYERS = 16

@@ -19,6 +19,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from interaction_monitor.console import as_sentence, verdict
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import shown_losses
 from interaction_monitor.measurement import Measurement
@@ -39,7 +40,6 @@ from interaction_monitor.plots.layout import (
     styled,
     to_image,
 )
-from interaction_monitor.plots.run_text import as_sentence, verdict
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 

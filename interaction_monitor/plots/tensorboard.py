@@ -18,10 +18,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars as layout_summary
 
+from interaction_monitor import console
 from interaction_monitor.history import PHASES, History
 from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.losses import TEST_NAMES, TRAIN_NAMES
-from interaction_monitor.plots import run_figures, run_text
+from interaction_monitor.plots import run_figures
 
 # A writer keeps only the layout that was written last, so the monitors of one writer share theirs.
 _layouts: WeakKeyDictionary[Any, dict[str, dict[str, list[Any]]]] = WeakKeyDictionary()
@@ -116,11 +117,11 @@ def write_measurement(
     if name not in layout:
         beside = bool(history[-1].generalizing)
         layout |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
-        writer.add_text(f"{name}/{HOW_TO_READ}", run_text.HOW_TO_READ.format(name=name), step)
+        writer.add_text(f"{name}/{HOW_TO_READ}", console.HOW_TO_READ.format(name=name), step)
     if len(history) <= _LAYOUT_CHECKS:
         _write_layout(writer, layout)
     if tells_more(history):
-        writer.add_text(f"{name}/{VERDICT}", run_text.as_sentence(run_text.verdict(history)), step)
+        writer.add_text(f"{name}/{VERDICT}", console.as_sentence(console.verdict(history)), step)
     distribution = history[-1].distribution
     write_histogram(writer, distribution, tag=f"{name}/{ORDERS}", step=step)
     # TensorBoard shows a random 50 of a run's histograms and spaces them by step, which crams the start, where

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from interaction_monitor import __version__
 from interaction_monitor.comparison import Comparison, compare
+from interaction_monitor.console import advice, as_sentence, clauses, gap_in_words
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.landmarks import (
     find_detection,
@@ -26,12 +27,11 @@ from interaction_monitor.history.landmarks import (
 )
 from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
 from interaction_monitor.plots.layout import data_uri
-from interaction_monitor.plots.run_text import advice, as_sentence, clauses, gap_in_words
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
-from interaction_monitor.report import reliability, run_charts
+from interaction_monitor.report import reliability
+from interaction_monitor.report.figures import Figure, run_figures, theory_figures
 from interaction_monitor.report.reliability import check
-from interaction_monitor.report.run_charts import Figure
 from interaction_monitor.report.samples import Example, examples
 from interaction_monitor.theory import Overlay, fit_record
 
@@ -95,8 +95,8 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     limits = record.settings.get("thresholds")
     limits = limits if isinstance(limits, dict) and with_or else {}
     figures = {
-        **run_charts.run_figures(history),
-        **run_charts.theory_figures(overlay),
+        **run_figures(history),
+        **theory_figures(overlay),
         **reliability.reliability_figures(
             history, checks, names, noise=_number(limits.get("noise")), tol=_number(limits.get("tol"))
         ),

@@ -17,7 +17,7 @@ from interaction_monitor.functional import matching_error, matching_precision_cu
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import positions
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.report.run_charts import Figure, Series, line, over_run, panel, stack
+from interaction_monitor.report.figures import Figure, Series, line, over_run, panel, stack
 
 # Half a unit in the last place, relative to the number: what rounding to nearest can do to it.
 PRECISIONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

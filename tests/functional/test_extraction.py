@@ -28,9 +28,9 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional._lp.fallbacks import InteriorPoint
-from interaction_monitor.functional._lp.problem import Problem, atoms_of, by_intersection, largest_sums, lower_bound
-from interaction_monitor.functional._lp.splitting import shrink_together
+from interaction_monitor.functional._solver.fallbacks import InteriorPoint
+from interaction_monitor.functional._solver.problem import Problem, atoms_of, by_intersection, largest_sums, lower_bound
+from interaction_monitor.functional._solver.splitting import shrink_together
 from interaction_monitor.functional.extraction import SharedAndOr, shared_and_or
 
 CPU = torch.device("cpu")
@@ -206,7 +206,7 @@ def hand_made(n: int) -> dict[str, Tensor]:
 
 def test_functions_of_high_orders_need_no_interior_point(monkeypatch: pytest.MonkeyPatch) -> None:
     # beyond twelve players there is none
-    monkeypatch.setattr("interaction_monitor.functional._lp._INTERIOR_POINT_PLAYERS", 0)
+    monkeypatch.setattr("interaction_monitor.functional._solver._INTERIOR_POINT_PLAYERS", 0)
     for n in (6, 9):
         v = torch.stack(list(hand_made(n).values()))
         result = sparsest_and_or(v)
@@ -376,7 +376,7 @@ def test_threads_are_as_many_afterwards_also_where_it_fails(monkeypatch: pytest.
     try:
         sparsest_and_or(v)
         assert torch.get_num_threads() == threads
-        monkeypatch.setattr("interaction_monitor.functional._lp.Splitting", fail)
+        monkeypatch.setattr("interaction_monitor.functional._solver.Splitting", fail)
         with pytest.raises(RuntimeError, match="cable"):
             sparsest_and_or(v)
         assert torch.get_num_threads() == threads
@@ -390,7 +390,7 @@ def test_single_precision_and_batches_hardly_change_the_answer(monkeypatch: pyte
     v = network_like(3, 9)
     reference, alone = sparsest_and_or(v), sparsest_and_or(v[1])
     torch.testing.assert_close(alone.and_, reference.and_[1], rtol=0, atol=2e-3 * float(v.abs().max()))
-    monkeypatch.setattr("interaction_monitor.functional._lp._SINGLE_PRECISION_PLAYERS", 17)
+    monkeypatch.setattr("interaction_monitor.functional._solver._SINGLE_PRECISION_PLAYERS", 17)
     double = sparsest_and_or(v)
     overlap, one, other = overlap_and_mean_orders(v, reference, double)
     assert overlap >= 0.98
@@ -400,7 +400,7 @@ def test_single_precision_and_batches_hardly_change_the_answer(monkeypatch: pyte
 
 def test_a_rounding_of_float32_products_that_was_asked_for_is_kept_away(monkeypatch: pytest.MonkeyPatch) -> None:
     v = network_like(1, 9)
-    monkeypatch.setattr("interaction_monitor.functional._lp._SINGLE_PRECISION_PLAYERS", 17)
+    monkeypatch.setattr("interaction_monitor.functional._solver._SINGLE_PRECISION_PLAYERS", 17)
     double = sparsest_and_or(v)
     monkeypatch.undo()
     torch.set_float32_matmul_precision("medium")
@@ -446,7 +446,7 @@ def test_converging_further_hardly_changes_the_answer() -> None:
 
 
 def test_a_missed_tolerance_is_reported_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interaction_monitor.functional._lp._INTERIOR_POINT_STEPS", 3)
+    monkeypatch.setattr("interaction_monitor.functional._solver._INTERIOR_POINT_STEPS", 3)
     v = torch.randn(4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.warns(ToleranceNotMetWarning, match=r"of 4 samples .* not within tol=1.0e-05"):
         result = sparsest_and_or(v, tol=1e-5)
@@ -734,7 +734,7 @@ def test_largest_sums_sorts(values: list[float]) -> None:
 
 def test_warns_where_the_tolerance_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     for checks in ("_FIRST_CHECKS", "_LAST_CHECKS"):
-        monkeypatch.setattr(f"interaction_monitor.functional._lp.{checks}", 1)
+        monkeypatch.setattr(f"interaction_monitor.functional._solver.{checks}", 1)
     with pytest.warns(UserWarning, match="of 3 samples are proven to be only within"):
         shared_and_or(networks(2, 3, 5), tol=1e-6)
     with warnings.catch_warnings():

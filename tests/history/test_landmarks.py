@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from rows import make_row
 
+from interaction_monitor.console import line, phase_now, table, verdict
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     find_detection,
@@ -23,9 +24,8 @@ from interaction_monitor.history.landmarks import (
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.plots import charts
 from interaction_monitor.plots.layout import mark_onsets
-from interaction_monitor.plots.run_text import line, phase_now, table, verdict
 from interaction_monitor.plots.theory_text import findings
-from interaction_monitor.report import report_page, run_charts, stages
+from interaction_monitor.report import figures, report_page, stages
 from interaction_monitor.theory import fit_record
 
 ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
@@ -61,7 +61,7 @@ def test_all_say_the_same_step():
     mark_onsets(ax, history)
     assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
     assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
-    figure = run_charts.curves(history)
+    figure = figures.curves(history)
     assert [mark["x"] for mark in figure["marks"]] == [600, 900]
     assert [(stage.begin, stage.end) for stage in stages(history)] == [(0, 600), (600, 1700)]
 

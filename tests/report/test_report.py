@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from interaction_monitor import cli
+from interaction_monitor.console import verdict
 from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures
-from interaction_monitor.plots.run_text import verdict
 from interaction_monitor.plots.sample_inputs import choose, image_of, outline, strongest
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import _flat, as_json, report_page
+from interaction_monitor.report.figures import numbers as numbers_of
 from interaction_monitor.report.reliability import check
-from interaction_monitor.report.run_charts import numbers as numbers_of
 from interaction_monitor.theory import fit_record
 
 FIGURES = {

@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.problem import (
+from interaction_monitor.functional._solver.problem import (
     Atoms,
     Problem,
     complete_outputs,
@@ -31,8 +31,8 @@ from interaction_monitor.functional._lp.problem import (
     members_of,
     splits,
 )
-from interaction_monitor.functional._lp.projection import Metric, symmetry
-from interaction_monitor.functional._lp.splitting import shrink_together
+from interaction_monitor.functional._solver.projection import Metric, symmetry
+from interaction_monitor.functional._solver.splitting import shrink_together
 
 _LIFT = 1e-14  # of the largest diagonal entry, added to all: keeps rounding from making the matrix indefinite
 _TO_BOUNDARY = 0.99  # share of the way to the boundary that a step may go

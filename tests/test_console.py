@@ -3,8 +3,8 @@
 import pytest
 from rows import make_row
 
+from interaction_monitor.console import advice, overfitting, verdict
 from interaction_monitor.history import History
-from interaction_monitor.plots.run_text import advice, overfitting, verdict
 
 
 def run(losses, **last):

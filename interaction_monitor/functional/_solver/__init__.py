@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.fallbacks import BoundedSplitting, InteriorPoint
-from interaction_monitor.functional._lp.problem import Problem, cost, exceeds_bound
-from interaction_monitor.functional._lp.projection import Metric
-from interaction_monitor.functional._lp.splitting import Splitting, Steps
+from interaction_monitor.functional._solver.fallbacks import BoundedSplitting, InteriorPoint
+from interaction_monitor.functional._solver.problem import Problem, cost, exceeds_bound
+from interaction_monitor.functional._solver.projection import Metric
+from interaction_monitor.functional._solver.splitting import Splitting, Steps
 from interaction_monitor.progress_bar import progress
 
 # Steps that suit networks: less for high orders. Chosen on outputs of small CNNs before, during and after training,

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.fallbacks import _system
-from interaction_monitor.functional._lp.problem import atoms_of, meet_splits, members_of
-from interaction_monitor.functional._lp.projection import Metric, Projection, Workspace, chain_basis, symmetry
+from interaction_monitor.functional._solver.fallbacks import _system
+from interaction_monitor.functional._solver.problem import atoms_of, meet_splits, members_of
+from interaction_monitor.functional._solver.projection import Metric, Projection, Workspace, chain_basis, symmetry
 from interaction_monitor.functional.interactions import orders
 
 CPU = torch.device("cpu")

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.problem import Problem, complete_outputs, largest_sums, lower_bound
-from interaction_monitor.functional._lp.projection import Metric, Workspace, projection_of
+from interaction_monitor.functional._solver.problem import Problem, complete_outputs, largest_sums, lower_bound
+from interaction_monitor.functional._solver.projection import Metric, Workspace, projection_of
 
 _UNIT = 0.03  # of coefficients against the dual vector, before anything is known of a sample
 _NOISE_STEP = 2.0  # and of noise terms

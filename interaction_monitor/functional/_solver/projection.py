@@ -21,7 +21,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._lp.problem import Atoms, atoms_of, kronecker_power
+from interaction_monitor.functional._solver.problem import Atoms, atoms_of, kronecker_power
 from interaction_monitor.functional.interactions import orders
 
 _CPU = torch.device("cpu")  # made once per n, in a moment
