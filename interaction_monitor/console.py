@@ -122,7 +122,7 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
 
     Args:
         history: all measurements of the run.
-        failure: what failed, where there may be none.
+        failure: what failed since the last measurement, or before the first.
 
     Returns:
         The sentences.
@@ -130,7 +130,8 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     rows = History(history)
     if not rows:
         return "nothing was measured" + (f", because {failure}" if failure else "")
-    return overfitting(rows) + _phases(rows)
+    failed = f"; what failed after {places(rows)[-1]}: {failure}" if failure else ""
+    return overfitting(rows) + _phases(rows) + failed
 
 
 def clauses(history: History) -> list[str]:

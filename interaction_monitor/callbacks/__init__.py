@@ -219,6 +219,7 @@ class CallbackBase:
     def _written(self) -> str:
         """Write the measurement that was just taken into the record, and return the line that tells of it."""
         assert self.observer is not None
+        self.faults.last = None
         with self.faults.guard("writing the record"):
             self.observer.write_record()
         return console.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)

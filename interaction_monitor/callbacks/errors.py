@@ -247,7 +247,7 @@ class Faults:
         who: the class that the user knows, which begins each warning.
 
     Attributes:
-        last: what failed last, as text; None if nothing has.
+        last: what failed last, as text; None if nothing has since the last measurement.
 
     Examples:
         >>> import warnings

@@ -234,6 +234,15 @@ def test_measurement_without_valid_samples_is_skipped_and_training_goes_on(net, 
     assert "interactions: nothing was measured, because all 6 probe samples have NaN" in capsys.readouterr().out
 
 
+def test_the_last_line_tells_of_what_failed_since_the_last_measurement(net, loaders, make_trainer, capsys):
+    def diverges(module, x):
+        return module(x) * (float("nan") if module.current_epoch else 1.0)
+
+    with pytest.warns(UserWarning, match="probably diverged"):
+        make_trainer(monitor(forward_func=diverges), logger=False).fit(net, *loaders)
+    assert "; what failed after epoch 1: all 5 probe samples have NaN" in capsys.readouterr().out
+
+
 def test_one_sample_has_no_band(net, loaders, make_trainer, capsys):
     make_trainer(monitor(n_samples=1), max_epochs=1, logger=False).fit(net, *loaders)
     printed = [line for line in capsys.readouterr().out.splitlines() if "mean order" in line and "epoch" in line]
