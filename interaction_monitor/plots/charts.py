@@ -89,6 +89,7 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
     chosen = representative_measurements(history, len(axes))
     onset = onset_index(history)
     values, unit = positions(history)
+    unit = unit.removeprefix("optimizer ")  # six columns have no room for more
     highest = max(_shares(history.distribution[index]).max() for index in chosen)
     for ax, index in zip(axes, chosen, strict=False):
         row = history[index]
