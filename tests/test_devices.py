@@ -190,7 +190,7 @@ WITHOUT_TENSORS = {
         "GeneralizingParts", "MeanOrderInterval", "OrderSharing", "ShareInterval", "SharedAndOr", "SparsestAndOr",
         "ToleranceNotMetWarning", "Turnover", "coalition", "first_high_order", "members",
     },
-    "theory": {"Distance", "Prediction", "SigmaFit"},
+    "theory": {"Distance", "NoOverlayError", "Overlay", "Prediction", "SigmaFit", "Trend", "fit_record"},
     "outputs": {"resolve"},
     "metrics": set(),
 }  # fmt: skip

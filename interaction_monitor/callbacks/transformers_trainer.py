@@ -216,7 +216,8 @@ def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> T
 
     def forward(module: nn.Module, batch: Any) -> Any:
         others = {*TARGET_KEYS} - {"labels"}
-        return module.forward(**{key: value for key, value in batch.items() if key not in others})
+        # Of the class, so that the calls of the parts are seen and not that of the whole.
+        return type(module).forward(module, **{key: value for key, value in batch.items() if key not in others})
 
     def call(probe: Probe, forward_func: ForwardFunc | None) -> ForwardFunc:
         try:

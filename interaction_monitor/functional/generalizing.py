@@ -37,6 +37,16 @@ class GeneralizingParts:
     other_strength: Tensor  # (..., n) Σ|I| of those that no reference has
     other_effect: Tensor  # (..., n) Σ I of them
 
+    @property
+    def cancelled(self) -> Tensor:
+        """(..., n) share of the generalizing strength that cancels within its order, 0..1; NaN where there is none."""
+        return 1 - self.effect.abs() / self.strength
+
+    @property
+    def other_cancelled(self) -> Tensor:
+        """(..., n) share of the other strength that cancels within its order, 0..1; NaN where there is none."""
+        return 1 - self.other_effect.abs() / self.other_strength
+
 
 def generalizing_strength(
     and_: Tensor,

@@ -28,6 +28,11 @@ class OrderSharing:
     shared_positive: Tensor  # (m, ..., n) the same over the interactions salient in all networks
     shared_negative: Tensor  # (m, ..., n)
 
+    @property
+    def shared_fraction(self) -> Tensor:
+        """(m, ..., n) share of the strength, of both signs, that is shared; NaN for orders without any."""
+        return (self.shared_positive - self.shared_negative) / (self.all_positive - self.all_negative)
+
 
 def strongest(interactions: Tensor, k: int, *, floor: float = 0.0) -> Tensor:
     """Mark the k interactions of largest magnitude.
@@ -146,7 +151,7 @@ def generalization_curve(interactions: Tensor, ks: Sequence[int], *, floor: floa
     shared = torch.searchsorted(in_all, limits.expand(*in_all.shape[:-1], -1).contiguous())
     power = to_float64(shared) / to_float64(torch.minimum((ranks < ranks.shape[-1]).sum(-1, keepdim=True), limits))
     # What a diverged network shares with others is not known; zero would count against these.
-    return power.where(interactions.isfinite().all(-1, keepdim=True).all(0), torch.nan)
+    return power.masked_fill(~interactions.isfinite().all(-1, keepdim=True).all(0).to(power.device), torch.nan)
 
 
 def overlap(first: Tensor, second: Tensor, k: int = 100) -> Tensor:

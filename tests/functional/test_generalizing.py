@@ -60,6 +60,9 @@ def test_every_interaction_is_counted_where_enough_references_have_it(count, at_
     strength = generalizing_strength(and_, or_, references, tau=tau, at_least=at_least)
     np.testing.assert_allclose(strength, expected[0], atol=1e-12)
 
+    cancelled = 1 - abs(expected[3]) / np.where(expected[2] > 0, expected[2], np.nan)
+    np.testing.assert_allclose(parts.other_cancelled, cancelled, atol=1e-12)
+
 
 @pytest.mark.parametrize("at_least", [0, 3])
 def test_as_many_references_as_there_are_not_are_refused(at_least):
@@ -116,6 +119,9 @@ def test_what_holds_for_any_networks(watched, first, second, tau, scale):
     torch.testing.assert_close(parts.strength + parts.other_strength, strength)
     salient = [kind.where(kind.abs() >= tau, 0) for kind in (and_, or_)]
     torch.testing.assert_close(parts.effect + parts.other_effect, order_effects(*salient))
+    for cancelled in (parts.cancelled, parts.other_cancelled):
+        known = cancelled[cancelled.isfinite()]
+        assert ((known >= -1e-12) & (known <= 1)).all()
 
 
 def test_a_sample_that_some_network_does_not_know_is_left_out_for_all():

@@ -84,6 +84,8 @@ def test_sharing_by_order_sums_sets(seed: int, m: int) -> None:
                         expected[f"shared_{sign}"][coalition.bit_count() - 1] += effect
             for name, values in expected.items():
                 torch.testing.assert_close(getattr(result, name)[network, sample], torch.tensor(values).double())
+    share = result.shared_fraction
+    assert ((share >= -1e-12) & (share <= 1 + 1e-12) | share.isnan()).all()
 
 
 def test_identical_networks_share_everything_and_disjoint_ones_nothing() -> None:
