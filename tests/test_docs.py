@@ -96,15 +96,19 @@ def test_each_documented_command_is_understood(command, monkeypatch, tmp_path):
         run()
 
 
-def test_the_table_of_bert_tiny_is_what_is_stored():
-    section = (ROOT / "docs/papers.md").read_text().split("## BERT-Tiny on the whole of SST-2")[1].split("\n## ")[0]
+@pytest.mark.parametrize(
+    ("title", "name", "steps"),  # of an epoch
+    [("BERT-Tiny on the whole of SST-2", "sst2_bert_tiny", 527), ("VGG-11 on the whole of MNIST", "mnist_vgg11", 469)],
+)
+def test_the_table_of_a_system_of_the_papers_is_what_is_stored(title, name, steps):
+    section = (ROOT / "docs/papers.md").read_text().split(f"## {title}")[1].split("\n## ")[0]
     table = [line.strip("|").split("|") for line in section.splitlines() if re.match(r"\| [\d.]+ \|", line)]
-    with (ROOT / "examples/results/sst2_bert_tiny.csv").open() as file:
+    with (ROOT / f"examples/results/{name}.csv").open() as file:
         stored = list(csv.DictReader(file))
     assert len(table) == len(stored) == 18
     for cells, row in zip(table, stored, strict=True):
         epoch, mean_order, first, *_, train, test, _cosine, _sigma2 = (cell.strip() for cell in cells)
-        assert float(epoch) == pytest.approx(int(row["step"]) / 527, abs=0.01)  # one step later than the epoch's end
+        assert float(epoch) == pytest.approx(int(row["step"]) / steps, abs=0.01)  # one step later than the epoch's end
         assert mean_order == f"{float(row['mean_order']):.2f}"
         assert first == f"{float(row['order_1']) / 10:.0%}"
         for cell, name in ((train, "train_loss"), (test, "test_loss")):
