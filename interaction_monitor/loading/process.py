@@ -218,11 +218,14 @@ def _wait(receiver: Connection, pid: int, longest: float) -> None:
 
 
 def _waits_for_a_thread(pid: int) -> bool:
-    """Tell whether a process waits for a lock that only another thread could give back, but has no other."""
-    folder = Path(f"/proc/{pid}")
+    """Tell whether a process waits for a lock that only a thread of another process could give back.
+
+    Threads of its own, such as those that torch computes with, wait beside it. Where all wait, none wakes another.
+    """
     try:
-        alone = len(os.listdir(folder / "task")) == 1 and not (folder / "task" / str(pid) / "children").read_text()
-        return alone and (folder / "wchan").read_text().startswith("futex")
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        alone = not any((thread / "children").read_text() for thread in threads)
+        return alone and all((thread / "wchan").read_text().startswith("futex") for thread in threads)
     except OSError:  # it has ended, or this system does not tell
         return False
 

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event, Thread
 
 import lightning as L
 import numpy as np
@@ -420,12 +421,15 @@ def test_a_connection_that_is_open_is_refused_and_nothing_is_sent():
             theirs.recv(1)
 
 
-def test_data_that_a_thread_of_the_run_loads_are_refused(make_trainer, monkeypatch):
+@pytest.mark.parametrize("idle", [0, 2])
+def test_data_that_a_thread_of_the_run_loads_are_refused(make_trainer, monkeypatch, idle):
     monkeypatch.setattr(process, "WITHOUT_HOPE", 0.5)
     pool = ThreadPoolExecutor(1)
 
     class Pooled(Map):
         def __getitem__(self, index):
+            for _ in range(idle):  # as torch keeps some to compute with
+                Thread(target=Event().wait, daemon=True).start()
             return pool.submit(item, index).result()
 
     loaders = [DataLoader(Pooled(), 10) for _ in range(2)]
