@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def evaluated_loss(model: nn.Module, samples: Probe, settings: Settings) -> floa
             chosen = range(start, min(start + _CHUNK, len(samples)))
             part = samples.select(chosen).to(device)
             with settings.forward_context():
-                logits = kept.run(lambda inputs=part.inputs: call(model, inputs))  # type: ignore[misc]  # of this part
+                logits = kept.run(partial(call, model, part.inputs))
             found = logits_of(logits, len(chosen)).float()
             if found.ndim != 2 or not 0 <= int(targets.min()) <= int(targets.max()) < found.shape[1]:
                 return None

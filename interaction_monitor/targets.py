@@ -89,7 +89,7 @@ def refuse_reconstructions(logits: Tensor, targets: Tensor, inputs: Iterable[Ten
         )
 
 
-def warn_of_probabilities(logits: Tensor, *, from_sigmoid: bool = False) -> None:
+def warn_of_no_logits(logits: Tensor, *, from_sigmoid: bool = False) -> None:
     """Warn if what a model returned are probabilities, whose log-odds would be computed a second time, or embeddings.
 
     Args:

@@ -116,11 +116,11 @@ def test_a_vocabulary_is_worked_through_in_blocks(monkeypatch):
 def test_probabilities_in_place_of_logits_are_warned_of(scale):
     logits = scale * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     with pytest.warns(UserWarning, match=r"probabilities.*forward_func="):
-        targets.warn_of_probabilities(logits.softmax(1))
+        targets.warn_of_no_logits(logits.softmax(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for fine in (logits, logits.log_softmax(1), logits.sigmoid(), torch.ones(3, 1)):
-            targets.warn_of_probabilities(fine)
+            targets.warn_of_no_logits(fine)
 
 
 def test_names_and_callables_are_resolved():
@@ -241,10 +241,10 @@ class Gated(nn.Module):
 def test_embeddings_in_place_of_logits_are_warned_of():
     embeddings = torch.nn.functional.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(0)))
     with pytest.warns(UserWarning, match=r"embeddings.*forward_func="):
-        targets.warn_of_probabilities(embeddings)
+        targets.warn_of_no_logits(embeddings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        targets.warn_of_probabilities(1.001 * embeddings)
+        targets.warn_of_no_logits(1.001 * embeddings)
 
 
 def test_logits_that_lie_between_zero_and_one_are_no_probabilities():

@@ -6,11 +6,11 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import nn
 
 from interaction_monitor._checks import is_number, is_whole, reads
 from interaction_monitor.distributed import is_split
@@ -226,7 +226,7 @@ def why_losses_are_sums(trainer: Any, probe: Probe) -> str | None:
     )
 
 
-def _counts_no_items(model: nn.Module, probe: Probe) -> bool:
+def _counts_no_items(model: torch.nn.Module, probe: Probe) -> bool:
     """Tell whether the loss of a model stays as it is whatever number of items it is told of."""
     some = probe.select(range(min(2, len(probe)))).to(device_of(model, probe.inputs))
     if some.targets is None or not isinstance(some.inputs, dict) or is_split(model):
@@ -234,7 +234,7 @@ def _counts_no_items(model: nn.Module, probe: Probe) -> bool:
     given, losses = {**some.inputs, "labels": some.targets}, []
     with suppress(Exception), undisturbed(model) as kept:
         for count in (1, 1000):
-            result = kept.run(lambda count=count: model(**given, num_items_in_batch=torch.tensor(count)))  # type: ignore[misc]  # of this one
+            result: Any = kept.run(partial(model, **given, num_items_in_batch=torch.tensor(count)))
             losses.append(float(result["loss"] if isinstance(result, Mapping) else result[0]))
     return len({*losses}) == 1 and len(losses) == 2
 

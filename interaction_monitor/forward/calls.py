@@ -145,8 +145,7 @@ def calls_like(seen: Seen, model: nn.Module, inputs: Inputs, targets: Tensor | N
     """
     name = "inputs" if isinstance(inputs, Mapping) else "x"
     size = len(next(iter(inputs.values()))) if isinstance(inputs, Mapping) else len(inputs)
-    named = {f'inputs["{key}"]': x for key, x in inputs.items()} if isinstance(inputs, Mapping) else {"x": inputs}
-    known: list[tuple[str, Tensor]] = list(named.items())
+    known = [(f'inputs["{key}"]', x) for key, x in inputs.items()] if isinstance(inputs, Mapping) else [("x", inputs)]
     if targets is not None:
         known.append(("None", targets))
     found: list[tuple[Call, Tensor]] = []

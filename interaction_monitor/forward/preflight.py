@@ -23,7 +23,7 @@ from interaction_monitor.forward.masking import behind_pool
 from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer, pool_after
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
-from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_probabilities
+from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_no_logits
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
             if targets is not None:
                 inputs = probe.inputs.values() if isinstance(probe.inputs, dict) else [probe.inputs]
                 refuse_reconstructions(logits, targets, inputs)
-            warn_of_probabilities(logits, from_sigmoid=_ends_in_sigmoid(runner, logits))
+            warn_of_no_logits(logits, from_sigmoid=_ends_in_sigmoid(runner, logits))
     score_of(score, logits, probe.target_of(0))
     return logits
 

@@ -353,23 +353,26 @@ def validated_only(run):
     return trainer.validate(net, run.loader(), verbose=False)
 
 
+class Tuned(Net):
+    """What finders of a learning rate and of a batch size set."""
+
+    def __init__(self, run):
+        super().__init__(normed())
+        self.lr, self.batch_size, self.loader = 0.1, 2, run.loader
+
+    def train_dataloader(self):
+        return self.loader(batch_size=self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return self.loader()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
 @way()
 def a_tuner_of_learning_rate_and_batch_size(run):
-    class Tuned(Net):
-        def __init__(self):
-            super().__init__(normed())
-            self.lr, self.batch_size = 0.1, 2
-
-        def train_dataloader(self):
-            return run.loader(batch_size=self.batch_size, shuffle=True)
-
-        def val_dataloader(self):
-            return run.loader()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
-    net, trainer = Tuned(), run.trainer(*run.watch())
+    net, trainer = Tuned(run), run.trainer(*run.watch())
     run.left += [net, trainer]
     tuner = Tuner(trainer)
     tuner.scale_batch_size(net, max_trials=2)
@@ -380,25 +383,11 @@ def a_tuner_of_learning_rate_and_batch_size(run):
 
 @way()
 def finders_among_the_callbacks(run):
-    class Found(Net):
-        def __init__(self):
-            super().__init__(normed())
-            self.lr, self.batch_size = 0.1, 2
-
-        def train_dataloader(self):
-            return run.loader(batch_size=self.batch_size, shuffle=True)
-
-        def val_dataloader(self):
-            return run.loader()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=self.lr)
-
     finders = [
         of_lightning.BatchSizeFinder(max_trials=2, steps_per_trial=1),
         of_lightning.LearningRateFinder(0.01, 0.1, 4),
     ]
-    net, trainer = Found(), run.trainer(*run.watch(), *finders)
+    net, trainer = Tuned(run), run.trainer(*run.watch(), *finders)
     run.left += [net, trainer]
     trainer.fit(net)
     return net.lr, net.batch_size, [finder.optimal_lr.results for finder in finders[1:]]
