@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -74,6 +75,11 @@ def published(tmp_path_factory):
         rows[:, 0] = np.arange(6)
         rows.tofile(cifar / name)
 
+    (folder / "mnist").mkdir()
+    for part, count in (("train", 6), ("t10k", 4)):
+        (folder / f"mnist/{part}-images-idx3-ubyte").write_bytes(bytes(16 + 784 * count))
+        (folder / f"mnist/{part}-labels-idx1-ubyte").write_bytes(bytes(8 + count))
+
     squad = folder / "squad"
     squad.mkdir()
     words = [f"word{i}" for i in range(28)] + ["end.", "the", "of", "early", "a", "the", "Target", "rest"]
@@ -143,6 +149,61 @@ def test_lenet_without_padding_is_the_papers():
     assert network.features[:2](torch.rand(1, 1, 32, 32)).shape[-2:] == (28, 28)
     assert network.classifier[1].in_features == 400
     assert network(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+
+
+TINY, SHAPES = "tiny-imagenet-200", "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+
+
+@pytest.mark.parametrize(
+    ("load", "file", "content", "said"),
+    [
+        ("cub200", "CUB_200_2011/images/001.Bird_0/bird_0.png", None, "1 of 40 pictures are missing"),
+        ("cub200", "CUB_200_2011/bounding_boxes.txt", b"1 1 1 4 4", r"bounding_boxes\.txt has no line for picture 10"),
+        ("tiny_imagenet", f"{TINY}/train/n00000003/images", None, "there is no .*n00000003/images"),
+        ("tiny_imagenet", f"{TINY}/val/images/val_3.JPEG", None, "1 of 30 pictures are missing"),
+        ("shapenet", f"{SHAPES}/synsetoffset2category.txt", b"Bag 02773838", "names no kind 02691156"),
+        ("shapenet", f"{SHAPES}/02773838/train1.txt", b"", r"train1\.txt is empty"),
+        ("cifar10", "cifar-10-batches-bin/data_batch_2.bin", bytes(3000), "data_batch_2.bin is cut off: 3000 bytes"),
+        ("mnist", "mnist/train-labels-idx1-ubyte", bytes(8 + 4), "has 6 images and 4 labels"),
+        ("mnist", "mnist/train-labels-idx1-ubyte.gz", b"\x1f\x8b\x08", "cut off or no gzip file"),
+        (
+            "sst2",
+            "sst2/train.tsv",
+            b"index\tsentence\n0\tgood\n",
+            "sentence, tab, 0 or 1 in each line, but has '0 good'",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused_before_training(load, file, content, said, published, tmp_path):
+    folder, changed = file.partition("/")[0], tmp_path / file
+    if (published / folder).exists():
+        shutil.copytree(published / folder, tmp_path / folder)
+    if content is None:
+        shutil.rmtree(changed) if changed.is_dir() else changed.unlink()
+    else:
+        changed.parent.mkdir(exist_ok=True)
+        changed.write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=said):
+        getattr(datasets, load)(tmp_path)
+
+
+def test_what_is_still_packed_is_to_be_unpacked(tmp_path):
+    (tmp_path / "CUB_200_2011.tgz").touch()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*CUB_200_2011; unpack CUB_200_2011\.tgz"):
+        datasets.cub200(tmp_path)
+
+
+def test_what_a_file_manager_leaves_and_blank_lines_do_not_count(published, tmp_path):
+    shutil.copytree(published / TINY, tmp_path / TINY)
+    (tmp_path / TINY / "train/n00000003/images/Thumbs.db").touch()
+    lines = tmp_path / TINY / "val/val_annotations.txt"
+    lines.write_bytes(lines.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    data = datasets.tiny_imagenet(tmp_path, size=4)
+    assert (len(data.train), len(data.test)) == (24, 6)
+    (tmp_path / "sst2").mkdir()
+    for part in ("train", "dev"):
+        (tmp_path / f"sst2/{part}.tsv").write_bytes(b"sentence\tlabel\r\ngood film \t1\r\n\r\n")
+    assert datasets.sst2(tmp_path).train.tensors[1].tolist() == [1]
 
 
 @pytest.mark.parametrize(

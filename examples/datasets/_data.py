@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
+
+PACKED = (".zip", ".tgz", ".gz", ".tar")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ def place(data: str | Path | None, name: str) -> Path:
         raise FileNotFoundError(f"this needs --data FOLDER with {name} in it; docs/examples.md says what to put there")
     path = Path(data) / name
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; docs/examples.md says what to put there")
+        packed = sorted(file.name for file in path.parent.glob(f"{path.name}*") if file.suffix in PACKED)
+        advice = f"unpack {packed[0]}" if packed else "docs/examples.md says what to put there"
+        raise FileNotFoundError(f"there is no {path}; {advice}")
     return path
 
 
@@ -89,7 +94,12 @@ def read(data: str | Path | None, name: str) -> bytes:
     """Return the contents of a file, which may be packed by gzip (and then has .gz behind its name)."""
     folder = place(data, str(Path(name).parent))
     packed = folder / f"{Path(name).name}.gz"
-    return gzip.decompress(packed.read_bytes()) if packed.exists() else place(data, name).read_bytes()
+    if not packed.exists():
+        return place(data, name).read_bytes()
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is cut off or no gzip file; get it again") from error
 
 
 def arrays(data: str | Path | None, name: str) -> dict[str, NDArray[np.generic]]:

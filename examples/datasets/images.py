@@ -74,7 +74,11 @@ def _cifar_binary(folder: Path) -> dict[str, Any]:
     """Read five files for training and one for testing, of records of a label and 3,072 pixels, channel by channel."""
 
     def records(*names: str) -> tuple[Any, Any]:
-        rows = np.concatenate([np.fromfile(place(folder, name), dtype=np.uint8).reshape(-1, 3073) for name in names])
+        read_in = [np.fromfile(place(folder, name), dtype=np.uint8) for name in names]
+        for name, file in zip(names, read_in, strict=True):
+            if len(file) % 3073:
+                raise ValueError(f"{folder / name} is cut off: {len(file)} bytes are no whole pictures; get it again")
+        rows = np.concatenate(read_in).reshape(-1, 3073)
         return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), rows[:, 0]
 
     x_train, y_train = records(*(f"data_batch_{part}.bin" for part in range(1, 6)))
@@ -109,6 +113,8 @@ def mnist3_parts(data: str | Path | None) -> tuple[Tensor, Tensor]:
 def _mnist(data: str | Path | None, part: str, size: int) -> tuple[Tensor, Tensor]:
     pixels = np.frombuffer(read(data, f"mnist/{part}-images-idx3-ubyte"), dtype=np.uint8, offset=16)
     digits = np.frombuffer(read(data, f"mnist/{part}-labels-idx1-ubyte"), dtype=np.uint8, offset=8)
+    if len(pixels) != 784 * len(digits):
+        raise ValueError(f"mnist/{part} has {len(pixels) / 784:g} images and {len(digits)} labels; get the files again")
     images = torch.tensor(pixels).reshape(-1, 1, 28, 28).float() / 255
     return _resized(images, size), torch.tensor(digits).long()
 

@@ -65,6 +65,9 @@ def cub200(
 
     files, classes, labels = table("images"), table("classes"), table("image_class_labels")
     training, boxes = table("train_test_split"), table("bounding_boxes")
+    for name, rows in (("image_class_labels", labels), ("train_test_split", training), ("bounding_boxes", boxes)):
+        if lacking := sorted(files.keys() - rows.keys()):
+            raise ValueError(f"{folder / name}.txt has no line for picture {lacking[0]} of images.txt; get it again")
     number = {key: at for at, key in enumerate(classes)}
 
     def part(flag: str) -> Pictures:
@@ -99,13 +102,10 @@ def tiny_imagenet(
     if not names:
         raise ValueError(f"every={every}, but wnids.txt names fewer classes")
     number = {name: at for at, name in enumerate(names)}
-    training = [(file, number[name]) for name in names for file in sorted((folder / "train" / name).glob("images/*"))]
+    training = [(file, number[name]) for name in names for file in _pictures(folder, f"train/{name}/images")]
     lines = place(folder, "val/val_annotations.txt").read_text(encoding="utf-8").splitlines()
-    testing = [
-        (folder / "val/images" / line.split("\t")[0], number[line.split("\t")[1]])
-        for line in lines
-        if line.split("\t")[1] in number
-    ]
+    rows = [line.split("\t") for line in lines if line.strip()]
+    testing = [(folder / "val/images" / row[0], number[row[1]]) for row in rows if row[1] in number]
 
     def part(pairs: list[tuple[Path, int]]) -> Pictures:
         return Pictures(tuple(file for file, _ in pairs), torch.tensor([label for _, label in pairs]), size)
@@ -113,8 +113,21 @@ def tiny_imagenet(
     return _made(part(training), part(testing), names, n_train=n_train, wrong_labels=wrong_labels, seed=seed)
 
 
+def _pictures(folder: Path, name: str) -> list[Path]:
+    """List the pictures of a folder, without what else a file manager may have left there."""
+    found = sorted(file for file in place(folder, name).iterdir() if file.suffix.lower() in (".jpeg", ".jpg", ".png"))
+    if not found:
+        raise FileNotFoundError(f"there is no picture in {folder / name}; unpack the data set again")
+    return found
+
+
 def _made(
     train: Pictures, test: Pictures, classes: tuple[str, ...], *, n_train: int | None, wrong_labels: float, seed: int
 ) -> Data:
+    files = (*train.files, *test.files)
+    if missing := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(files)} pictures are missing, such as {missing[0]}; unpack the data set again"
+        )
     chosen, labels = drawn(train.labels, len(classes), n_train=n_train, wrong_labels=wrong_labels, seed=seed)
     return Data(train.subset(chosen.tolist(), labels), test, classes)

@@ -53,7 +53,10 @@ def shapenet(
     generator = torch.Generator().manual_seed(0)  # the clouds are the same for every seed
 
     def cloud(kind: str, shape: str) -> Tensor:
-        points = torch.from_numpy(np.loadtxt(place(folder, f"{kind}/{shape}.txt"), usecols=(0, 1, 2), ndmin=2)).float()
+        file = place(folder, f"{kind}/{shape}.txt")
+        if not file.stat().st_size:
+            raise ValueError(f"{file} is empty; unpack the data set again")
+        points = torch.from_numpy(np.loadtxt(file, usecols=(0, 1, 2), ndmin=2)).float()
         enough = torch.randperm(len(points), generator=generator)
         more = torch.randint(len(points), (max(0, n_points - len(points)),), generator=generator)
         points = points[torch.cat((enough, more))[:n_points]]
@@ -63,6 +66,8 @@ def shapenet(
     def part(name: str) -> tuple[Tensor, Tensor]:
         listed = json.loads(place(folder, f"train_test_split/shuffled_{name}_file_list.json").read_text())
         pairs = [entry.split("/")[-2:] for entry in listed]
+        if unknown := sorted({kind for kind, _ in pairs} - number.keys()):
+            raise ValueError(f"{folder / 'synsetoffset2category.txt'} names no kind {unknown[0]}; get it again")
         return torch.stack([cloud(*pair) for pair in pairs]), torch.tensor([number[kind] for kind, _ in pairs])
 
     return make(

@@ -151,7 +151,11 @@ def _means(word: str) -> bool:
 def _sentences(data: str | Path | None, part: str) -> tuple[list[str], Tensor]:
     # Quotes are words here, so this is not the csv module's business.
     lines = read(data, f"sst2/{part}.tsv").decode().splitlines()[1:]
-    pairs = [line.rsplit("\t", 1) for line in lines]
+    pairs = [line.rpartition("\t")[::2] for line in lines if line.strip()]
+    for sentence, label in pairs:
+        if label.strip() not in ("0", "1"):
+            line = f"{sentence} {label}".strip()
+            raise ValueError(f"sst2/{part}.tsv must have sentence, tab, 0 or 1 in each line, but has {line!r}")
     return [sentence.strip() for sentence, _ in pairs], torch.tensor([int(label) for _, label in pairs])
 
 
