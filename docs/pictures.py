@@ -33,14 +33,14 @@ def main(run: Path) -> None:
 
 def draw_beginning(target: Path, history) -> None:
     """Draw what a newcomer looks at first: six moments, and which part of it will hold."""
-    from interaction_monitor.plots import charts, layout
+    from interaction_monitor.plots import WIDTH, charts, headline, page, row, stack, styled
 
-    @layout.styled
+    @styled
     def draw(history):
-        figure = layout.page(layout.WIDTH, 4.8)
-        layout.headline(figure, "What the network encodes: patterns of few inputs (left) or many (right)", size=12)
-        charts.bar_row(layout.row(figure, top=0.9, height=1.3), history)
-        (ax,) = layout.stack(figure, [1.3], top=3.0)
+        figure = page(WIDTH, 4.8)
+        headline(figure, "What the network encodes: patterns of few inputs (left) or many (right)", size=12)
+        charts.bar_row(row(figure, top=0.9, height=1.3), history)
+        (ax,) = stack(figure, [1.3], top=3.0)
         charts.generalizing_curve(ax, history)
         ax.set_title("How much of it networks encode too that learn from other samples")
         return figure

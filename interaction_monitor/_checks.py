@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from interaction_monitor._portable import as_float64
+
 
 def describe(value: Any) -> str:
     """Show what a value is, in a few words, for error messages."""
@@ -50,6 +52,38 @@ def require_one_shape(**tensors: Tensor | None) -> None:
         *first, last = shapes
         listed = ", ".join(f"{name} is {shape}" for name, shape in shapes.items())
         raise ValueError(f"{', '.join(first)} and {last} must have one shape, but {listed}")
+
+
+def per_sample(interactions: Tensor, **tau: float | Tensor) -> Tensor:
+    """Give a threshold, named as the argument it came in, the axes of (..., 2^n) interactions.
+
+    Args:
+        interactions: (..., 2^n) what it is for.
+        **tau: the one threshold, by its name; a number, or (...,) one per sample.
+
+    Returns:
+        float64, of one axis more than was given, on `float64_device` of the interactions.
+
+    Raises:
+        ValueError: if it has another shape.
+
+    Examples:
+        >>> import torch
+        >>> per_sample(torch.zeros(2, 4), tau=torch.tensor([0.5, 0.25])).tolist()
+        [[0.5], [0.25]]
+    """
+    ((name, value),) = tau.items()
+    threshold = as_float64(value, interactions.device)
+    given, samples = tuple(threshold.shape), tuple(interactions.shape[:-1])
+    fits = len(given) <= len(samples) and all(
+        have in (1, want) for have, want in zip(reversed(given), reversed(samples), strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} must be a number, or one per sample of shape {samples}, but has shape {given}; "
+            "squeeze or index it to that shape"
+        )
+    return threshold[..., None]
 
 
 def require_whole(who: object, **numbers: object) -> None:

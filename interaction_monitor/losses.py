@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from interaction_monitor._float64 import float64_device
+from interaction_monitor._portable import float64_device
 from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward.model import call_model, device_of, logits_of
 from interaction_monitor.loading import join, size_of

@@ -19,8 +19,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from interaction_monitor import console
 from interaction_monitor.history import History
 from interaction_monitor.history.summary import keys
-from interaction_monitor.plots import tensorboard
-from interaction_monitor.plots.layout import to_image
+from interaction_monitor.plots import tensorboard, to_image
 from interaction_monitor.schedule import Budget
 
 if TYPE_CHECKING:

@@ -175,8 +175,7 @@ def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
-    from interaction_monitor.plots import comparison_figures, comparison_text
-    from interaction_monitor.plots.layout import to_png
+    from interaction_monitor.plots import comparison_figures, comparison_text, to_png
 
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))

@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import per_sample, to_float64
+from interaction_monitor._checks import per_sample, require_one_shape
+from interaction_monitor._portable import to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1
-from interaction_monitor._float64 import to_float64
+from interaction_monitor._portable import to_float64
 from interaction_monitor.functional.saliency import mean_order, valid_rows
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
-from interaction_monitor._float64 import as_float64, per_sample, to_float64
+from interaction_monitor._checks import per_sample, require_one_shape
+from interaction_monitor._portable import as_float64, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, sum_by_order
 
 # The paper's share of the mean output change.

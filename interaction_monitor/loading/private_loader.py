@@ -24,7 +24,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from interaction_monitor._random_draw import draw
+from interaction_monitor._portable import draw
 
 
 @dataclass(frozen=True)

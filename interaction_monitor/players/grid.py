@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_whole
-from interaction_monitor._random_draw import draw
+from interaction_monitor._portable import draw
 from interaction_monitor.players.base import Baseline, resolve_baseline
 from interaction_monitor.probe import Probe
 

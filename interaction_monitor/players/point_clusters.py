@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
-from interaction_monitor._random_draw import draw, uniform
+from interaction_monitor._portable import draw, uniform
 from interaction_monitor.players.base import Baseline, Players, resolve_baseline
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe

@@ -25,7 +25,7 @@ from interaction_monitor.history.landmarks import (
     shown_losses,
     told_phases,
 )
-from interaction_monitor.plots.layout import GAP, ONSET, bare, edges_of, marker_of, plot_known, run_axis, write_inside
+from interaction_monitor.plots import GAP, ONSET, bare, edges_of, marker_of, plot_known, run_axis, write_inside
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
 TRAIN = "#0072B2"

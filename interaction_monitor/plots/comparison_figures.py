@@ -22,8 +22,8 @@ from interaction_monitor.functional import (
     sparsity_curve,
 )
 from interaction_monitor.measurement import Measurement
+from interaction_monitor.plots import bare, legend_above, page, styled, to_png
 from interaction_monitor.plots.comparison_text import powers
-from interaction_monitor.plots.layout import bare, legend_above, page, styled, to_png
 from interaction_monitor.plots.sample_figures import patterns
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one

@@ -23,12 +23,11 @@ from interaction_monitor.console import as_sentence, verdict
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import shown_losses
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots import charts
-from interaction_monitor.plots.charts import order_bars
-from interaction_monitor.plots.layout import (
+from interaction_monitor.plots import (
     LEFT,
     STYLE,
     WIDTH,
+    charts,
     headline,
     mark_onsets,
     mark_phases,
@@ -40,6 +39,7 @@ from interaction_monitor.plots.layout import (
     styled,
     to_image,
 )
+from interaction_monitor.plots.charts import order_bars
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from interaction_monitor.comparison.comparison import Comparison, Extraction
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots.layout import NOTE, bare, legend_above, page, styled
+from interaction_monitor.plots import NOTE, bare, legend_above, page, styled
 from interaction_monitor.plots.sample_inputs import (
     COLOURS,
     SIGNS,

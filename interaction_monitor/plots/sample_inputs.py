@@ -22,7 +22,7 @@ from torch import Tensor
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.plots.layout import data_uri, to_png
+from interaction_monitor.plots import data_uri, to_png
 
 COLOURS = {"AND": "#E69F00", "OR": "#56B4E9"}
 SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction

@@ -18,12 +18,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
-from interaction_monitor.plots import charts, layout
-from interaction_monitor.plots.layout import NOTE, bare, page, styled, to_image
+from interaction_monitor.plots import NOTE, ONSET, PHASE_ONE, PHASE_TWO, bare, charts, page, styled, to_image
 from interaction_monitor.plots.tensorboard import EVENTS, write_histogram
 from interaction_monitor.plots.theory_text import HOW_TO_READ, WHY_GREY, findings, level, match_words
-from interaction_monitor.theory import Overlay
-from interaction_monitor.theory.closed_form import norm_ratio
+from interaction_monitor.theory import Overlay, norm_ratio
 
 _GREY = "#9A9A9A"
 _LIGHT_GREY = "#D5D5D5"
@@ -97,12 +95,12 @@ def noise_level(overlay: Overlay) -> Figure:
     turn = values[overlay.turn]
     for ax in (top, bottom):
         ax.set_xlim(left, right)
-        ax.axvspan(left, turn, color=layout.PHASE_ONE, linewidth=0, zorder=0)
-        ax.axvspan(turn, right, color=layout.PHASE_TWO, linewidth=0, zorder=0)
-        ax.axvline(turn, color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
+        ax.axvspan(left, turn, color=PHASE_ONE, linewidth=0, zorder=0)
+        ax.axvspan(turn, right, color=PHASE_TWO, linewidth=0, zorder=0)
+        ax.axvline(turn, color=ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
         bare(ax)
     name = "onset of phase two" if overlay.onset_known else "lowest ⟨k⟩; no onset was found"
-    top.plot([], [], color=layout.ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
+    top.plot([], [], color=ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
     top.legend(frameon=False, loc="best")
     if not two.all():
         figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color=NOTE)

@@ -25,8 +25,7 @@ from interaction_monitor.history.landmarks import (
     shown_losses,
     told_phases,
 )
-from interaction_monitor.plots import comparison_figures, comparison_text, theory_text
-from interaction_monitor.plots.layout import data_uri
+from interaction_monitor.plots import comparison_figures, comparison_text, data_uri, theory_text
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
 from interaction_monitor.report import reliability

@@ -1,14 +1,13 @@
-"""What the theory of Ren et al. 2024 predicts for a run, from the interactions of its final network.
-
-"Towards the Dynamics of a DNN Learning Symbolic Interactions", section 3.3.2 and Figure 4: the noise level of each
-measurement of a record.
-"""
+"""What the theory of Ren et al. 2024 says of a run: noise levels (section 3.3.2, Figure 4), head starts (Theorem 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from functools import cached_property
+from itertools import pairwise
+from math import comb
 from typing import Any, Literal
 
 import numpy as np
@@ -16,14 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interaction_monitor._checks import require_counts
 from interaction_monitor.functional import mean_order, order_strength
 from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import lowest_index, onset_index, places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record
-from interaction_monitor.theory.and_or import Prediction, predict_and_or, predicted_strength
-from interaction_monitor.theory.closed_form import norm_ratio, predict, row_norms
+from interaction_monitor.theory.closed_form import (
+    Prediction,
+    checked_levels,
+    predict,
+    predict_and_or,
+    predicted_strength,
+)
 from interaction_monitor.theory.fit import Distance, SigmaFit, fit_sigma2, jensen_shannon
 
 __all__ = [
@@ -50,10 +55,7 @@ class NoOverlayError(ValueError):
 
 @dataclass(frozen=True)
 class Trend:
-    """Whether σ̂² decreases over phase two, by the intervals and not by the points.
-
-    `earlier` and `later` are the two measurements that decide: of a rise those whose intervals lie furthest apart.
-    """
+    """Whether σ̂² decreases over phase two, by the intervals and not the points, and which two measurements decide."""
 
     direction: Literal["falls", "rises", "unclear"]
     earlier: int | None = None
@@ -105,10 +107,9 @@ class Overlay:
     def trend(self) -> Trend:
         """Whether σ̂² decreases over phase two.
 
-        It rises where a later measurement's interval lies wholly above an earlier one's, whatever the
-        points do: late in training they wobble at levels that the data cannot tell from none. It falls
-        where it nowhere rises and some later interval lies wholly below an earlier one. The last
-        measurement does not count there: w* was taken from it, so its σ̂² is 0 or near it.
+        It rises where a later measurement's interval lies wholly above an earlier one's, whatever the points do: late
+        in training they wobble at levels that the data cannot tell from none. It falls where it nowhere rises and some
+        later interval lies wholly below an earlier one; the last, from which w* was taken, does not count there.
         """
         low, high = self.fit.low.numpy(), self.fit.high.numpy()
         known = [i for i in range(self.turn, len(self.history)) if np.isfinite(low[i])]
@@ -140,10 +141,8 @@ def fit_record(record: Record, *, and_part: bool = False) -> Overlay:
         RecordError: If a measurement's file is damaged.
     """
     require_two(record)
-    measurements = record.measurements
-    last = measurements[-1]
-    epoch = record.history[-1].epoch
-    strength = torch.stack([_strength(measurement, and_part) for measurement in measurements])
+    last, epoch = record.measurements[-1], record.history[-1].epoch
+    strength = torch.stack([_strength(measurement, and_part) for measurement in record.measurements])
     finite = strength[-1].isfinite().all(-1)
     if not finite.any():
         raise NoOverlayError(
@@ -198,3 +197,101 @@ def _fraction(settings: Mapping[str, Any]) -> float:
     thresholds = settings.get("thresholds")
     value = thresholds.get("saliency") if isinstance(thresholds, dict) else None
     return float(value) if isinstance(value, (int, float)) and value > 0 else SALIENCY
+
+
+def _row_norms(n: int, sigma2: float) -> list[float]:
+    """Norms of the rows of M̂ for one noise level, by order 0..n.
+
+    Row T of M̂ at column T' is 2^{(|T'|-|T|)/2} Σ_j f_j [z^j] Π over players of (s²+c²z) where both hold the player,
+    cs(1-z) where one does, (c²+s²z) where none does: it depends on how often each happens, no more. The factors are
+    multiplied onto f one at a time, (α+βz) taking f_j to αf_j + βf_{j+1}, in decimals, as differences cancel 2n digits.
+    """
+    with localcontext() as context:
+        context.prec = 40 + 2 * n
+        root17 = Decimal(17).sqrt()
+        large, small = (5 + root17) / 4, (5 - root17) / 4
+        # cos² and sin² of the rotation, whose slope is √2 (√17 - 3) / 4
+        c2 = 1 / (1 + (root17 - 3) ** 2 / 8)
+        s2 = 1 - c2
+        cs = (c2 * s2).sqrt()
+        noise = Decimal(2) ** n * Decimal(sigma2)
+        kept = [1 / (1 + noise / (large ** (n - j) * small**j)) for j in range(n + 1)]
+
+        squares: dict[tuple[int, int], Decimal] = {}  # by players in both sets, players in one
+        one = kept
+        for in_one in range(n + 1):
+            both = one
+            for in_both in range(n - in_one + 1):
+                rest = both
+                while len(rest) > 1:
+                    rest = [c2 * f + s2 * g for f, g in pairwise(rest)]
+                squares[in_both, in_one] = rest[0] ** 2
+                both = [s2 * f + c2 * g for f, g in pairwise(both)]
+            one = [cs * (f - g) for f, g in pairwise(one)]
+
+        def norm(order: int) -> float:
+            total = sum(
+                comb(order, inside)
+                * comb(n - order, outside)
+                * Decimal(2) ** (inside + outside - order)
+                * squares[inside, order - inside + outside]
+                for inside in range(order + 1)
+                for outside in range(n - order + 1)
+            )
+            return float(Decimal(total).sqrt())
+
+        return [norm(order) for order in range(n + 1)]
+
+
+def row_norms(n: int, sigma2: float | Tensor) -> Tensor:
+    """Give the norm of a row of M̂ for every order: how far ŵ_T can reach for a w* of norm one.
+
+    ŵ = M̂ w*, and the norm of row T depends on n, σ² and |T| only (Ren et al. 2024, Theorem 4). It is summed over the
+    O(n³) ways in which two sets can lie to each other, right to the last digit where no dense matrix fits.
+
+    Args:
+        n: number of players, at least 1.
+        sigma2: noise variance, a number or (K,).
+
+    Returns:
+        (n + 1,) or (K, n + 1) float64, index = order |T| = 0..n.
+
+    Raises:
+        ValueError: if `n` is below 1, or `sigma2` negative or not finite.
+
+    Examples:
+        >>> row_norms(10, 0.0).tolist() == [1.0] * 11  # no noise, M̂ is the identity
+        True
+        >>> bool((row_norms(20, 0.1).diff() < 0).all())  # noise hits high orders harder
+        True
+    """
+    require_counts(1, n=n)
+    levels = checked_levels(sigma2)
+    norms = [_row_norms(n, level) for level in levels.reshape(-1).tolist()]
+    return torch.tensor(norms, dtype=torch.float64, device=levels.device).reshape(*levels.shape, n + 1)
+
+
+def norm_ratio(n: int, sigma2: float | Tensor) -> Tensor:
+    """Give r^(k) = ‖m̂_T‖ / ‖m̂_T'‖ for |T| = k, |T'| = k + 1: the head start of order k over the next.
+
+    It is 1 without noise and rises with it, to √10 (Ren et al. 2024, Proposition 1 and Figure 3).
+
+    Args:
+        n: number of players, at least 1.
+        sigma2: noise variance, a number or (K,).
+
+    Returns:
+        (n - 1,) or (K, n - 1) float64 for k = 1..n-1.
+
+    Raises:
+        ValueError: if `n` is below 1, or `sigma2` negative or not finite.
+
+    Examples:
+        >>> ratio = norm_ratio(6, torch.tensor([0.0, 0.01, 1.0, 1e6]))
+        >>> bool((ratio.diff(dim=0) > 0).all())
+        True
+        >>> [round(r, 3) for r in ratio[-1].tolist()]
+        [3.162, 3.162, 3.162, 3.162, 3.162]
+    """
+    norms = row_norms(n, sigma2)
+    return norms[..., 1:-1] / norms[..., 2:]

@@ -6,6 +6,10 @@ Ren et al. 2024, "Towards the Dynamics of a DNN Learning Symbolic Interactions",
 
 Both matrices are n-th Kronecker powers, JᵀJ of [[2, 1], [1, 1]] and diag(c)/σ² of diag(1, 2), so one 2x2
 rotation diagonalises them together. A prediction costs O(n 2ⁿ) and no 2ⁿ x 2ⁿ matrix is ever made.
+
+The theorem is about AND. Appendix D takes OR to the same case: call absent what is present, and present what
+is absent, then "any of S is present" is the negation of "all of S are absent". In that flipped game ṽ(T) = v_or(N∖T),
+the interaction of S ≠ ∅ is -I_or(S), and in the place of ∅, where no player is flipped, is v_or(x_N).
 """
 
 from __future__ import annotations
@@ -13,15 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
-from itertools import pairwise
-from math import comb
 
 import torch
 from torch import Tensor
 
-from interaction_monitor._float64 import as_float64, to_float64
-from interaction_monitor.functional import n_players, orders
+from interaction_monitor._checks import require_one_shape
+from interaction_monitor._portable import as_float64, float64_device, to_float64
+from interaction_monitor.functional import n_players, order_strength, orders
+from interaction_monitor.functional.saliency import SALIENCY
 
 # D^{-1/2} [[2, 1], [1, 1]] D^{-1/2} with D = diag(1, 2) is [[2, 1/√2], [1/√2, 1/2]]: these are its two eigenvalues
 # and the cosine and sine of the rotation Q to its eigenvectors. W = D^{-1/2} Q, so Wᵀ D W = 1 and W⁻¹ = Qᵀ D^{1/2}.
@@ -144,103 +147,134 @@ def predict(w_star: Tensor, sigma2: float | Tensor) -> Tensor:
     return result[0] if levels.ndim == 0 else result
 
 
-def _row_norms(n: int, sigma2: float) -> list[float]:
-    """Norms of the rows of M̂ for one noise level, by order 0..n.
+@dataclass(frozen=True)
+class Prediction:
+    """AND and OR interactions that the closed form predicts, in the usual convention."""
 
-    Row T of M̂ at column T' is 2^{(|T'|-|T|)/2} Σ_j f_j [z^j] Π over players of (s²+c²z) where both hold the
-    player, cs(1-z) where one does, (c²+s²z) where none does: it depends on how often each happens, no more. The
-    sum is made by multiplying the factors onto f one at a time, (α+βz) taking f_j to αf_j + βf_{j+1}. Differences
-    of f cancel up to 2n digits, hence the decimals.
-    """
-    with localcontext() as context:
-        context.prec = 40 + 2 * n
-        root17 = Decimal(17).sqrt()
-        large, small = (5 + root17) / 4, (5 - root17) / 4
-        # cos² and sin² of the rotation, whose slope is √2 (√17 - 3) / 4
-        c2 = 1 / (1 + (root17 - 3) ** 2 / 8)
-        s2 = 1 - c2
-        cs = (c2 * s2).sqrt()
-        noise = Decimal(2) ** n * Decimal(sigma2)
-        kept = [1 / (1 + noise / (large ** (n - j) * small**j)) for j in range(n + 1)]
+    and_: Tensor  # (..., 2^n) float64, index 0 = the shrunk v(x_∅)
+    or_: Tensor  # (..., 2^n) float64, index 0 = 0
+    or_whole: Tensor  # (...) float64, the shrunk v_or(x_N), which the flip puts in the place of ∅
 
-        squares: dict[tuple[int, int], Decimal] = {}  # by players in both sets, players in one
-        one = kept
-        for in_one in range(n + 1):
-            both = one
-            for in_both in range(n - in_one + 1):
-                rest = both
-                while len(rest) > 1:
-                    rest = [c2 * f + s2 * g for f, g in pairwise(rest)]
-                squares[in_both, in_one] = rest[0] ** 2
-                both = [s2 * f + c2 * g for f, g in pairwise(both)]
-            one = [cs * (f - g) for f, g in pairwise(one)]
+    def threshold(self, fraction: float = SALIENCY) -> Tensor:
+        """Give τ_theo, the size from which on a predicted interaction counts as salient.
 
-        def norm(order: int) -> float:
-            total = sum(
-                comb(order, inside)
-                * comb(n - order, outside)
-                * Decimal(2) ** (inside + outside - order)
-                * squares[inside, order - inside + outside]
-                for inside in range(order + 1)
-                for outside in range(n - order + 1)
-            )
-            return float(Decimal(total).sqrt())
+        The paper's τ_theo = 0.03·|Σ_S ŵ_S - ŵ_∅| is 0.03·|v_theo(x_N) - v_theo(x_∅)| of the AND part. With OR,
+        v_theo(x_N) = Σ_S ŵ_and(S) + or_whole and v_theo(x_∅) = ŵ_and(∅) + or_whole - Σ_S ŵ_or(S), so that the
+        difference is the sum of all predicted interactions but ∅: one threshold per sample for both kinds.
 
-        return [norm(order) for order in range(n + 1)]
+        Args:
+            fraction: share of the output change; 0.03 is the paper's.
+
+        Returns:
+            (...) float64, in units of the output.
+        """
+        return fraction * (self.and_[..., 1:].sum(-1) + self.or_[..., 1:].sum(-1)).abs()
 
 
-def row_norms(n: int, sigma2: float | Tensor) -> Tensor:
-    """Give the norm of a row of M̂ for every order: how far ŵ_T can reach for a w* of norm one.
+def _chunks(
+    w_and: Tensor, w_or: Tensor | None, sigma2: Tensor, or_whole: Tensor | None
+) -> Iterator[tuple[slice, Prediction]]:
+    w_and = checked_interactions("w_and", w_and)
+    if w_or is None:
+        for part, predicted in Spectrum.of(w_and).chunks(sigma2):
+            yield part, Prediction(predicted, torch.zeros_like(predicted), predicted.new_zeros(predicted.shape[:-1]))
+        return
+    w_or = checked_interactions("w_or", w_or)
+    require_one_shape(w_and=w_and, w_or=w_or)
+    flipped = -w_or
+    flipped[..., 0] = w_or[..., 1:].sum(-1) if or_whole is None else to_float64(or_whole)
+    for part, predicted in Spectrum.of(torch.stack((w_and, flipped))).chunks(sigma2):
+        and_, turned = predicted.unbind(1)
+        or_whole_part = turned[..., 0].clone()
+        or_ = turned.neg_()
+        or_[..., 0] = 0
+        yield part, Prediction(and_, or_, or_whole_part)
 
-    ŵ = M̂ w*, and the norm of row T depends on n, σ² and |T| only (Ren et al. 2024, Theorem 4). Here it is summed
-    over the O(n³) ways in which two sets can lie to each other, in decimal arithmetic, so that it is right to
-    the last digit of float64 where a dense matrix is not even representable.
+
+def predict_and_or(
+    w_and: Tensor, w_or: Tensor, sigma2: float | Tensor, *, or_whole: Tensor | None = None
+) -> Prediction:
+    """Predict AND and OR interactions at one or many noise levels from those the network converges to.
+
+    AND goes through `predict` as it is. OR goes through it flipped, w̃_∅ = v_or(x_N) and w̃_S = -w_or(S), and
+    comes back with the sign turned (Ren et al. 2024, Theorem 3 and Appendix D).
 
     Args:
-        n: number of players, at least 1.
+        w_and: (..., 2^n) AND interactions of the converged network, v(x_∅) at index 0.
+        w_or: (..., 2^n) its OR interactions; index 0 is not read, OR has no empty pattern.
         sigma2: noise variance, a number or (K,).
+        or_whole: (...) v_or(x_N), the sum of *all* OR interactions of the network. Give it where `w_or` holds
+            only the salient ones; default: the sum of `w_or`.
 
     Returns:
-        (n + 1,) or (K, n + 1) float64, index = order |T| = 0..n.
+        The prediction, its tensors with a leading axis K where `sigma2` is a vector.
 
     Raises:
-        ValueError: if `n` is below 1, or `sigma2` negative or not finite.
+        ValueError: if `sigma2` is negative or not finite, or the interactions differ in shape, are not finite or
+            their last axis is no power of two.
 
     Examples:
-        >>> row_norms(10, 0.0).tolist() == [1.0] * 11  # no noise, M̂ is the identity
-        True
-        >>> bool((row_norms(20, 0.1).diff() < 0).all())  # noise hits high orders harder
+        >>> w_and = torch.tensor([0.5, 1.0, 0.0, 2.0])
+        >>> w_or = torch.tensor([0.0, 0.0, 0.0, 3.0])
+        >>> predict_and_or(w_and, w_or, 0.0).or_.tolist()
+        [0.0, 0.0, 0.0, 3.0]
+        >>> predict_and_or(w_and, w_or, 0.1).or_.tolist()[3] < 3
         True
     """
-    if n < 1:
-        raise ValueError(f"n must be a number of players, at least 1, but is {n}")
     levels = checked_levels(sigma2)
-    norms = [_row_norms(n, level) for level in levels.reshape(-1).tolist()]
-    return torch.tensor(norms, dtype=torch.float64, device=levels.device).reshape(*levels.shape, n + 1)
+    flat = levels.reshape(-1).to(float64_device(w_and.device))
+    shape = (len(flat), *w_and.shape)
+    and_, or_ = torch.empty(2, *shape, dtype=torch.float64, device=flat.device)
+    whole = and_.new_empty(shape[:-1])
+    for part, prediction in _chunks(w_and, w_or, flat, or_whole):
+        and_[part], or_[part], whole[part] = prediction.and_, prediction.or_, prediction.or_whole
+    if levels.ndim == 0:
+        return Prediction(and_[0], or_[0], whole[0])
+    return Prediction(and_, or_, whole)
 
 
-def norm_ratio(n: int, sigma2: float | Tensor) -> Tensor:
-    """Give r^(k) = ‖m̂_T‖ / ‖m̂_T'‖ for |T| = k, |T'| = k + 1: the head start of order k over the next.
+def predicted_strength(
+    w_and: Tensor,
+    w_or: Tensor | None,
+    sigma2: float | Tensor,
+    *,
+    or_whole: Tensor | None = None,
+    fraction: float = SALIENCY,
+) -> Tensor:
+    """Sum the salient predicted interactions of every order, keeping no prediction in memory.
 
-    Each ratio is 1 without noise and rises with it, to √10: while the noise fades, high orders catch up
-    (Ren et al. 2024, Proposition 1 and Figure 3).
+    The numerator of I_theo^(k) for one sample, with τ_theo as in `Prediction.threshold` (Ren et al. 2024, section
+    3.3.2).
+
+    The extraction gives order one to AND, since "any of {i}" is "all of {i}". Noise puts strength there from OR
+    patterns of higher order; it is added to AND's before the threshold, so that prediction and measurement count alike.
 
     Args:
-        n: number of players, at least 1.
+        w_and: (S, 2^n) AND interactions of the converged network, v(x_∅) at index 0.
+        w_or: (S, 2^n) its OR interactions, or None where only AND interactions were computed.
         sigma2: noise variance, a number or (K,).
+        or_whole: (S,) v_or(x_N), see `predict_and_or`.
+        fraction: share of the predicted output change that makes τ_theo; 0.03 is the paper's.
 
     Returns:
-        (n - 1,) or (K, n - 1) float64 for k = 1..n-1.
+        (S, n) for a number, (K, S, n) for a vector, float64, entry k-1 for order k.
 
     Raises:
-        ValueError: if `n` is below 1, or `sigma2` negative or not finite.
+        ValueError: as `predict_and_or`.
 
     Examples:
-        >>> ratio = norm_ratio(6, torch.tensor([0.0, 0.01, 1.0, 1e6]))
-        >>> bool((ratio.diff(dim=0) > 0).all())
-        True
-        >>> [round(r, 3) for r in ratio[-1].tolist()]
-        [3.162, 3.162, 3.162, 3.162, 3.162]
+        >>> w_star = torch.tensor([[0.0, 1.0, 0.0, 2.0]])
+        >>> predicted_strength(w_star, None, 0.0).tolist()
+        [[1.0, 2.0]]
     """
-    norms = row_norms(n, sigma2)
-    return norms[..., 1:-1] / norms[..., 2:]
+    levels = checked_levels(sigma2)
+    flat = levels.reshape(-1).to(float64_device(w_and.device))
+    n = n_players(w_and)
+    single = 1 << torch.arange(n, device=flat.device)
+    result = torch.empty(len(flat), *w_and.shape[:-1], n, dtype=torch.float64, device=flat.device)
+    for part, prediction in _chunks(w_and, w_or, flat, or_whole):
+        tau = prediction.threshold(fraction)
+        prediction.and_[..., single] += prediction.or_[..., single]
+        prediction.or_[..., single] = 0
+        result[part] = order_strength(prediction.and_, None if w_or is None else prediction.or_, tau)
+    return result[0] if levels.ndim == 0 else result

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1, require_counts, require_one_shape
-from interaction_monitor._float64 import to_float64
+from interaction_monitor._portable import to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.progress_bar import counted
-from interaction_monitor.theory.and_or import predicted_strength
-from interaction_monitor.theory.closed_form import EIGENVALUES
+from interaction_monitor.theory.closed_form import EIGENVALUES, predicted_strength
 
 Distance = Literal["jensen-shannon", "total-variation", "cosine"]
 

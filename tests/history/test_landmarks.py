@@ -22,8 +22,7 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.plots import charts
-from interaction_monitor.plots.layout import mark_onsets
+from interaction_monitor.plots import charts, mark_onsets
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import figures, report_page, stages
 from interaction_monitor.theory import fit_record

@@ -19,7 +19,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.history import History, landmarks
-from interaction_monitor.plots import charts, layout, run_figures, tensorboard
+from interaction_monitor.plots import ONSET, charts, mark_onsets, mark_phases, run_figures, tensorboard
 
 N = 10
 
@@ -97,7 +97,7 @@ def test_the_bar_row_marks_the_onset_alone(history):
     assert titles[0] == "epoch 0\nstart"
     assert titles[2] == "epoch 10\nonset"
     assert [title.split("\n")[1] for title in titles[3:]] == ["phase two"] * 3
-    framed = [to_hex(ax.spines["top"].get_edgecolor()).upper() == layout.ONSET for ax in axes]
+    framed = [to_hex(ax.spines["top"].get_edgecolor()).upper() == ONSET for ax in axes]
     assert framed == [False, False, True, False, False, False]
 
 
@@ -114,8 +114,8 @@ def test_the_heat_map_lays_every_measurement_at_its_epoch():
 def test_the_phases_meet_at_the_onset_and_the_lines_stand_there(history):
     ax = Figure().subplots()
     charts.mean_order_curve(ax, history)
-    layout.mark_phases(ax, history, names_at=0.9)
-    layout.mark_onsets(ax, history)
+    mark_phases(ax, history, names_at=0.9)
+    mark_onsets(ax, history)
     spans = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches]
     assert spans == [(-0.5, 10), (10, 60.5)]
     assert [text.get_text() for text in ax.texts] == ["phase one", "phase two"]
@@ -128,8 +128,8 @@ def test_phases_while_nothing_is_known():
         ax = Figure().subplots()
         history = make_history(last)
         charts.mean_order_curve(ax, history)
-        layout.mark_phases(ax, history)
-        layout.mark_onsets(ax, history)
+        mark_phases(ax, history)
+        mark_onsets(ax, history)
         assert [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in ax.patches] == spans
         assert len(ax.lines) == 1
 

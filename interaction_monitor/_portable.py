@@ -1,7 +1,9 @@
-"""Computing in float64 where the tensors are, or on the CPU where their device has none."""
+"""Numbers that are the same on every machine: in float64, where tensors are or on the CPU, and seeded draws."""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from functools import lru_cache
 
 import torch
@@ -53,32 +55,40 @@ def as_float64(value: float | Tensor, device: torch.device | str) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=device)
 
 
-def per_sample(interactions: Tensor, **tau: float | Tensor) -> Tensor:
-    """Give a threshold, named as the argument it came in, the axes of (..., 2^n) interactions.
+def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
+    """Draw `n_draws` distinct items of `range(n_items)` at random, decided by `key` alone.
+
+    Items are ranked by the SHA-256 digest of `"key/.../item"` and the first `n_draws` are taken. No random
+    number generator is used or disturbed: the streams of generators may change between library versions, and
+    a run that is resumed years later must still find the same players.
 
     Args:
-        interactions: (..., 2^n) what it is for.
-        **tau: the one threshold, by its name; a number, or (...,) one per sample.
+        n_items: how many items there are.
+        n_draws: how many to draw, at most `n_items`.
+        key: what decides the draw, for instance the seed and the index of the sample.
 
     Returns:
-        float64, of one axis more than was given, on `float64_device` of the interactions.
-
-    Raises:
-        ValueError: if it has another shape.
+        The drawn items in the order of the draw; the first `k` of them are the draw of `k` items.
 
     Examples:
-        >>> per_sample(torch.zeros(2, 4), tau=torch.tensor([0.5, 0.25])).tolist()
-        [[0.5], [0.25]]
+        >>> draw(36, 4, 0, 17)
+        [2, 23, 32, 19]
     """
-    ((name, value),) = tau.items()
-    threshold = as_float64(value, interactions.device)
-    given, samples = tuple(threshold.shape), tuple(interactions.shape[:-1])
-    fits = len(given) <= len(samples) and all(
-        have in (1, want) for have, want in zip(reversed(given), reversed(samples), strict=False)
-    )
-    if not fits:
-        raise ValueError(
-            f"{name} must be a number, or one per sample of shape {samples}, but has shape {given}; "
-            "squeeze or index it to that shape"
-        )
-    return threshold[..., None]
+    prefix = "/".join(str(part) for part in key)
+
+    def rank(item: int) -> bytes:
+        return hashlib.sha256(f"{prefix}/{item}".encode()).digest()
+
+    return heapq.nsmallest(n_draws, range(n_items), key=rank)
+
+
+def uniform(*key: int | str) -> float:
+    """Return a number in [0, 1), uniformly distributed, decided by `key` alone.
+
+    Examples:
+        >>> 0 <= uniform("k-means", 0, 3) < 1
+        True
+    """
+    digest = hashlib.sha256("/".join(str(part) for part in key).encode()).digest()
+    # 53 bits are what a float holds: more would round up to one.
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
