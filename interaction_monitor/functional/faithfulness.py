@@ -1,16 +1,16 @@
 """How well interactions account for a network's outputs, with how few, and whether the conditions for that hold.
 
-Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024
-("Defining and extracting generalizable interaction primitives from DNNs") call interactions faithful where
-they match the output on every coalition and where few of them suffice. The Shapley values are what remains
-when each interaction is shared out among its players. Few suffice where the network encodes no very high orders, grows
-surer the more of the sample it sees, and does so at most polynomially: then O(n^ξ/τ) AND interactions are salient
-(Ren et al. 2024, Theorem 1 and Appendix B). Sums are in float64.
+Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions") and Chen et al. 2024 ("Defining and
+extracting generalizable interaction primitives from DNNs") call interactions faithful where they match the output on
+every coalition and few of them suffice. Few suffice where the network encodes no very high orders, grows surer the more
+of the sample it sees, and does so at most polynomially: then O(n^ξ/τ) AND interactions are salient (Ren et al. 2024,
+Theorem 1 and Appendix B). Sums are in float64.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -85,35 +85,6 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
     total = to_float64(v[..., -1:] - v[..., :1])
     missed = (total - effects.cumsum(-1)).abs()
     return torch.where(said + missed == 0, 1.0, said / (said + missed))
-
-
-def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> Tensor:
-    """Give the matching precision m of the strongest k interactions.
-
-    One entry of `matching_precision_curve`: 1 when the k interactions sum to the whole output change.
-
-    Args:
-        v: (..., 2^n) outputs of all coalitions.
-        and_: (..., 2^n) AND interactions.
-        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
-        k: how many interactions, AND and OR together; at least 1.
-
-    Returns:
-        (...,) float64 in 0..1.
-
-    Raises:
-        ValueError: if `k` is not between 1 and their number, the last axis is no power of two or the
-            shapes differ.
-
-    Examples:
-        >>> v = torch.tensor([0.0, 1.0, 0.0, 4.0])
-        >>> matching_precision(v, torch.tensor([0.0, 1.0, 0.0, 3.0]), None, k=1).item()
-        0.75
-    """
-    curve = matching_precision_curve(v, and_, or_)
-    if not 1 <= k <= curve.shape[-1]:
-        raise ValueError(f"k must lie between 1 and {curve.shape[-1]}, the number of interactions, but is {k}")
-    return curve[..., k - 1]
 
 
 def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
@@ -204,7 +175,7 @@ def average_outputs(v: Tensor) -> Tensor:
 def largest_drop(average: Tensor) -> Tensor:
     """Give how far a network gets less sure when it sees more: 0 where Condition 2 holds.
 
-    max_{k' ≤ k} (ū^(k') - ū^(k)) / |ū^(n)|.
+    max_{k' ≤ k} (ū^(k') - ū^(k)) / |ū^(n)|, from k' = 0 on, where ū is 0.
 
     Args:
         average: (..., n) from `average_outputs`, of a true class's output.
@@ -217,7 +188,7 @@ def largest_drop(average: Tensor) -> Tensor:
         [0.0, 0.5]
     """
     average = to_float64(average)
-    drop = (average.cummax(-1).values - average).amax(-1)
+    drop = (average.cummax(-1).values.clamp_min(0) - average).amax(-1)
     return torch.where(drop == 0, 0.0, drop / average[..., -1].abs())
 
 
@@ -241,22 +212,21 @@ def polynomial_degree(average: Tensor) -> Tensor:
     n = average.shape[-1]
     least = torch.zeros(average.shape[:-1], dtype=torch.float64, device=average.device)
     most = torch.full_like(least, torch.inf)
-    for fewer in range(1, n):
-        for more in range(fewer + 1, n + 1):
-            small, large = average[..., fewer - 1], average[..., more - 1]
-            equal = (large / small).log() / math.log(more / fewer)  # the p of equality, of two of one sign
-            above, below = (small > 0) & (large > 0), (small < 0) & (large < 0)
-            least = torch.where(above, torch.maximum(least, equal), least)
-            most = torch.where(below, torch.minimum(most, equal), most)
-            least = torch.where((small <= 0) & (large > small) & ~below, torch.inf, least)
+    for fewer, more in combinations(range(1, n + 1), 2):
+        small, large = average[..., fewer - 1], average[..., more - 1]
+        equal = (large / small).log() / math.log(more / fewer)  # the p of equality, of two of one sign
+        above, below = (small > 0) & (large > 0), (small < 0) & (large < 0)
+        least = torch.where(above, torch.maximum(least, equal), least)
+        most = torch.where(below, torch.minimum(most, equal), most)
+        least = torch.where((small <= 0) & (large > small) & ~below, torch.inf, least)
     return torch.where(least <= most, least, torch.inf)
 
 
 def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
-    """Give ξ of the bound n^ξ/τ on the number of salient AND interactions, if it were met with equality.
+    """Give the ξ with which n^ξ/τ would be just the number of salient AND interactions.
 
     ξ = log_n(|Ω| τ / |v(N) - v(∅)|), Ω the interactions with |I(S)| ≥ τ, S ≠ ∅ (Theorem 1; the threshold counts in
-    units of the sample's output). The paper found 0.9 to 1.2.
+    units of the sample's output). It is not the paper's, which is that of the bound: `bound_exponent`.
 
     Args:
         and_: (..., 2^n) AND interactions that sum to the output, as `and_interactions` gives, n ≥ 2.
@@ -269,8 +239,7 @@ def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
         ValueError: if there is one player only, for which no exponent says anything.
 
     Examples:
-        >>> and_ = torch.tensor([0.0, 3.0, 3.0, 2.0])
-        >>> round(sparsity_exponent(and_, tau=0.5).item(), 3)  # 3 of 0.5 / 8 each: log2(3 / 16)
+        >>> round(sparsity_exponent(torch.tensor([0.0, 3.0, 3.0, 2.0]), tau=0.5).item(), 3)  # log2(3 · 0.5 / 8)
         -2.415
     """
     n = n_players(and_)
@@ -278,9 +247,42 @@ def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
         raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
     effects = to_float64(and_[..., 1:])
     threshold = per_sample(effects, tau=tau)
-    tau = threshold[..., 0]
     count = (effects.abs() >= threshold).sum(-1)
-    return (count * tau / effects.sum(-1).abs()).log() / math.log(n)
+    return (count * threshold[..., 0] / effects.sum(-1).abs()).log() / math.log(n)
+
+
+def bound_exponent(average: Tensor) -> Tensor:
+    """Give ξ = p + δ of the bound on the number of salient AND interactions, which the paper found to be 0.9 to 1.2.
+
+    Ren et al. 2024 ("Where we have arrived in proving the emergence of sparse interaction primitives in DNNs"), with
+    M = n - 1 as in their code: p is the least with ū^(k) ≤ k^p ū^(1). A^(k)/ū^(1), A^(k) = Σ_{|S|=k} I(S), is a part
+    h_k in whole multiples of n^⌊p⌋ (all of it for p < 1) and a rest l_k; then n^ξ = max_k |h_k| (n^p - l)/h, or l/-h
+    where h < 0, h and l the sums over k ≤ M with weights C(m,k)/C(n,k), the less of m = n - 1 and n.
+
+    Args:
+        average: (..., n) from `average_outputs`, n ≥ 2.
+
+    Returns:
+        (...,) float64; NaN where Condition 2 does not hold or the bound says nothing.
+
+    Examples:
+        >>> bound_exponent(torch.tensor([1.0, 2.0, 3.0])).item()  # each player adds 1: n of 1
+        1.0
+    """
+    average = to_float64(average)
+    n, device = average.shape[-1], average.device
+    k = torch.arange(1, n + 1, dtype=torch.float64, device=device)
+    choose = torch.tensor([[math.comb(m, j) for j in range(1, n + 1)] for m in range(1, n + 1)], device=device).double()
+    mean_effects = torch.linalg.solve_triangular(choose, average[..., None], upper=False)[..., 0]
+    ratio = choose[-1] * (mean_effects / average[..., :1])
+    p = ((average / average[..., :1]).log() / k.log())[..., 1:].amax(-1, keepdim=True)
+    rest = torch.where(p < 1, 0.0, ratio.abs() % n ** p.floor()) * ratio.sign()
+    high, low = (part[..., :-1] @ (choose[-2:, :-1] / choose[-1, :-1]).T for part in (ratio - rest, rest))
+    size = (ratio - rest).abs().amax(-1, keepdim=True)
+    power = size * torch.where(high > 0, n**p - low, low) / high.abs()
+    power = torch.where(high.abs() < 1e-8 * size, torch.inf, power).amin(-1)
+    known = (largest_drop(average) == 0) & (average[..., 0] > 0) & (power > 0) & power.isfinite()
+    return (power.log() / math.log(n)).where(known, torch.nan)
 
 
 def _pool(and_: Tensor, or_: Tensor | None) -> Tensor:

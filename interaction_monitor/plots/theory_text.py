@@ -9,6 +9,7 @@ import torch
 from interaction_monitor.functional import and_interactions, salient_counts, salient_outputs
 from interaction_monitor.functional.faithfulness import (
     average_outputs,
+    bound_exponent,
     largest_drop,
     polynomial_degree,
     sparsity_exponent,
@@ -181,8 +182,8 @@ def conditions(measurement: Measurement) -> list[str]:
     beyond = by_order.flip(0).cumsum(0).flip(0) / by_order.sum()  # orders k and higher
     average = average_outputs(v)
     drop, degree = largest_drop(average), polynomial_degree(average)
-    exponent = sparsity_exponent(dividends, measurement.tau)
-    exponent = exponent[exponent.isfinite()]
+    bound, exponent = bound_exponent(average), sparsity_exponent(dividends, measurement.tau)
+    bound, exponent = bound[bound.isfinite()], exponent[exponent.isfinite()]
     bounded = degree[degree.isfinite()]
     half = (len(by_order) + 1) // 2 + 1
     lines = [
@@ -194,9 +195,15 @@ def conditions(measurement: Measurement) -> list[str]:
         f"3. at most polynomially: with some p on {len(bounded)} of {len(v)} samples"
         + (f", the median p is {float(bounded.median()):.2f}." if len(bounded) else "."),
     ]
+    if len(bound):
+        low, middle, high = (float(x) for x in bound.quantile(bound.new_tensor([0.25, 0.5, 0.75])))
+        lines.append(
+            f"ξ of the bound n^ξ/τ: {middle:.2f} (half of the samples: {low:.2f} to {high:.2f}), known on {len(bound)} "
+            f"of {len(v)} samples; the paper: 0.9 to 1.2."
+        )
     if len(exponent):
-        low, middle, high = (float(x) for x in exponent.quantile(exponent.new_tensor([0.25, 0.5, 0.75])))
-        lines.append(f"ξ of n^ξ/τ: {middle:.2f} (half of the samples: {low:.2f} to {high:.2f}); the paper: 0.9 to 1.2.")
+        own = float(exponent.median())
+        lines.append(f"The number of salient AND interactions itself is n^ξ/τ with a ξ of {own:.2f}.")
     return lines
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
 import numpy as np
 import pytest
@@ -14,15 +14,16 @@ from interaction_monitor.functional import (
     and_interactions,
     and_outputs,
     matching_error,
-    matching_precision,
     matching_precision_curve,
     or_interactions,
     or_outputs,
+    orders,
     shapley_values,
     sparsity_curve,
 )
 from interaction_monitor.functional.faithfulness import (
     average_outputs,
+    bound_exponent,
     largest_drop,
     polynomial_degree,
     sparsity_exponent,
@@ -82,7 +83,7 @@ def test_precision_against_a_loop():
         for k in (1, 2, 5, 14):
             said = sum(abs(x) for x in pooled[:k])
             missed = abs(v[sample, -1] - v[sample, 0] - sum(pooled[:k])).item()
-            assert matching_precision(v, and_, or_, k)[sample].item() == pytest.approx(said / (said + missed))
+            assert matching_precision_curve(v, and_, or_)[sample, k - 1].item() == pytest.approx(said / (said + missed))
 
 
 @given(splits())
@@ -157,9 +158,6 @@ def test_one_or_pattern_is_shared_equally():
 
 def test_bad_input_is_named():
     v = torch.zeros(2, 8)
-    for bad in (0, 15, -1):
-        with pytest.raises(ValueError, match=f"between 1 and 14.*{bad}"):
-            matching_precision(v, v, v, bad)
     with pytest.raises(ValueError, match=r"v, and_ and or_ must have one shape.*or_ is \(2, 4\)"):
         matching_error(v, v, torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"2\*\*n"):
@@ -183,7 +181,7 @@ def test_averages_are_those_over_all_coalitions_of_a_size():
 
 def test_a_drop_counts_from_the_highest_before_it():
     assert largest_drop(torch.tensor([3.0, 1.0, 2.0, 4.0])).item() == 0.5
-    assert largest_drop(torch.tensor([-2.0, -1.0, 0.0])).item() == 0.0
+    assert largest_drop(torch.tensor([-2.0, -1.0, 4.0])).item() == 0.5  # nothing at all has 0
     assert largest_drop(torch.tensor([1.0, 0.0])).item() == math.inf
 
 
@@ -203,6 +201,47 @@ def test_the_degree_is_the_least_that_bounds_every_pair():
     for q, holds in ((p + 1e-9, True), (p - 1e-3, False)):
         bounds = [(average[0, i], ((i + 1) / (j + 1)) ** q * average[0, j]) for j in range(4) for i in range(j)]
         assert all(small >= bound for small, bound in bounds) is holds
+
+
+def bound_by_hand(v, n):
+    """p + δ by the digits of each order's sum to the base n, one sample, from the definition alone."""
+    of_size = {k: [sum(1 << i for i in s) for s in combinations(range(n), k)] for k in range(n + 1)}
+    mean = [sum(float(v[t] - v[0]) for t in of_size[k]) / len(of_size[k]) for k in range(n + 1)]
+    if any(later < earlier for earlier, later in pairwise(mean)) or mean[1] <= 0:
+        return math.nan
+    p = max(math.log(mean[k] / mean[1]) / math.log(k) for k in range(2, n + 1))
+    dividends = and_interactions(v)
+    high, low = {}, {}
+    for k in range(1, n + 1):
+        total = n if k == 1 else float(dividends[of_size[k]].sum()) / mean[1]
+        whole, digits = int(abs(total)), []
+        while whole:
+            whole, digit = divmod(whole, n)
+            digits.append(digit)
+        digits = digits or [0]
+        digits[0] += abs(total) - int(abs(total))
+        low[k] = math.copysign(sum(digit * n**i for i, digit in enumerate(digits) if i < int(p)), total)
+        high[k] = math.copysign(sum(digit * n**i for i, digit in enumerate(digits) if i >= int(p)), total)
+    found = []
+    for m in (n - 1, n):
+        weights = {k: math.comb(m, k) / math.comb(n, k) for k in range(1, n)}
+        h, rest = (sum(weights[k] * part[k] for k in weights) for part in (high, low))
+        if h:
+            found.append(max(map(abs, high.values())) * ((n**p - rest) / h if h > 0 else rest / -h))
+    return math.log(min(found)) / math.log(n) if min(found, default=0) > 0 else math.nan
+
+
+def test_the_exponent_of_the_bound_is_that_of_its_definition():
+    n = 5
+    size = orders(n).double()
+    noise = torch.randn(60, 2**n, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    v = size ** torch.linspace(0.5, 2.5, 60, dtype=torch.float64)[:, None] + 0.4 * noise
+    found, expected = bound_exponent(average_outputs(v)), [bound_by_hand(row, n) for row in v]
+    assert found.tolist() == [pytest.approx(value, nan_ok=True) for value in expected]
+    assert 10 < int(found.isfinite().sum()) < 60
+    p = ((average_outputs(v) / average_outputs(v)[:, :1]).log() / torch.arange(1, n + 1).log())[:, 1:].amax(1)
+    known = p[found.isfinite()]
+    assert known.min() < 1 < 2 < known.max()  # no digit is set aside, one, and two
 
 
 def test_the_exponent_meets_the_bound_with_equality():
