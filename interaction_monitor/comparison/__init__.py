@@ -22,6 +22,7 @@ from interaction_monitor.comparison.comparison import (
     ablate,
     compare_outputs,
     extract_again,
+    told_apart,
 )
 from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional import highest_bit_first
@@ -65,9 +66,8 @@ class Network:
 
     Examples:
         >>> from interaction_monitor.players import ImagePatches
-        >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-        >>> probe = Probe(torch.rand(5, 1, 8, 8), torch.arange(5))
-        >>> network = Network(module, probe, ImagePatches(grid=4, margin=1, n_players=4), name="linear")
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> network = Network(module, Probe(torch.rand(5, 1, 8, 8), torch.arange(5)), ImagePatches(grid=4, n_players=4))
     """
 
     module: nn.Module
@@ -230,27 +230,16 @@ def compare(
     require_comparable([_of_record(record) for record in records])
     rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
     v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
-    found = [record.history[row].epoch for record, row in zip(records, rows, strict=True)]
-    names = [f"{name}, epoch {epoch}" for name, epoch in zip(_names(records), found, strict=True)]
+    called_by = told_apart([record.folder.resolve() for record in records])
+    each = zip(called_by, records, rows, strict=True)
+    names = [f"{name}, epoch {record.history[row].epoch}" for name, record, row in each]
     players, called = records[0].players, records[0].players.names
     result = compare_outputs(v, names=names, alpha=alpha, normalize=normalize, counting=counting, player_names=called)
     return replace(result, players=players, inputs=records[0].probe_inputs)
 
 
-def _of_record(record: Record) -> Measured:
-    inputs, targets = record.probe_inputs, record.probe_targets
-    return Measured(str(record.folder), record.players, inputs, targets, record.settings.get("output"))
-
-
-def _names(records: Sequence[Record]) -> list[str]:
-    """Name records by the parts of their paths that tell them apart: `resnet`, not `resnet/version_0/interactions`."""
-    parts = [record.folder.resolve().parts for record in records]
-    shortest = min(map(len, parts))
-    ends = [path[-shortest:] for path in parts]
-    different = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
-    if not different:
-        return [records[0].folder.resolve().parent.name] * len(records)
-    return ["/".join(end[place] for place in different) for end in ends]
+def _of_record(x: Record) -> Measured:
+    return Measured(str(x.folder), x.players, x.probe_inputs, x.probe_targets, x.settings.get("output"))
 
 
 def _row(record: Record, epoch: int | None) -> int:
@@ -266,20 +255,22 @@ def _row(record: Record, epoch: int | None) -> int:
     return found[-1]
 
 
-def read_published(path: str | Path) -> Tensor:
+def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tensor:
     """Read outputs or interactions that the code of the papers' authors has saved, in the numbering used here.
 
-    Their masks have player 0 in the highest bit. Their `rewards.npy` are v(x_T), `I_and.pth` and `Iand.npy` AND
-    interactions, `I_or.pth` and `Ior.npy` OR interactions, of one sample each.
+    Their `rewards.npy` are v(x_T), `I_and.pth` and `Iand.npy` AND interactions, `I_or.pth` and `Ior.npy` OR
+    interactions, of one sample each, in the order of the `masks.npy` beside them.
 
     Args:
         path: a .npy file, or a .pth or .pt file that holds one tensor; nothing in it is executed.
+        masks: their masks, (2^n, n), which players each entry has; None takes player 0 for the highest bit, as most of
+            their code does. That of "Where we have arrived" sorts coalitions by size.
 
     Returns:
         (2^n,) float64, or (..., 2^n) as in the file.
 
     Raises:
-        ValueError: if the file holds no vector over coalitions, or is of another kind.
+        ValueError: if the file holds no vector over coalitions, or is of another kind, or the masks do not fit it.
 
     Examples:
         >>> import tempfile
@@ -288,13 +279,22 @@ def read_published(path: str | Path) -> Tensor:
         >>> read_published(file).tolist()
         [0.0, 10.0, 20.0, 30.0]
     """
-    suffix = Path(path).suffix
-    if suffix not in (".npy", ".pth", ".pt"):
+    values = _published(path).double()
+    if masks is None:
+        return highest_bit_first(values)
+    present = _published(masks) != 0
+    places = (present.long() << torch.arange(present.shape[-1])).sum(-1)
+    if not torch.equal(places.sort().values, torch.arange(values.shape[-1])):
+        raise ValueError(f"{masks} must list each of {values.shape[-1]} coalitions once, but is {tuple(present.shape)}")
+    return values[..., places.argsort()]
+
+
+def _published(path: str | Path) -> Tensor:
+    if Path(path).suffix not in (".npy", ".pth", ".pt"):
         raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
-    if suffix == ".npy":
-        values = torch.from_numpy(np.load(path, allow_pickle=False))
-    else:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+    if Path(path).suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    values = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(values, Tensor):
         raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")
-    return highest_bit_first(values.double())
+    return values

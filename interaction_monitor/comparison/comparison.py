@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -283,3 +284,13 @@ def extract_again(comparison: Comparison, *, k: int = 100, change: float = 1e-6)
     alone = comparison.alone
     shares = [overlap(a, b, k).nanmean(-1).tolist() for a, b in ((alone.and_, and_), (alone.or_, or_))]
     return Repetition(replace(alone, name="again", and_=and_, or_=or_), k, tuple(shares[0]), tuple(shares[1]))
+
+
+def told_apart(folders: Sequence[Path]) -> list[str]:
+    """Name folders by the parts of their paths that tell them apart: `resnet`, not `resnet/version_0/interactions`."""
+    shortest = min(len(folder.parts) for folder in folders)
+    ends = [folder.parts[-shortest:] for folder in folders]
+    different = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
+    if not different:
+        return [folders[0].parent.name] * len(folders)
+    return ["/".join(end[place] for place in different) for end in ends]

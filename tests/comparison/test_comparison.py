@@ -557,6 +557,21 @@ def test_published_files_are_renumbered(tmp_path, suffix):
         read_published(tmp_path / "several.pth")
 
 
+def test_published_files_in_the_order_of_their_masks(tmp_path):
+    expected = np.arange(8) * 10.0  # of each coalition, player 0 in the lowest bit
+    by_size = sorted(range(8), key=lambda coalition: (coalition.bit_count(), -coalition))
+    np.save(tmp_path / "rewards.npy", expected[by_size])
+    masks = np.array([[bool(coalition >> player & 1) for player in range(3)] for coalition in by_size])
+    for kind in (bool, np.float32):
+        np.save(tmp_path / "masks.npy", masks.astype(kind))
+        found = read_published(tmp_path / "rewards.npy", masks=tmp_path / "masks.npy")
+        assert found.tolist() == expected.tolist()
+    for wrong in (masks[[0, 1, 2, 3, 4, 5, 6, 6]], masks[:, :2]):
+        np.save(tmp_path / "masks.npy", wrong)
+        with pytest.raises(ValueError, match=r"masks\.npy must list each of 8 coalitions once"):
+            read_published(tmp_path / "rewards.npy", masks=tmp_path / "masks.npy")
+
+
 # Other charges, and a second extraction: against extractions made one by one
 
 
