@@ -156,7 +156,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
     print("\n".join([*theory_text.conditions(last), theory_text.salient_alone(last)]))
     if arguments.same_players:
-        print("\n".join(theory_text.transfer(last)))
+        print("\n".join(theory_text.transfer(last, record.probe_targets)))
     print()
     print("\n".join(theory_text.shapes(record)))
     if picture is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from interaction_monitor.functional import and_interactions, salient_counts, salient_outputs
 from interaction_monitor.functional.faithfulness import (
@@ -226,11 +227,13 @@ def salient_alone(measurement: Measurement) -> str:
     )
 
 
-def transfer(measurement: Measurement) -> list[str]:
+def transfer(measurement: Measurement, targets: Tensor | None = None) -> list[str]:
     """Say how far the samples of a measurement have the same interactions, where players mean the same in all.
 
     Args:
         measurement: With a valid sample.
+        targets: (S,) Of its samples. Signs are compared within a class, as the output is that of the true one; those
+            of None, or of a regression, count as one.
 
     Returns:
         A line on which patterns they share, and one on their signs.
@@ -240,12 +243,19 @@ def transfer(measurement: Measurement) -> list[str]:
     is_salient = effects.abs() >= measurement.tau
     curve = transfer_curve(is_salient)
     ks = [k for k in (5, 10, 20, 50, 100) if k <= len(curve)]
+    classes = torch.zeros(len(effects))
+    if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
+        classes = targets[valid]
+    parts = [(effects[of], is_salient[of]) for of in (classes == label for label in set(classes.tolist()))]
+    all_salient = int(is_salient.sum()) or math.nan
+    of_one_sign = sum(discrimination_power(*part) * int(part[1].sum()) for part in parts if part[1].any())
     return [
         "Of a sample's salient interactions, so many are among the k that most samples have: "
         + ", ".join(f"k={k} {float(curve[k - 1]):.0%}" for k in ks)
         + ".",
-        f"Where a pattern is salient it has its most frequent sign in {discrimination_power(effects, is_salient):.0%} "
-        "of the samples; patterns of a single sample count as all.",
+        f"Where a pattern is salient it has its most frequent sign in {of_one_sign / all_salient:.0%} of the "
+        + (f"samples of its class, of {len(parts)} classes" if len(parts) > 1 else "samples")
+        + "; patterns of a single sample count as all.",
     ]
 
 

@@ -492,6 +492,13 @@ def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
     added = [line for line in capsys.readouterr().out.splitlines() if line not in lines]
     assert [line.split()[0] for line in added] == ["Of", "Where"]
     assert "k=20" in added[0]
+    most = salient = 0
+    effects = torch.cat((last.and_[:, 1:], last.or_[:, 1:]), 1)
+    for label in range(3):
+        for pattern in effects[record.probe_targets == label].T.tolist():
+            signs = [effect > 0 for effect in pattern if abs(effect) >= last.tau]
+            most, salient = most + max(sum(signs), len(signs) - sum(signs)), salient + len(signs)
+    assert f" in {most / salient:.0%} of the samples of its class, of 3 classes;" in added[1]
     assert "fewer than four" in refused(capsys, "analyse", planted_run(record.folder.parent / "small", n=3).folder)
 
 
