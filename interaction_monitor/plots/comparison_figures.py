@@ -37,8 +37,9 @@ _PALE = 0.28
 def sparsity(comparison: Comparison) -> Figure:
     """Draw the strengths of the interactions from the strongest down, by extraction [Figure 2].
 
-    The paper sorts the interactions of all samples together; so does this with `Counting(pooled=True)`. Otherwise it
-    draws the mean over samples of the strongest, the second and so on, in which no sample makes the curve alone.
+    The paper sorts the interactions of all samples together, Harsanyi's twice, for as many as the others have (Appendix
+    H); so does this with `Counting(pooled=True)`. Otherwise it draws the mean over samples of the strongest, the second
+    and so on, in which no sample makes the curve alone. The dashed line is at 5% of the strongest shared one.
 
     Args:
         comparison: The networks.
@@ -53,15 +54,17 @@ def sparsity(comparison: Comparison) -> Figure:
         bare(ax)
         largest = 0.0
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS[:3], strict=True):
-            or_ = None if extraction.and_only else extraction.or_[network]
-            curve = sparsity_curve(extraction.and_[network], or_, pooled=pooled)
+            and_, or_ = extraction.and_[network], extraction.or_[network]
+            if extraction.and_only:
+                or_ = and_
+            curve = sparsity_curve(and_, or_ if pooled or not extraction.and_only else None, pooled=pooled)
             largest = max(largest, float(curve[0]))
             rank = torch.arange(1, len(curve) + 1)
             ax.plot(rank, curve.clamp_min(1e-12), color=colour, label=extraction.name, lw=1.8)
         bottom = max(largest, 1e-9) * 1e-4
         ax.set(title=comparison.names[network], xlabel="interaction, strongest first", xscale="log", yscale="log")
         ax.set_ylim(bottom, largest * 1.5 or 1.0)
-        ax.axhline(0.05 * largest, color="#BBBBBB", lw=1, ls="--")  # the paper's, whatever is counted elsewhere
+        ax.axhline(0.05 * float(curve[0]), color="#BBBBBB", lw=1, ls="--")  # the paper's, whatever is counted elsewhere
     axes[0].set_ylabel("strength |I|, all samples" if pooled else "strength |I|, mean over samples")
     legend_above(figure, axes[0])
     return figure

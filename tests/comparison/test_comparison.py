@@ -143,6 +143,11 @@ def test_the_harsanyi_dividends_are_and_interactions_alone():
     assert curve.get_label() == "Harsanyi"
     by_rank = size[1].sort(-1, descending=True).values.mean(0).clamp_min(1e-12)
     assert curve.get_ydata().tolist() == pytest.approx(by_rank.tolist())
+    pooled = replace(result, counting=replace(result.counting, pooled=True))
+    curve, *_, shared, line = comparison_figures.sparsity(pooled).axes[1].lines
+    twice = size[1].flatten().repeat_interleave(2).sort(descending=True).values.clamp_min(1e-12)
+    assert curve.get_ydata().tolist() == pytest.approx(twice.tolist())
+    assert line.get_ydata()[0] == pytest.approx(0.05 * shared.get_ydata()[0])
     html = comparison_page(result, stand_ins())
     assert f"<td>Harsanyi</td><td>{and_[0]:.2f} / –</td>" in html
     assert "nan" not in html.lower().split("base64")[0]
