@@ -159,8 +159,9 @@ def learn_baseline(
     """Learn the vector that stands for an absent word best: by which interactions of groups of words are smallest.
 
     As in the code of the papers' authors: E|v(A∪B∪C) - v(A∪C) - v(B∪C) + v(C)| over disjoint groups A and B of one to
-    three words and C of any number is made less by momentum SGD on the vector alone. It is a choice of what absence
-    means, not a measurement: interactions by different baselines cannot be compared.
+    three words and C, all the others or any number of them, is made less by momentum SGD on the vector alone, of a draw a
+    step in the place of their ten. It is a choice of what absence means, not a measurement: interactions by different
+    baselines cannot be compared.
 
     Args:
         model: the network; it is left as it was, gradients included.
@@ -215,10 +216,12 @@ def learn_baseline(
 
 
 def _groups(n: int, generator: torch.Generator) -> Tensor:
-    """Draw disjoint A, B, C; give A∪B∪C, A∪C, B∪C, C: (4,) bitmasks."""
+    """Draw disjoint A, B, C, a third of the time C all the others; give A∪B∪C, A∪C, B∪C, C: (4,) bitmasks."""
     bits = 1 << torch.randperm(n, generator=generator)
     a = int(torch.randint(1, min(3, n - 1) + 1, (), generator=generator))
     b = int(torch.randint(1, min(3, n - a) + 1, (), generator=generator))
-    c = int(torch.randint(0, n - a - b + 1, (), generator=generator))
+    others = n - a - b
+    everything = bool(torch.rand((), generator=generator) < 1 / 3)
+    c = others if everything else int(torch.randint(0, max(1, others), (), generator=generator))
     first, second, third = bits[:a].sum(), bits[a : a + b].sum(), bits[a + b : a + b + c].sum()
     return torch.stack((first + second + third, first + third, second + third, third))

@@ -8,7 +8,7 @@ import transformers
 from tally import Tally
 from torch import nn
 
-from interaction_monitor import outputs
+from interaction_monitor import language, outputs
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.language import last_token_logits, learn_baseline, most_probable, read_baseline
 from interaction_monitor.players import Words
@@ -140,6 +140,20 @@ def test_a_published_baseline_is_the_last_epochs(tmp_path):
     np.save(file, np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match=r"must hold \(epochs, D\)"):
         read_baseline(file)
+
+
+def test_the_groups_are_disjoint_and_a_third_of_the_time_nothing_else_is_absent():
+    generator, n, drawn = torch.Generator().manual_seed(0), 7, 600
+    everything = 0
+    for _ in range(drawn):
+        union, with_a, with_b, c = language._groups(n, generator).tolist()
+        a, b = with_a & ~c, with_b & ~c
+        assert not a & b
+        assert (union, with_a, with_b) == (a | b | c, a | c, b | c)
+        assert 1 <= a.bit_count() <= 3
+        assert 1 <= b.bit_count() <= 3
+        everything += union == 2**n - 1
+    assert 0.3 < everything / drawn < 0.37
 
 
 def test_a_learned_baseline_makes_groups_of_words_interact_less():
