@@ -8,10 +8,16 @@ import torch
 from interaction_monitor.reference.batch_halves import halves, sides
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.float32, torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int64),
+        *(torch.uint8, torch.uint16, torch.bool),
+    ],
+)
 def test_a_sample_keeps_its_half_in_other_batches(dtype):
     generator = torch.Generator().manual_seed(0)
-    x = (torch.rand(400, 3, 5, generator=generator) * 200 - (0 if dtype == torch.uint8 else 50)).to(dtype)
+    x = (torch.rand(400, 3, 5, generator=generator) * 200 - (0 if "uint" in str(dtype) else 50)).to(dtype)
     if dtype == torch.bool:
         x = torch.rand(400, 3, 5, generator=generator) < 0.5
     side = sides(x)
@@ -34,6 +40,45 @@ def test_long_samples_are_told_apart():
     assert 65 < int(sides(x).sum()) < 135
 
 
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("pad", [0, 1])
+def test_a_sentence_keeps_its_half_whatever_it_is_padded_to(pad, left):
+    words = torch.randint(2, 30, (100, 6), generator=torch.Generator().manual_seed(0))
+
+    def padded(more):
+        parts = (words, torch.full((100, more), pad))
+        ids = torch.cat(parts[::-1] if left else parts, 1)
+        attended = torch.cat(
+            [torch.full_like(part, number == 0) for number, part in enumerate(parts)][:: 1 - 2 * left], 1
+        )
+        return {"attention_mask": attended, "input_ids": ids, "labels": words}
+
+    first, second = halves(padded(0)), halves(padded(5))
+    assert 30 < len(first[0]["labels"]) < 70
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one["labels"], other["labels"])
+
+
+NUMBERS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"labels": torch.eye(2)[torch.arange(40) % 2]},
+        {"attention_mask": torch.arange(12).repeat(40, 1) < torch.arange(40)[:, None]},
+        {"pixel_mask": torch.ones(40, 2), "token_type_ids": torch.zeros(40, 2)},
+        {"prompt": torch.tensor([[4, 3, 2]]).repeat(40, 1)},
+    ],
+)
+def test_what_many_samples_have_alike_decides_nothing(before):
+    """Else a twin learned from some classes or lengths only, or from nothing."""
+    first, second = halves({**before, "x": NUMBERS})
+    side = sides(NUMBERS)
+    assert torch.equal(first["x"], NUMBERS[~side])
+    assert torch.equal(second["x"], NUMBERS[side])
+
+
 Pair = namedtuple("Pair", "x y")
 
 
@@ -44,6 +89,7 @@ Pair = namedtuple("Pair", "x y")
         lambda x, y: (x, y),
         lambda x, y: [x, y],
         lambda x, y: Pair(x, y),
+        lambda x, y: Pair(y=torch.eye(2)[y % 2], x=x),
         lambda x, y: {"x": x, "y": y},
         lambda x, y: {"image": [x, {"y": y}], "names": [str(int(i)) for i in y], "scale": 2.0, "none": None},
     ],
