@@ -19,6 +19,7 @@ from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
+from interaction_monitor.reference.taken_over import follow, mirror
 from interaction_monitor.reference.twins import COSTS, Twins, TwinTraining
 from interaction_monitor.state import preserved_rng, silent
 
@@ -51,8 +52,11 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
     for network in networks:
         _require_steps(network, asked)
         _place(network, trainer, pl_module)
+        mirror(network, pl_module)  # what is frozen is mostly left out of the optimizer
     with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [_configured(network, asked) for network in networks]
+    for network, of_network in zip(networks, optimizers, strict=True):
+        follow(of_network, trainer.optimizers, network, pl_module)
     training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
     say(trainer, f"{name}: {COSTS}")

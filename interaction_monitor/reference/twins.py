@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from interaction_monitor._checks import describe, refusing, some
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
-from interaction_monitor.reference.batch_halves import halves
+from interaction_monitor.reference.taken_over import follow, halves, mirror, take_over
 from interaction_monitor.state import Kept, evaluating, preserved_rng
 
 COSTS = (
@@ -160,16 +160,17 @@ class TwinTraining:
         if self.failure is not None:
             return
         try:
-            with nullcontext() if beside is None else self._apart(beside):
+            with nullcontext() if beside is None else self._apart(beside, like):
                 parts = halves(batch)
                 # Normalisation over a batch fails on one sample, and few batches are so small that
                 # both halves have one.
-                least = 2 if sum(map(size_of, parts)) >= _ENOUGH else 1
+                size = sum(map(size_of, parts))
+                least = 2 if size >= _ENOUGH else 1
                 for number, half in enumerate(parts):
                     self._look(1 - number, half)
                 for number, half in enumerate(parts):
                     with preserved_rng((self.seed + 2 * self.steps + number) * 0x9E3779B1 % 2**32), torch.enable_grad():
-                        self._learn(number, half if size_of(half) >= least else None, accumulate)
+                        self._learn(number, half if size_of(half) >= least else None, accumulate, of=size)
                         if update:
                             self._update(number, like, clip)
             self.steps += 1
@@ -178,9 +179,10 @@ class TwinTraining:
             raise
 
     @contextmanager
-    def _apart(self, run: nn.Module) -> Iterator[None]:
-        for network in self.networks:
+    def _apart(self, run: nn.Module, like: Sequence[Optimizer]) -> Iterator[None]:
+        for network, optimizers in zip(self.networks, self.optimizers, strict=True):
             mirror(network, run)
+            follow(optimizers, like, network, run)
         kept = Kept(run) if self.steps < _LOOKED_AT else None
         try:
             yield
@@ -220,12 +222,17 @@ class TwinTraining:
         count = sum(count for _, count in found)
         return sum(total for total, _ in found) / count if count else None
 
-    def _learn(self, number: int, half: Any, accumulate: int) -> None:
+    def _learn(self, number: int, half: Any, accumulate: int, *, of: int) -> None:
         loss = None
         with self.ranks.together():
             if half is not None:
-                loss = self.loss(self.networks[number], half)
-            if loss is not None:
+                try:
+                    loss = self.loss(self.networks[number], half)
+                except Exception:
+                    if of == 1 or size_of(half) > 1:  # else the run itself never has a batch like this
+                        raise
+            # Where there is nothing to learn in a half, all is ignored say, the loss is NaN, and so would the twin be.
+            if loss is not None and bool(loss.isfinite().all()):
                 (loss / accumulate).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def _update(self, number: int, like: Sequence[Optimizer], clip: Callable[[nn.Module], None] | None) -> None:
@@ -271,30 +278,3 @@ class TwinTraining:
         self.failure = state["failure"]
         unseen = state.get("unseen", (0.0, 0))  # earlier versions did not look
         self._unseen = None if unseen is None else (float(unseen[0]), int(unseen[1]))
-
-
-def take_over(optimizers: Iterable[Optimizer], like: Iterable[Optimizer]) -> None:
-    """Give optimizers the learning rates and other settings that others have now, group by group.
-
-    Examples:
-        >>> mine, theirs = (torch.optim.SGD([torch.zeros(1)], lr=lr) for lr in (0.1, 0.5))
-        >>> take_over([mine], [theirs])
-        >>> mine.param_groups[0]["lr"]
-        0.5
-    """
-    for optimizer, other in zip(optimizers, like, strict=False):
-        for group, theirs in zip(optimizer.param_groups, other.param_groups, strict=False):
-            for name, value in theirs.items():
-                if name != "params" and name in group:
-                    group[name] = value.clone() if isinstance(value, Tensor) else value
-
-
-def mirror(network: nn.Module, model: nn.Module) -> None:
-    """Put each part of a network into the mode of the same part of the model, and freeze what is frozen there."""
-    theirs = dict(model.named_modules())
-    for name, module in network.named_modules():
-        module.training = theirs[name].training if name in theirs else model.training
-    parameters = dict(model.named_parameters())
-    for name, parameter in network.named_parameters():
-        if name in parameters:
-            parameter.requires_grad_(parameters[name].requires_grad)

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, measure
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.reference import Twins, TwinTraining
-from interaction_monitor.reference.batch_halves import sides
+from interaction_monitor.reference.taken_over import sides
 
 PATCHES = ImagePatches(grid=4, margin=0, n_players=4)
 FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
@@ -177,6 +177,29 @@ def test_a_half_of_a_single_sample_is_left_out():
     assert same(before[1], networks[1])
 
 
+def test_a_half_on_which_nothing_can_be_learned_leaves_the_twins_as_they_are():
+    """Of a small batch each half may be one sample, which normalisation refuses, or have no loss but NaN."""
+
+    def normalised():
+        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
+
+    networks = Twins(normalised).networks()
+    training = TwinTraining(networks, [[sgd(net)] for net in networks], loss)
+    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    side = sides(x)
+    batch = torch.cat([x[side][:1], x[~side][:3]])
+    before = copy.deepcopy(networks)
+    training.step((batch, torch.zeros(4, dtype=torch.long)))
+    training.step((batch[:2], torch.zeros(2, dtype=torch.long)))  # one each
+    training.step((batch, torch.full((4,), -100)))  # cross entropy ignores these
+    assert (training.failure, training.steps) == (None, 3)
+    assert not same(before[0], networks[0])
+    assert all(parameter.isfinite().all() for parameter in networks[0].parameters())
+    assert torch.equal(before[1][2].weight, networks[1][2].weight)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):  # nor can the run learn from it
+        training.step((batch[:1], torch.zeros(1, dtype=torch.long)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -309,6 +332,41 @@ def test_twins_follow_the_runs_schedule_and_frozen_parts(loaders, make_trainer, 
     assert twins.networks[0].features[1].training
     fresh = Twins(Scheduled).networks()[0]
     assert torch.equal(fresh.head[2].weight, twins.networks[0].head[2].weight)
+
+
+def test_twins_thaw_with_the_run_and_go_on_thawed(loaders, make_trainer, make_net, tmp_path):
+    class Thawing(BaseFinetuning):
+        def freeze_before_training(self, module):
+            self.freeze(module.features)
+
+        def finetune_function(self, module, epoch, optimizer):
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(module.features, optimizer, lr=0.02)
+
+    class Partly(make_net):
+        def configure_optimizers(self):
+            return torch.optim.SGD([each for each in self.parameters() if each.requires_grad], lr=0.1)
+
+    def run(epochs, *callbacks, **arguments):
+        watching = monitor(Twins(Partly))
+        torch.manual_seed(0)
+        trainer = make_trainer(watching, Thawing(), *callbacks, logger=False, max_epochs=epochs)
+        fit(trainer, Partly(), (torch.utils.data.DataLoader(loaders[0].dataset, 50), loaders[1]), **arguments)
+        twins = watching.observer.twins
+        assert twins.failure is None
+        return twins.networks[0].features[0], [g["lr"] for g in twins.optimizers[0][0].param_groups]
+
+    fresh = Twins(Partly).networks()[0].features[0]
+    saving = ModelCheckpoint(tmp_path / "saved", save_top_k=-1, save_on_train_epoch_end=True)
+    frozen, rates = run(1, saving)
+    assert same(fresh, frozen)
+    assert rates == [0.1]
+    thawed, rates = run(2, saving)
+    assert not same(fresh, thawed)
+    assert rates == [0.1, 0.02]
+    resumed, rates = run(3, ckpt_path=saving.best_model_path)
+    assert rates == [0.1, 0.02]
+    assert not same(fresh, resumed)
 
 
 def test_twins_are_set_up_in_the_order_of_the_trainer(loaders, make_trainer, make_net):

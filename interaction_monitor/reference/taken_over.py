@@ -1,12 +1,13 @@
-"""Dividing each training batch between two networks, so that a sample always goes to the same one."""
+"""What twins take from the run: their half of each batch, and its settings, modes and frozen parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe
 from interaction_monitor.loading import rows_of
@@ -118,3 +119,51 @@ def _tensors(batch: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(part, name)
     elif not (batch is None or isinstance(batch, (bool, int, float, str))):
         raise TypeError(f"a batch cannot be divided between twins, as it holds {describe(batch)}")
+
+
+def take_over(optimizers: Iterable[Optimizer], like: Iterable[Optimizer]) -> None:
+    """Give optimizers the learning rates and other settings that others have now, group by group.
+
+    Examples:
+        >>> mine, theirs = (torch.optim.SGD([torch.zeros(1)], lr=lr) for lr in (0.1, 0.5))
+        >>> take_over([mine], [theirs])
+        >>> mine.param_groups[0]["lr"]
+        0.5
+    """
+    for optimizer, other in zip(optimizers, like, strict=False):
+        for group, theirs in zip(optimizer.param_groups, other.param_groups, strict=False):
+            for name, value in theirs.items():
+                if name != "params" and name in group:
+                    group[name] = value.clone() if isinstance(value, Tensor) else value
+
+
+def follow(optimizers: Iterable[Optimizer], like: Iterable[Optimizer], network: nn.Module, model: nn.Module) -> None:
+    """Add the groups that the optimizers of a model have got since, as where frozen parts thaw, to those of a network.
+
+    Examples:
+        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> theirs, mine = (torch.optim.SGD([each.bias], lr=0.1) for each in (model, network))
+        >>> theirs.add_param_group({"params": [model.weight], "lr": 0.01})
+        >>> follow([mine], [theirs], network, model)
+        >>> mine.param_groups[1]["params"][0] is network.weight, mine.param_groups[1]["lr"]
+        (True, 0.01)
+    """
+    for optimizer, other in zip(optimizers, like, strict=False):
+        if added := other.param_groups[len(optimizer.param_groups) :]:
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            own = {name: parameter for name, parameter in network.named_parameters() if id(parameter) not in held}
+            names = {id(parameter): name for name, parameter in model.named_parameters() if name in own}
+            for group in added:
+                found = [own[names[id(parameter)]] for parameter in group["params"] if id(parameter) in names]
+                optimizer.add_param_group({**group, "params": found})
+
+
+def mirror(network: nn.Module, model: nn.Module) -> None:
+    """Put each part of a network into the mode of the same part of the model, and freeze what is frozen there."""
+    theirs = dict(model.named_modules())
+    for name, module in network.named_modules():
+        module.training = theirs[name].training if name in theirs else model.training
+    parameters = dict(model.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name in parameters:
+            parameter.requires_grad_(parameters[name].requires_grad)

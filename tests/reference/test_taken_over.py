@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from interaction_monitor.reference.batch_halves import halves, sides
+from interaction_monitor.reference.taken_over import halves, sides
 
 
 @pytest.mark.parametrize(
