@@ -1,6 +1,8 @@
 """References in the two callbacks: told, logged, kept across a resume, and never felt by the training."""
 
 import copy
+import math
+import shutil
 
 import pytest
 import torch
@@ -8,14 +10,15 @@ import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rows import make_row
-from transformers_runs import trained
+from transformers_runs import sentences, trained
 
-from interaction_monitor import InteractionMonitor, Record, console
-from interaction_monitor.callbacks.train_twins import optimizer_like
+from interaction_monitor import InteractionMonitor, Probe, Record, console
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
+from interaction_monitor.language import last_token_logits
 from interaction_monitor.players import FeaturePatches
 from interaction_monitor.reference import Twins
+from interaction_monitor.reference.taken_over import optimizer_like
 from interaction_monitor.stopping import GeneralizingShare
 
 PATCHES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
@@ -156,6 +159,63 @@ def test_a_transformers_run_with_twins_is_the_same_to_the_bit_and_goes_on_with_t
     _, again = trained(tmp_path / "run", resume=str(tmp_path / "run" / "checkpoint-6"), **twins, **saving)
     for one, other in zip(known.networks, again.observer.twins.networks, strict=True):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+class Weighted(transformers.Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, **_):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight=torch.tensor([0.2, 0.8]))
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), [(transformers.Trainer, 0.3), (Weighted, 0.0)])
+def test_twins_learn_where_the_model_never_sees_the_labels(kind, smoothing, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers, "Trainer", kind)
+    given = {"label_smoothing_factor": smoothing, "learning_rate": 0.1}
+    alone, _ = trained(tmp_path / "alone", watch=False, **given)
+    twins = {"callback": {"reference": Twins(bert), "on_error": "raise"}}
+    trainer, watcher = trained(tmp_path / "run", **twins, **given)
+    assert all(torch.equal(value, weights(trainer.model)[name]) for name, value in alone.model.state_dict().items())
+    known = watcher.observer.twins
+    assert (known.steps, known.failure) == (9, None)
+    assert "compute_loss" not in vars(trainer)
+    # Of answers as wrong as they can get, smoothed labels make no loss of almost nothing.
+    assert all(row.unseen_loss > smoothing / 2 for row in watcher.observer.history[1:])
+
+
+def test_the_loss_of_twins_is_a_mean_over_the_tokens_of_their_halves(tmp_path):
+    """A language model divides by the items of the whole step where it is told of these."""
+
+    def gpt():
+        sizes = {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=44, **sizes))
+
+    data = [{**row, "labels": row["input_ids"]} for row in sentences(64)]
+    probe = Probe({"input_ids": torch.stack([row["input_ids"][:-1] for row in data[:4]])}, torch.tensor([2] * 4))
+    callback = {
+        "probe": probe, "reference": Twins(gpt), "output": "next_token_log_odds", "forward_func": last_token_logits,
+        "n_samples": 4, "on_error": "raise",
+    }  # fmt: skip
+    _, watcher = trained(
+        tmp_path, model=gpt(), data=data[48:], train=data[:48], callback=callback,
+        per_device_train_batch_size=4, gradient_accumulation_steps=4, learning_rate=1e-9,
+    )  # fmt: skip
+    assert watcher.observer.history[-1].unseen_loss == pytest.approx(math.log(44), rel=0.05)
+
+
+def test_twins_that_a_checkpoint_lacks_are_not_compared_untrained(tmp_path):
+    saving = {"save_strategy": "epoch", "save_total_limit": 5, "callback": {"reference": Twins(bert)}}
+    trained(tmp_path, **saving)
+    (tmp_path / "checkpoint-6").rename(tmp_path / "elsewhere")
+    with pytest.warns(UserWarning, match="going on with the twins failed .*checkpoint-6/interactions_twins.pt"):
+        _, again = trained(tmp_path, resume=str(tmp_path / "elsewhere"), **saving)
+    assert [row.generalizing_share is None for row in again.observer.history] == [False, False, False, True]
+    # Without the record the twins of the checkpoint are there all the same.
+    shutil.rmtree(tmp_path / "interactions")
+    with pytest.warns(UserWarning, match="there is no record to go on with"):
+        _, again = trained(tmp_path, resume=str(tmp_path / "checkpoint-3"), **saving)
+    assert again.observer.twins.steps == 9
 
 
 def told(share, epoch, **changes):

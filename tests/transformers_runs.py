@@ -31,7 +31,7 @@ def mixed_sentences():
 
 def trained(
     folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, after=None, model=None, data=None,
-    **arguments,
+    train=None, **arguments,
 ):  # fmt: skip
     """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def trained(
     trainer = transformers.Trainer(
         model or transformers.BertForSequenceClassification(config),
         transformers.TrainingArguments(str(folder), **(settings | arguments)),
-        train_dataset=sentences(64)[:48],
+        train_dataset=train or sentences(64)[:48],
         eval_dataset=data or sentences(64)[48:],
     )
     watcher = None

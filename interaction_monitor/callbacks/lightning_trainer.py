@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from interaction_monitor._checks import describe
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.losses import Losses
 from interaction_monitor.progress_bar import Bar, OpenBar, terminal_bar
+from interaction_monitor.state import silent
 
 _TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
 _OURS = "interaction_monitor"
@@ -214,6 +216,26 @@ def monitored(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
             yield key, str(getattr(has_mode, "mode", "min"))
 
 
+def optimizers_of(network: Any) -> list[Optimizer]:
+    """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left.
+
+    Raises:
+        ValueError: if it configures none.
+    """
+    with silent(network):
+        found = network.configure_optimizers()
+    if isinstance(found, dict):
+        found = found["optimizer"]
+    elif isinstance(found, (list, tuple)):
+        first = found[0] if found else None
+        found = first if isinstance(first, (list, tuple)) else found
+    listed = list(found) if isinstance(found, (list, tuple)) else [found]
+    listed = [each["optimizer"] if isinstance(each, dict) else each for each in listed]
+    if not listed or not all(isinstance(each, Optimizer) for each in listed):
+        raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
+    return listed
+
+
 class _View:
     """An object as it is, but for some attributes; what is set is kept here and never reaches the object."""
 
@@ -245,6 +267,11 @@ class TwinTrainer(_View):
         optimizers: list[Optimizer] = []
         own = {"model": network, "lightning_module": network, "optimizers": optimizers}
         super().__init__(trainer, **own, strategy=_View(trainer.strategy, **own, _lightning_optimizers=optimizers))
+
+    @property
+    def logger(self) -> Any:
+        """The first of the loggers, those of the run or what is there instead while a twin's step is silent."""
+        return self.loggers[0] if self.loggers else None
 
     @property
     def lr_scheduler_configs(self) -> list[Any]:

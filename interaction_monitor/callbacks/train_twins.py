@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe, refusing
-from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, say
+from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, optimizers_of, say
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.taken_over import follow, mirror
-from interaction_monitor.reference.twins import COSTS, Twins, TwinTraining
+from interaction_monitor.reference.taken_over import follow, mirror, optimizer_like
+from interaction_monitor.reference.twins import COSTS, Loss, Twins, TwinTraining
 from interaction_monitor.state import preserved_rng, silent
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Step:
 
     def __call__(self, network: nn.Module, batch: Any) -> Tensor | None:
         # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
-        lists = [(own, len(own)) for part in network.modules() for own in vars(part).values() if type(own) is list]
+        lists = [(own, len(own)) for part in network.modules() for own in _lists(vars(part).values())]
         with silent(network):
             training_step: Any = network.training_step
             takes = inspect.signature(training_step).parameters
@@ -103,31 +103,19 @@ class _Step:
         return loss
 
 
+def _lists(values: Iterable[Any]) -> Iterator[list[Any]]:
+    for value in values:
+        if type(value) is list:
+            yield value
+        elif isinstance(value, dict):
+            yield from (part for part in value.values() if type(part) is list)
+
+
 def _configured(network: Any, asked: Twins) -> list[Optimizer]:
     made = optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
     if is_a(network, "LightningModule"):
         network.trainer.optimizers.extend(made)
     return made
-
-
-def optimizers_of(network: Any) -> list[Optimizer]:
-    """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left.
-
-    Raises:
-        ValueError: if it configures none.
-    """
-    with silent(network):
-        found = network.configure_optimizers()
-    if isinstance(found, dict):
-        found = found["optimizer"]
-    elif isinstance(found, (list, tuple)):
-        first = found[0] if found else None
-        found = first if isinstance(first, (list, tuple)) else found
-    listed = list(found) if isinstance(found, (list, tuple)) else [found]
-    listed = [each["optimizer"] if isinstance(each, dict) else each for each in listed]
-    if not listed or not all(isinstance(each, Optimizer) for each in listed):
-        raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
-    return listed
 
 
 def _require_steps(network: nn.Module, asked: Twins) -> None:
@@ -162,23 +150,45 @@ def _clip(network: nn.Module, *, most: float, by_value: bool = False) -> None:
 
 
 class ModelTwins:
-    """Collects what the model is called with, and trains the twins on it.
+    """Collects the batches that the model learns from, and trains the twins on them.
 
     Args:
         twins: their training.
         model: the run's.
+        trainer: whose `compute_loss` is given each batch whole, with labels that the model may never see; None takes
+            what the model is called with.
     """
 
-    def __init__(self, twins: TwinTraining, model: nn.Module) -> None:
+    def __init__(self, twins: TwinTraining, model: nn.Module, trainer: Trainer | None) -> None:
         self.twins = twins
         self._model = model
         self._batches: list[dict[str, Any]] = []
-        self._handle = model.register_forward_pre_hook(self._take, with_kwargs=True)
+        self._taken = False  # while a loss is computed, of which the batch is known
+        self._handle = model.register_forward_pre_hook(
+            lambda _, __, kwargs: None if self._taken else self._take(kwargs), with_kwargs=True
+        )
+        self._open, self._places = True, {} if trainer is None else vars(trainer)
+        self._before = self._places.get("compute_loss")
+        if trainer is not None:
+            own = trainer.compute_loss
 
-    def _take(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            @wraps(own)
+            def compute_loss(model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+                if taken := isinstance(inputs, Mapping):
+                    self._take(inputs)
+                self._taken = taken
+                try:
+                    return own(model, inputs, *args, **kwargs)
+                finally:
+                    self._taken = False
+
+            self._places["compute_loss"] = compute_loss
+
+    def _take(self, batch: Mapping[str, Any]) -> None:
         # Evaluations and measurements run without gradients.
-        if module.training and torch.is_grad_enabled():
-            self._batches.append(dict(kwargs))
+        if self._open and self._model.training and torch.is_grad_enabled():
+            # By the items of the whole step a half's loss would be divided by too much.
+            self._batches.append({name: part for name, part in batch.items() if name != "num_items_in_batch"})
 
     def step(self, args: TrainingArguments, optimizer: Any) -> None:
         """Train them on the batches since the last step, before the run's own optimizer steps."""
@@ -194,8 +204,12 @@ class ModelTwins:
             )
 
     def close(self) -> None:
-        """Leave the model as it was before."""
+        """Leave the model and the trainer as they were before."""
         self._handle.remove()
+        self._open = False
+        self._places.pop("compute_loss", None)  # the class's own is behind it
+        if self._before is not None:
+            self._places["compute_loss"] = self._before
 
     def save(self, path: Path) -> None:
         """Write them beside a checkpoint.
@@ -206,13 +220,17 @@ class ModelTwins:
         torch.save(self.twins.state_dict(), path)
 
     def load(self, path: Path) -> None:
-        """Go on with those that `save` wrote.
+        """Go on with those that `save` wrote, or train them no longer.
 
         Raises:
             OSError: if they are not there.
             ValueError: if they are of another kind.
         """
-        self.twins.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        try:
+            self.twins.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+        except Exception as error:
+            self.twins.failure = f"{type(error).__name__}: {error}"
+            raise
 
 
 def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer | None) -> ModelTwins | None:
@@ -239,36 +257,23 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
     make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))
     with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [[make(network)] for network in networks]
-    context = nullcontext if trainer is None else trainer.compute_loss_context_manager
-    training = TwinTraining(
-        networks, optimizers, asked.loss or _ModelLoss(context), seed=asked.seed, ranks=observer.ranks
-    )
+    loss = asked.loss or _loss_of(trainer)
+    training = TwinTraining(networks, optimizers, loss, seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
-    return ModelTwins(training, model)
+    return ModelTwins(training, model, trainer)
 
 
-def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -> Optimizer:
-    """Make an optimizer of the same kind for a network of the same kind, with the same parameters in the same groups.
+def _loss_of(trainer: Trainer | None) -> Loss:
+    """Return the trainer's own loss, with smoothed labels say; of a trainer that overrides it, that of the model."""
+    if trainer is None:
+        return _ModelLoss(nullcontext)
+    compute, context = trainer.compute_loss, trainer.compute_loss_context_manager
 
-    Examples:
-        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
-        >>> groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
-        >>> made = optimizer_like(torch.optim.AdamW(groups, lr=0.5), model, network)
-        >>> made.param_groups[0]["params"][0] is network.weight, made.param_groups[0]["weight_decay"]
-        (True, 0.1)
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"]):
-        raise ValueError("the run's optimizer holds other parameters than the model, as DeepSpeed's does")
-    mine = dict(network.named_parameters())
-    groups = [
-        {
-            **{key: value for key, value in group.items() if key in optimizer.defaults},
-            "params": [mine[names[id(parameter)]] for parameter in group["params"]],
-        }
-        for group in optimizer.param_groups
-    ]
-    return type(optimizer)(groups)  # type: ignore[call-arg]  # each kind has its own arguments
+    def loss(network: nn.Module, batch: Any) -> Any:
+        with context():
+            return compute(network, dict(batch))
+
+    return loss if compute.__module__ == "transformers.trainer" else _ModelLoss(context)
 
 
 class _ModelLoss:

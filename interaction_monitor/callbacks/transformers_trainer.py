@@ -53,9 +53,10 @@ class TransformersSetUp(CallbackBase):
         if self._twins is None:
             return
         self._say(f"{self.name}: {COSTS}")
-        if len(self.observer.history):
+        path = folder / f"{self.name}_twins.pt"
+        if len(self.observer.history) or path.exists():
             with self.faults.guard("going on with the twins"):
-                self._twins.load(folder / f"{self.name}_twins.pt")
+                self._twins.load(path)
 
     def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""

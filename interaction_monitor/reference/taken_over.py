@@ -167,3 +167,27 @@ def mirror(network: nn.Module, model: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if name in parameters:
             parameter.requires_grad_(parameters[name].requires_grad)
+
+
+def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -> Optimizer:
+    """Make an optimizer of the same kind for a network of the same kind, with the same parameters in the same groups.
+
+    Examples:
+        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+        >>> made = optimizer_like(torch.optim.AdamW(groups, lr=0.5), model, network)
+        >>> made.param_groups[0]["params"][0] is network.weight, made.param_groups[0]["weight_decay"]
+        (True, 0.1)
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the run's optimizer holds other parameters than the model, as DeepSpeed's does")
+    mine = dict(network.named_parameters())
+    groups = [
+        {
+            **{key: value for key, value in group.items() if key in optimizer.defaults},
+            "params": [mine[names[id(parameter)]] for parameter in group["params"]],
+        }
+        for group in optimizer.param_groups
+    ]
+    return type(optimizer)(groups)  # type: ignore[call-arg]  # each kind has its own arguments

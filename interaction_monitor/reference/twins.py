@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Twins:
     Args:
         factory: makes a network of the run's kind, untrained: a Lightning module's class, for example.
         loss: (network, batch) -> loss, for a training loop of one's own; None takes the Lightning module's own
-            `training_step`, or the loss that a model of transformers returns.
+            `training_step`, or the loss of the transformers Trainer (of its model where `compute_loss` is overridden).
         optimizer: network -> optimizer, likewise; None takes the module's own `configure_optimizers`, or an optimizer
             of the run's kind.
         at_least: how many of the two must have an interaction: 2, or 1.
@@ -126,6 +127,13 @@ class TwinTraining:
                     "an optimizer of the twins holds parameters that are not the twin's; let it take self.parameters() "
                     "or give Twins(optimizer=lambda network: ...)"
                 )
+            for made in of_network:
+                closure = inspect.signature(type(made).step).parameters.get("closure")
+                if closure is not None and closure.default is closure.empty:
+                    raise ValueError(
+                        f"{type(made).__name__} steps by a closure, which twins do not have; give "
+                        "Twins(optimizer=lambda network: ...) another optimizer, or another reference"
+                    )
         self.loss = loss
         self.seed = seed
         self.ranks = ranks or Ranks()

@@ -195,11 +195,11 @@ class Kept:
         self._tell([part.name for part in changed if part not in restored or part.changed()] + sorted(used))
 
     def put_back(self) -> list[str]:
-        """Put back all that has changed and name it, but for caches, whose content follows from what is asked."""
-        changed = [part for part in self._parts if not isinstance(part, Cache) and part.changed(closely=True)]
+        """Put back all that has changed and name it, but for caches: what they keep follows from what is asked."""
+        changed = [part for part in self._parts if part.changed(closely=True)]
         for part in changed:
             _restored(part)
-        return [part.name for part in changed]
+        return [part.name for part in changed if not isinstance(part, Cache)]
 
     def restore(self) -> None:
         """Put back all that has changed."""

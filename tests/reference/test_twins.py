@@ -387,20 +387,22 @@ def test_what_twins_collect_over_an_epoch_does_not_grow(loaders, make_trainer, m
     class Collecting(make_net):
         def __init__(self):
             super().__init__()
-            self.losses = []
+            self.losses, self.outputs = [], {"train": []}
 
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             self.losses.append(loss)
+            self.outputs["train"].append(loss)
             return loss
 
         def on_train_epoch_end(self):
-            assert len(self.losses) == 4
+            assert len(self.losses) == len(self.outputs["train"]) == 4
             self.losses.clear()
+            self.outputs["train"].clear()
 
     watching = monitor(Twins(Collecting))
     fit(make_trainer(watching, logger=False), Collecting(), loaders)
-    assert [twin.losses for twin in watching.observer.twins.networks] == [[], []]
+    assert [twin.losses + twin.outputs["train"] for twin in watching.observer.twins.networks] == [[], []]
 
 
 def test_a_trial_of_one_batch_has_twins_too(loaders, make_trainer, make_net, net):
@@ -561,6 +563,9 @@ def test_twins_that_cannot_be_trained_are_refused_with_what_to_give(loaders, mak
     others = list(net.parameters())
     with pytest.raises(MisconfigurationException, match=r"made a Linear, which has no training_step and no configure"):
         fit(make_trainer(monitor(Twins(lambda: nn.Linear(4, 2))), logger=False), net, loaders)
+    stepping = Twins(network, loss=loss, optimizer=lambda net: torch.optim.LBFGS(net.parameters()))
+    with pytest.raises(MisconfigurationException, match=r"LBFGS steps by a closure, .* Twins\(optimizer=lambda"):
+        fit(make_trainer(monitor(stepping), logger=False), net, loaders)
     theirs = Twins(network, loss=loss, optimizer=lambda _: torch.optim.SGD(others, lr=0.1))
     with pytest.raises(MisconfigurationException, match=r"parameters that are not the twin's; .* Twins\(optimizer="):
         fit(make_trainer(monitor(theirs), logger=False), net, loaders)
