@@ -159,9 +159,9 @@ def learn_baseline(
     """Learn the vector that stands for an absent word best: by which interactions of groups of words are smallest.
 
     As in the code of the papers' authors: E|v(A∪B∪C) - v(A∪C) - v(B∪C) + v(C)| over disjoint groups A and B of one to
-    three words and C, all the others or any number of them, is made less by momentum SGD on the vector alone, of a draw a
-    step in the place of their ten. It is a choice of what absence means, not a measurement: interactions by different
-    baselines cannot be compared.
+    three words and C, all the others or any number of them, is made less by momentum SGD on the vector alone, with one
+    draw a step where they take the mean of ten. It is a choice of what absence means, not a measurement: interactions
+    by different baselines cannot be compared.
 
     Args:
         model: the network; it is left as it was, gradients included.
