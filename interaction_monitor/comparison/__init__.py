@@ -27,8 +27,7 @@ from interaction_monitor.comparison.comparison import (
 from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional import highest_bit_first
 from interaction_monitor.outputs import Output
-from interaction_monitor.players.base import Players
-from interaction_monitor.players.player_map import PlayerMap
+from interaction_monitor.players import PlayerMap, Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record
 from interaction_monitor.settings import ForwardFunc, Settings
@@ -280,6 +279,7 @@ def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tens
         [0.0, 10.0, 20.0, 30.0]
     """
     values = _published(path).double()
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # those of the BERTs are columns
     if masks is None:
         return highest_bit_first(values)
     present = _published(masks) != 0

@@ -555,6 +555,8 @@ def test_published_files_are_renumbered(tmp_path, suffix):
         torch.save(rewards, file)
     expected = [float(sum(10**p for p in range(3) if coalition >> p & 1)) for coalition in range(8)]
     assert read_published(file).tolist() == expected
+    np.save(tmp_path / "Iand_1.npy", rewards[:, None].numpy())  # a column, as the code for two BERTs saves them
+    assert read_published(tmp_path / "Iand_1.npy").tolist() == expected
     with pytest.raises(ValueError, match=r"must end in \.npy"):
         read_published(tmp_path / "rewards.txt")
     torch.save({"a": rewards}, tmp_path / "several.pth")
