@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gallery.replay import replay
 from gallery.stored import Stored, load_all
@@ -152,10 +153,23 @@ def flat_histories(
     Returns:
         How many false ones, of how many.
     """
-    generator = np.random.default_rng(seed)
     false = total = 0
+    for history in flat_strengths(runs, replicates=replicates, seed=seed, length=length, rising=rising):
+        tracker = PhaseTracker()
+        for look, strength in enumerate(history):
+            state = tracker.update(epoch=look, strength=strength)
+        false += state.phase == "two"
+        total += 1
+    return false, total
+
+
+def flat_strengths(
+    runs: Sequence[Stored], *, replicates: int, seed: int = 0, length: int = 40, rising: bool = True
+) -> Iterator[Tensor]:
+    """Give the strengths, (E, S, n), of such histories; the arguments are those of `flat_histories`."""
+    generator = np.random.default_rng(seed)
     for stored in runs:
-        fitted = valley(replay(stored).column("mean_order"))
+        fitted, measured = valley(replay(stored).column("mean_order")), stored.strength["and-or"]
         turn, fall = fitted.turn, fitted.fall
         if fall < 0.2 or turn < 3:
             continue
@@ -164,13 +178,8 @@ def flat_histories(
             near = near[near < mattered]
         for _ in range(replicates):
             order = np.concatenate((np.arange(turn + 1), generator.choice(near, length)))
-            samples = generator.integers(stored.strength["and-or"].shape[1], size=stored.strength["and-or"].shape[1])
-            tracker = PhaseTracker()
-            for look, index in enumerate(order):
-                state = tracker.update(epoch=look, strength=torch.tensor(stored.strength["and-or"][index][samples]))
-            false += state.phase == "two"
-            total += 1
-    return false, total
+            samples = generator.integers(measured.shape[1], size=measured.shape[1])
+            yield torch.tensor(measured[order][:, samples])
 
 
 def known_with(run: Detected, every: int, *, denser: bool) -> tuple[int | None, int]:

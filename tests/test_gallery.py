@@ -16,6 +16,7 @@ from gallery.detection import detect, flat_histories, known_with
 from gallery.fewer_players import FOLDER, restrict
 from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
 from gallery.ingredients import splits, with_wrong_labels
+from gallery.other_curves import known_by
 from gallery.reference_runs import CURVES, FAMILIES, KINDS
 from gallery.reference_runs import train as train_beside
 from gallery.replay import fewer_measurements, fewer_samples, replay
@@ -214,6 +215,25 @@ def test_denser_measuring_around_a_turn_costs_less_than_measuring_each_epoch(det
     denser, fewer = known_with(run, 4, denser=True)
     assert denser <= delay + 1
     assert fewer < 0.7 * taken
+
+
+def test_other_curves_are_put_to_the_trackers_tests(detected):
+    some = [run for run in detected if run.stored.run.network in ("LeNet", "VGG-6")]
+    known = [known_by(torch.tensor(run.stored.strength["and-or"]))["mean order, high orders"] for run in some]
+    assert known == [run.known for run in some]
+
+
+def test_the_sum_of_curves_that_tell_the_same_tells_it_too():
+    generator = torch.Generator().manual_seed(0)
+    high = torch.tensor([0.5, 0.3, 0.2, 0.1, 0.05, 0.04, 0.04, 0.05, *torch.linspace(0.07, 0.3, 12).tolist()])
+    mixed = high[:, None] * torch.empty(len(high), 30).uniform_(0.8, 1.2, generator=generator)
+    strength = torch.zeros(len(high), 30, 6)  # orders one and six alone, so both curves are the part of order six
+    strength[..., 0], strength[..., 5] = 1 - mixed, mixed
+    alone = {name: {name: 1} for name in ("mean order", "high orders", "above one", "sum")}
+    known = known_by(strength, alone)
+    assert 8 <= known["sum"] <= 12
+    assert set(known.values()) == {known["sum"]}
+    assert set(known_by(strength[:8], alone).values()) == {None}
 
 
 def test_rank_correlation_is_scipys():
