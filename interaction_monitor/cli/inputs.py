@@ -63,13 +63,13 @@ def path(text: str) -> Path:
 
 def count_or_share(text: str) -> int | float:
     """Read a number of interactions, or a percentage as a share below 1."""
-    value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < (1 if text.endswith("%") else math.inf):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be 1 or more, or between 0% and 100%, but is {text}")
     return value
-
-
-count_or_share.__name__ = "number or percentage"  # argparse names it in its refusal
 
 
 def find_record(folder: Path) -> Path:

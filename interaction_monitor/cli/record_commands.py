@@ -190,9 +190,10 @@ def _ratio(arguments: argparse.Namespace) -> None:
     from interaction_monitor.plots.theory_figures import norm_ratio_figure
     from interaction_monitor.theory import norm_ratio
 
-    levels = torch.logspace(-10, 3, 131, dtype=torch.float64)
     for n in arguments.players:
-        ratio = norm_ratio(n, levels)
+        # The more players, the less noise it takes for the middle orders to come.
+        lowest = -10 - n // 2
+        ratio = norm_ratio(n, torch.logspace(lowest, 3, 10 * (3 - lowest) + 1, dtype=torch.float64))
         breaking = ((ratio.diff(dim=0) <= 0).any(0).nonzero()[:, 0] + 1).tolist()
         falls = "every ratio falls as the noise fades"
         if breaking:

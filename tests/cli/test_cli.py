@@ -465,13 +465,15 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(planted_run, tmp_path,
 
 def test_the_ratio_says_whether_the_proposition_holds(tmp_path, capsys):
     picture = tmp_path / "made" / "ratio.png"
-    assert cli.main(["ratio", "--players", "4", "11", "12", "--out", str(picture)]) == 0
+    assert cli.main(["ratio", "--players", "4", "11", "12", "16", "--out", str(picture)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "n = 4: every ratio falls as the noise fades; all are above 1"
     # docs/theory.md: by 4e-6 with eleven players, and by more with twelve
     one = "n = 11: as the noise fades, the ratio of order 1 rises somewhere; the least ratio is 1 - 3.9e-06 (order 1)"
     assert lines[1] == one
-    assert re.match(r"n = 12: .* of orders 1, 2 rises .* the least ratio is 1 - 2\.\de-04 \(order 1\)$", lines[2])
+    assert re.match(r"n = 12: .* of orders 1, 2 rises .* the least ratio is 1 - 2\.6e-04 \(order 1\)$", lines[2])
+    # that of order five at noise of 3e-12, as arithmetic of 60 digits confirms
+    assert lines[3].startswith("n = 16: as the noise fades, the ratio of orders 1, 2, 3, 4, 5 rises somewhere;")
     assert imread(picture).std() > 0
     assert "ends in .png, .pdf or .svg" in refused(capsys, "ratio", "--out", tmp_path / "ratio.xyz")
     assert "--players must be at least 2" in refused(capsys, "ratio", "--players", 1, "--out", picture)

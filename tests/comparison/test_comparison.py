@@ -511,7 +511,7 @@ def test_the_command_counts_what_it_is_told_to(record, tmp_path: Path, capsys, m
     assert "--k must be at most 31, as many as there are, but is 32" in refused(capsys, *command, "--k", 32)
     with pytest.raises(SystemExit):
         cli.main(["compare", *command, "--k", "0%"])
-    assert "invalid number or percentage value: '0%'" in capsys.readouterr().err
+    assert "must be 1 or more, or between 0% and 100%, but is 0%" in capsys.readouterr().err
 
 
 def test_the_background_is_averaged_over_its_intensities():
