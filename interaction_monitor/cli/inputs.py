@@ -148,6 +148,38 @@ def require_writable(folder: Path, *, option: str = "--out") -> None:
         raise CommandError(f"{folder} cannot be written; choose another place by {option}")
 
 
+def require_report(file: Path) -> None:
+    """Refuse a place for a report where something else lies, which a mistyped --out would destroy.
+
+    Raises:
+        CommandError: if there is a folder, or a file that is no report; or if none can be written there.
+    """
+    if file.is_dir():
+        raise CommandError(f"{file} is a folder; give --out the name of a file")
+    if file.exists() and not _is_report(file):
+        raise CommandError(f"{file} is there already and is no report; give --out another name, or remove the file")
+    require_writable(file.parent)
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return head.startswith(b"<!DOCTYPE html>") and b"<title>Interactions of " in head
+
+
+def require_picture(file: Path, option: str) -> None:
+    """Refuse a file that cannot be a picture, or cannot be written.
+
+    Raises:
+        CommandError: that names the option.
+    """
+    if file.suffix not in (".png", ".pdf", ".svg"):
+        raise CommandError(f"{option} must be a file that ends in .png, .pdf or .svg, but is {file}")
+    require_writable(file.parent, option=option)
+
+
 @contextmanager
 def writing(folder: Path, *, option: str = "--out") -> Iterator[None]:
     """Make a folder, now that there is something to put into it, and say where else it could go if that fails.

@@ -325,9 +325,7 @@ class TestCommand:
         assert "choose another place by --out" in capsys.readouterr().err
 
     def test_says_how_to_get_jinja(self, planted_run, monkeypatch, capsys):
-        from interaction_monitor.cli import record_commands
-
-        monkeypatch.setattr(record_commands, "find_spec", lambda name: None)
+        monkeypatch.setattr(cli, "find_spec", lambda name: None)
         assert cli.main(["report", str(planted_run().folder)]) == 2
         assert "pip install 'interaction-monitor[report]'" in capsys.readouterr().err
 
