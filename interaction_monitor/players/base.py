@@ -1,19 +1,26 @@
-"""What all kinds of players have in common."""
+"""What kinds of players have in common: how they are drawn, what stands for the absent, and planes cut into cells."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import describe
+from interaction_monitor._checks import describe, require_whole
+from interaction_monitor._portable import draw
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe, require_probe
 
 Baseline = float | Tensor | Callable[[Tensor], "Tensor | float"]
+_COLOURS = (1, 3, 4)
+# How far the proportions of a map may be from those of the image: borders that convolutions cut off, odd sizes.
+_ALIKE = math.log(1.6)
+_EQUAL = math.log(1.05)
 
 
 class Players(ABC):
@@ -128,3 +135,138 @@ def resolve_baseline(baseline: Baseline, masked: Tensor, *, n_samples: int) -> f
             f"{limits} (samples first)"
         )
     return fitted.clone()
+
+
+def image_is_channels_last(image: Tensor) -> bool:
+    """Tell whether images (S, ., ., .) have as many channels as colours on the last axis, and not on the second."""
+    return image.shape[3] in _COLOURS and image.shape[1] not in _COLOURS
+
+
+def image_size(probe: Probe) -> tuple[int, int] | None:
+    """Return height and width of the images among the inputs; None if there are none, or of several sizes."""
+    inputs = probe.inputs.values() if isinstance(probe.inputs, dict) else [probe.inputs]
+    sizes = {
+        (x.shape[1], x.shape[2]) if image_is_channels_last(x) else (x.shape[2], x.shape[3])
+        for x in inputs
+        if x.ndim == 4
+    }
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def map_is_channels_last(maps: Tensor, image: tuple[int, int] | None) -> bool | None:
+    """Find out whether maps are (B, H, W, C) and not (B, C, H, W): their proportions are those of the image.
+
+    Args:
+        maps: (B, ., ., .).
+        image: height and width of the image; None takes maps to be square.
+
+    Returns:
+        None where neither is likely. Where both are, channels come first, as in torch, unless the proportions are the
+        image's with channels last alone.
+    """
+    first, last = (_distortion(maps.shape[a], maps.shape[a + 1], image or (1, 1)) for a in (2, 1))
+    if image is None:
+        return False if first <= last or last > 0 else None
+    if min(first, last) > _ALIKE:
+        return None
+    return first > _ALIKE or last < _EQUAL < first
+
+
+def _distortion(height: int, width: int, image: tuple[int, int]) -> float:
+    return abs(math.log(image[0] / height) - math.log(image[1] / width))
+
+
+def plane_of(n_tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the height and width of so many tokens in the proportions of the image, if there are such."""
+    # Square patches of some size, side by side; what is left over at the border is cut off.
+    for patch in range(1, min(image) + 1):
+        plane = image[0] // patch, image[1] // patch
+        if n_tokens == plane[0] * plane[1]:
+            return plane
+    # Patches that overlap, or several pictures of one size.
+    divisor = math.gcd(*image)
+    high, wide = image[0] // divisor, image[1] // divisor
+    side = math.isqrt(max(n_tokens, 0) // (high * wide))
+    return (side * high, side * wide) if side and side * side * high * wide == n_tokens else None
+
+
+class _Patches(Protocol):
+    """What the patch players have in common."""
+
+    @property
+    def grid(self) -> int: ...
+    @property
+    def margin(self) -> int: ...
+    @property
+    def n_players(self) -> int: ...
+
+
+def check_grid(patches: _Patches) -> None:
+    """Refuse a grid whose inner cells are fewer than the players.
+
+    Raises:
+        ValueError: that says how many cells there are.
+        TypeError: if one of the numbers is not whole.
+    """
+    grid, margin, n_players = patches.grid, patches.margin, patches.n_players
+    require_whole(patches, grid=grid, margin=margin, n_players=n_players)
+    if grid < 1 or margin < 0 or n_players < 1:
+        raise ValueError(f"grid={grid} and n_players={n_players} must be at least 1 and margin={margin} at least 0")
+    inner = max(0, grid - 2 * margin)
+    if n_players > inner**2:
+        raise ValueError(
+            f"n_players={n_players} is more than the {inner**2} cells of the central {inner}x{inner} region "
+            f"of a {grid}x{grid} grid with margin={margin}; take fewer players, a finer grid or a smaller "
+            "margin"
+        )
+
+
+def cell_index(size: int, grid: int) -> Tensor:
+    """Return which of `grid` intervals each of `size` positions is in: interval i begins at i*size//grid.
+
+    Examples:
+        >>> cell_index(7, 3)
+        tensor([0, 0, 1, 1, 2, 2, 2])
+    """
+    starts = [i * size // grid for i in range(grid + 1)]
+    return torch.repeat_interleave(torch.arange(grid), torch.tensor(starts).diff())
+
+
+def draw_cells(patches: _Patches, n_samples: int, size: Sequence[int], *, seed: int) -> Tensor:
+    """Draw cells of a grid for each sample and label the positions in them.
+
+    The plane is cut into grid x grid cells as even as whole positions allow. Of the cells that are at least
+    `margin` away from the border, `n_players` are drawn per sample (`draw(..., seed, sample)`) and numbered
+    in reading order.
+
+    Returns:
+        (n_samples, height, width) int64, -1 outside the drawn cells.
+
+    Raises:
+        ValueError: if the plane has fewer rows or columns than the grid.
+    """
+    height, width = size
+    grid = patches.grid
+    if height < grid or width < grid:
+        raise ValueError(
+            f"the map to mask is {height}x{width} (height x width), too small for a {grid}x{grid} grid; take "
+            f"grid={min(height, width)} or less, or an earlier layer"
+        )
+    inner = range(patches.margin, grid - patches.margin)
+    cells = [(row, column) for row in inner for column in inner]
+    labels = torch.full((n_samples, grid, grid), -1, dtype=torch.int64)
+    for sample in range(n_samples):
+        for player, chosen in enumerate(sorted(draw(len(cells), patches.n_players, seed, sample))):
+            row, column = cells[chosen]
+            labels[sample, row, column] = player
+    return labels[:, cell_index(height, grid)][:, :, cell_index(width, grid)]
+
+
+def channel_baseline(
+    baseline: Baseline, maps: Tensor, *, n_samples: int, channels_last: bool = False
+) -> float | Tensor:
+    """Resolve a baseline of maps (S or 1, C, H, W) or (S or 1, H, W, C), where a vector has a value per channel."""
+    value = baseline(maps) if callable(baseline) else baseline
+    if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1 and not channels_last:
+        value = value[:, None, None]
+    return resolve_baseline(value, maps, n_samples=n_samples)

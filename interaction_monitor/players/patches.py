@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
-from interaction_monitor.players.base import Baseline, Players, resolve_baseline
-from interaction_monitor.players.grid import (
+from interaction_monitor.players.base import (
+    Baseline,
+    Players,
     channel_baseline,
     check_grid,
     draw_cells,
@@ -17,6 +18,7 @@ from interaction_monitor.players.grid import (
     image_size,
     map_is_channels_last,
     plane_of,
+    resolve_baseline,
 )
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe

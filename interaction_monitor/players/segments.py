@@ -11,8 +11,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
 from interaction_monitor._portable import draw
-from interaction_monitor.players.base import Baseline, Players, require_complete, resolve_baseline
-from interaction_monitor.players.grid import cell_index
+from interaction_monitor.players.base import Baseline, Players, cell_index, require_complete, resolve_baseline
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 

@@ -21,7 +21,7 @@ from interaction_monitor.history import History, Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record import encoding, files, manifest, tables
+from interaction_monitor.record import encoding, files, manifest
 from interaction_monitor.record.encoding import Measurements
 from interaction_monitor.record.files import RecordError, copy_file, measurement_path, write_arrays
 from interaction_monitor.record.manifest import Progress
@@ -98,11 +98,11 @@ class Record:
         """
         folder = manifest.require_free(Path(folder))
         facts, arrays = encoding.describe(players, probe)
-        run = manifest.make(settings=dict(settings), **facts)
+        run = manifest.make(dict(settings), facts)
         manifest.prepare(folder)
         for name, of_file in arrays.items():
             write_arrays(folder / name, of_file)
-        tables.write_rows(folder / files.HISTORY, History(), players.n_players)
+        encoding.write_rows(folder / files.HISTORY, History(), players.n_players)
         # Last, because a folder counts as a record from the moment that it has a run.json.
         manifest.write(folder, run)
         return cls(folder, run, History())
@@ -125,7 +125,7 @@ class Record:
         """
         folder = Path(folder)
         run = manifest.read(folder)
-        whole, left_out, ignored = tables.read_whole(folder, run["n_samples"], run["n_players"])
+        whole, left_out, ignored = encoding.read_whole(folder, run["n_samples"], run["n_players"])
         if left_out:
             warnings.warn(f"{len(left_out)} of {len(whole) + len(left_out)} measurements: {left_out[0]}", stacklevel=2)
         return cls(folder, run, whole, left_out=left_out, ignored=ignored)
@@ -150,7 +150,7 @@ class Record:
         """
         record = cls.open(folder)
         history = record.history if up_to is None else record.history.until(*up_to)
-        tables.set_back(record.folder, record.history, len(history), record.n_players)
+        manifest.set_back(record.folder, record.history, len(history), record.n_players)
         return cls(record.folder, record._run, history)
 
     @classmethod
@@ -176,7 +176,7 @@ class Record:
             copy_file(record.folder / name, target / name)
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
-        tables.write_rows(target / files.HISTORY, history, record.n_players)
+        encoding.write_rows(target / files.HISTORY, history, record.n_players)
         manifest.write(target, dict(record._run))
         return cls(target, record._run, history)
 
@@ -196,10 +196,10 @@ class Record:
         history = History([*self.history, row])
         arrays = encoding.pack_measurement(measurement, self.n_samples, self.n_players)
         write_arrays(measurement_path(self.folder, row.position), arrays)
-        tables.write_rows(self.folder / files.HISTORY, history, self.n_players)
+        encoding.write_rows(self.folder / files.HISTORY, history, self.n_players)
         self.history = history
         with suppress(OSError):  # it is tried again at the next measurement
-            tables.drop_measured(self.folder, row.position, self.n_players)
+            manifest.drop_measured(self.folder, row.position, self.n_players)
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ class Record:
     @property
     def waiting(self) -> History:
         """What was measured after the checkpoint from which the run was resumed, and not yet again."""
-        return tables.read_waiting(self.folder, self.n_players)
+        return manifest.read_waiting(self.folder, self.n_players)
 
     @property
     def progress(self) -> Progress:

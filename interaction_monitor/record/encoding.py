@@ -5,6 +5,8 @@ Every array's dtype and shape follows from `run.json`, so a file is known to be 
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,14 +16,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interaction_monitor.history import History, Row, csv_columns
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record.files import PLAYERS, PROBE, RecordError, Shape, read_arrays
+from interaction_monitor.record.files import (
+    HISTORY,
+    MEASUREMENTS,
+    PLAYERS,
+    PROBE,
+    RUN,
+    RecordError,
+    Shape,
+    check_arrays,
+    measurement_path,
+    read_arrays,
+    read_text,
+    write_bytes,
+)
 
 # No OR interactions were measured, which would be all zeros; or there was no reference.
 OPTIONAL = frozenset({"or_", "generalizing", "held"})
 _PER_GAME = ("v", "and_", "or_")
+_LONGEST = 2**28  # bytes of `history.csv`, some hundred thousand measurements
 _SCALARS = ("tau", "mean_order", "forward_seconds", "extraction_seconds")
 
 
@@ -206,3 +223,74 @@ class Measurements(Sequence[Measurement]):
             n_samples, n_players = self._sizes
             return Measurements(self._paths[index], n_samples=n_samples, n_players=n_players)
         return read_measurement(self._paths[index], *self._sizes)
+
+
+def write_rows(path: Path, history: History, n_players: int) -> None:
+    """Put the rows of a history in place whole.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written; the old file is untouched then.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, csv_columns(n_players), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history.to_csv())
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_rows(path: Path, n_players: int) -> History:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        RecordError: If the file is missing, damaged or of another number of players; the message names the line.
+    """
+    text = read_text(path, limit=_LONGEST)
+    advice = "restore it from a copy, or delete the lines from there on to keep what comes before"
+    # Rows end with a line break, so a file that does not was cut off, perhaps within a number.
+    if not text.endswith("\n"):
+        raise RecordError(f"{path} is cut off in its last line; {advice}")
+    reader = csv.DictReader(io.StringIO(text), restkey="", restval=None)
+    history = History()
+    try:
+        if not set(csv_columns(n_players, optional=False)) <= set(reader.fieldnames or ()):
+            raise ValueError(f"its first line does not name the columns of {n_players} players")
+        for cells in reader:
+            row = Row.from_csv(cells)
+            if row.n_players != n_players:
+                raise ValueError(f"it has {row.n_players} orders, {RUN} says {n_players} players")
+            history.append(row)
+    except (ValueError, csv.Error) as error:
+        raise RecordError(f"{path}, line {reader.line_num}: {error}; {advice}") from error
+    return history
+
+
+def read_whole(folder: Path, n_samples: int, n_players: int) -> tuple[History, tuple[str, ...], tuple[str, ...]]:
+    """Read the rows of a record whose arrays are there and whole.
+
+    Returns:
+        The rows; the measurements that are missing or damaged, and the arrays without a row, one sentence each.
+
+    Raises:
+        RecordError: As `read_rows`.
+    """
+    found = read_rows(folder / HISTORY, n_players)
+    arrays = measurement_arrays(n_samples, n_players)
+    whole, left_out = History(), []
+    for row in found:
+        damage = _damage(measurement_path(folder, row.position), arrays)
+        if damage is None:
+            whole.append(row)
+        else:
+            left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
+    named = {measurement_path(folder, row.position).name for row in found}
+    orphans = sorted({path.name for path in folder.glob(f"{MEASUREMENTS}/*.npz")} - named)
+    ignored = (f"{MEASUREMENTS}/{name} has no row in {HISTORY} and is ignored" for name in orphans)
+    return whole, tuple(left_out), tuple(ignored)
+
+
+def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
+    try:
+        check_arrays(path, arrays, optional=OPTIONAL)
+    except RecordError as error:
+        return error
+    return None

@@ -1,10 +1,9 @@
-"""The file `run.json`: what a run was asked to do, the shapes of all else, and the folder it makes a record.
+"""The file `run.json`, the folder it makes a record, and what a resumed run goes by.
 
-Whatever reads a record relies on these numbers and names, so they are checked once, when it is opened.
-
-Beside it `progress.json` says how far the run had come. It is asked only where a run is resumed: are the rows behind a
-checkpoint those of the same run, which was killed before it could write the next one, or is somebody going another way
-from there?
+What `run.json` holds, settings and the shapes of all else, is checked once, when it is opened, and relied on. Beside it
+`progress.json` says how far the run had come. It is asked only where a run is resumed: are the rows behind a checkpoint
+those of the same run, which was killed before it could write the next one, or is somebody going another way from there?
+In the first case they wait in `set_aside/`, a folder like a record's but without `run.json`, to be taken again.
 """
 
 from __future__ import annotations
@@ -17,12 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from interaction_monitor._checks import is_number
+from interaction_monitor.history import History
+from interaction_monitor.record.encoding import read_rows, write_rows
 from interaction_monitor.record.files import (
+    HISTORY,
     MEASUREMENTS,
     PROGRESS,
     RUN,
+    WAITING,
     RecordError,
+    copy_file,
     is_record,
+    measurement_name,
+    measurement_path,
     read_text,
     remove_leftovers,
     write_bytes,
@@ -38,40 +44,15 @@ _LARGEST_N = 30  # no run can measure 2^30 outputs per sample; a larger number c
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
-def make(
-    *,
-    settings: dict[str, Any],
-    n_samples: int,
-    n_players: int,
-    players: dict[str, Any],
-    probe: dict[str, Any],
-) -> dict[str, Any]:
-    """Put together what `run.json` holds, as it will be read back.
-
-    Args:
-        settings: What the monitor was asked to do.
-        n_samples: Number of probe samples.
-        n_players: Number of players.
-        players: What is known of the players beside their arrays.
-        probe: What is known of the samples beside their arrays.
-
-    Returns:
-        Dicts, lists, strings, numbers and None.
+def make(settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Put together what `run.json` holds, as it will be read back: settings, and what `encoding.describe` found.
 
     Raises:
         TypeError: If the settings hold something that JSON cannot.
         ValueError: If the settings hold NaN or infinity, which JSON cannot hold either.
     """
-    run = {
-        "format": _FORMAT,
-        "version": FORMAT_VERSION,
-        "settings": settings,
-        "n_samples": n_samples,
-        "n_players": n_players,
-        "players": players,
-        "probe": probe,
-        "packages": {package: found for package in _PACKAGES if (found := _version(package))},
-    }
+    packages = {package: found for package in _PACKAGES if (found := _version(package))}
+    run = {"format": _FORMAT, "version": FORMAT_VERSION, "settings": settings, **facts, "packages": packages}
     copy: dict[str, Any] = json.loads(_text(run))
     check(copy)
     return copy
@@ -210,12 +191,8 @@ def _is_array(value: Any, first: int | None = None) -> bool:
 
 
 def _are_names(names: Any, n_samples: int) -> bool:
-    return (
-        isinstance(names, list)
-        and len(names) == n_samples
-        and all(isinstance(of_sample, list) for of_sample in names)
-        and all(isinstance(name, str) for of_sample in names for name in of_sample)
-    )
+    lists = isinstance(names, list) and len(names) == n_samples and all(isinstance(each, list) for each in names)
+    return lists and all(isinstance(name, str) for of_sample in names for name in of_sample)
 
 
 def _text(run: dict[str, Any]) -> str:
@@ -264,3 +241,60 @@ def read_progress(folder: Path) -> Progress:
         return Progress()
     known = type(checkpoint) is int and type(finished) is bool
     return Progress(checkpoint, finished) if known else Progress()
+
+
+def read_waiting(folder: Path, n_players: int) -> History:
+    """Return the rows that wait to be measured again; none where nothing does, or where they cannot be read."""
+    try:
+        return read_rows(folder / WAITING / HISTORY, n_players)
+    except RecordError:
+        return History()
+
+
+def set_back(folder: Path, history: History, kept: int, n_players: int) -> None:
+    """Keep the first measurements of a record; the others are put into `set_aside/`, beside those that wait there.
+
+    Args:
+        folder: The record's folder.
+        history: The measurements that are whole; arrays of others are removed.
+        kept: How many of them stay.
+        n_players: Number of players.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    remove_leftovers(folder)
+    # A run that is killed in here has its measurements twice, never not at all.
+    if len(history) > kept:
+        _keep_waiting(folder, history[kept:], n_players)
+    write_rows(folder / HISTORY, history[:kept], n_players)
+    staying = {measurement_path(folder, row.position) for row in history[:kept]}
+    for path in folder.glob(f"{MEASUREMENTS}/*.npz"):
+        if path not in staying:
+            path.unlink()
+
+
+def _keep_waiting(folder: Path, rows: History, n_players: int) -> None:
+    (folder / WAITING).mkdir(exist_ok=True)
+    for row in rows:
+        copy_file(measurement_path(folder, row.position), folder / WAITING / measurement_name(*row.position))
+    waiting = {row.position: row for row in (*read_waiting(folder, n_players), *rows)}
+    write_rows(folder / WAITING / HISTORY, History(waiting[position] for position in sorted(waiting)), n_players)
+
+
+def drop_measured(folder: Path, position: tuple[int, int], n_players: int) -> None:
+    """Remove from `set_aside/` what the run has measured again: all up to (epoch, step)."""
+    waiting = read_waiting(folder, n_players)
+    left = History(row for row in waiting if row.position > position)
+    if len(left) == len(waiting):
+        return
+    if len(left):
+        write_rows(folder / WAITING / HISTORY, left, n_players)
+        for row in waiting.until(*position):
+            (folder / WAITING / measurement_name(*row.position)).unlink(missing_ok=True)
+        return
+    (folder / WAITING / HISTORY).unlink(missing_ok=True)
+    remove_leftovers(folder / WAITING)
+    for path in (folder / WAITING).glob("epoch_*.npz"):
+        path.unlink(missing_ok=True)
+    (folder / WAITING).rmdir()

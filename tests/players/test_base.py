@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interaction_monitor.players import ImagePatches, PlayerMap
-from interaction_monitor.players.base import resolve_baseline
+from interaction_monitor.players.base import cell_index, resolve_baseline
 from interaction_monitor.probe import Probe
 
 IMAGES = Probe(torch.rand(6, 3, 16, 24), torch.arange(6))
@@ -183,3 +183,13 @@ def test_bad_baselines_are_refused(baseline, error, message):
 def test_half_a_baseline_does_not_fit_integers():
     with pytest.raises(ValueError, match=r"baseline=0.5 does not fit .* torch.uint8"):
         resolve_baseline(0.5, torch.zeros(1, 3, dtype=torch.uint8), n_samples=1)
+
+
+@given(st.integers(1, 300), st.integers(1, 40))
+def test_cells_are_even(size, grid):
+    if size < grid:
+        return
+    sizes = torch.bincount(cell_index(size, grid), minlength=grid)
+    assert sizes.sum() == size
+    assert sizes.max() - sizes.min() <= 1
+    assert (cell_index(size, grid).diff() >= 0).all()
