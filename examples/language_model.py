@@ -19,7 +19,7 @@ from examples import prompts, training
 from examples.datasets import squad
 from interaction_monitor import assign_players, measure
 from interaction_monitor.functional import members
-from interaction_monitor.language import last_token_logits, most_probable
+from interaction_monitor.language_models import last_token_logits, most_probable
 
 SMALL = {"smollm2": training.Size(samples=3)}
 FULL = training.Size(samples=100)

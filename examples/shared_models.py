@@ -27,7 +27,7 @@ from examples.datasets import Prompt, squad, sst2_sentences
 from interaction_monitor import Probe, assign_players
 from interaction_monitor.comparison import compare_outputs
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.language import last_token_logits, most_probable, read_baseline
+from interaction_monitor.language_models import last_token_logits, most_probable, read_baseline
 from interaction_monitor.players import Words
 
 KINDS = {"sentiment": "SequenceClassification", "next_word": "CausalLM"}

@@ -228,3 +228,58 @@ def cost_of(
         forwards = row * (count << n) / n_processes
         costs.append(Cost(n, count << n, forwards, extraction, held if with_memory else 0, estimated))
     return costs
+
+
+def cost_table(costs: Sequence[Cost], heading: str, *, n_players: int, epoch_seconds: float | None = None) -> str:
+    """Lay out what a measurement takes for each number of players.
+
+    Args:
+        costs: A line for each.
+        heading: What was timed.
+        n_players: The players that the network has; their line is marked.
+        epoch_seconds: What an epoch of training takes, to lay a measurement beside it; None leaves that out.
+    """
+    lines = [
+        f"{heading}, {torch.get_num_threads()} threads",
+        "",
+        f"{'players':>8}{'forwards':>13}{'they take':>11}{'extraction':>12}{'memory':>11}{'in all':>10}"
+        + ("   epochs of training" if epoch_seconds else ""),
+    ]
+    for cost in costs:
+        mark = "<" if cost.n_players == n_players else " "
+        extraction, total = duration(cost.extraction_seconds), duration(cost.seconds)
+        if math.isnan(cost.extraction_seconds):
+            extraction, total = "-", "-"
+        elif cost.estimated:
+            extraction, total = f"~{extraction}", f"~{total}"
+        line = (
+            f"{cost.n_players:>7}{mark}{cost.forwards:>13,}{duration(cost.forward_seconds):>11}"
+            f"{extraction:>12}{_bytes(cost.memory_bytes) if cost.memory_bytes else '-':>11}{total:>10}"
+        )
+        if epoch_seconds:
+            line += "" if math.isnan(cost.seconds) else f"{cost.seconds / epoch_seconds:>12.1f}"
+        lines.append(line)
+    notes = [f"< the players of the factory: n_players={n_players}"]
+    if any(cost.estimated for cost in costs):
+        notes.append("~ estimated from fewer players, each taking as many times longer as the last did; see --limit")
+    if any(math.isnan(cost.extraction_seconds) for cost in costs):
+        notes.append(f"- the extraction takes {MAX_PLAYERS} players at most; --interactions and takes more")
+    return "\n".join([*lines, "", *notes])
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with two digits and a unit.
+
+    Examples:
+        >>> duration(0.0312), duration(4.23), duration(75.0), duration(5400.0)
+        ('31 ms', '4.2 s', '75 s', '90 min')
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms" if seconds < 0.0995 else f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -94,8 +94,8 @@ def next_token_log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor
 
     Args:
         logits: (B, L, V), of which the last position counts, or (B, V). Where sentences are padded on the right, and
-            to form no other logits than these, give `forward_func=language.last_token_logits`.
-        targets: (B,) token ids: the word that follows, or, from `language.most_probable`, the one that the model
+            to form no other logits than these, give `forward_func=language_models.last_token_logits`.
+        targets: (B,) token ids: the word that follows, or, from `language_models.most_probable`, the one that the model
             expects.
 
     Returns:

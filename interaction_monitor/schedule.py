@@ -1,12 +1,22 @@
-"""When to measure: after which epochs or steps, and how much of the training time it may take."""
+"""When to measure: after which epochs or steps, how much of the training time it may take, and what it will take."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from torch import nn
+
+from interaction_monitor.cost import Cost, cost_of, duration
+from interaction_monitor.distributed import is_split
+from interaction_monitor.observer import Observer
+
+log = logging.getLogger(__name__)
 
 Schedule = Callable[[int], bool]
 
@@ -203,3 +213,85 @@ def most_measurements(schedule: Schedule, n_epochs: int | None) -> int | None:
     if n_epochs is None or n_epochs < 1 or not isinstance(schedule, (Every, LogSpaced)):
         return None
     return len({0, n_epochs} | {epoch for epoch in range(1, n_epochs + 1) if schedule(epoch)})
+
+
+# Fewer forwards take no longer than to time them.
+_WORTHWHILE = 1024
+_BRIEF = 5.0  # seconds of all measurements of a run that nobody minds
+_CHEAPER = 0.5  # of the present cost; two players less should make it a quarter, and timings are noisy
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the measurements of a run will take, and how to say so."""
+
+    cost: Cost
+    with_fewer: Cost | None  # with two players less; None where there are too few to do without
+    planned: tuple[int, int] | None = None  # measurements at most, in so many epochs; None where that is not known
+
+    def at_start(self) -> str:
+        """Say it before the first measurement."""
+        count = 0 if self.planned is None else self.planned[0]
+        number = f", {count} of them at most {duration(count * self.cost.seconds)}" if count else ""
+        return (
+            f"a measurement takes about {duration(self.cost.seconds)}{number} ({self.cost.forwards:,} masked forwards "
+            f"{duration(self.cost.forward_seconds)}, extraction {duration(self.cost.extraction_seconds)})"
+        )
+
+    def after_epoch(self, *, trained: float, measured: float, budget: Budget) -> str | None:
+        """Say what helps where the run will be measured for longer than trained; None where it will not, or is short.
+
+        Args:
+            trained: seconds of the first epoch.
+            measured: seconds of a measurement.
+            budget: what puts measurements off.
+        """
+        count, epochs = self.planned or (1, 1)
+        if trained <= 0 or count * measured <= max(epochs * trained, _BRIEF if self.planned else 0.1):
+            return None
+        text = f"an epoch of training takes {duration(trained)}, a measurement {duration(measured)}"
+        if self.planned is not None:
+            unit = "epoch" if epochs == 1 else "epochs"
+            text += f"; {count} of these {duration(count * measured)}, {epochs} {unit} {duration(epochs * trained)}"
+        if self.with_fewer is not None and self.with_fewer.seconds <= _CHEAPER * self.cost.seconds:
+            fewer = measured * self.with_fewer.seconds / self.cost.seconds
+            text += f"; n_players={self.with_fewer.n_players} makes a measurement about {duration(fewer)}"
+        if budget.most is not None and (self.planned is None or count > budget.spared):
+            first = f"after the first {budget.spared} they" if budget.spared else "they"
+            text += f"; {first} are put off to keep max_overhead={budget.most:g}"
+        return text
+
+
+def forecast(observer: Observer, model: nn.Module, planned: tuple[int, int] | None = None) -> Forecast | None:
+    """Estimate what a measurement takes, from a few forwards and a small extraction.
+
+    Args:
+        observer: what is to be measured, and how.
+        model: the module.
+        planned: measurements at most, in so many epochs.
+
+    Returns:
+        The estimate; None for a network in parts, where there is too little to measure, or where the trial fails.
+    """
+    n, n_samples = observer.players.n_players, len(observer.probe)
+    if observer.train is not None:
+        n_samples += len(observer.train[0])
+    if n_samples << n < _WORTHWHILE or is_split(model):  # one process alone cannot run a model in parts
+        return None
+    try:
+        # What there is to warn of, the measurement itself warns of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            costs = cost_of(
+                model,
+                observer.probe,
+                observer.players,
+                observer.settings,
+                n_players=(n, n - 2) if n >= 6 else (n,),
+                n_samples=n_samples,
+                n_processes=observer.ranks.size,
+            )
+    except Exception as error:
+        log.info("what a measurement takes is not known: %s: %s", type(error).__name__, error)
+        return None
+    return Forecast(costs[0], costs[1] if len(costs) > 1 else None, planned)

@@ -23,7 +23,7 @@ _POSITION = (
 )
 _NEXT_TOKEN = (
     'for the next token of a language model give output="next_token_log_odds" and Probe(inputs, ids of the token that '
-    "follows), or the probe from language.most_probable(model, probe)"
+    "follows), or the probe from language_models.most_probable(model, probe)"
 )
 
 

@@ -8,10 +8,9 @@ from torch import nn
 
 from interaction_monitor import Observer, Probe, assign_players, cost
 from interaction_monitor.cost import Cost, cost_of, extraction_bytes, extraction_seconds, seconds_per_forward
-from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.players import ImagePatches
-from interaction_monitor.schedule import Budget
+from interaction_monitor.schedule import Budget, Forecast, forecast
 from interaction_monitor.settings import Settings
 
 

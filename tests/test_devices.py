@@ -25,7 +25,7 @@ from interaction_monitor import (
     assign_players,
     functional,
     interpret,
-    language,
+    language_models,
     masked_outputs,
     measure,
     metrics,
@@ -418,15 +418,15 @@ class Speaking(nn.Module):
 
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_the_next_token_is_found_on_the_device(kind):
-    assert public(language) == {"last_token_logits", "learn_baseline", "most_probable", "read_baseline"}
+    assert public(language_models) == {"last_token_logits", "learn_baseline", "most_probable", "read_baseline"}
     sentences = {"input_ids": torch.arange(6).reshape(2, 3), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     model = Speaking()
-    expected = language.most_probable(model, Probe(sentences)).targets
+    expected = language_models.most_probable(model, Probe(sentences)).targets
     with PretendedDevice(kind) as pretended:
         model.to(pretended.device)
-        assert torch.equal(language.most_probable(model, Probe(sentences)).targets, expected)
+        assert torch.equal(language_models.most_probable(model, Probe(sentences)).targets, expected)
         there = Probe({name: pretended.put(x) for name, x in sentences.items()})
-        found = language.most_probable(model, there).targets
+        found = language_models.most_probable(model, there).targets
         assert found.device == pretended.device
         assert torch.equal(found.cpu(), expected)
 
@@ -436,10 +436,10 @@ def test_a_baseline_is_learned_on_the_device():
     words = players.Words([*"-abcde"], n_players=3, layer="embedding", baseline=torch.zeros(4), stop_words=())
     model, options = Speaking(), {"forward_func": lambda net, x: net(x).sum(1), "output": "log_odds", "epochs": 2}
     drawn = assign_players(model, words, probe)
-    expected = language.learn_baseline(model, probe, drawn, **options)
+    expected = language_models.learn_baseline(model, probe, drawn, **options)
     with PretendedDevice("cuda") as pretended:
         model.to(pretended.device)
-        found = language.learn_baseline(model, probe, drawn, **options)
+        found = language_models.learn_baseline(model, probe, drawn, **options)
         torch.testing.assert_close(found.cpu(), expected)
 
 

@@ -15,7 +15,7 @@ from transformers_runs import sentences, trained
 from interaction_monitor import InteractionMonitor, Probe, Record, console
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.history import History
-from interaction_monitor.language import last_token_logits
+from interaction_monitor.language_models import last_token_logits
 from interaction_monitor.players import FeaturePatches
 from interaction_monitor.reference import Twins
 from interaction_monitor.reference.taken_over import optimizer_like

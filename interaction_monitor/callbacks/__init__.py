@@ -24,7 +24,6 @@ from interaction_monitor.callbacks.errors import (
 )
 from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, choose
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forecast import Forecast, forecast
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.history import History
 from interaction_monitor.history.summary import scalars
@@ -38,7 +37,7 @@ from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress
 from interaction_monitor.record.files import is_record
 from interaction_monitor.reference.sources import Given, names_of
-from interaction_monitor.schedule import Schedule, budget_of, most_measurements
+from interaction_monitor.schedule import Forecast, Schedule, budget_of, forecast, most_measurements
 from interaction_monitor.settings import (
     ForwardFunc,
     Interactions,

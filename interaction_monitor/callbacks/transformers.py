@@ -62,7 +62,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
         probe: the samples to measure on; None takes `n_samples` of the first data set for evaluation.
         output: the scalar output, as there; "next_token_log_odds" is for causal language models.
         forward_func: how the model is called, (model, inputs) -> logits; None calls `model(**inputs)`.
-            `language.last_token_logits` is for causal language models.
+            `language_models.last_token_logits` is for causal language models.
         every_n_steps: what `InteractionMonitor` calls `every_n_train_steps`.
         train_loss: name of the training loss in the trainer's logs; None averages the losses of the steps, or takes
             "loss" where the trainer does not keep them.

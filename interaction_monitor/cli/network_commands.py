@@ -254,8 +254,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _benched(network: Network, arguments: argparse.Namespace) -> str:
-    from interaction_monitor.cost import cost_of
-    from interaction_monitor.forecast import cost_table
+    from interaction_monitor.cost import cost_of, cost_table
     from interaction_monitor.forward import assign_players
     from interaction_monitor.players.player_map import PlayerMap
     from interaction_monitor.settings import Settings

@@ -19,7 +19,7 @@ import interaction_monitor.forward as engine
 from interaction_monitor.forward import assign_players, batching, masked_outputs, masking
 from interaction_monitor.forward.batching import Chunk, LiveBytes, next_chunk
 from interaction_monitor.forward.masking import MaskedRows
-from interaction_monitor.language import last_token_logits, most_probable
+from interaction_monitor.language_models import last_token_logits, most_probable
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, Words
 from interaction_monitor.probe import Probe
 

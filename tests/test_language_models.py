@@ -8,9 +8,9 @@ import transformers
 from tally import Tally
 from torch import nn
 
-from interaction_monitor import language, outputs
+from interaction_monitor import language_models, outputs
 from interaction_monitor.forward import assign_players, masked_outputs
-from interaction_monitor.language import last_token_logits, learn_baseline, most_probable, read_baseline
+from interaction_monitor.language_models import last_token_logits, learn_baseline, most_probable, read_baseline
 from interaction_monitor.players import Words
 from interaction_monitor.probe import Probe
 
@@ -146,7 +146,7 @@ def test_the_groups_are_disjoint_and_a_third_of_the_time_nothing_else_is_absent(
     generator, n, drawn = torch.Generator().manual_seed(0), 7, 600
     everything = 0
     for _ in range(drawn):
-        union, with_a, with_b, c = language._groups(n, generator).tolist()
+        union, with_a, with_b, c = language_models._groups(n, generator).tolist()
         a, b = with_a & ~c, with_b & ~c
         assert not a & b
         assert (union, with_a, with_b) == (a | b | c, a | c, b | c)
