@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from interaction_monitor.forward.batching import Chunk
 from interaction_monitor.players.player_map import PlayerMap
@@ -198,3 +199,22 @@ def _goes_on(before: _Written, x: Tensor, chunk: Chunk) -> bool:
         and before.x.dtype == x.dtype
         and (before.x is x or before.x.equal(x))
     )
+
+
+def repeated(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat the rows of tensors that have one for each of the samples; those of one sample as a view."""
+
+    def widen(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.ndim == 0 or len(x) != len(samples):
+            return x
+        return x[:, None].expand(-1, repeat, *x.shape[1:]).flatten(0, 1)
+
+    return tree_map(widen, result)
+
+
+def repeated_rest(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat all but the first part of what the masked layer gave: that one is masked."""
+    if isinstance(result, Tensor):
+        return result
+    parts = [result[0], *(repeated(part, repeat, samples) for part in result[1:])]
+    return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)

@@ -1,10 +1,15 @@
-"""One masked forward: the logits of a model on a chunk of coalitions of a few samples."""
+"""One masked forward: the logits of a model on a chunk of coalitions of a few samples.
+
+The layers before the masked one need to run only once for all chunks of a sample. A forward cannot be entered in the
+middle, but what each module before that layer returned can be kept: in the next forward it is returned at once, and the
+module does not run. The model's own code between these modules runs as always.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -12,13 +17,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor.forward.batching import Chunk
-from interaction_monitor.forward.masking import MaskedRows
+from interaction_monitor.forward.masking import MaskedRows, repeated, repeated_rest
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
-from interaction_monitor.forward.prefix import Prefix, cloned, repeated
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import Settings
-from interaction_monitor.state import Kept
+from interaction_monitor.state import Kept, version_of
 
 Way = Literal["full", "spread", "replayed"]
 
@@ -50,8 +54,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.n_coalitions = 1 << self.players.n_players
-        name = self.players.layer
-        self._layer = None if name is None else find_layer(self.model, name)
+        self._layer = None if self.players.layer is None else find_layer(self.model, self.players.layer)
         self._one_size = self.players.layer is None and is_compiled(self.model)
         self.forget()
 
@@ -63,12 +66,11 @@ class Runner:
     def forget(self) -> None:
         """Let go of all memory that is kept from chunk to chunk."""
         self._masked = MaskedRows(self.players)
-        self._prefix = None if self._layer is None else Prefix(self.model, self._layer)
+        self._prefix = Prefix(self.model, self.model if self._layer is None else self._layer)
         self._most_samples = 0
 
     def logits(self, chunk: Chunk) -> Tensor:
         """Run the model on the rows of a chunk, whichever way it allows; the logits may share memory with the input."""
-        players = self.players
         self._most_samples = max(self._most_samples, len(chunk.samples))
         if self._one_size and len(chunk.samples) < self._most_samples:
             # A compiled model would be compiled again for a smaller chunk, so samples before it run once more.
@@ -78,9 +80,9 @@ class Runner:
             return self.spread_logits(chunk)
         if self.way == "replayed":
             return self.replayed_logits(chunk)
-        if players.layer is not None:
+        if self.players.layer is not None:
             return self.full_logits(chunk)
-        x = self.probe.entry(players.input_key)[1]
+        x = self.probe.entry(self.players.input_key)[1]
         masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
         if isinstance(self.probe.inputs, Tensor):
             return self.call(masked, len(chunk))
@@ -88,24 +90,21 @@ class Runner:
 
     def spread_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on the samples alone, spreading the masked layer's output over the coalitions."""
-        prefix = self._known_prefix()
-        known = prefix.samples == chunk.samples
-        if len(chunk.samples) > 1 or len(chunk.coalitions) == self.n_coalitions:
-            # The only chunk of these samples.
+        prefix = self._prefix
+        if len(chunk.samples) > 1 or len(chunk.coalitions) == self.n_coalitions:  # the only chunk of these samples
             again: AbstractContextManager[None] = nullcontext()
         else:
-            again = prefix.replayed() if known else prefix.recorded(chunk.samples)
+            again = prefix.replayed() if prefix.samples == chunk.samples else prefix.recorded(chunk.samples)
         changed = self._changed(lambda x: self._masked.rows(x, chunk))
         return self.call(self._slice(chunk.samples), len(chunk), again, changed)
 
     def replayed_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on a copy of its sample for each row, without the modules before the masked layer."""
-        prefix = self._known_prefix()
-        if prefix.samples != chunk.samples:
-            self.call(self._slice(chunk.samples), len(chunk.samples), prefix.recorded(chunk.samples))
+        if self._prefix.samples != chunk.samples:
+            self.call(self._slice(chunk.samples), len(chunk.samples), self._prefix.recorded(chunk.samples))
         inputs = repeated(self._slice(chunk.samples), len(chunk.coalitions), chunk.samples)
         changed = self._changed(lambda x: self._masked.rows(x, chunk))
-        return self.call(inputs, len(chunk), prefix.replayed(len(chunk.coalitions)), changed)
+        return self.call(inputs, len(chunk), self._prefix.replayed(len(chunk.coalitions)), changed)
 
     def full_logits(self, chunk: Chunk) -> Tensor:
         """Run the whole model on a copy of its sample for each row."""
@@ -135,10 +134,6 @@ class Runner:
         if isinstance(inputs, Tensor):
             return masked
         return {name: masked if name == key else entry[rows] for name, entry in inputs.items()}
-
-    def _known_prefix(self) -> Prefix:
-        assert self._prefix is not None
-        return self._prefix
 
     def call(self, inputs: Inputs, batch_size: int, *around: AbstractContextManager[Any]) -> Tensor:
         """Return the logits of a batch.
@@ -170,23 +165,136 @@ class Runner:
             return (self.settings.forward_func or call_model)(self.model, inputs)
 
     def _slice(self, samples: range) -> Inputs:
-        inputs = self.probe.inputs
-        if isinstance(inputs, Tensor):
-            return inputs[samples.start : samples.stop]
-        return {name: entry[samples.start : samples.stop] for name, entry in inputs.items()}
+        part: Inputs = tree_map(lambda entry: entry[samples.start : samples.stop], self.probe.inputs)
+        return part
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
         """Let `change` replace the output of the masked layer."""
-        assert self._layer is not None
 
         def noted(x: Tensor) -> Tensor:
             # Under autocast the layers are coarser than the logits may look.
             self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
             return change(x)
 
-        return changed_output(self._layer, self.players.layer or "", noted)
+        return changed_output(self._prefix.layer, self.players.layer or "", noted)
 
 
 def _same(x: Any, copy: Any) -> bool:
     # Where there is a NaN they seem different, which costs copies and nothing else.
     return not isinstance(x, Tensor) or torch.equal(x, copy)
+
+
+@dataclass
+class _Recorded:
+    """What a module gave in one call."""
+
+    module: nn.Module
+    result: Any
+    copy: Any
+    versions: list[tuple[Tensor, int | None]]
+
+    @classmethod
+    def by(cls, module: nn.Module, result: Any) -> _Recorded:
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        return cls(module, result, tree_map(cloned, result), [(tensor, version_of(tensor)) for tensor in tensors])
+
+    def again(self) -> Any:
+        """Return it as it was, also where the code that followed has changed it in place."""
+        return self.result if self.unchanged else tree_map(cloned, self.copy)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing was written to it since."""
+        return all(version_of(tensor) == version is not None for tensor, version in self.versions)
+
+
+@dataclass
+class Prefix:
+    """What the modules before a layer returned, and the layer itself.
+
+    Attributes:
+        model: the whole.
+        layer: where the prefix ends.
+        samples: for which samples the outputs are; none at first.
+    """
+
+    model: nn.Module
+    layer: nn.Module
+    samples: range = range(0)
+    _recorded: list[_Recorded] = field(default_factory=list)
+
+    @contextmanager
+    def recorded(self, samples: range) -> Iterator[None]:
+        """Keep what the modules give in the forward inside the block."""
+        begun: list[int] = []
+        done: list[_Recorded] = []
+        ended = False
+
+        def begin(_module: nn.Module, _args: Any) -> None:
+            begun.append(len(done))
+
+        def end(module: nn.Module, _args: Any, result: Any) -> None:
+            nonlocal ended
+            first = begun.pop()
+            if ended:
+                return
+            # Where it is replayed, its parts do not run.
+            done[first:] = [_Recorded.by(module, result)]
+            ended = module is self.layer
+
+        self.samples = range(0)
+        # After the first time it is known which modules there are; asking all of a large model takes its time.
+        watched = dict.fromkeys(record.module for record in self._recorded) or self.model.modules()
+        with ExitStack() as hooks:
+            for module in watched:
+                # First, so that the user's own hooks change what is replayed as they changed it before.
+                hooks.callback(module.register_forward_pre_hook(begin, prepend=True).remove)
+                hooks.callback(module.register_forward_hook(end, prepend=True).remove)
+            yield
+        self.samples, self._recorded = samples, done
+
+    @contextmanager
+    def replayed(self, repeat: int = 1) -> Iterator[None]:
+        """Let the modules return what they returned before instead of running, in the forward inside the block.
+
+        Args:
+            repeat: how often each row of the outputs comes, except for those of the layer itself.
+        """
+        before = {record.module: record.module.__dict__.get("forward") for record in self._recorded}
+        calls: dict[nn.Module, list[Any]] = {}
+        for record in self._recorded:
+            result = record.again()
+            if repeat > 1:
+                widen = repeated_rest if record.module is self.layer else repeated
+                result = widen(result, repeat, self.samples)
+                if not record.unchanged:
+                    # Nobody can write to a view that has all rows in one place.
+                    result = tree_map(lambda x: x.contiguous() if isinstance(x, Tensor) else x, result)
+            calls.setdefault(record.module, []).append(result)
+        try:
+            for module, results in calls.items():
+                # Past nn.Module's own __setattr__, which takes its time.
+                module.__dict__["forward"] = _giving(results, module.forward)
+            yield
+        finally:
+            for module, forward in before.items():
+                module.__dict__.pop("forward", None)
+                if forward is not None:
+                    module.__dict__["forward"] = forward
+
+
+def _giving(results: list[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a forward that returns the results in turn, and runs once there are none left."""
+    waiting = iter(results)
+
+    def give(*args: Any, **kwargs: Any) -> Any:
+        for result in waiting:
+            return result
+        return forward(*args, **kwargs)
+
+    return give
+
+
+def cloned(x: Any) -> Any:
+    """Return a copy of a tensor, and anything else as it is."""
+    return x.clone() if isinstance(x, Tensor) else x

@@ -16,12 +16,15 @@ from torch import nn
 
 from interaction_monitor._checks import some
 from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
-from interaction_monitor.state._numbers import TensorPart, numbers_of, settings, take_numbers
+from interaction_monitor.state._numbers import TensorPart, numbers_of, settings, take_numbers, version_of
 from interaction_monitor.state._parts import Cache, Part
 from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
-__all__ = ["Kept", "answered", "evaluating", "preserved_rng", "same_numbers", "silent", "undisturbed", "uninitialized"]
+__all__ = [
+    "Kept", "answered", "evaluating", "preserved_rng", "same_numbers", "silent", "undisturbed", "uninitialized",
+    "version_of",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
