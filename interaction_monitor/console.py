@@ -15,6 +15,7 @@ from interaction_monitor.history.landmarks import (
     find_onset,
     find_overfitting,
     lowest_index,
+    lowest_test_loss,
     onset_index,
     places,
     rises_below_zero,
@@ -242,8 +243,7 @@ def advice(history: History) -> str:
     Returns:
         The sentence, without a full stop.
     """
-    began, onset, test = find_overfitting(history), find_onset(history), shown_losses(history).test
-    lowest = None if np.isnan(test).all() else int(np.nanargmin(test))
+    began, onset, lowest = find_overfitting(history), find_onset(history), lowest_test_loss(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
     if began is None and onset is None and history[-1].phase == "initial":
         watch = "" if lowest is None else " and watch the loss gap"

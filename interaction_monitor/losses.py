@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from interaction_monitor._portable import float64_device
-from interaction_monitor.distributed import Ranks, is_split
-from interaction_monitor.forward.model import call_model, device_of, logits_of
-from interaction_monitor.loading import join, size_of
-from interaction_monitor.probe import Probe
-from interaction_monitor.settings import Settings
-from interaction_monitor.state import undisturbed
+from interaction_monitor.distributed import Ranks
+from interaction_monitor.loading import size_of
 
-_CHUNK = 64  # samples of a forward
 LossPair = tuple[float | None, float | None]  # of training, of test
 TRAIN_NAMES = (
     *("train_loss_epoch", "train_loss", "train/loss_epoch", "train/loss"),
@@ -53,101 +45,6 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
             if math.isfinite(value):
                 return value
     return None
-
-
-def evaluated_loss(model: nn.Module, samples: Probe, settings: Settings) -> float | None:
-    """Return the mean cross-entropy of samples in evaluation mode, by the network as it is now.
-
-    What a run logs is of another network: a mean over an epoch in which the weights change and dropout is on.
-
-    Args:
-        model: the network; it is left as it was.
-        samples: with classes as targets.
-        settings: how the network is called.
-
-    Returns:
-        The loss in nats; None where the targets are no classes of the logits, or the loss is not finite.
-
-    Examples:
-        >>> samples = Probe(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
-        >>> round(evaluated_loss(nn.Linear(3, 3, bias=False), samples, Settings()), 3)  # three classes alike
-        1.099
-    """
-    targets = samples.targets
-    if targets is None or targets.ndim != 1 or targets.is_floating_point() or targets.is_complex():
-        return None
-    device = device_of(model, samples.inputs)
-    call, losses = settings.forward_func or call_model, []
-    with undisturbed(model) as kept:
-        for start in range(0, len(samples), _CHUNK):
-            chosen = range(start, min(start + _CHUNK, len(samples)))
-            part = samples.select(chosen).to(device)
-            with settings.forward_context():
-                logits = kept.run(partial(call, model, part.inputs))
-            found = logits_of(logits, len(chosen)).float()
-            if found.ndim != 2 or not 0 <= int(targets.min()) <= int(targets.max()) < found.shape[1]:
-                return None
-            assert part.targets is not None
-            losses.append(functional.cross_entropy(found, part.targets.long(), reduction="sum"))
-    mean = float(torch.stack(losses).sum()) / len(samples)
-    return mean if math.isfinite(mean) else None
-
-
-def evaluated_losses(model: nn.Module, train: Probe | None, test: Probe, settings: Settings, ranks: Ranks) -> LossPair:
-    """Return the losses of the network as it is on training and test samples, None for what cannot be known."""
-    found: LossPair = (None, None)
-    split = is_split(model)  # which all processes run together, on the same samples
-    train = ranks.of_first(train) if split else train
-    if train is not None and (split or ranks.rank == 0):
-        with suppress(Exception):  # it is told beside the interactions, which say what fails
-            found = evaluated_loss(model, train, settings), evaluated_loss(model, test, settings)
-    return ranks.of_first(found)
-
-
-class TrainingSamples:
-    """The first training samples that a run hands on, as many as the probe has, with the labels as trained on.
-
-    They are copied from the batches that come, so that no loader is read.
-
-    Args:
-        most: how many to keep.
-
-    Examples:
-        >>> samples = TrainingSamples(3)
-        >>> for _ in range(2):
-        ...     samples.add((torch.zeros(2, 5), torch.tensor([0, 1])))
-        >>> samples.probe.targets
-        tensor([0, 1, 0])
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.probe: Probe | None = None  # once there are enough
-        self._parts: list[Probe] = []
-        self._usable = True
-
-    def add(self, batch: Any) -> None:
-        """Take what is missing from a batch, `(x, y)` or a dict; one that is of another kind ends the collecting."""
-        if self.probe is not None or not self._usable:
-            return
-        missing = self.most - sum(map(len, self._parts))
-        try:
-            part = Probe.from_batch(batch)
-            self._parts.append(part.select(range(min(missing, len(part)))).map(lambda tensor: tensor.detach().cpu()))
-            if sum(map(len, self._parts)) == self.most:
-                self.probe = Probe(*join([(each.inputs, each.targets) for each in self._parts]))
-                self._parts = []
-        except Exception:  # whatever a run calls a batch must not end it
-            self._usable = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the samples as tensors, once there are enough."""
-        return {} if self.probe is None else {"inputs": self.probe.inputs, "targets": self.probe.targets}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the samples that `state_dict` gave."""
-        if state:
-            self.probe = Probe(state["inputs"], state["targets"])
 
 
 class BatchLosses:

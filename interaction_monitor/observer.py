@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
+from interaction_monitor.evaluated_losses import EvaluatedLosses, LossSamples
 from interaction_monitor.forward.precision import rounding_warning
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.losses import LossPair, TrainingSamples, evaluated_losses
+from interaction_monitor.losses import LossPair
 from interaction_monitor.measurement import Measurement, measure_jointly, with_rounding
 from interaction_monitor.outputs import Output
-from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.phases import PhaseState, PhaseTracker
 from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
@@ -61,8 +62,9 @@ class Observer:
             `observe`. None means that this process measures alone.
         train: training samples and their players, measured as well to see what carries over from them; this
             takes as long again for each of them. None leaves them out.
-        train_samples: training samples, with the labels as trained on, whose loss is laid beside the probe's at each
-            measurement, both in evaluation mode; None takes those of `train`.
+        train_samples: training samples, with the labels as trained on, and
+        test_samples: others, whose losses are evaluated at each measurement; of 200 or more each they are what the loss
+            gap is between. None takes those of `train` and the probe's.
         reference: other networks for the same task, trained on other samples, to see which part of the strength they
             have too: the folder of another run's record over the same probe and players, or the record; a trained
             network; a `reference.Checkpoint`; or several of these. They are measured once, by the first `observe`. Or
@@ -99,6 +101,7 @@ class Observer:
         ranks: Ranks | None = None,
         train: tuple[Probe, PlayerMap] | None = None,
         train_samples: Probe | None = None,
+        test_samples: Probe | None = None,
         reference: Given | None = None,
     ) -> None:
         require_drawn("Observer", probe, players)
@@ -115,8 +118,7 @@ class Observer:
             self.new_record = NewRecord(Path(record), plain_settings(self.settings))
         self.ranks = ranks or Ranks()
         self.train = train
-        self.train_samples = TrainingSamples(len(probe))
-        self.train_samples.probe = train_samples or (None if train is None else train[0])
+        self.loss_samples = LossSamples(probe, train=train_samples or (train and train[0]), test=test_samples)
         self.references = References.of(reference)
         self.history = History()
         self.last: Measurement | None = None
@@ -167,25 +169,21 @@ class Observer:
         forward_context: ForwardContext | None = None,
     ) -> Row:
         """Do as `observe`, but leave writing the record to `write_record`."""
-        settings = self._settings(forward_context)
         self.measure_references(model, forward_context=forward_context)
+        settings = replace(self.settings, forward_context=forward_context or self.settings.forward_context)
         measurement = measure_jointly(model, self.probe, self.players, settings, self.ranks)
         if self.ranks.rank == 0:  # which tells the others by its row
             measurement = with_rounding(measurement, model, self.probe, self.players, settings)
         if self.references is not None:
             measurement = self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
         train = None if self.train is None else measure_jointly(model, *self.train, settings, self.ranks)
-        evaluated = evaluated_losses(model, self.train_samples.probe, self.probe, settings, self.ranks)
-        losses = self._compared((train_loss, test_loss), evaluated)
-        state = self.tracker.update(
-            epoch=epoch, step=step, strength=measurement.strength, train_loss=losses[0], test_loss=losses[1]
-        )
+        evaluated = self.loss_samples.evaluate(model, settings, self.ranks, step=step)
+        state = self._advance((train_loss, test_loss), evaluated, epoch, step, measurement.strength)
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
         before = self.last
         if before is None and self.record is not None and len(self.record.history):
             before = self.record.measurements[-1]  # a resumed run has it in its record alone
-        row = replace(row, evaluated_train_loss=evaluated[0], evaluated_test_loss=evaluated[1])
-        row = replace(row, **from_before(before, measurement))
+        row = replace(row, **evaluated._asdict(), **from_before(before, measurement))
         if self.references is not None:
             row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
         if train is not None and self.train is not None:
@@ -208,8 +206,10 @@ class Observer:
             ValueError: if a reference does not fit the run, or cannot be measured.
         """
         if self.references is not None:
-            settings = self._settings(forward_context)
-            self.references.prepare(self._run(model, settings), self._measuring(settings), self.ranks)
+            settings = replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+            train, folder = self.train and self.train[0], None if self.record is None else self.record.folder
+            run = Run(model, self.probe, self.players, settings=settings, train=train, folder=folder)
+            self.references.prepare(run, self._measuring(settings), self.ranks)
 
     @property
     def twins(self) -> TwinTraining:
@@ -225,17 +225,20 @@ class Observer:
     def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
         return lambda network: measure_jointly(network, self.probe, self.players, settings, self.ranks)
 
-    def _run(self, model: nn.Module, settings: Settings) -> Run:
-        train, folder = self.train and self.train[0], None if self.record is None else self.record.folder
-        return Run(model, self.probe, self.players, settings=settings, train=train, folder=folder)
-
-    def _settings(self, forward_context: ForwardContext | None) -> Settings:
-        return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
-
-    def _compared(self, logged: LossPair, evaluated: LossPair) -> LossPair:
-        """Return the losses between which the gap opens: the evaluated ones in runs that log none from the start."""
-        known = None not in logged if len(self.history) < 2 else self.history[1].loss_gap is not None
-        return logged if known or not len(self.history) else evaluated
+    def _advance(
+        self, losses: LossPair, evaluated: EvaluatedLosses | Row, epoch: int, step: int, strength: Tensor
+    ) -> PhaseState:
+        """Let the tracker take in a measurement; the gap is between the losses of `landmarks.shown_losses`."""
+        many, before = evaluated.evaluated_on_many, any(row.evaluated_on_many for row in self.history)
+        logs = None not in losses if len(self.history) < 2 else self.history[1].loss_gap is not None
+        if many and not before:
+            self.tracker.forget_losses(self.history[0].evaluated_test_loss if len(self.history) else None)
+        if before and not many:
+            losses = None, None
+        elif many or (not logs and len(self.history)):
+            losses = evaluated.evaluated_train_loss, evaluated.evaluated_test_loss
+        train, test = losses
+        return self.tracker.update(epoch=epoch, step=step, strength=strength, train_loss=train, test_loss=test)
 
     def write_record(self) -> None:
         """Write the last measurement to the record, if there is one."""
@@ -265,9 +268,7 @@ class Observer:
         """
         if self.references is not None and generalizing is not None:
             self.references.advance(generalizing, strength, epoch=row.epoch, step=row.step, unseen=row.unseen_loss)
-        self.tracker.update(
-            epoch=row.epoch, step=row.step, strength=strength, train_loss=row.train_loss, test_loss=row.test_loss
-        )
+        self._advance((row.train_loss, row.test_loss), row, row.epoch, row.step, strength)
         self.history.append(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,7 +278,7 @@ class Observer:
             "tracker": self.tracker.state_dict(),
             "labels": self.players.labels,
             "baseline": self.players.baseline,
-            "train_samples": self.train_samples.state_dict(),
+            **self.loss_samples.state_dict(),
             "references": None if self.references is None else self.references.state_dict(),
         }
 
@@ -291,7 +292,7 @@ class Observer:
             ValueError: if the players of that time do not fit the probe of today.
         """
         players = self.players.of_checkpoint(state["labels"], state.get("baseline", self.players.baseline))
-        self.train_samples.load_state_dict(state.get("train_samples", {}))
+        self.loss_samples.load_state_dict(state)
         if self.references is not None and state.get("references") is not None:
             self.references.load_state_dict(state["references"])
         self.history = History.from_primitives(state["history"])

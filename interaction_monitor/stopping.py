@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from interaction_monitor._checks import require_counts, require_no_less_than_zero
 from interaction_monitor.history import History
+from interaction_monitor.history.landmarks import lowest_test_loss, shown_losses
 
 
 class StopRule(ABC):
@@ -155,11 +156,12 @@ class HighOrdersAndGap(StopRule):
     def reason(self, history: History) -> str | None:
         """Say why, as `StopRule.reason`."""
         high = _regained(history.column("high_order_share")) >= self.regained
-        gap = history.column("loss_gap")
-        opened = _above_lowest(gap) >= self.gap * abs(_first(history.column("train_loss")))
-        if not _lasting(high & opened, self.measurements):
+        losses, lowest = shown_losses(history), lowest_test_loss(history)
+        gap = losses.gap
+        opened = _above_lowest(gap) >= self.gap * abs(losses.first)
+        if lowest is None or not _lasting(high & opened, self.measurements):
             return None
-        waited = len(history) - 1 - int(np.nanargmin(history.column("test_loss")))
+        waited = len(history) - 1 - lowest
         if waited < self.patience:
             return None
         return (
@@ -286,13 +288,9 @@ def _above_lowest(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _regained(share: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give the part of the share's fall that is undone at each measurement; 0 where nothing has fallen."""
-    fall = _first(share) - np.fmin.accumulate(share)
+    known = share[np.isfinite(share)]
+    fall = (known[0] if len(known) else np.nan) - np.fmin.accumulate(share)
     return np.divide(_above_lowest(share), fall, out=np.zeros_like(share), where=fall > 0)
-
-
-def _first(values: NDArray[np.float64]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known[0]) if len(known) else float("nan")
 
 
 def _lasting(holds: NDArray[np.bool_], measurements: int) -> bool:

@@ -146,12 +146,21 @@ class InteractionMonitor(LightningSetUp, Callback):
         if self.after_steps is None:
             self.losses.batches.reset()
 
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep some of the samples, on which the network's loss is evaluated at each measurement."""
+        if self.observer is not None and dataloader_idx == 0 and not trainer.sanity_checking:
+            self.observer.loss_samples.test.add(batch)
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that the validation loss is a new one, or what there is to be one."""
         if trainer.sanity_checking:
             self.losses.tried = list(trainer.callback_metrics)
-        else:
-            self.losses.validated(trainer.callback_metrics)
+            return
+        self.losses.validated(trainer.callback_metrics)
+        if self.observer is not None:
+            self.observer.loss_samples.test.close()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -168,9 +177,8 @@ class InteractionMonitor(LightningSetUp, Callback):
         if self._saved is not None:
             resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
             self._saved = None
-        # A probe of training samples has no loss to lay theirs beside.
-        if self.observer is not None and (self.probe is not None or trainer.val_dataloaders is not None):
-            self.observer.train_samples.add(batch)
+        if self.observer is not None and self.observer.loss_samples.collects:
+            self.observer.loss_samples.train.add(batch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -194,6 +202,8 @@ class InteractionMonitor(LightningSetUp, Callback):
         epoch = trainer.current_epoch + 1
         self._steps.notice(trainer, pl_module, epoch_over=True)
         say(trainer, self._cost_after_epoch())
+        if self.observer is not None:
+            self.observer.loss_samples.train.close()
         last = ends_after(trainer, epoch)
         if last or (self.after_steps is None and self.after_epochs(epoch) and self._affordable()):
             self._measure_and_log(trainer, pl_module, epoch=epoch, on_step=False)

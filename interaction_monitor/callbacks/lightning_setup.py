@@ -61,6 +61,8 @@ class LightningSetUp(CallbackBase):
         self._samples = plain(observer.probe)
         if state is not None:
             checkpoint.restore(state, observer, self.budget)
+        # A probe of training samples has no loss to lay theirs beside.
+        observer.loss_samples.collects = self.probe is not None or trainer.val_dataloaders is not None
         if not is_trial(trainer):
             target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
             with self.faults.guard("opening the record"):

@@ -68,8 +68,7 @@ def find_gap_opening(history: History) -> Landmark | None:
         return None
     values, _ = positions(history)
     losses = shown_losses(history)
-    known = np.flatnonzero(np.isfinite(losses.gap))
-    found = gap_opening(list(zip(*(x[known].tolist() for x in (values, losses.train, losses.test)), strict=True)))
+    found = gap_opening(list(zip(*(x.tolist() for x in (values, losses.train, losses.test)), strict=True)))
     if found is None:
         return told
     index = int(np.flatnonzero(values == found.epoch)[0])
@@ -82,7 +81,7 @@ class Losses:
 
     train: NDArray[np.float64]  # (E,) NaN where not known
     test: NDArray[np.float64]  # (E,)
-    of: str  # "" as the run logs them, or " of the measured samples"
+    of: str  # "" as the run logs them, " in evaluation mode", or " of the measured samples"
 
     @property
     def gap(self) -> NDArray[np.float64]:
@@ -90,19 +89,41 @@ class Losses:
         difference: NDArray[np.float64] = self.test - self.train
         return difference
 
+    @property
+    def first(self) -> float:
+        """The first loss that is known, of training if both are, by which a rise is judged; NaN if none is."""
+        both = np.stack((self.train, self.test), axis=1).ravel()
+        return float(next(iter(both[np.isfinite(both)]), np.nan))
+
 
 def shown_losses(history: History) -> Losses:
-    """Return the losses that a run logs, or those of the measured samples where it logs none from the start.
+    """Return the losses of the network as it was at each measurement, or those that the run logs.
 
-    The logged ones are means over many samples, and the reader has them in other charts too. Those of the measured
-    samples are of the network as it is, in evaluation mode, but of few samples, and jump about.
+    Both of the very network, in evaluation mode, where they are known on many samples: a logged training loss lags
+    behind. Else those that the run logs, and where it logs none from the start, those of the few measured samples.
     """
     logged = history.column("train_loss"), history.column("test_loss")
     evaluated = history.column("evaluated_train_loss"), history.column("evaluated_test_loss")
+    many = np.array([row.evaluated_on_many for row in history], dtype=bool)
+    if many.any():  # and never of two kinds in one curve
+        before = np.isnan(evaluated[0])  # training, where the test loss alone is known
+        train, test = np.where(many, evaluated[0], np.nan), np.where(many | before, evaluated[1], np.nan)
+        return Losses(train, test, " in evaluation mode")
     logs_none = len(history) > 1 and not np.isfinite(logged[1] - logged[0])[1]
     if logs_none and np.isfinite(evaluated[1] - evaluated[0]).any():
         return Losses(*evaluated, " of the measured samples")
     return Losses(*logged, "")
+
+
+def lowest_test_loss(history: History) -> int | None:
+    """Return at which measurement the test loss was lowest; None where none is known.
+
+    The logged one, of all validation samples, where there is any.
+    """
+    for values in (history.column("test_loss"), shown_losses(history).test):
+        if np.isfinite(values).any():
+            return int(np.nanargmin(values))
+    return None
 
 
 def rises_below_zero(history: History) -> bool:

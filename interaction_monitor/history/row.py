@@ -14,11 +14,12 @@ OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect",
 ADDED = (
     *("onset_step", "detected_step", "rounding", "gap_onset_step"),
     *("generalizing_share", "generalizing_low", "generalizing_high"),
-    *("evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
+    *("evaluated_train_loss", "evaluated_test_loss", "evaluated_samples", "unseen_loss"),
     *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
 )
 DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
+ENOUGH_SAMPLES = 200  # on fewer, losses in evaluation mode jump about more than logged ones mislead
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
 
 
@@ -70,9 +71,10 @@ class Row:
     generalizing_low: float | None = None  # its 95% interval over probe samples
     generalizing_high: float | None = None
     generalizing: tuple[float, ...] = ()  # strength of what a reference has too
-    # Mean losses of this very network in evaluation mode: of fixed training samples, and of the probe's.
+    # Mean losses of this very network in evaluation mode, on samples that stay the same.
     evaluated_train_loss: float | None = None
     evaluated_test_loss: float | None = None
+    evaluated_samples: int | None = None  # how many each is of at least; None too in what earlier versions wrote
     unseen_loss: float | None = None  # of twins, on training samples they do not learn from, since the row before
     overfitting_epoch: int | None = None  # from where the share sinks or that loss rises, once that is known
     overfitting_detected_epoch: int | None = None  # the measurement at which it became known
@@ -107,14 +109,19 @@ class Row:
 
     @property
     def loss_gap(self) -> float | None:
-        """Test loss minus train loss; None unless both are known."""
-        if self.train_loss is None or self.test_loss is None:
-            return None
-        return self.test_loss - self.train_loss
+        """Test minus train loss: of the very network where `evaluated_on_many`, else as logged; None if not known."""
+        if self.evaluated_on_many:
+            return self.evaluated_gap
+        return None if self.train_loss is None or self.test_loss is None else self.test_loss - self.train_loss
+
+    @property
+    def evaluated_on_many(self) -> bool:
+        """Whether both losses in evaluation mode are known, on at least 200 samples each."""
+        return self.evaluated_gap is not None and (self.evaluated_samples or 0) >= ENOUGH_SAMPLES
 
     @property
     def evaluated_gap(self) -> float | None:
-        """The loss gap between the probe's and as many training samples; None unless both losses are known."""
+        """Test minus train loss in evaluation mode, on however few samples; None unless both are known."""
         if self.evaluated_train_loss is None or self.evaluated_test_loss is None:
             return None
         return self.evaluated_test_loss - self.evaluated_train_loss

@@ -138,7 +138,8 @@ def gap_opening(
     Args:
         losses: (epoch, train loss, test loss) of each measurement, in order; those with a loss that is not finite are
             left out. Steps may stand in the place of epochs.
-        min_rise: a rise of the gap by less than this share of the first train loss is no opening.
+        min_rise: a rise of the gap by less than this share of the first known loss, of training if both are, is no
+            opening.
         level: coverage of the interval, between 0 and 1.
 
     Returns:
@@ -159,7 +160,7 @@ def gap_opening(
     if not known:
         return None
     epochs = [at for at, _, _ in known]
-    scale = abs(known[0][1])
+    scale = abs(next(loss for _, *both in losses for loss in both if math.isfinite(loss)))
     found = change_point(epochs, [gap for _, _, gap in known], early=EARLY * scale, least=min_rise * scale, level=level)
     return None if found is None else GapOpening(*(epochs[index] for index in found))
 

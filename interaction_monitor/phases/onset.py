@@ -68,7 +68,7 @@ class PhaseTracker:
         min_fall: phase one needs a fall by this share of what could be lost, first ⟨k⟩ - 1.
         min_rise: phase two needs a rise by this share of the fall. A tenth: slow wandering of ⟨k⟩ with
             a spread of 2% of the fall, however autocorrelated, stays below it.
-        min_gap_rise: the loss gap needs a rise by this share of the first train loss.
+        min_gap_rise: the loss gap needs a rise by this share of the first known loss.
         persistence: how many measurements in a row must show a change; the first of them alone could
             be one spike.
 
@@ -118,7 +118,7 @@ class PhaseTracker:
         self._gap_epochs: list[int] = []
         self._gap_steps: list[int | None] = []
         self._gaps: list[float] = []
-        self._first_train_loss = 0.0
+        self._first_loss = 0.0
 
     @property
     def state(self) -> PhaseState:
@@ -178,14 +178,24 @@ class PhaseTracker:
                 share = high_order_share(strength)
                 self._high.append(share, (share + _high_share_influence(strength, share)).tolist())
             self._advance_phase()
-        if train_loss is not None and test_loss is not None and math.isfinite(test_loss - train_loss):
+        losses = [float(loss) for loss in (train_loss, test_loss) if loss is not None and math.isfinite(loss)]
+        if losses and not self._first_loss:
+            self._first_loss = losses[0]
+        if train_loss is not None and test_loss is not None and len(losses) == 2:
             self._gap_epochs.append(epoch)
             self._gap_steps.append(step)
-            if not self._gaps:
-                self._first_train_loss = float(train_loss)
             self._gaps.append(float(test_loss - train_loss))
             self._watch_gap()
         return self.state
+
+    def forget_losses(self, first: float | None = None) -> None:
+        """Watch the gap anew, between other losses from now on.
+
+        Args:
+            first: the loss before training of these, by which a rise is judged; None takes the first that comes.
+        """
+        self._gap_onset = self._gap_onset_step = None
+        self._gap_epochs, self._gap_steps, self._gaps, self._first_loss = [], [], [], first or 0.0
 
     def _check(self, epoch: int, strength: Tensor) -> None:
         if self._last_epoch is not None and epoch < self._last_epoch:
@@ -223,11 +233,11 @@ class PhaseTracker:
         if first < 1 or self._gap_onset is not None:
             return
         turn = lowest(self._gaps[:first])
-        least = self.min_gap_rise * abs(self._first_train_loss)
+        least = self.min_gap_rise * abs(self._first_loss)
         if all(gap - self._gaps[turn] >= least for gap in self._gaps[first:]) and leaves_jitter(
             self._gaps, turn, persistence=self.persistence, alpha=self.alpha
         ):
-            early = EARLY * abs(self._first_train_loss)
+            early = EARLY * abs(self._first_loss)
             _, opening, _ = change_point(self._gap_epochs, self._gaps, early=early) or (None, turn, None)
             self._gap_onset = (self._gap_epochs[opening], self._gap_epochs[-1])
             self._gap_onset_step = self._gap_steps[opening]
@@ -250,7 +260,7 @@ class PhaseTracker:
             "gap_epochs": list(self._gap_epochs),
             "gap_steps": list(self._gap_steps),
             "gaps": list(self._gaps),
-            "first_train_loss": self._first_train_loss,
+            "first_train_loss": self._first_loss,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -272,7 +282,7 @@ class PhaseTracker:
         self._gap_epochs = list(state["gap_epochs"])
         self._gap_steps = list(state.get("gap_steps", [None] * len(self._gap_epochs)))
         self._gaps = list(state["gaps"])
-        self._first_train_loss = state["first_train_loss"]
+        self._first_loss = state["first_train_loss"]
 
 
 def _high_share_influence(strength: Tensor, share: float) -> Tensor:

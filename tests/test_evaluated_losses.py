@@ -1,0 +1,343 @@
+"""Both losses of the same network in evaluation mode, on samples that stay the same."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players
+from interaction_monitor.callbacks import loggers
+from interaction_monitor.evaluated_losses import MOST_SAMPLES, FixedSamples, LossSamples, evaluated_loss
+from interaction_monitor.history.landmarks import shown_losses
+from interaction_monitor.players import FeaturePatches, ImagePatches
+from interaction_monitor.settings import Settings
+
+FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=3)
+VECTORS = Probe(torch.rand(5, 4), torch.arange(5))
+
+
+def cross_entropy(net, x, y):
+    """By hand, one sample after the other."""
+    net = copy.deepcopy(net).eval()
+    with torch.no_grad():
+        rows = [net(x[i : i + 1])[0].double() for i in range(len(x))]
+    return sum(float(row.exp().sum().log() - row[int(target)]) for row, target in zip(rows, y, strict=True)) / len(x)
+
+
+def kept(samples):
+    """The targets of all parts."""
+    return [int(target) for part in samples.parts for target in part.targets]
+
+
+@pytest.mark.parametrize("sizes", [[1], [64], [130], [3, 70, 1]])
+def test_the_loss_is_that_of_the_network_in_evaluation_mode(net, digits, sizes):
+    x, y = (tensor[: sum(sizes)] for tensor in digits[0].tensors)
+    before, random = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    parts = [Probe(*part) for part in zip(x.split(sizes), y.split(sizes), strict=True)]
+    assert evaluated_loss(net, parts, Settings()) == pytest.approx(cross_entropy(net, x, y), rel=1e-5)
+    assert net.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "targets", [None, torch.rand(5), torch.randint(3, (5, 2)), torch.full((5,), 7), torch.full((5,), -100)]
+)
+def test_targets_that_are_no_classes_have_no_loss(targets):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    assert evaluated_loss(net, [Probe(torch.rand(5, 4), targets)], Settings()) is None
+
+
+def test_a_diverged_network_has_no_loss():
+    net = nn.Linear(4, 3)
+    nn.init.constant_(net.weight, torch.nan)
+    assert evaluated_loss(net, [Probe(torch.rand(5, 4), torch.arange(5) % 3)], Settings()) is None
+
+
+def test_the_first_training_samples_are_kept_as_they_come():
+    x, y = torch.rand(1000, 4), torch.arange(1000)
+    samples, changed = FixedSamples(VECTORS), x.clone()
+    for part in range(0, 1000, 30):
+        samples.add((changed[part : part + 30], y[part : part + 30]))
+    changed.zero_()
+    assert samples.complete
+    assert kept(samples) == list(range(MOST_SAMPLES))
+    assert torch.equal(samples.parts[0].inputs, x[:MOST_SAMPLES])
+    again = FixedSamples(VECTORS)
+    again.load_state_dict(samples.state_dict())
+    assert (kept(again), again.complete) == (kept(samples), True)
+
+
+def test_few_training_samples_are_all_kept_once_an_epoch_is_over():
+    samples = FixedSamples(VECTORS)
+    samples.add((torch.rand(7, 4), torch.arange(7)))
+    assert not samples.complete
+    assert samples.state_dict() == {}
+    samples.close()
+    samples.add((torch.rand(7, 4), torch.arange(7)))
+    assert (kept(samples), samples.complete) == (list(range(7)), True)
+
+
+def test_test_samples_are_drawn_from_the_whole_pass_however_it_is_sorted():
+    """Each of 4,000 samples has the same chance: chi square of ten parts of the pass over 40 passes."""
+    counts = np.zeros(10)
+    for seed in range(40):
+        samples = FixedSamples(VECTORS, spread=True)
+        samples._generator.manual_seed(seed)
+        for part in torch.arange(4000).split(90):
+            samples.add((torch.rand(len(part), 4), part))
+        samples.close()
+        chosen = kept(samples)
+        assert len(chosen) == len(set(chosen)) == MOST_SAMPLES
+        counts += np.bincount(np.array(chosen) // 400, minlength=10)
+    expected = 40 * MOST_SAMPLES / 10
+    assert np.square(counts - expected).sum() / expected < 27.9  # the 99.9% quantile of chi square with 9 degrees
+
+
+def test_both_draws_are_the_same_in_each_run():
+    draws = []
+    for _ in range(2):
+        torch.rand(3)  # the user's random state is of no account, and stays
+        samples = FixedSamples(VECTORS, spread=True)
+        for part in torch.arange(2000).split(100):
+            samples.add((torch.rand(len(part), 4), part))
+        draws.append(kept(samples))
+    assert draws[0] == draws[1]
+
+
+def test_samples_that_are_padded_to_lengths_of_their_own_are_kept_in_parts():
+    like = Probe({"ids": torch.ones(2, 4, dtype=torch.long)}, torch.tensor([0, 1]))
+    samples = FixedSamples(like)
+    for length in (4, 6):
+        samples.add({"ids": torch.ones(3, length, dtype=torch.long), "labels": torch.tensor([0, 1, 0])})
+    samples.close()
+    assert [part.inputs["ids"].shape for part in samples.parts] == [(3, 4), (3, 6)]
+    again = FixedSamples(like)
+    again.load_state_dict(samples.state_dict())
+    assert kept(again) == kept(samples) == [0, 1, 0] * 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *("text", (1, 2, 3), None, torch.rand(2, 4)),
+        {"x": torch.rand(2, 4), "y": torch.arange(2)},
+        (torch.rand(2, 4), torch.rand(2, 5)),  # soft labels, as mixing samples makes
+        (torch.rand(2, 1, 4), torch.arange(2)),
+        (torch.ones(2, 4, dtype=torch.long), torch.arange(2)),
+    ],
+)
+def test_batches_of_another_form_than_the_probe_are_of_no_use(other):
+    samples = FixedSamples(VECTORS)
+    samples.add((torch.rand(2, 4), torch.arange(2)))
+    samples.add(other)
+    samples.add((torch.rand(2, 4), torch.arange(2)))
+    samples.close()
+    assert (samples.parts, samples.complete) == ([], True)
+
+
+def test_large_samples_are_as_few_as_the_probe_has_and_are_not_drawn():
+    large = Probe(torch.zeros(3, 3, 224, 224), torch.arange(3))
+    train, test = FixedSamples(large), FixedSamples(large, spread=True)
+    for _ in range(8):
+        for samples in (train, test):
+            samples.add((torch.zeros(2, 3, 224, 224), torch.arange(2)))
+    test.close()
+    assert len(train) == 6  # 4 MiB hold six of them
+    assert len(test) == 0
+
+
+def test_samples_of_inference_mode_can_be_used_outside_it():
+    samples = FixedSamples(VECTORS, spread=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            samples.add((torch.rand(600, 4), torch.arange(600)))
+        samples.close()
+    assert not samples.parts[0].inputs.is_inference()
+    samples.parts[0].inputs.add_(1)
+
+
+def test_the_probe_stands_for_test_samples_until_there_are_more(net):
+    (x, y), (other, targets) = ((torch.rand(300, 1, 8, 8), torch.arange(300) % 10) for _ in range(2))
+    probe = Probe(other[:4], targets[:4])
+    samples = LossSamples(probe)
+    observer = Observer(probe, assign_players(net, FEATURES, probe))
+    samples.collects = True
+    start = samples.evaluate(net, observer.settings, observer.ranks, step=0)
+    assert start.evaluated_train_loss is None
+    assert start.evaluated_test_loss == pytest.approx(cross_entropy(net, probe.inputs, probe.targets), rel=1e-5)
+    assert samples.evaluate(net, observer.settings, observer.ranks, step=1).evaluated_samples is None
+    samples.train.add((x[:300], y[:300]))
+    samples.train.close()
+    few = samples.evaluate(net, observer.settings, observer.ranks, step=1)
+    assert (few.evaluated_samples, few.evaluated_on_many) == (4, False)
+    samples.test.add((other[:250], targets[:250]))
+    samples.test.close()
+    many = samples.evaluate(net, observer.settings, observer.ranks, step=1)
+    assert (many.evaluated_samples, many.evaluated_on_many) == (250, True)
+    assert many.evaluated_test_loss == pytest.approx(cross_entropy(net, other[:250], targets[:250]), rel=1e-5)
+
+
+def test_a_loop_has_both_losses_beside_the_logged_ones(net, digits):
+    (x, y), (other, targets) = (part.tensors for part in digits)
+    probe, train, test = Probe(other[:4], targets[:4]), Probe(x[:6], y[:6]), Probe(other[:5], targets[:5])
+    observer = Observer(probe, assign_players(net, FEATURES, probe), train_samples=train, test_samples=test)
+    row = observer.observe(net, epoch=0, step=0, train_loss=1.0, test_loss=2.0)
+    assert row.evaluated_train_loss == pytest.approx(cross_entropy(net, x[:6], y[:6]), rel=1e-5)
+    assert row.evaluated_test_loss == pytest.approx(cross_entropy(net, other[:5], targets[:5]), rel=1e-5)
+    assert row.evaluated_gap == row.evaluated_test_loss - row.evaluated_train_loss
+    assert (row.evaluated_samples, row.loss_gap) == (5, 1.0)
+
+
+class Seen:
+    """A tracker that keeps the losses it is given."""
+
+    def __init__(self, observer):
+        self.tracker, self.losses, self.began = observer.tracker, [], []
+        observer.tracker = self
+
+    def __getattr__(self, name):
+        return getattr(self.tracker, name)
+
+    def update(self, *, train_loss, test_loss, **rest):
+        self.losses.append((train_loss, test_loss))
+        return self.tracker.update(train_loss=train_loss, test_loss=test_loss, **rest)
+
+    def forget_losses(self, first):
+        self.began.append((len(self.losses), first))
+        self.tracker.forget_losses(first)
+
+
+def linear(n_samples):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    samples = Probe(torch.rand(n_samples, 1, 8, 8), torch.zeros(n_samples, dtype=torch.long))
+    probe = samples.select(range(4))
+    return net, samples, probe, assign_players(net, ImagePatches(grid=4, margin=0, n_players=3), probe)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_of_few_samples_the_gap_opens_between_logged_losses_or_else_between_these(logged):
+    net, samples, probe, players = linear(4)
+    observer = Observer(probe, players, train_samples=samples)
+    seen = Seen(observer)
+    for epoch in range(3):
+        # As a trainer logs: nothing before the first epoch.
+        losses = {"train_loss": 0.5, "test_loss": 0.6} if logged and epoch else {}
+        row = observer.observe(net, epoch=epoch, step=epoch, **losses)
+    evaluated = (row.evaluated_train_loss, row.evaluated_test_loss)
+    assert seen.losses == [(None, None), *[(0.5, 0.6) if logged else evaluated] * 2]
+    assert seen.began == []
+
+
+def test_of_many_samples_the_gap_opens_between_these_alone():
+    """As in a run of steps: logged losses at first, and a measurement at which the others cannot be had."""
+    net, samples, probe, players = linear(200)
+    observer = Observer(probe, players)
+    seen = Seen(observer)
+    observer.loss_samples.collects = True
+    for step in range(6):
+        if step == 3:
+            for each in (observer.loss_samples.train, observer.loss_samples.test):
+                each.add((samples.inputs, samples.targets))
+                each.close()
+        observer.loss_samples.train.complete = 2 < step != 4
+        row = observer.observe(net, epoch=step, step=step, train_loss=0.5, test_loss=0.6)
+    first, evaluated = observer.history[0].evaluated_test_loss, (row.evaluated_train_loss, row.evaluated_test_loss)
+    assert seen.losses == [(0.5, 0.6)] * 3 + [evaluated, (None, None), evaluated]
+    assert seen.began == [(3, first)]
+    losses = shown_losses(observer.history)
+    assert losses.of == " in evaluation mode"
+    np.testing.assert_array_equal(np.isfinite(losses.gap), [False, False, False, True, False, True])
+    np.testing.assert_array_equal(np.isfinite(losses.test), [True, False, False, True, False, True])
+    assert losses.first == first
+    assert row.loss_gap == row.evaluated_gap
+    assert observer.history[1].loss_gap == pytest.approx(0.1)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(loggers.Loggers, "draw", lambda *_, **__: None)
+
+
+def recorded(net):
+    """The network's class with a list of the batches that its training step was given."""
+    batches = []
+
+    class Taking(type(net)):
+        def training_step(self, batch, batch_idx):
+            batches.append([part.clone() for part in batch])
+            return super().training_step(batch, batch_idx)
+
+    net.__class__ = Taking
+    return batches
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_lightning_run_has_them_without_reading_its_loader(digits, make_trainer, net):
+    batches = recorded(net)
+    loaders = [DataLoader(part, batch_size=64, shuffle=True) for part in digits]
+    monitor = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, on_error="raise")
+    trainer = make_trainer(monitor, max_epochs=2)
+    trainer.fit(net, *loaders)
+    first, *later = monitor.observer.history
+    assert first.evaluated_train_loss is None
+    assert first.evaluated_test_loss > 0
+    assert all(row.evaluated_train_loss is not None for row in later)
+    a_pass = len(batches) // 2
+    x, y = (torch.cat([batch[i] for batch in batches[:a_pass]])[:MOST_SAMPLES] for i in (0, 1))
+    assert later[-1].evaluated_train_loss == pytest.approx(cross_entropy(net, x, y), rel=1e-5)
+    test = [Probe(*digits[1][:])] if len(digits[1]) <= MOST_SAMPLES else monitor.observer.loss_samples.test.parts
+    assert later[-1].evaluated_test_loss == pytest.approx(evaluated_loss(net, test, Settings()), rel=1e-5)
+    assert later[-1].evaluated_samples == min(len(x), len(digits[1]), MOST_SAMPLES)
+    logged = trainer.callback_metrics
+    assert float(logged["interactions/evaluated_gap"]) == pytest.approx(later[-1].evaluated_gap)
+    assert float(logged["interactions/loss_gap"]) == pytest.approx(later[-1].loss_gap)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_keeps_its_samples_though_batches_come_in_another_order(digits, make_trainer, make_net, tmp_path):
+    data = [digits[0], TensorDataset(*(torch.cat([part] * 8) for part in digits[1].tensors))]
+
+    def run(epochs, checkpoint=None):
+        monitor = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, interactions="and", on_error="raise")
+        trainer = make_trainer(monitor, max_epochs=epochs)
+        loaders = [DataLoader(part, batch_size=30, shuffle=True) for part in data]
+        trainer.fit(make_net(), *loaders, ckpt_path=checkpoint)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return monitor.observer
+
+    before, after = run(1), run(2, tmp_path / "1.ckpt")
+    for name in ("train", "test"):
+        part, other = (getattr(observer.loss_samples, name).parts[0] for observer in (before, after))
+        assert len(part) == (200 if name == "train" else MOST_SAMPLES)
+        assert torch.equal(part.inputs, other.inputs)
+        assert torch.equal(part.targets, other.targets)
+    assert after.history[1].evaluated_gap == before.history[1].evaluated_gap
+    assert after.history[2].evaluated_on_many
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_lightning_run_without_validation_samples_has_no_test_loss(loaders, make_trainer, net):
+    monitor = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, on_error="raise")
+    with pytest.warns(UserWarning, match="no validation loader"):
+        make_trainer(monitor).fit(net, loaders[0])
+    assert all(row.evaluated_test_loss is None for row in monitor.observer.history)
+    assert np.isnan(shown_losses(monitor.observer.history).test).all()
+
+    own = InteractionMonitor(FEATURES, probe=monitor.observer.probe, every_n_epochs=1, on_error="raise")
+    make_trainer(own).fit(net, loaders[0])
+    assert np.isfinite(shown_losses(own.observer.history).test[1:]).all()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_trial_of_the_validation_gives_no_samples(digits, make_trainer, net):
+    """Its two batches come again in the first whole pass."""
+    monitor = InteractionMonitor(FEATURES, n_samples=6, every_n_epochs=1, on_error="raise")
+    small = TensorDataset(*(part[:250] for part in digits[1].tensors))
+    make_trainer(monitor, max_epochs=1, num_sanity_val_steps=2).fit(
+        net, DataLoader(digits[0], batch_size=64), DataLoader(small, batch_size=50)
+    )
+    assert sorted(kept(monitor.observer.loss_samples.test)) == sorted(small.tensors[1].tolist())
