@@ -141,11 +141,6 @@ class InteractionMonitor(LightningSetUp, Callback):
             self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
         self._offer_keys(trainer, pl_module)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to average the training loss anew, where epochs are counted."""
-        if self.after_steps is None:
-            self.losses.batches.reset()
-
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -172,6 +167,9 @@ class InteractionMonitor(LightningSetUp, Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note a checkpoint that has been written by now, and train the twins on their halves of the batch."""
+        # Behind a checkpoint of an epoch's last batch Lightning leaves out the start of the next epoch.
+        if batch_idx == 0 and self.after_steps is None:
+            self.losses.batches.reset()
         with self.faults.guard("training the twins"):
             train_twins.step_beside(self.observer, trainer, pl_module, batch, batch_idx)
         if self._saved is not None:

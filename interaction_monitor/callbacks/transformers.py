@@ -159,7 +159,8 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
             guard = self.faults.guard("setting up", through=MISFITS)
             with preserved_rng(), self.budget.preparing(), guard, shown_by(self._bars):
                 self.observer = self._set_up(args, state, source_of(trainer, model, kwargs["train_dataloader"]))
-                self._begin_twins(model, kwargs["optimizer"], trainer, checkpoint_folder(args, state))
+                folder, step = checkpoint_folder(args, state), state.global_step
+                self._begin_twins(model, kwargs["optimizer"], trainer, folder, step)
             if self.observer is not None and len(self.observer.history) == 0:
                 self._measure(model, state, through=MISFITS)
         except MISFITS as error:

@@ -45,18 +45,20 @@ class TransformersSetUp(CallbackBase):
             twins.close()
         self._twins: train_twins.ModelTwins | None = None
 
-    def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path) -> None:
-        """Make the twins, if there are to be any, and go on with those of the checkpoint in the folder."""
+    def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path, step: int) -> None:
+        """Make the twins, if there are to be any, and go on with those of the checkpoint of a step in the folder."""
         if self.observer is None:
             return
         self._twins = train_twins.begin_for_model(self.observer, model, optimizer, trainer)
         if self._twins is None:
             return
         self._say(f"{self.name}: {COSTS}")
-        path = folder / f"{self.name}_twins.pt"
-        if len(self.observer.history) or path.exists():
+        path, history = folder / f"{self.name}_twins.pt", self.observer.history
+        if len(history) or path.exists():
             with self.faults.guard("going on with the twins"):
                 self._twins.load(path)
+        if len(history) and history[-1].step == step:
+            self._twins.twins.forget_unseen()  # the checkpoint is older than the measurement
 
     def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""

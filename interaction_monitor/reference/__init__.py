@@ -189,6 +189,8 @@ class References:
         self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int, unseen: float | None = None
     ) -> OverfittingState:
         """Let the tracker see a measurement: (S, n) its generalizing strength, and all of it; and the twins' loss."""
+        if self.twins is not None:
+            self.twins.forget_unseen()
         return self.tracker.update(
             epoch=epoch,
             step=step,

@@ -225,10 +225,14 @@ class TwinTraining:
             The mean over the samples of all processes; None where there was none.
         """
         found = [each for each in self.ranks.gather(self._unseen) if each is not None]
-        if self._unseen is not None:
-            self._unseen = (0.0, 0)
+        self.forget_unseen()
         count = sum(count for _, count in found)
         return sum(total for total, _ in found) / count if count else None
+
+    def forget_unseen(self) -> None:
+        """Begin to average that loss anew, as behind a measurement."""
+        if self._unseen is not None:
+            self._unseen = (0.0, 0)
 
     def _learn(self, number: int, half: Any, accumulate: int, *, of: int) -> None:
         loss = None

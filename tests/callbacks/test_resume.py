@@ -27,6 +27,7 @@ from interaction_monitor import InteractionMonitor
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Progress, Record
+from interaction_monitor.reference import Twins
 from interaction_monitor.settings import Thresholds
 
 EPOCHS = 6
@@ -177,6 +178,25 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_history(tmp_path, saving, m
             assert same_rows(Record.open(observer.record.folder).history, observer.history)
     # The run had come to its end, so each of these was another run.
     assert same_rows(Record.open(tmp_path / "interactions").history, whole)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["measured", "killed before it was"])
+def test_losses_of_an_epoch_are_its_own_behind_a_checkpoint_of_the_last_batch(tmp_path, killed):
+    """The losses of the epoch before belong to its own measurement, which another row may hold."""
+
+    def twins_of(make):
+        loss = {"loss": lambda net, batch: nn.functional.cross_entropy(net(batch[0]), batch[1])}
+        return Twins(make, **loss, optimizer=lambda net: torch.optim.SGD(net.parameters(), lr=0.1))
+
+    options = {"monitor_options": {"every_n_epochs": 1, "reference": twins_of(Net)}, "max_epochs": 3}
+    keep = ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, every_n_train_steps=8)
+    whole = fit(tmp_path / "run", keep, **options).observer.history
+    if killed:
+        Record.resume(tmp_path / "run" / "interactions", up_to=(1, 4))
+    resumed = fit(tmp_path / "run", checkpoint=tmp_path / "saved" / "step=8.ckpt", **options).observer.history
+    assert [row.step for row in whole] == [0, 4, 8, 12]
+    assert [row.unseen_loss for row in resumed] == [row.unseen_loss for row in whole]
+    assert [row.train_loss for row in resumed] == pytest.approx([row.train_loss for row in whole], nan_ok=True)
 
 
 @pytest.fixture
