@@ -266,6 +266,8 @@ class TwinTrainer(_View):
     def __init__(self, trainer: pl.Trainer, network: nn.Module) -> None:
         optimizers: list[Optimizer] = []
         own = {"model": network, "lightning_module": network, "optimizers": optimizers}
+        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+            own["datamodule"] = _View(datamodule)
         super().__init__(trainer, **own, strategy=_View(trainer.strategy, **own, _lightning_optimizers=optimizers))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +25,28 @@ from interaction_monitor.reference.sources import (
     Run,
     Source,
     described,
+    from_checkpoint,
     from_network,
     from_record,
     require_fitting,
     require_other,
     sources_of,
     warn_of_the_same_start,
+    with_shapes,
 )
 from interaction_monitor.reference.twins import Twins, TwinTraining
 
 __all__ = ["Checkpoint", "References", "Salient", "TwinTraining", "Twins"]
+
+_SAME_START = (
+    "Twins(factory=...) makes networks with the very weights of this run: at the start all that it encodes "
+    "generalizes, and the share falls from there whatever is learnt. Let the factory make new ones, lambda: "
+    "MyModule(...) say; where all are to begin there, as pre-trained networks do, do not count the first measurements"
+)
+_DIVERGED = (
+    "a twin has no finite output any more, so what generalizes is not known from here on; a lower learning rate or "
+    "gradient clipping may keep it, as twins learn from half of each batch"
+)
 
 
 class References:
@@ -60,6 +73,7 @@ class References:
         self.tracker = OverfittingTracker()
         self.twins: TwinTraining | None = None
         self._starts: list[Salient] = []  # of records
+        self._told = False  # that a twin has diverged
         self._waiting: Mapping[str, Any] | None = None  # the state of twins that are not made yet
         given = self.asked_twins
         if given is not None and given.loss is not None and given.optimizer is not None:
@@ -104,7 +118,8 @@ class References:
         if self.asked_twins is not None:
             if self.twins is None:
                 raise ValueError("Twins(loss=None, optimizer=None): a training loop of your own must give both")
-            for network in self.twins.networks:
+            for number, network in enumerate(self.twins.networks, start=1):
+                with_shapes(network, run, seed=self.twins.seed + number)
                 require_fitting(network, run, name=f"Twins({type(network).__name__})")
             self.measured = ()
             return
@@ -132,7 +147,7 @@ class References:
 
     def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
         if isinstance(source, Checkpoint):
-            return from_network(source.factory(source.path), run, measure, name=described(source))
+            return from_checkpoint(source, run, measure)
         if isinstance(source, torch.nn.Module):
             return from_network(source, run, measure, name=described(source))
         assert not isinstance(source, Twins)
@@ -157,9 +172,12 @@ class References:
         if first:
             require_other(self.measured, measurement)
             warn_of_the_same_start(self._starts, measurement)
-        started, references = time.perf_counter(), [each.as_reference() for each in self._present(measure)]
-        if not references:
+        started, present = time.perf_counter(), self._present(measure)
+        if not present:
             return measurement
+        if first and self.twins is not None and any(each.is_of(measurement) for each in present):
+            warnings.warn(_SAME_START, stacklevel=2)
+        references = [each.as_reference() for each in present]
         and_, or_ = held_interactions(measurement.and_, measurement.or_, references, at_least=self.at_least)
         assert or_ is not None
         strength, held = order_strength(and_, or_, measurement.tau), torch.stack((and_, or_), 1).nan_to_num(0) != 0
@@ -174,7 +192,10 @@ class References:
             return ()
         try:
             return [Salient.of(measure(network), "twin") for network in self.twins.networks]
-        except NoValidSamplesError:  # one has diverged
+        except NoValidSamplesError:
+            if not self._told:
+                warnings.warn(_DIVERGED, stacklevel=2)
+            self._told = True
             return ()
 
     def update(self, measurement: Measurement, *, epoch: int, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import describe
+from interaction_monitor._checks import describe, refusing
 from interaction_monitor.comparison import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.history import History
@@ -24,7 +24,7 @@ from interaction_monitor.record.files import TRAINING, is_record
 from interaction_monitor.reference.signs import Salient
 from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
-from interaction_monitor.state import undisturbed
+from interaction_monitor.state import evaluating, preserved_rng, silent, undisturbed, uninitialized
 
 Measure = Callable[[nn.Module], Measurement]
 
@@ -182,6 +182,28 @@ def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -
         raise ValueError(f"reference={name} cannot be measured: {type(error).__name__}: {error}") from error
 
 
+def from_checkpoint(source: Checkpoint, run: Run, measure: Measure) -> Salient:
+    """Make a network and measure it.
+
+    Raises:
+        ValueError: if it cannot be made, is none, or does not fit.
+    """
+    name = f"reference={described(source)}"
+    fix = "let it make a network and load the weights into it: MyModule.load_from_checkpoint of Lightning, say"
+    with refusing(f"{name}: its factory", fix):
+        network: object = source.factory(source.path)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name}: its factory returned {describe(network)}; {fix}")
+    return from_network(network, run, measure, name=described(source))
+
+
+def with_shapes(network: nn.Module, run: Run, *, seed: int) -> None:
+    """Call a network that is lazily made once, so that its weights are drawn; others stay as they are."""
+    if uninitialized(network):
+        with preserved_rng(seed), torch.no_grad(), silent(network), evaluating(network):
+            _outputs(network, run)
+
+
 def require_fitting(network: nn.Module, run: Run, *, name: str) -> None:
     """Refuse a network that shares weights with the one that is trained, or has another number of outputs.
 
@@ -191,7 +213,11 @@ def require_fitting(network: nn.Module, run: Run, *, name: str) -> None:
     mine = {id(parameter) for parameter in run.model.parameters()}
     if network is run.model or any(id(parameter) in mine for parameter in network.parameters()):
         raise ValueError(f"reference={name} holds the very weights that are trained; give another network")
-    here, there = _n_outputs(run.model, run), _n_outputs(network, run)
+    here = _n_outputs(run.model, run)
+    with refusing(
+        f"reference={name} on the probe", "give one that is called as the run's network is, in its precision"
+    ):
+        there = _n_outputs(network, run)
     if here != there:
         raise ValueError(
             f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
@@ -231,11 +257,16 @@ def _best(history: History) -> int:
     return min(known)[1] if known else len(history) - 1
 
 
-def _n_outputs(network: nn.Module, run: Run) -> int:
+def _outputs(network: nn.Module, run: Run) -> Tensor:
     sample = run.probe.select([0])
     sample = sample.to(device_of(network, sample.inputs))
-    with undisturbed(network), eager_if_compiled(network):
-        logits = logits_of((run.settings.forward_func or call_model)(network, sample.inputs), 1)
+    with eager_if_compiled(network):
+        return logits_of((run.settings.forward_func or call_model)(network, sample.inputs), 1)
+
+
+def _n_outputs(network: nn.Module, run: Run) -> int:
+    with undisturbed(network):
+        logits = _outputs(network, run)
     return logits.shape[-1] if logits.ndim > 1 else 1
 
 

@@ -165,7 +165,7 @@ def mirror(network: nn.Module, model: nn.Module) -> None:
         module.training = theirs[name].training if name in theirs else model.training
     parameters = dict(model.named_parameters())
     for name, parameter in network.named_parameters():
-        if name in parameters:
+        if name in parameters and not nn.parameter.is_lazy(parameter):
             parameter.requires_grad_(parameters[name].requires_grad)
 
 

@@ -125,6 +125,11 @@ def test_the_network_and_the_references_stay_as_they_were():
     assert net.training
 
 
+def saved(path, content):
+    path.write_bytes(content)
+    return path
+
+
 REFUSED = {
     "other players": (
         lambda folder: record_of(folder, network(1), players=assign_players(network(0), PATCHES, PROBE, seed=1)),
@@ -155,6 +160,18 @@ REFUSED = {
     ),
     "an empty record": (lambda folder: record_of(folder), "holds no measurement"),
     "other classes": (lambda _: network(1, classes=5), "has 5 outputs, but the network that is trained has 3"),
+    "another precision": (
+        lambda _: network(1).double(),
+        "reference=network Sequential on the probe failed with RuntimeError: .*; give one that is called as the run's",
+    ),
+    "a file that is none": (
+        lambda folder: Checkpoint(torch.load, saved(folder, b"")),
+        "reference=checkpoint record: its factory failed with .*; let it make a network and load the weights",
+    ),
+    "weights alone": (
+        lambda folder: Checkpoint(lambda path: network(1).state_dict(), saved(folder, b"")),
+        "reference=checkpoint record: its factory returned OrderedDict .*; let it make a network and load the weights",
+    ),
     "the same weights": (lambda _: network(7), "has the very outputs of the network that is about to be trained"),
     "a record of the same weights": (
         lambda folder: record_of(folder, network(7)),

@@ -2,6 +2,7 @@
 
 import copy
 
+import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -152,12 +153,51 @@ def test_a_twin_that_fails_leaves_the_run_and_its_measurements():
     assert row.mean_order > 0
 
 
-def test_a_twin_that_diverges_leaves_the_share_unknown():
+def test_a_twin_that_diverges_leaves_the_share_unknown_and_is_told_of_once():
     observer = Observer(PROBE, PLAYERS, reference=TWINS)
     nn.init.constant_(observer.twins.networks[1][1].weight, torch.nan)
-    row = observer.observe(network(), epoch=0, step=0)
-    assert row.generalizing_share is None
-    assert row.strength
+    with pytest.warns(UserWarning, match="a twin has no finite output any more") as told:
+        rows = [observer.observe(network(), epoch=epoch, step=epoch) for epoch in range(2)]
+    assert [row.generalizing_share for row in rows] == [None, None]
+    assert all(row.strength for row in rows)
+    assert len([each for each in told if "no finite output" in str(each.message)]) == 1
+
+
+def test_twins_that_are_copies_of_the_run_are_told_of():
+    net = network()
+    observer = Observer(PROBE, PLAYERS, reference=Twins(lambda: copy.deepcopy(net), loss=loss, optimizer=sgd))
+    with pytest.warns(UserWarning, match="with the very weights of this run"):
+        observer.observe(net, epoch=0, step=0)
+
+
+def test_twins_that_are_lazily_made_get_weights_of_their_own():
+    def lazy():
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(12), nn.Tanh(), nn.LazyLinear(3))
+
+    net = lazy()
+    net(PROBE.inputs)
+    observer = Observer(PROBE, PLAYERS, reference=Twins(lazy, loss=loss, optimizer=sgd))
+    torch.manual_seed(3)
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    assert 0 < observer.observe(net, epoch=0, step=0).generalizing_share < 1
+    assert torch.equal(torch.rand(3), drawn)
+    assert not same(*observer.twins.networks)
+    observer.twins.step(batches()[0], beside=net)
+    assert observer.twins.failure is None
+
+
+def test_lightning_twins_are_lazily_made_too(loaders, make_trainer, make_net):
+    class Lazy(make_net):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+    watching = monitor(Twins(Lazy))
+    fit(make_trainer(watching, max_epochs=1, logger=False, num_sanity_val_steps=0), Lazy(), loaders)
+    assert watching.observer.twins.failure is None
+    assert watching.observer.twins.steps == 3  # the first batch gave the run its shapes
+    assert not same(*watching.observer.twins.networks)
 
 
 def test_a_half_of_a_single_sample_is_left_out():
@@ -239,7 +279,8 @@ def monitor(reference, **arguments):
 
 def fit(trainer, net, loaders, **arguments):
     torch.manual_seed(1)
-    trainer.fit(net, *loaders, **arguments)
+    data = {"datamodule": loaders[0]} if isinstance(loaders[0], L.LightningDataModule) else {}
+    trainer.fit(net, *([] if data else loaders), **data, **arguments)
     return torch.rand(3)
 
 
@@ -537,7 +578,8 @@ def modules_that_ask_their_trainer(base):
     class Counting(base):
         def training_step(self, batch, batch_idx):
             self.trainer.calls = getattr(self.trainer, "calls", 0) + 1
-            return super().training_step(batch, batch_idx)
+            self.trainer.datamodule.calls += 1
+            return super().training_step(batch, batch_idx) / (1 + self.trainer.datamodule.calls % 3)
 
     return [Parameters, OwnModule, Decaying, Scheduling, Forward, Counting]
 
@@ -549,7 +591,10 @@ def test_a_twin_that_asks_its_trainer_finds_itself(loaders, make_trainer, make_n
     alone, watching = kind(), monitor(Twins(kind))
     net = copy.deepcopy(alone)
     without, trainer = make_trainer(logger=False), make_trainer(watching, logger=False)
-    assert torch.equal(fit(without, alone, loaders), fit(trainer, net, loaders))
+    data = [L.LightningDataModule.from_datasets(loaders[0].dataset, loaders[1].dataset, batch_size=50) for _ in "ab"]
+    data[0].calls = data[1].calls = 0
+    assert torch.equal(fit(without, alone, data[:1]), fit(trainer, net, data[1:]))
+    assert data[0].calls == data[1].calls
     assert same(alone, net)
     assert without.optimizers[0].param_groups[0]["lr"] == trainer.optimizers[0].param_groups[0]["lr"]
     assert getattr(without, "calls", None) == getattr(trainer, "calls", None)
