@@ -101,6 +101,7 @@ def test_each_documented_command_is_understood(command, monkeypatch, tmp_path):
     [
         ("BERT-Tiny on the whole of SST-2", "sst2_bert_tiny", 527, 18),
         ("VGG-11 on the whole of MNIST", "mnist_vgg11", 469, 25),
+        ("VGG-11 on CIFAR-10", "cifar10_vgg11", 79, 19),
     ],
 )
 def test_the_table_of_a_system_of_the_papers_is_what_is_stored(title, name, steps, measurements):
