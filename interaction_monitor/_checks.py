@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dis
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -156,15 +154,3 @@ def require_between_0_and_1(usual: float, **values: float) -> None:
     for name, value in values.items():
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1, but is {value}; {usual} is usual")
-
-
-def reads(function: Callable[..., Any], name: str) -> bool:
-    """Tell whether the code of a function reads a variable or an attribute of this name anywhere.
-
-    Examples:
-        >>> reads(lambda x, scale: x * 2, "scale"), reads(lambda x, **kwargs: kwargs["scale"] * x, "kwargs")
-        (False, True)
-    """
-    instructions = dis.get_instructions(inspect.unwrap(function))
-    loads = (each.argval for each in instructions if each.opname.startswith("LOAD"))
-    return any(name in (found if isinstance(found, tuple) else (found,)) for found in loads)

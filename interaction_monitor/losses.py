@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interaction_monitor._portable import float64_device
-from interaction_monitor.distributed import Ranks
+from interaction_monitor.distributed import Ranks, is_split
+from interaction_monitor.forward.model import device_of
 from interaction_monitor.loading import size_of
+from interaction_monitor.probe import Probe
+from interaction_monitor.state import undisturbed
 
 LossPair = tuple[float | None, float | None]  # of training, of test
 TRAIN_NAMES = (
@@ -194,3 +201,53 @@ class Losses:
     def knows_test_loss(self, metrics: Iterable[str]) -> bool:
         """Tell whether the validation loss is among the names that are logged."""
         return bool({metric.lower() for metric in metrics} & {*map(str.lower, self.test_names)})
+
+
+def why_losses_are_sums(trainer: Any, probe: Probe) -> str | None:
+    """Say why the losses of a trainer of `transformers` are sums over the batches of a step; None where they are not.
+
+    It takes a loss that may be told of all items in these batches, `num_items_in_batch`, to be divided by them. Whether
+    a model does so is tried. A `compute_loss` of the user's own is read, as it might change something.
+
+    Args:
+        trainer: about to train.
+        probe: samples to try it on.
+    """
+    steps, own = trainer.args.gradient_accumulation_steps, type(trainer).compute_loss
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None) is not None or trainer.compute_loss_func is not None
+    if steps < 2 or scaled or not trainer.model_accepts_loss_kwargs or "labels" not in trainer.label_names:
+        return None
+    if own.__module__ == "transformers.trainer":
+        who = type(trainer.model).__name__
+        sums = trainer.label_smoother is None and _counts_no_items(trainer.model, probe)
+    else:
+        who, takes = own.__qualname__, inspect.signature(own).parameters.values()
+        counts = [each.name for each in takes if each.name == "num_items_in_batch" or each.kind is each.VAR_KEYWORD]
+        sums = not any(_reads(own, name) for name in (*counts, "gradient_accumulation_steps"))
+    if not sums:
+        return None
+    return (
+        f"with gradient_accumulation_steps={steps} the training loss that the Trainer logs, and the monitor shows, is "
+        f"a sum over {steps} batches, and so is the gradient, since {who} does not use num_items_in_batch. Set "
+        "model.accepts_loss_kwargs = False before the Trainer is made, so that it divides"
+    )
+
+
+def _counts_no_items(model: nn.Module, probe: Probe) -> bool:
+    """Tell whether the loss of a model stays as it is whatever number of items it is told of."""
+    some = probe.select(range(min(2, len(probe)))).to(device_of(model, probe.inputs))
+    if some.targets is None or not isinstance(some.inputs, dict) or is_split(model):
+        return False
+    given, losses = {**some.inputs, "labels": some.targets}, []
+    with suppress(Exception), undisturbed(model) as kept:
+        for count in (1, 1000):
+            result: Any = kept.run(partial(model, **given, num_items_in_batch=torch.tensor(count)))
+            losses.append(float(result["loss"] if isinstance(result, Mapping) else result[0]))
+    return len({*losses}) == 1 and len(losses) == 2
+
+
+def _reads(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether the code of a function reads a variable or an attribute of this name anywhere."""
+    instructions = dis.get_instructions(inspect.unwrap(function))
+    loads = (each.argval for each in instructions if each.opname.startswith("LOAD"))
+    return any(name in (found if isinstance(found, tuple) else (found,)) for found in loads)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from interaction_monitor._checks import is_number, is_whole, reads
-from interaction_monitor.distributed import is_split
-from interaction_monitor.forward.model import device_of
+from interaction_monitor._checks import is_number, is_whole
 from interaction_monitor.measurement import NoValidSamplesError
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
 from interaction_monitor.reference.sources import Given, listed, refusal
 from interaction_monitor.schedule import DEFAULT, Every, Schedule
 from interaction_monitor.settings import Thresholds
-from interaction_monitor.state import undisturbed
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
 
 OnError = Literal["warn", "raise"]
@@ -194,49 +188,6 @@ def rule_of(
     if not stop_on_onset:
         return stop
     return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
-
-
-def why_losses_are_sums(trainer: Any, probe: Probe) -> str | None:
-    """Say why the losses of a trainer of `transformers` are sums over the batches of a step; None where they are not.
-
-    It takes a loss that may be told of all items in these batches, `num_items_in_batch`, to be divided by them. Whether
-    a model does so is tried. A `compute_loss` of the user's own is read, as it might change something.
-
-    Args:
-        trainer: about to train.
-        probe: samples to try it on.
-    """
-    steps, own = trainer.args.gradient_accumulation_steps, type(trainer).compute_loss
-    scaled = getattr(trainer, "loss_is_scaled_for_ga", None) is not None or trainer.compute_loss_func is not None
-    if steps < 2 or scaled or not trainer.model_accepts_loss_kwargs or "labels" not in trainer.label_names:
-        return None
-    if own.__module__ == "transformers.trainer":
-        who = type(trainer.model).__name__
-        sums = trainer.label_smoother is None and _counts_no_items(trainer.model, probe)
-    else:
-        who, takes = own.__qualname__, inspect.signature(own).parameters.values()
-        counts = [each.name for each in takes if each.name == "num_items_in_batch" or each.kind is each.VAR_KEYWORD]
-        sums = not any(reads(own, name) for name in (*counts, "gradient_accumulation_steps"))
-    if not sums:
-        return None
-    return (
-        f"with gradient_accumulation_steps={steps} the training loss that the Trainer logs, and the monitor shows, is "
-        f"a sum over {steps} batches, and so is the gradient, since {who} does not use num_items_in_batch. Set "
-        "model.accepts_loss_kwargs = False before the Trainer is made, so that it divides"
-    )
-
-
-def _counts_no_items(model: torch.nn.Module, probe: Probe) -> bool:
-    """Tell whether the loss of a model stays as it is whatever number of items it is told of."""
-    some = probe.select(range(min(2, len(probe)))).to(device_of(model, probe.inputs))
-    if some.targets is None or not isinstance(some.inputs, dict) or is_split(model):
-        return False
-    given, losses = {**some.inputs, "labels": some.targets}, []
-    with suppress(Exception), undisturbed(model) as kept:
-        for count in (1, 1000):
-            result: Any = kept.run(partial(model, **given, num_items_in_batch=torch.tensor(count)))
-            losses.append(float(result["loss"] if isinstance(result, Mapping) else result[0]))
-    return len({*losses}) == 1 and len(losses) == 2
 
 
 class Faults:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
-from interaction_monitor.callbacks.errors import why_losses_are_sums
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError
+from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
 from interaction_monitor.progress_bar import OpenBar, terminal_bar

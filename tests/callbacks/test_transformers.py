@@ -15,9 +15,9 @@ from transformers_runs import VOCABULARY, mixed_sentences, positions, sentences,
 
 import interaction_monitor.outputs
 from interaction_monitor import InteractionMonitor, Probe
-from interaction_monitor.callbacks.errors import why_losses_are_sums
 from interaction_monitor.callbacks.transformers import InteractionTrainerCallback
 from interaction_monitor.language_models import last_token_logits, most_probable
+from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.players import Words
 from interaction_monitor.plots import run_figures
 from interaction_monitor.record import Record
