@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gallery.__main__ as pages
-from gallery import reference_runs, references, tables
+from gallery import other_statistics, reference_runs, references, tables
 from gallery.accuracy import SCHEDULES, kept, told
 from gallery.detection import detect, flat_histories, known_with
 from gallery.fewer_players import FOLDER, restrict
@@ -506,6 +506,26 @@ def test_the_page_on_references_shows_what_is_stored():
     known = [references.onset(run, "twins_both", with_loss=True)[1] for run in wrong]
     assert f"All {len(wrong)} runs with wrong labels are found" in words
     assert None not in known
+
+
+def test_the_page_on_references_says_what_else_was_tried():
+    page = (references.RESULTS.parents[1] / "docs" / "generalizing.md").read_text()
+    rows = list(other_statistics.rows(other_statistics.groups()))
+    assert len(rows) == 5
+    assert [row for row in rows if f"| {row} |" not in page] == []
+
+
+def test_the_twins_loss_is_discounted_by_what_they_share():
+    losses = np.array([1.0, 0.8, 0.6, 0.5, 0.45, 0.42, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4])
+    epochs = np.arange(len(losses))
+    run = {"epochs": epochs, "cross_loss": losses, "strength": np.ones((16, 5)), "twins_one": np.ones((16, 5))}
+    level, sinking = np.full(16, 0.8), np.where(epochs > 8, 0.8 - 0.1 * (epochs - 8), 0.8)
+    shares = [run | {"twins_both": np.tile(share[:, None], 5)} for share in (level, sinking)]
+    assert other_statistics.discounted_onset(shares[0]) is None
+    assert other_statistics.discounted_onset(shares[1]) in (11, 12, 13)
+    assert other_statistics.discounted_onset(shares[1], least=2.0) is None
+    mean = other_statistics.with_mean(shares[0])["twins_mean"]
+    np.testing.assert_allclose(mean, 0.9)
 
 
 def test_the_page_on_references_says_what_cannot_be_known():
