@@ -19,8 +19,8 @@ from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, optimiz
 from interaction_monitor.callbacks.loggers import is_a
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
-from interaction_monitor.reference.taken_over import follow, mirror, optimizer_like
 from interaction_monitor.reference.twins import COSTS, Loss, Twins, TwinTraining
+from interaction_monitor.reference.twins_follow_run import follow, mirror, optimizer_like
 from interaction_monitor.state import preserved_rng, silent
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import require_counts
-from interaction_monitor.comparison.comparison import (
+from interaction_monitor.comparison.several_networks import (
     Comparison,
     Counting,
     Extraction,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from interaction_monitor.comparison.comparison import Comparison, Extraction
+from interaction_monitor.comparison.several_networks import Comparison, Extraction
 from interaction_monitor.functional import (
     and_outputs,
     matching_precision_curve,

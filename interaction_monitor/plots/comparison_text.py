@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from interaction_monitor.comparison.comparison import Comparison, Extraction, Repetition
+from interaction_monitor.comparison.several_networks import Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
 from interaction_monitor.plots.tensorboard import EVENTS
 

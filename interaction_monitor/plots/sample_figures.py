@@ -10,7 +10,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from interaction_monitor.comparison.comparison import Comparison, Extraction
+from interaction_monitor.comparison.several_networks import Comparison, Extraction
 from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots import NOTE, bare, legend_above, page, styled

@@ -17,7 +17,7 @@ from interaction_monitor.functional import generalizing_share, order_strength
 from interaction_monitor.functional.generalizing import held_interactions
 from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
-from interaction_monitor.reference.signs import Salient, read, write
+from interaction_monitor.reference.salient import Salient, read, write
 from interaction_monitor.reference.sources import (
     Checkpoint,
     Given,

@@ -21,7 +21,7 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.record.files import TRAINING, is_record
-from interaction_monitor.reference.signs import Salient
+from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import evaluating, preserved_rng, silent, undisturbed, uninitialized

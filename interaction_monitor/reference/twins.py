@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from interaction_monitor._checks import describe, refusing, some
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
-from interaction_monitor.reference.taken_over import follow, halves, mirror, take_over
+from interaction_monitor.reference.twins_follow_run import follow, halves, mirror, take_over
 from interaction_monitor.state import Kept, evaluating, preserved_rng
 
 COSTS = (

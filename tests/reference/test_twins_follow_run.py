@@ -5,7 +5,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from interaction_monitor.reference.taken_over import halves, sides
+from interaction_monitor.reference.twins_follow_run import halves, sides
 
 
 @pytest.mark.parametrize(
