@@ -150,6 +150,11 @@ class FixedSamples:
         with suppress(DifferentShapesError):  # each batch may be padded to a length of its own
             self.parts = [Probe(*join([(part.inputs, part.targets) for part in self.parts]))]
 
+    def parts_or(self, few: Probe | None) -> list[Probe]:
+        """Return the samples, once there are all, or others in their place where there are more of these."""
+        mine = self.parts if self.complete else []
+        return [few] if few is not None and sum(map(len, mine)) <= len(few) else mine
+
     def state_dict(self) -> dict[str, Any]:
         """Return the samples as tensors, once there are all."""
         parts = [{"inputs": part.inputs, "targets": part.targets} for part in self.parts]
@@ -167,11 +172,20 @@ class LossSamples:
 
     Args:
         probe: what stands for the test samples as long as there are no more of these.
+        measured: the training samples that are measured, which stand for the others in the same way; None for none.
         train: training samples, with the labels as trained on; None takes them from the batches of the run.
         test: other samples; None takes them from there too.
     """
 
-    def __init__(self, probe: Probe, *, train: Probe | None = None, test: Probe | None = None) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        *,
+        measured: Probe | None = None,
+        train: Probe | None = None,
+        test: Probe | None = None,
+    ) -> None:
+        self._measured = measured
         self.train, self.test = FixedSamples(probe, given=train), FixedSamples(probe, given=test, spread=True)
         self.collects = False  # whether both come to be taken from the batches of the run
 
@@ -185,8 +199,7 @@ class LossSamples:
             step: training step; before the first there is the test loss alone.
         """
         split = is_split(model)  # which all processes run together, on the same samples
-        train = self.train.parts if self.train.complete else []
-        test = self.test.parts if self.test.complete and len(self.test) > len(self.test.like) else [self.test.like]
+        train, test = self.train.parts_or(self._measured), self.test.parts_or(self.test.like)
         alone = self.collects and step == 0 and not self.train.complete
         train, test, alone = ranks.of_first((train, test, alone)) if split else (train, test, alone)
         found = EvaluatedLosses()

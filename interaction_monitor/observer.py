@@ -118,7 +118,7 @@ class Observer:
             self.new_record = NewRecord(Path(record), plain_settings(self.settings))
         self.ranks = ranks or Ranks()
         self.train = train
-        self.loss_samples = LossSamples(probe, train=train_samples or (train and train[0]), test=test_samples)
+        self.loss_samples = LossSamples(probe, measured=train and train[0], train=train_samples, test=test_samples)
         self.references = References.of(reference)
         self.history = History()
         self.last: Measurement | None = None

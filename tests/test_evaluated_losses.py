@@ -298,6 +298,15 @@ def test_a_lightning_run_has_them_without_reading_its_loader(digits, make_traine
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_training_samples_that_are_measured_do_not_stand_in_the_way_of_more(digits, make_trainer, net):
+    monitor = InteractionMonitor(FEATURES, n_samples=4, n_train_samples=3, every_n_epochs=1, on_error="raise")
+    make_trainer(monitor, max_epochs=1).fit(net, *(DataLoader(part, batch_size=64) for part in digits))
+    first, last = monitor.observer.history
+    assert (first.evaluated_samples, last.evaluated_samples) == (3, 100)
+    assert len(monitor.observer.loss_samples.train) == 200
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_resumed_run_keeps_its_samples_though_batches_come_in_another_order(digits, make_trainer, make_net, tmp_path):
     data = [digits[0], TensorDataset(*(torch.cat([part] * 8) for part in digits[1].tensors))]
 

@@ -106,7 +106,7 @@ def shown_losses(history: History) -> Losses:
     evaluated = history.column("evaluated_train_loss"), history.column("evaluated_test_loss")
     many = np.array([row.evaluated_on_many for row in history], dtype=bool)
     if many.any():  # and never of two kinds in one curve
-        before = np.isnan(evaluated[0])  # training, where the test loss alone is known
+        before = history.steps == 0  # training, where no training sample is known
         train, test = np.where(many, evaluated[0], np.nan), np.where(many | before, evaluated[1], np.nan)
         return Losses(train, test, " in evaluation mode")
     logs_none = len(history) > 1 and not np.isfinite(logged[1] - logged[0])[1]
