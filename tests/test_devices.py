@@ -112,6 +112,7 @@ CASES = {
         "mean_order_influence": [called(F.mean_order_influence, STRENGTH)],
         "mean_order_interval": [called(F.mean_order_interval, STRENGTH)],
         "matching_error": [called(F.matching_error, V, AND, OR, 0.1 * V), called(F.matching_error, V, AND, None)],
+        "matching_precision": [called(F.matching_precision, V, AND, OR, 3)],
         "matching_precision_curve": [called(F.matching_precision_curve, V, AND, None)],
         "sparsity_curve": [called(F.sparsity_curve, AND, OR)],
         "shapley_values": [called(F.shapley_values, AND, OR), called(F.shapley_values, AND, None)],

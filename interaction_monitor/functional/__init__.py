@@ -9,6 +9,7 @@ from interaction_monitor.functional.extraction import (
 )
 from interaction_monitor.functional.faithfulness import (
     matching_error,
+    matching_precision,
     matching_precision_curve,
     shapley_values,
     sparsity_curve,
@@ -79,6 +80,7 @@ __all__ = [
     "high_order_share",
     "highest_bit_first",
     "matching_error",
+    "matching_precision",
     "matching_precision_curve",
     "mean_order",
     "mean_order_influence",

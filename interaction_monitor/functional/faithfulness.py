@@ -15,7 +15,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import per_sample, require_one_shape
+from interaction_monitor._checks import require_one_shape
 from interaction_monitor._portable import to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
 
@@ -85,6 +85,32 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
     total = to_float64(v[..., -1:] - v[..., :1])
     missed = (total - effects.cumsum(-1)).abs()
     return torch.where(said + missed == 0, 1.0, said / (said + missed))
+
+
+def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> Tensor:
+    """Give the matching precision m of the strongest k interactions, one entry of `matching_precision_curve`.
+
+    Args:
+        v: (..., 2^n) outputs of all coalitions.
+        and_: (..., 2^n) AND interactions.
+        or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
+        k: how many interactions, AND and OR together; at least 1.
+
+    Returns:
+        (...,) float64 in 0..1: 1 when the k interactions sum to the whole output change.
+
+    Raises:
+        ValueError: if `k` is not between 1 and their number, the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> v = torch.tensor([0.0, 1.0, 0.0, 4.0])
+        >>> matching_precision(v, torch.tensor([0.0, 1.0, 0.0, 3.0]), None, k=1).item()
+        0.75
+    """
+    curve = matching_precision_curve(v, and_, or_)
+    if not 1 <= k <= curve.shape[-1]:
+        raise ValueError(f"k must lie between 1 and {curve.shape[-1]}, the number of interactions, but is {k}")
+    return curve[..., k - 1]
 
 
 def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
@@ -220,35 +246,6 @@ def polynomial_degree(average: Tensor) -> Tensor:
         most = torch.where(below, torch.minimum(most, equal), most)
         least = torch.where((small <= 0) & (large > small) & ~below, torch.inf, least)
     return torch.where(least <= most, least, torch.inf)
-
-
-def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
-    """Give the ξ with which n^ξ/τ would be just the number of salient AND interactions.
-
-    ξ = log_n(|Ω| τ / |v(N) - v(∅)|), Ω the interactions with |I(S)| ≥ τ, S ≠ ∅ (Theorem 1; the threshold counts in
-    units of the sample's output). It is not the paper's, which is that of the bound: `bound_exponent`.
-
-    Args:
-        and_: (..., 2^n) AND interactions that sum to the output, as `and_interactions` gives, n ≥ 2.
-        tau: the threshold, positive; broadcasts to (...,).
-
-    Returns:
-        (...,) float64; -Inf where nothing is salient.
-
-    Raises:
-        ValueError: if there is one player only, for which no exponent says anything.
-
-    Examples:
-        >>> round(sparsity_exponent(torch.tensor([0.0, 3.0, 3.0, 2.0]), tau=0.5).item(), 3)  # log2(3 · 0.5 / 8)
-        -2.415
-    """
-    n = n_players(and_)
-    if n < 2:
-        raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
-    effects = to_float64(and_[..., 1:])
-    threshold = per_sample(effects, tau=tau)
-    count = (effects.abs() >= threshold).sum(-1)
-    return (count * threshold[..., 0] / effects.sum(-1).abs()).log() / math.log(n)
 
 
 def bound_exponent(average: Tensor) -> Tensor:

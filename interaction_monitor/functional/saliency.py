@@ -1,14 +1,14 @@
 """How strong the salient interactions of each order are: the signal the monitor watches.
 
-The order of an interaction is the number of its players. Ren et al. 2024 ("Towards the dynamics of a
-DNN learning symbolic interactions", Section 3.2) follow the share of each order, I_real^(k), through
-training; its mean is the one number that falls in phase one and rises in phase two. The empty pattern
-is nobody's interaction and is never counted. A sample without finite outputs has a row of NaN and is
-left out.
+The order of an interaction is the number of its players. Ren et al. 2024 ("Towards the dynamics of a DNN learning
+symbolic interactions", Section 3.2) follow the share of each order, I_real^(k), through training; its mean is the one
+number that falls in phase one and rises in phase two. The empty pattern is nobody's interaction and is never counted. A
+sample without finite outputs has a row of NaN and is left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -102,6 +102,34 @@ def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
     return counts.where(~threshold.isnan(), torch.nan)
 
 
+def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
+    """Give the ξ with which n^ξ/τ would be just the number of salient AND interactions.
+
+    ξ = log_n(|Ω| τ / |v(N) - v(∅)|), Ω the interactions with |I(S)| ≥ τ, S ≠ ∅ (Theorem 1; the threshold counts in
+    units of the sample's output). It is not the paper's, which is that of the bound: `faithfulness.bound_exponent`.
+
+    Args:
+        and_: (..., 2^n) AND interactions that sum to the output, as `and_interactions` gives, n ≥ 2.
+        tau: the threshold, positive; broadcasts to (...,).
+
+    Returns:
+        (...,) float64; -Inf where nothing is salient.
+
+    Raises:
+        ValueError: if there is one player only, for which no exponent says anything.
+
+    Examples:
+        >>> round(sparsity_exponent(torch.tensor([0.0, 3.0, 3.0, 2.0]), tau=0.5).item(), 3)  # log2(3 · 0.5 / 8)
+        -2.415
+    """
+    n = n_players(and_)
+    if n < 2:
+        raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
+    change = to_float64(and_[..., 1:]).sum(-1).abs()
+    count = salient_counts(and_, None, tau).sum(-1)
+    return (count * per_sample(and_, tau=tau)[..., 0] / change).log() / math.log(n)
+
+
 def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
     """Give the outputs of all coalitions that the salient interactions make by themselves.
 
@@ -152,17 +180,14 @@ def order_distribution(strength: Tensor) -> Tensor:
         [1.5, 0.5]
     """
     total = valid_rows(strength).sum(0)
-    if total.sum() == 0:
-        return total
-    return total / total.mean()
+    return total if total.sum() == 0 else total / total.mean()
 
 
 def mean_order(strength: Tensor) -> Tensor:
     """Give the mean order ⟨k⟩ = Σ_k k I^(k) / Σ_k I^(k).
 
     Args:
-        strength: (S, n) strength per sample and order, or (n,) an order distribution; rows with NaN
-            are left out.
+        strength: (S, n) strength per sample and order, or (n,) an order distribution; rows with NaN are left out.
 
     Returns:
         () float64 in 1..n; NaN if nothing is salient.

@@ -14,6 +14,7 @@ from interaction_monitor.functional import (
     and_interactions,
     and_outputs,
     matching_error,
+    matching_precision,
     matching_precision_curve,
     or_interactions,
     or_outputs,
@@ -26,7 +27,6 @@ from interaction_monitor.functional.faithfulness import (
     bound_exponent,
     largest_drop,
     polynomial_degree,
-    sparsity_exponent,
 )
 
 
@@ -83,7 +83,7 @@ def test_precision_against_a_loop():
         for k in (1, 2, 5, 14):
             said = sum(abs(x) for x in pooled[:k])
             missed = abs(v[sample, -1] - v[sample, 0] - sum(pooled[:k])).item()
-            assert matching_precision_curve(v, and_, or_)[sample, k - 1].item() == pytest.approx(said / (said + missed))
+            assert matching_precision(v, and_, or_, k)[sample].item() == pytest.approx(said / (said + missed))
 
 
 @given(splits())
@@ -158,6 +158,9 @@ def test_one_or_pattern_is_shared_equally():
 
 def test_bad_input_is_named():
     v = torch.zeros(2, 8)
+    for bad in (0, 15, -1):
+        with pytest.raises(ValueError, match=f"between 1 and 14.*{bad}"):
+            matching_precision(v, v, v, bad)
     with pytest.raises(ValueError, match=r"v, and_ and or_ must have one shape.*or_ is \(2, 4\)"):
         matching_error(v, v, torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"2\*\*n"):
@@ -242,15 +245,3 @@ def test_the_exponent_of_the_bound_is_that_of_its_definition():
     p = ((average_outputs(v) / average_outputs(v)[:, :1]).log() / torch.arange(1, n + 1).log())[:, 1:].amax(1)
     known = p[found.isfinite()]
     assert known.min() < 1 < 2 < known.max()  # no digit is set aside, one, and two
-
-
-def test_the_exponent_meets_the_bound_with_equality():
-    v = torch.randn(3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    and_, tau = and_interactions(v), 0.7
-    for sample, exponent in enumerate(sparsity_exponent(and_, tau).tolist()):
-        count = sum(abs(float(i)) >= tau for i in and_[sample, 1:])
-        change = abs(float(v[sample, -1] - v[sample, 0]))
-        assert 5**exponent * change / tau == pytest.approx(count)
-    assert sparsity_exponent(torch.ones(2, 4), tau=9.0).tolist() == [-math.inf] * 2
-    with pytest.raises(ValueError, match="at least two players"):
-        sparsity_exponent(torch.ones(2), tau=1.0)

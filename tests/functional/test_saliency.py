@@ -24,8 +24,8 @@ from interaction_monitor.functional import (
     salient_counts,
     salient_outputs,
 )
-from interaction_monitor.functional.faithfulness import sparsity_exponent
 from interaction_monitor.functional.intervals import student_quantile
+from interaction_monitor.functional.saliency import sparsity_exponent
 
 
 def brute_strength(and_, or_, tau, n):
@@ -249,6 +249,18 @@ def test_high_orders_start_above_a_third():
 
 
 @pytest.mark.cuda
+def test_the_exponent_meets_the_bound_with_equality():
+    v = torch.randn(3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    and_, tau = and_interactions(v), 0.7
+    for sample, exponent in enumerate(sparsity_exponent(and_, tau).tolist()):
+        count = sum(abs(float(i)) >= tau for i in and_[sample, 1:])
+        change = abs(float(v[sample, -1] - v[sample, 0]))
+        assert 5**exponent * change / tau == pytest.approx(count)
+    assert sparsity_exponent(torch.ones(2, 4), tau=9.0).tolist() == [-math.inf] * 2
+    with pytest.raises(ValueError, match="at least two players"):
+        sparsity_exponent(torch.ones(2), tau=1.0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_the_cpu():
     and_, or_ = torch.randn(2, 5, 64).double()

@@ -12,7 +12,7 @@ import torch
 
 from interaction_monitor import cli
 from interaction_monitor.console import verdict
-from interaction_monitor.functional import matching_error, matching_precision_curve
+from interaction_monitor.functional import matching_error, matching_precision
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.player_map import PlayerMap
@@ -343,7 +343,7 @@ class TestChecks:
         assert (checks.worst_error[[0, 1, 2, 3, 5]] < 1e-12).all()
         last = measurements[5]
         for i, rank in enumerate(checks.ranks):
-            expected = matching_precision_curve(last.v, last.and_, last.or_)[:, int(rank) - 1].mean()
+            expected = matching_precision(last.v, last.and_, last.or_, int(rank)).mean()
             np.testing.assert_allclose(checks.precision[2, i], expected)
         pooled = torch.cat([last.and_[:, 1:], last.or_[:, 1:]], 1).abs().sort(descending=True).values.mean(0)
         np.testing.assert_allclose(checks.strength[2], pooled[checks.ranks - 1] / last.tau)
