@@ -35,11 +35,6 @@ class EvaluatedLosses(NamedTuple):
     evaluated_test_loss: float | None = None
     evaluated_samples: int | None = None  # how many each is of at least
 
-    @property
-    def evaluated_on_many(self) -> bool:
-        """Whether both are known, on at least 200 samples each."""
-        return None not in self and (self.evaluated_samples or 0) >= ENOUGH_SAMPLES
-
 
 def evaluated_loss(model: nn.Module, samples: Sequence[Probe], settings: Settings) -> float | None:
     """Return the mean cross-entropy of samples in evaluation mode, by the network as it is now.
@@ -58,7 +53,8 @@ def evaluated_loss(model: nn.Module, samples: Sequence[Probe], settings: Setting
         1.099
     """
     for part in samples:
-        if part.targets is None or part.targets.ndim != 1 or not _whole(part.targets):
+        classes = part.targets
+        if classes is None or classes.ndim != 1 or classes.is_floating_point() or classes.is_complex():
             return None
     call, losses = settings.forward_func or call_model, []
     with undisturbed(model) as kept:
@@ -135,8 +131,8 @@ class FixedSamples:
         if not (ranks <= last).any():
             return
         before = [(each, among) for each, among in zip(self.parts, self._ranks, strict=True) if (among <= last).any()]
-        new = _those(part, ranks <= last).map(lambda tensor: tensor.detach().cpu().clone())
-        self.parts = [*(_those(each, among <= last) for each, among in before), new]
+        new = part.select(ranks <= last).map(lambda tensor: tensor.detach().cpu().clone())
+        self.parts = [each if (among <= last).all() else each.select(among <= last) for each, among in before] + [new]
         self._ranks = [among[among <= last] for among in (*(among for _, among in before), ranks)]
         if not self._spread and len(self) == most:
             self.close()
@@ -220,10 +216,6 @@ class LossSamples:
         self.test.load_state_dict(state.get("test_samples", {}))
 
 
-def _whole(targets: Tensor) -> bool:
-    return not (targets.is_floating_point() or targets.is_complex())
-
-
 def _alike(part: Probe, probe: Probe) -> bool:
     """Tell whether the samples are called as the probe's are, lengths apart."""
     forms = ({name: (t.dtype, t.ndim) for name, t in _tensors_of(each).items()} for each in (part, probe))
@@ -237,7 +229,3 @@ def _tensors_of(part: Probe) -> dict[str, Tensor]:
 
 def _bytes_of_one(part: Probe) -> int:
     return max(1, sum(tensor.nbytes for tensor in _tensors_of(part).values()) // len(part))
-
-
-def _those(part: Probe, chosen: Tensor) -> Probe:
-    return part if chosen.all() else part.map(lambda tensor: tensor[chosen.to(tensor.device)])

@@ -12,15 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.evaluated_losses import EvaluatedLosses, LossSamples
+from interaction_monitor.evaluated_losses import LossSamples
 from interaction_monitor.forward.precision import rounding_warning
 from interaction_monitor.history import History, Row
-from interaction_monitor.history.summary import from_before, from_training, summarise
-from interaction_monitor.losses import LossPair
+from interaction_monitor.history.landmarks import EVALUATED, shown_losses
+from interaction_monitor.history.summary import from_before, from_training, of_phase, summarise
 from interaction_monitor.measurement import Measurement, measure_jointly, with_rounding
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseState, PhaseTracker
@@ -170,7 +171,7 @@ class Observer:
     ) -> Row:
         """Do as `observe`, but leave writing the record to `write_record`."""
         self.measure_references(model, forward_context=forward_context)
-        settings = replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+        settings = self._settings(forward_context)
         measurement = measure_jointly(model, self.probe, self.players, settings, self.ranks)
         if self.ranks.rank == 0:  # which tells the others by its row
             measurement = with_rounding(measurement, model, self.probe, self.players, settings)
@@ -178,12 +179,13 @@ class Observer:
             measurement = self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
         train = None if self.train is None else measure_jointly(model, *self.train, settings, self.ranks)
         evaluated = self.loss_samples.evaluate(model, settings, self.ranks, step=step)
-        state = self._advance((train_loss, test_loss), evaluated, epoch, step, measurement.strength)
+        before, state = self.last, PhaseTracker().state  # until this measurement's is known
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
-        before = self.last
+        row = replace(row, **evaluated._asdict())
+        row = replace(row, **of_phase(self._advance(row, measurement.strength)))
         if before is None and self.record is not None and len(self.record.history):
             before = self.record.measurements[-1]  # a resumed run has it in its record alone
-        row = replace(row, **evaluated._asdict(), **from_before(before, measurement))
+        row = replace(row, **from_before(before, measurement))
         if self.references is not None:
             row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
         if train is not None and self.train is not None:
@@ -206,7 +208,7 @@ class Observer:
             ValueError: if a reference does not fit the run, or cannot be measured.
         """
         if self.references is not None:
-            settings = replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+            settings = self._settings(forward_context)
             train, folder = self.train and self.train[0], None if self.record is None else self.record.folder
             run = Run(model, self.probe, self.players, settings=settings, train=train, folder=folder)
             self.references.prepare(run, self._measuring(settings), self.ranks)
@@ -225,20 +227,17 @@ class Observer:
     def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
         return lambda network: measure_jointly(network, self.probe, self.players, settings, self.ranks)
 
-    def _advance(
-        self, losses: LossPair, evaluated: EvaluatedLosses | Row, epoch: int, step: int, strength: Tensor
-    ) -> PhaseState:
-        """Let the tracker take in a measurement; the gap is between the losses of `landmarks.shown_losses`."""
-        many, before = evaluated.evaluated_on_many, any(row.evaluated_on_many for row in self.history)
-        logs = None not in losses if len(self.history) < 2 else self.history[1].loss_gap is not None
-        if many and not before:
-            self.tracker.forget_losses(self.history[0].evaluated_test_loss if len(self.history) else None)
-        if before and not many:
-            losses = None, None
-        elif many or (not logs and len(self.history)):
-            losses = evaluated.evaluated_train_loss, evaluated.evaluated_test_loss
-        train, test = losses
-        return self.tracker.update(epoch=epoch, step=step, strength=strength, train_loss=train, test_loss=test)
+    def _settings(self, forward_context: ForwardContext | None) -> Settings:
+        return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+
+    def _advance(self, row: Row, strength: Tensor) -> PhaseState:
+        """Let the tracker take in a measurement, with the losses that are shown of the run up to it."""
+        before, losses = shown_losses(self.history), shown_losses(History([*self.history, row]))
+        forget = getattr(self.tracker, "forget_losses", None)  # a tracker of the user's own need not have it
+        if losses.of == EVALUATED != before.of and forget is not None:
+            forget(losses.first)
+        train, test = (None if np.isnan(values[-1]) else float(values[-1]) for values in (losses.train, losses.test))
+        return self.tracker.update(epoch=row.epoch, step=row.step, strength=strength, train_loss=train, test_loss=test)
 
     def write_record(self) -> None:
         """Write the last measurement to the record, if there is one."""
@@ -268,7 +267,7 @@ class Observer:
         """
         if self.references is not None and generalizing is not None:
             self.references.advance(generalizing, strength, epoch=row.epoch, step=row.step, unseen=row.unseen_loss)
-        self._advance((row.train_loss, row.test_loss), row, row.epoch, row.step, strength)
+        self._advance(row, strength)
         self.history.append(row)
 
     def state_dict(self) -> dict[str, Any]:

@@ -173,11 +173,11 @@ def test_the_probe_stands_for_test_samples_until_there_are_more(net):
     samples.train.add((x[:300], y[:300]))
     samples.train.close()
     few = samples.evaluate(net, observer.settings, observer.ranks, step=1)
-    assert (few.evaluated_samples, few.evaluated_on_many) == (4, False)
+    assert few.evaluated_samples == 4
     samples.test.add((other[:250], targets[:250]))
     samples.test.close()
     many = samples.evaluate(net, observer.settings, observer.ranks, step=1)
-    assert (many.evaluated_samples, many.evaluated_on_many) == (250, True)
+    assert many.evaluated_samples == 250
     assert many.evaluated_test_loss == pytest.approx(cross_entropy(net, other[:250], targets[:250]), rel=1e-5)
 
 
@@ -255,6 +255,18 @@ def test_of_many_samples_the_gap_opens_between_these_alone():
     assert losses.first == first
     assert row.loss_gap == row.evaluated_gap
     assert observer.history[1].loss_gap == pytest.approx(0.1)
+
+
+def test_a_tracker_of_the_users_own_needs_no_more_than_update():
+    class Plain:
+        def __init__(self, tracker):
+            self.update = tracker.update
+
+    net, samples, probe, players = linear(200)
+    observer = Observer(probe, players, train_samples=samples, test_samples=samples)
+    observer.tracker = Plain(observer.tracker)
+    row = observer.observe(net, epoch=0, step=0)
+    assert (row.phase, row.evaluated_on_many) == ("initial", True)
 
 
 @pytest.fixture

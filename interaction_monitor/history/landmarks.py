@@ -75,13 +75,16 @@ def find_gap_opening(history: History) -> Landmark | None:
     return Landmark(index, places(history)[index])
 
 
+EVALUATED = " in evaluation mode"  # of losses of the very network, on many samples
+
+
 @dataclass(frozen=True)
 class Losses:
     """The losses that pictures, tables and sentences about a run are of: one pair for all of them."""
 
     train: NDArray[np.float64]  # (E,) NaN where not known
     test: NDArray[np.float64]  # (E,)
-    of: str  # "" as the run logs them, " in evaluation mode", or " of the measured samples"
+    of: str  # "" as the run logs them, `EVALUATED`, or " of the measured samples"
 
     @property
     def gap(self) -> NDArray[np.float64]:
@@ -108,7 +111,7 @@ def shown_losses(history: History) -> Losses:
     if many.any():  # and never of two kinds in one curve
         before = history.steps == 0  # training, where no training sample is known
         train, test = np.where(many, evaluated[0], np.nan), np.where(many | before, evaluated[1], np.nan)
-        return Losses(train, test, " in evaluation mode")
+        return Losses(train, test, EVALUATED)
     logs_none = len(history) > 1 and not np.isfinite(logged[1] - logged[0])[1]
     if logs_none and np.isfinite(evaluated[1] - evaluated[0]).any():
         return Losses(*evaluated, " of the measured samples")

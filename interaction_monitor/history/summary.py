@@ -75,18 +75,21 @@ def summarise(
         solver_gap=float(measurement.gap[valid].max()),
         seconds=measurement.seconds,
         n_valid=int(valid.sum()),
-        phase=state.phase,
-        onset_epoch=state.onset_epoch,
-        detected_epoch=state.detected_epoch,
-        gap_onset_epoch=state.gap_onset_epoch,
-        onset_step=state.onset_step,
-        detected_step=state.detected_step,
-        gap_onset_step=state.gap_onset_step,
+        **of_phase(state),
         train_loss=train_loss,
         test_loss=test_loss,
         rounding=None if math.isnan(measurement.rounding) else measurement.rounding,
         effect=tuple(order_effects(measurement.and_[valid], measurement.or_[valid]).mean(dim=0).tolist()),
     )
+
+
+def of_phase(state: PhaseState) -> dict[str, Any]:
+    """Return the fields of a row that say what is known of the phases."""
+    epochs, steps = (
+        ("onset_epoch", "detected_epoch", "gap_onset_epoch"),
+        ("onset_step", "detected_step", "gap_onset_step"),
+    )
+    return {name: getattr(state, name) for name in ("phase", *epochs, *steps)}
 
 
 Numbers = dict[str, Any]  # name of a field of a row -> (n,) floats

@@ -22,9 +22,16 @@ from interaction_monitor.state._reachable import parts_of
 from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
 
 __all__ = [
-    "Kept", "answered", "evaluating", "preserved_rng", "same_numbers", "silent", "undisturbed", "uninitialized",
+    "Kept",
+    "answered",
+    "evaluating",
+    "preserved_rng",
+    "same_numbers",
+    "silent",
+    "undisturbed",
+    "uninitialized",
     "version_of",
-]  # fmt: skip
+]
 
 log = logging.getLogger(__name__)
 

@@ -200,17 +200,18 @@ def test_lightning_twins_are_lazily_made_too(loaders, make_trainer, make_net):
     assert not same(*watching.observer.twins.networks)
 
 
+def beside_one_sample(others):
+    """Twins that normalise over a batch, and one in which the second half has one sample and the first so many."""
+    networks = Twins(lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))).networks()
+    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batch = torch.cat([x[sides(x)][:1], x[~sides(x)][:others]])
+    return TwinTraining(networks, [[sgd(net)] for net in networks], loss), batch
+
+
 def test_a_half_of_a_single_sample_is_left_out():
     """Normalisation over a batch fails on one sample."""
-
-    def normalised():
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
-
-    networks = Twins(normalised).networks()
-    training = TwinTraining(networks, [[sgd(net)] for net in networks], loss)
-    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    side = sides(x)
-    batch = torch.cat([x[side][:1], x[~side][:9]])
+    training, batch = beside_one_sample(9)
+    networks = training.networks
     before = copy.deepcopy(networks)
     training.step((batch, torch.zeros(10, dtype=torch.long)))
     assert not same(before[0], networks[0])
@@ -219,15 +220,8 @@ def test_a_half_of_a_single_sample_is_left_out():
 
 def test_a_half_on_which_nothing_can_be_learned_leaves_the_twins_as_they_are():
     """Of a small batch each half may be one sample, which normalisation refuses, or have no loss but NaN."""
-
-    def normalised():
-        return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3))
-
-    networks = Twins(normalised).networks()
-    training = TwinTraining(networks, [[sgd(net)] for net in networks], loss)
-    x = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    side = sides(x)
-    batch = torch.cat([x[side][:1], x[~side][:3]])
+    training, batch = beside_one_sample(3)
+    networks = training.networks
     before = copy.deepcopy(networks)
     training.step((batch, torch.zeros(4, dtype=torch.long)))
     training.step((batch[:2], torch.zeros(2, dtype=torch.long)))  # one each
