@@ -61,7 +61,9 @@ def train_epoch(
     network.eval()
 
 
-def begun(task: Task, seed: int, weight_decay: float = 0.0) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
+def started(
+    task: Task, seed: int, weight_decay: float = 0.0
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.Generator]:
     torch.manual_seed(seed)
     network = task.network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=weight_decay)
@@ -70,7 +72,7 @@ def begun(task: Task, seed: int, weight_decay: float = 0.0) -> tuple[nn.Module, 
 
 def reference(task: Task, data: Data, third: int) -> nn.Module:
     """Train on another third, and go back to the least test loss."""
-    network, optimizer, order = begun(task, third)
+    network, optimizer, order = started(task, third)
     x, y = (tensor.tensor_split(3)[third] for tensor in data.train.tensors)
     lowest, best = math.inf, network
     for _ in range(task.epochs):
@@ -85,7 +87,7 @@ def reference(task: Task, data: Data, third: int) -> nn.Module:
 def rows(task: Task, wrong: float, weight_decay: float) -> list[dict[str, float]]:
     clean, spoilt = task.load(seed=0), task.load(wrong_labels=wrong, seed=0)
     probe = Probe(*(tensor[:25] for tensor in clean.test.tensors))
-    network, optimizer, order = begun(task, 0, weight_decay)
+    network, optimizer, order = started(task, 0, weight_decay)
     players = assign_players(network, players_of(task, clean), probe)
     found = [measure(reference(task, clean, third), probe, players) for third in (1, 2)]
     references = [(r.and_, r.or_, r.tau) for r in found]

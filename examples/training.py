@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from examples import moments, resuming
+from examples import resuming, schedules
 from examples.datasets import Data
 from interaction_monitor import InteractionMonitor, console
 from interaction_monitor.history import History
@@ -208,11 +208,11 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
         "n_samples": options.samples,
         "seed": options.seed,
     } | settings
-    early = moments.Early(options.early, n_samples=len(data.train), batch=BATCH, epochs=options.epochs)
+    early = schedules.Early(options.early, n_samples=len(data.train), batch=BATCH, epochs=options.epochs)
     if options.early:
         settings["every_n_train_steps"] = early.after
     else:
-        settings["every_n_epochs"] = moments.epochs_of(options.epochs)
+        settings["every_n_epochs"] = schedules.epochs_of(options.epochs)
     monitor = InteractionMonitor(players, **settings)
     begun = resuming.interrupted(options.out) if options.resume else None
     asked = {name: value for name, value in vars(options).items() if name not in FREE}

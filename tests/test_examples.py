@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples import datasets, moments, networks, training
+from examples import datasets, networks, schedules, training
 from interaction_monitor.record import Record
 
 # Pictures take seconds.
@@ -197,10 +197,10 @@ def test_full_takes_the_papers_settings_and_the_command_line_goes_before():
 
 
 def test_the_schedule_begins_with_the_first_epochs_and_ends_with_the_last():
-    due = [epoch for epoch in range(1, 257) if moments.epochs_of(256)(epoch)]
+    due = [epoch for epoch in range(1, 257) if schedules.epochs_of(256)(epoch)]
     assert due[:9] == [1, 2, 3, 4, 6, 8, 11, 16, 32]
     assert due[-1] == 256
-    assert [epoch for epoch in range(1, 9) if moments.epochs_of(8)(epoch)] == list(range(1, 9))
+    assert [epoch for epoch in range(1, 9) if schedules.epochs_of(8)(epoch)] == list(range(1, 9))
 
 
 def test_the_chosen_words_of_a_prompt_are_found_with_all_their_tokens(data):
