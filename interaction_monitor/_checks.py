@@ -1,15 +1,15 @@
-"""Checks of what a user gave, and words for values that came instead of what was asked for."""
+"""What a function is given: checks of it, words for what it is instead, and tensors in float64 where there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
-
-from interaction_monitor._portable import as_float64
 
 
 def describe(value: Any) -> str:
@@ -39,12 +39,37 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def require_one_shape(**tensors: Tensor | None) -> None:
-    """Raise unless the tensors have one shape; None is left out.
+def float64_device(device: torch.device | str) -> torch.device:
+    """Return the device itself if it has float64, or the CPU if it has none, as Apple's GPUs."""
+    device = torch.device(device)
+    return device if device.type in ("cpu", "cuda", "meta") or _has_float64(device) else torch.device("cpu")
 
-    Raises:
-        ValueError: that names each argument and its shape.
-    """
+
+@lru_cache(maxsize=16)
+def _has_float64(device: torch.device) -> bool:
+    # Some refuse the tensor, others only what is computed with it.
+    try:
+        (torch.ones(1, dtype=torch.float32, device=device).double() + 1).cpu()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def where_float64_is(x: Tensor) -> Tensor:
+    """Return the tensor, of whatever type, on `float64_device` of its own."""
+    return x.to(float64_device(x.device))
+
+
+def to_float64(x: Tensor | float) -> Tensor:
+    """Return a tensor in float64, on its own device or on the CPU; there too a number."""
+    if not isinstance(x, Tensor):
+        return torch.tensor(x, dtype=torch.float64, device="cpu")
+    # Not at once: a device without float64 would convert before it hands over.
+    return where_float64_is(x).double()
+
+
+def require_one_shape(**tensors: Tensor | None) -> None:
+    """Raise unless the tensors have one shape; None is left out."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
     if len(set(shapes.values())) > 1:
         *first, last = shapes
@@ -53,25 +78,14 @@ def require_one_shape(**tensors: Tensor | None) -> None:
 
 
 def per_sample(interactions: Tensor, **tau: float | Tensor) -> Tensor:
-    """Give a threshold, named as the argument it came in, the axes of (..., 2^n) interactions.
-
-    Args:
-        interactions: (..., 2^n) what it is for.
-        **tau: the one threshold, by its name; a number, or (...,) one per sample.
-
-    Returns:
-        float64, of one axis more than was given, on `float64_device` of the interactions.
-
-    Raises:
-        ValueError: if it has another shape.
+    """Give a threshold, named as the argument it came in, the axes of (..., 2^n) interactions, in float64.
 
     Examples:
-        >>> import torch
         >>> per_sample(torch.zeros(2, 4), tau=torch.tensor([0.5, 0.25])).tolist()
         [[0.5], [0.25]]
     """
     ((name, value),) = tau.items()
-    threshold = as_float64(value, interactions.device)
+    threshold = to_float64(value).to(float64_device(interactions.device))
     given, samples = tuple(threshold.shape), tuple(interactions.shape[:-1])
     fits = len(given) <= len(samples) and all(
         have in (1, want) for have, want in zip(reversed(given), reversed(samples), strict=False)
@@ -85,22 +99,14 @@ def per_sample(interactions: Tensor, **tau: float | Tensor) -> Tensor:
 
 
 def require_whole(who: object, **numbers: object) -> None:
-    """Raise unless each argument is a whole number.
-
-    Raises:
-        TypeError: that names the kind of players, the argument and its value.
-    """
+    """Raise a TypeError unless each argument of a kind of players is a whole number."""
     for name, number in numbers.items():
         if not is_whole(number):
             raise TypeError(f"{type(who).__name__}({name}={number!r}): give a whole number")
 
 
 def require_counts(least: int, **counts: int) -> None:
-    """Refuse what is no whole number, or too small, by its name.
-
-    Raises:
-        ValueError: if one is.
-    """
+    """Refuse what is no whole number, or too small, by its name."""
     for name, value in counts.items():
         if not is_whole(value):
             raise ValueError(f"{name} must be a whole number, but is {value!r}")
@@ -109,11 +115,7 @@ def require_counts(least: int, **counts: int) -> None:
 
 
 def require_no_less_than_zero(**values: float) -> None:
-    """Refuse what is no number, or negative, by its name.
-
-    Raises:
-        ValueError: if one is.
-    """
+    """Refuse what is no number, or negative, by its name."""
     for name, value in values.items():
         if not is_number(value):
             raise ValueError(f"{name} must be a number, but is {value!r}")
@@ -124,13 +126,6 @@ def require_no_less_than_zero(**values: float) -> None:
 @contextmanager
 def refusing(what: str, fix: str) -> Iterator[None]:
     """Make of any failure inside the block one of the argument that it comes from, so that no run begins with it.
-
-    Args:
-        what: fails.
-        fix: what to give instead.
-
-    Raises:
-        ValueError: that says so.
 
     Examples:
         >>> with refusing("Twins(factory=...)", "give another one"):
@@ -146,11 +141,7 @@ def refusing(what: str, fix: str) -> Iterator[None]:
 
 
 def require_between_0_and_1(usual: float, **values: float) -> None:
-    """Refuse a coverage or a level of significance that is none, by its name; `usual` is what to give.
-
-    Raises:
-        ValueError: if one is.
-    """
+    """Refuse a coverage or a level of significance that is none, by its name; `usual` is what to give."""
     for name, value in values.items():
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1, but is {value}; {usual} is usual")

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._portable import float64_device
+from interaction_monitor._checks import float64_device
 from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.batching import LiveBytes
 from interaction_monitor.forward.model import device_of

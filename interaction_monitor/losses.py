@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._portable import float64_device
+from interaction_monitor._checks import float64_device
 from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward.model import device_of
 from interaction_monitor.loading import size_of

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import describe
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import describe, to_float64
 from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward import outputs_of
 from interaction_monitor.forward.precision import rounding

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interaction_monitor._portable import float64_device, to_float64, where_float64_is
+from interaction_monitor._checks import float64_device, to_float64, where_float64_is
 from interaction_monitor.targets import classes_of
 
 Output = Callable[[Tensor, Tensor | None], Tensor]

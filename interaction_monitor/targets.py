@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import to_float64
 
 _VALUE = 'for the network\'s own value, as in a regression, give output="prediction"'
 _FUNCTION = "give output= a function of (values, targets) to one number per sample, such as lambda values, targets: "

@@ -33,7 +33,7 @@ from interaction_monitor import (
     players,
     theory,
 )
-from interaction_monitor._portable import float64_device
+from interaction_monitor._checks import float64_device
 from interaction_monitor.comparison import Network, compare_networks, compare_outputs
 
 N, SAMPLES, NETWORKS = 4, 3, 2

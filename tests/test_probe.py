@@ -7,7 +7,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from interaction_monitor._portable import draw
+from interaction_monitor.loading import draw
 from interaction_monitor.probe import Probe, advice_on_targets
 
 SORTED = TensorDataset(torch.arange(1000).float()[:, None], torch.arange(1000) // 250)

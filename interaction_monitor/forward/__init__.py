@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._portable import float64_device
+from interaction_monitor._checks import float64_device
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
 from interaction_monitor.forward.batching import (
     MAX_FORWARDS,

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import describe, is_number
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import describe, is_number, to_float64
 from interaction_monitor.functional._solver import solve
 from interaction_monitor.functional._solver.problem import Atoms, Problem, atoms_of
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs

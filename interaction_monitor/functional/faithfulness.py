@@ -15,8 +15,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import require_one_shape, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
 
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_between_0_and_1
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import require_between_0_and_1, to_float64
 from interaction_monitor.functional.saliency import mean_order, valid_rows
 
 

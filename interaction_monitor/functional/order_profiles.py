@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import per_sample, require_one_shape
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import per_sample, require_one_shape, to_float64
 from interaction_monitor.functional.interactions import n_players, sum_by_order
 
 _RATES = torch.linspace(0.02, 0.6, 59, dtype=torch.float64)

@@ -14,8 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import per_sample, require_one_shape
-from interaction_monitor._portable import as_float64, to_float64
+from interaction_monitor._checks import per_sample, require_one_shape, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, sum_by_order
 
 # The paper's share of the mean output change.
@@ -264,7 +263,7 @@ def noise_floor(n: int, sigma: float | Tensor) -> Tensor:
         >>> noise_floor(4, 0.5).round(decimals=3).tolist()
         [0.707, 1.0, 1.414, 2.0]
     """
-    sigma = as_float64(sigma, sigma.device if isinstance(sigma, Tensor) else "cpu")
+    sigma = to_float64(sigma)
     powers = torch.arange(1, n + 1, dtype=torch.float64, device=sigma.device)
     return sigma * 2 ** (powers / 2)
 

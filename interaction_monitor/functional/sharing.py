@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_counts, require_one_shape
-from interaction_monitor._portable import to_float64, where_float64_is
+from interaction_monitor._checks import require_counts, require_one_shape, to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, sum_by_order
 
 

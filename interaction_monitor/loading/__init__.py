@@ -19,6 +19,7 @@ from interaction_monitor.loading.private_loader import (
     UnreadableLoaderError,
     base_of,
     copied,
+    draw,
     is_map_style,
     key_batches,
     loader_like,
@@ -27,7 +28,7 @@ from interaction_monitor.loading.private_loader import (
 from interaction_monitor.loading.process import NeedsThisProcessError, SharedStateError, can_fork, in_own_process
 from interaction_monitor.state import preserved_rng
 
-__all__ = ["TooFewSamplesError", "UnreadableLoaderError", "join", "read_samples", "rows_of", "size_of"]
+__all__ = ["TooFewSamplesError", "UnreadableLoaderError", "draw", "join", "read_samples", "rows_of", "size_of"]
 
 # Candidates per sample asked for: enough to balance classes, few enough to read.
 CANDIDATES = 10

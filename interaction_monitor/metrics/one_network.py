@@ -14,8 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from interaction_monitor import functional
-from interaction_monitor._checks import require_between_0_and_1, require_counts
-from interaction_monitor._portable import float64_device, to_float64
+from interaction_monitor._checks import float64_device, require_between_0_and_1, require_counts, to_float64
 from interaction_monitor.functional.generalizing import Reference, held_interactions
 from interaction_monitor.functional.saliency import SALIENCY
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import describe, require_whole
-from interaction_monitor._portable import draw, to_float64
+from interaction_monitor._checks import describe, require_whole, to_float64
+from interaction_monitor.loading import draw
 from interaction_monitor.players.base import Baseline, Players, resolve_baseline
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe

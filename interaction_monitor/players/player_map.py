@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from interaction_monitor._portable import float64_device
+from interaction_monitor._checks import float64_device
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
-from interaction_monitor._portable import draw, uniform
+from interaction_monitor.loading import draw
 from interaction_monitor.players.base import Baseline, Players, resolve_baseline
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
@@ -174,12 +175,19 @@ def k_means(points: Tensor, n_clusters: int, key: tuple[int, ...]) -> Tensor:
 
 
 def _seeds(points: Tensor, n_clusters: int, key: tuple[int, ...]) -> Tensor:
-    chosen = [int(uniform("k-means", *key, 0) * len(points))]
+    chosen = [int(_uniform("k-means", *key, 0) * len(points))]
     squares = torch.full((len(points),), torch.inf, dtype=points.dtype)
     for draws in range(1, n_clusters):
         squares = torch.minimum(squares, (points - points[chosen[-1]]).square().sum(1))
         heights = squares.cumsum(0)
-        place = int(torch.searchsorted(heights, uniform("k-means", *key, draws) * heights[-1], right=True))
+        place = int(torch.searchsorted(heights, _uniform("k-means", *key, draws) * heights[-1], right=True))
         # Rounding may lead past the end, onto a point that is a seed already.
         chosen.append(min(place, int(squares.nonzero()[-1])))
     return points[chosen]
+
+
+def _uniform(*key: int | str) -> float:
+    """Return a number in [0, 1), uniformly distributed, decided by `key` alone, as `draw` is."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    # 53 bits are what a float holds: more would round up to one.
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
-from interaction_monitor._portable import draw
+from interaction_monitor.loading import draw
 from interaction_monitor.players.base import Baseline, Players, cell_index, require_complete, resolve_baseline
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape
-from interaction_monitor._portable import as_float64, float64_device, to_float64
+from interaction_monitor._checks import float64_device, require_one_shape, to_float64
 from interaction_monitor.functional import n_players, order_strength, orders
 from interaction_monitor.functional.saliency import SALIENCY
 
@@ -92,7 +91,7 @@ class Spectrum:
 
 def checked_levels(sigma2: float | Tensor) -> Tensor:
     """Take one noise level or a vector of them as float64, or say what is wrong with it."""
-    levels = as_float64(sigma2, sigma2.device if isinstance(sigma2, Tensor) else "cpu")
+    levels = to_float64(sigma2)
     if levels.ndim > 1:
         raise ValueError(f"sigma2 must be a number or a vector (K,), but has shape {tuple(levels.shape)}; flatten it")
     bad = levels[~(torch.isfinite(levels) & (levels >= 0))]

@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_between_0_and_1, require_counts, require_one_shape
-from interaction_monitor._portable import to_float64
+from interaction_monitor._checks import require_between_0_and_1, require_counts, require_one_shape, to_float64
 from interaction_monitor.functional import n_players
 from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.progress_bar import counted
