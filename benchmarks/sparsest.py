@@ -130,7 +130,7 @@ def counted(run: Callable[[], object]) -> tuple[int, int]:
         samples = solver.problem.u.shape[1] * len(solver.problem.u)
         iterations += count * samples
         # coefficients and noise terms are read and written, outputs read
-        moved += count * samples * 7 * solver.problem.u.shape[-1] * solver.steps.dtype.itemsize
+        moved += count * samples * 7 * solver.problem.u.shape[-1] * solver.dtype.itemsize
         advance(solver, count)
 
     with mock.patch.object(Splitting, "advance", counting):

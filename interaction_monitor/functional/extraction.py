@@ -2,12 +2,11 @@
 
 Every output is written as a sum of AND and OR interactions and a small noise term,
 u(T) = v(T) - v(∅) = Σ_{∅≠S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S) + δ(T), |δ(T)| ≤ ζ, with the least Σ_S w_S (|I_and(S)| +
-|I_or(S)|) (Ren et al. 2024, Eq. 11; Chen et al. 2024, Eq. 4). That is a linear program; the papers approach it by
-20,000 steps of gradient descent, here it is solved, and the gap to the optimum is proven for each sample.
-
-Networks trained for one task are explained together: a pattern is charged for the network where it is largest, and
-once more, α times, for each network, so that patterns found in all of them come cheap (Chen et al. 2024, "Defining
-and extracting generalizable interaction primitives from DNNs", Eq. 5 and 6). That is a linear program too.
+|I_or(S)|) (Ren et al. 2024, Eq. 11; Chen et al. 2024, "Defining and extracting generalizable interaction primitives
+from DNNs", Eq. 4). That is a linear program; the papers approach it by 20,000 steps of gradient descent, here it is
+solved, and the gap to the optimum is proven for each sample. Networks trained for one task are explained together (Eq.
+5 and 6): a pattern is charged for the network where it is largest, and once more, α times, for each network, so that
+patterns found in all of them come cheap.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import describe, is_number, to_float64
 from interaction_monitor.functional._solver import solve
-from interaction_monitor.functional._solver.problem import Atoms, Problem, atoms_of
+from interaction_monitor.functional._solver.problem import Problem, atoms_of
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs
 
 MAX_PLAYERS = 16
@@ -92,35 +91,22 @@ def sparsest_and_or(
             f"v must be finite, but {int((~finite).sum())} of {finite.numel()} samples hold NaN, Inf or numbers whose "
             "sums are Inf; leave them out"
         )
-    outputs = to_float64(v.detach()).reshape(-1, 2**n)
-    empty, u = outputs[:, :1], outputs - outputs[:, :1]
-    atoms = atoms_of(n, float(tie_break), outputs.device)
-    scale = u.abs().mean(-1, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1.0)
-    u = u / scale
-    # where noise terms alone explain everything, there is nothing to extract
-    u = u * (u.abs().amax(-1, keepdim=True) > noise * u[:, -1:].abs())
-    zeta = noise * u[:, -1:].abs()
-    solution = solve(Problem(atoms, u[None], zeta[None], torch.full_like(zeta[None], torch.inf), 0.0), tol)
-    (x,), objective, gap = solution.x, solution.objective, solution.gap
-    _warn_if_missed(gap, tol, "interactions")
-    found = _assembled(atoms, x, outputs, scale, noise * (outputs[:, -1:] - empty).abs())
+    outputs = to_float64(v.detach()).reshape(1, -1, 2**n)
+    one = torch.ones_like(outputs[..., :1])
+    *found, objective, gap = _extract(
+        "interactions", outputs, one, math.inf * one, noise=noise, tol=tol, tie_break=tie_break
+    )
     return SparsestAndOr(
-        *(tensor.reshape(v.shape) for tensor in found),
-        *(tensor.reshape(v.shape[:-1]) for tensor in (objective * scale.squeeze(-1), gap)),
+        *(tensor.reshape(v.shape) for tensor in found), *(tensor.reshape(v.shape[:-1]) for tensor in (objective, gap))
     )
 
 
 @dataclass(frozen=True)
-class SharedAndOr:
-    """AND-OR interactions of m networks with what proves them nearly the sparsest shared ones; all float64."""
+class SharedAndOr(SparsestAndOr):
+    """The same of m networks, (m, S, 2^n), with what proves them nearly the sparsest shared ones.
 
-    and_: Tensor  # (m, S, 2^n) AND interactions; [∅] = v(∅)
-    or_: Tensor  # (m, S, 2^n) OR interactions; 0 at ∅ and at order one, which belongs to AND
-    gamma: Tensor  # (m, S, 2^n) the split: v_and = (v - δ)/2 + γ, v_or = (v - δ)/2 - γ
-    delta: Tensor  # (m, S, 2^n) noise terms; [∅] = 0
-    objective: Tensor  # (S,) Σ w_S (max_i |I^(i)(S)| + α Σ_i |I^(i)(S)|), AND and OR, S ≠ ∅
-    gap: Tensor  # (S,) proven bound of (objective - optimum) / objective; 0 where the objective is 0
+    The objective, (S,) as the gap, is Σ w_S (max_i |I^(i)(S)| + α Σ_i |I^(i)(S)|), AND and OR, S ≠ ∅.
+    """
 
 
 def shared_and_or(
@@ -138,26 +124,21 @@ def shared_and_or(
     Of each sample, Σ_S w_S (max_i |I^(i)(S)| + α Σ_i |I^(i)(S)|) over AND and OR is made least (Chen et al. 2024,
     Eq. 6), each network's interactions matching its own outputs. Two networks that hold an interaction of the same
     strength are charged 1 + 2α for it, two that hold different ones 2 + 2α. One network gives the sparsest
-    interactions (Eq. 4), and 1 + α times their objective.
-
-    The objective counts in the units of the outputs, so a network whose outputs are ten times larger counts ten times
-    more, and its interactions overshadow the others'; the bounds of noise and split grow with its outputs.
-    `normalize=True` puts the networks on one footing.
+    interactions (Eq. 4), and 1 + α times their objective. That counts in the units of the outputs, so a network whose
+    outputs are ten times larger overshadows the others; `normalize=True` puts them on one footing.
 
     Args:
-        v: (m, S, 2^n) outputs of m networks on the same samples with the same players, floating, finite; computed
-            with in float64 on its own device (on the CPU if that has no float64).
+        v: (m, S, 2^n) outputs of m networks on the same samples with the same players, as in `sparsest_and_or`.
         alpha: charge for an interaction in each network, beside that for the largest; 0 or more. 0 is Eq. 5, which
             leaves open what the networks with less than the largest do. The authors' code minimises (1 - a) max + a Σ:
             its a is a / (1 - a) here, its 0.1 is 0.111.
-        noise: ζ as a share of |v(N) - v(∅)| of each network and sample. 0.02 is the paper's value.
+        noise: as in `sparsest_and_or`, of each network and sample.
         share_bound: how far each network's split γ^(i) may lie from a common one, as a share of the network's mean
             |v(N) - v(∅)| over the S samples: the only thing that ties samples together. 0.5 is the paper's value,
             seldom reached by trained networks; `math.inf` leaves it out. It holds for γ - v(∅)/2, and an effect
             of order one, which AND and OR can express alike, is put on the side where it fits.
-        tol: largest relative duality gap to stop at. Answers are up to 2.5 times closer where that costs little.
-        tie_break: w_S = 1 + tie_break (|S| - 1): among the sparsest, prefer the simplest; 0 is the paper's plain
-            objective, whose optimum is rarely unique.
+        tol: as in `sparsest_and_or`.
+        tie_break: as in `sparsest_and_or`.
         normalize: divide the outputs of each network by its mean |v(N) - v(∅)| while solving. The interactions are
             given in the networks' own units, the objective in these.
 
@@ -170,7 +151,7 @@ def shared_and_or(
         TypeError: if `v` is not floating.
 
     Warns:
-        ToleranceNotMetWarning: if the gap of a sample stays above `tol`; it says of how many, and by how much.
+        ToleranceNotMetWarning: as `sparsest_and_or`.
 
     Examples:
         Both networks hold a pattern of players 0 and 1; the second has an effect of player 2 as well.
@@ -185,37 +166,55 @@ def shared_and_or(
         >>> round(result.objective.item(), 2)  # 1.01·(4 + 0.1·(4 + 3)) + 1·(1 + 0.1·1)
         5.85
     """
-    n = _check(v, _MAX_PLAYERS_SHARED, tol, noise=noise, tie_break=tie_break, alpha=alpha)
+    _check(v, _MAX_PLAYERS_SHARED, tol, noise=noise, tie_break=tie_break, alpha=alpha)
     _check_networks(v, share_bound)
     outputs = to_float64(v.detach())
-    u = outputs - outputs[..., :1]
-    change = u[..., -1:].abs()
-    unit = change.mean(1, keepdim=True) if normalize else torch.ones_like(change[:, :1])
-    unit = torch.where(unit > 0, unit, 1.0)
-    scale = (u / unit).abs().mean((0, -1), keepdim=True)
-    scale = unit * torch.where(scale > 0, scale, 1.0)
-    u = u / scale
-    zeta = noise * u[..., -1:].abs()
+    change = (outputs[..., -1:] - outputs[..., :1]).abs()
+    mean = change.mean(1, keepdim=True)
+    unit = mean.where(mean > 0, 1.0) if normalize else torch.ones_like(mean)
     # infinity times the 0 of a network that never changes its output would be NaN
-    own = torch.full_like(change, torch.inf) if math.isinf(share_bound) else share_bound * change.mean(1, keepdim=True)
-    problem = Problem(atoms_of(n, float(tie_break), outputs.device), u, zeta, own / scale, float(alpha))
-    solution = solve(problem, tol)
-    x, objective, gap = solution.x, solution.objective, solution.gap
-    _warn_if_missed(gap, tol, "shared interactions")
-    found = _assembled(problem.atoms, x, outputs, scale, zeta * scale)
-    charged = (1 + alpha) * objective * (scale / unit)[0, :, 0]
-    return SharedAndOr(*found, charged, gap)
+    own = torch.full_like(change, math.inf) if math.isinf(share_bound) else (share_bound * mean).expand_as(change)
+    return SharedAndOr(
+        *_extract("shared interactions", outputs, unit, own, alpha=alpha, noise=noise, tol=tol, tie_break=tie_break)
+    )
 
 
-def _assembled(
-    atoms: Atoms, x: Tensor, outputs: Tensor, scale: Tensor, zeta: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give AND and OR interactions, split and noise terms, in the units of the outputs."""
+def _extract(
+    what: str,
+    outputs: Tensor,
+    unit: Tensor,
+    own: Tensor,
+    *,
+    noise: float,
+    tol: float,
+    tie_break: float,
+    alpha: float = 0.0,
+) -> list[Tensor]:
+    """Give AND and OR interactions, split, noise terms, objective and gap of (m, S, 2^n) outputs.
+
+    Networks are weighed by `unit`, and their splits may differ by `own`, (m, S, 1).
+    """
     empty = outputs[..., :1]
-    delta = (outputs - empty - atoms.outputs(x) * scale).clamp(-zeta, zeta)
-    and_, or_ = (x * scale.unsqueeze(-1)).unbind(-2)
+    u = outputs - empty
+    zeta = noise * u[..., -1:].abs()
+    scale = (u / unit).abs().mean((0, -1), keepdim=True)
+    scale = unit * scale.where(scale > 0, 1.0)
+    u = u / scale
+    atoms = atoms_of(n_players(outputs), float(tie_break), outputs.device)
+    solution = solve(Problem(atoms, u, noise * u[..., -1:].abs(), own / scale, float(alpha)), tol)
+    gap, missed = solution.gap, ~(solution.gap <= tol)
+    if missed.any():
+        warnings.warn(
+            f"the {what} of {int(missed.sum())} of {gap.numel()} samples are proven to be only within "
+            f"{float(gap.max()):.1e} of the sparsest, not within tol={tol:.1e}",
+            ToleranceNotMetWarning,
+            stacklevel=3,
+        )
+    delta = (outputs - empty - atoms.outputs(solution.x) * scale).clamp(-zeta, zeta)
+    and_, or_ = (solution.x * scale.unsqueeze(-1)).unbind(-2)
     and_ = torch.cat((empty, and_[..., 1:]), -1)
-    return and_, or_, (and_outputs(and_) - or_outputs(or_)) / 2, delta
+    objective = (1 + alpha) * solution.objective * (scale / unit)[0, :, 0]
+    return [and_, or_, (and_outputs(and_) - or_outputs(or_)) / 2, delta, objective, gap]
 
 
 def _check(v: Tensor, most: int, tol: float, **numbers: float) -> int:
@@ -256,14 +255,3 @@ def _check_networks(v: Tensor, share_bound: float) -> None:
                 f"v must be finite, but v[{network}] holds NaN or Inf, or sums that are, in {int((~of_network).sum())} "
                 f"of {len(of_network)} samples; leave them out for all networks: v[:, v.isfinite().all(-1).all(0)]"
             )
-
-
-def _warn_if_missed(gap: Tensor, tol: float, what: str) -> None:
-    missed = ~(gap <= tol)
-    if missed.any():
-        warnings.warn(
-            f"the {what} of {int(missed.sum())} of {gap.numel()} samples are proven to be only within "
-            f"{float(gap.max()):.1e} of the sparsest, not within tol={tol:.1e}",
-            ToleranceNotMetWarning,
-            stacklevel=3,
-        )

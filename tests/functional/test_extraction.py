@@ -28,7 +28,7 @@ from interaction_monitor.functional import (
     saliency_threshold,
     sparsest_and_or,
 )
-from interaction_monitor.functional._solver.fallbacks import InteriorPoint
+from interaction_monitor.functional._solver import InteriorPoint
 from interaction_monitor.functional._solver.problem import Problem, atoms_of, by_intersection, largest_sums, lower_bound
 from interaction_monitor.functional._solver.splitting import shrink_together
 from interaction_monitor.functional.extraction import SharedAndOr, shared_and_or
@@ -368,7 +368,7 @@ def test_threads_of_the_program_do_not_disturb_each_other() -> None:
 def test_threads_are_as_many_afterwards_also_where_it_fails(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     v, before, seen = network_like(2, 6), torch.get_num_threads(), []
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         seen.append(torch.get_num_threads())
         raise RuntimeError("the cable is out")
 

@@ -1,4 +1,7 @@
-"""The linear programs of the sparsest and of the shared interactions, solved: by which method, and until when."""
+"""The linear programs of the sparsest and of the shared interactions, solved: by which method, and until when.
+
+Nearly all samples are solved by the splitting, the others by the interior point, which is here too.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._solver.fallbacks import BoundedSplitting, InteriorPoint
-from interaction_monitor.functional._solver.problem import Problem, cost, exceeds_bound
-from interaction_monitor.functional._solver.projection import Metric
-from interaction_monitor.functional._solver.splitting import Splitting, Steps
+from interaction_monitor.functional._solver.problem import (
+    Problem,
+    complete_outputs,
+    cost,
+    exceeds_bound,
+    lower_bound,
+)
+from interaction_monitor.functional._solver.projection import HIGH_ORDERS, NETWORKS
+from interaction_monitor.functional._solver.splitting import BoundedSplitting, Splitting
 from interaction_monitor.progress_bar import progress
 
-# Steps that suit networks: less for high orders. Chosen on outputs of small CNNs before, during and after training,
-# where ±50% of any of them changes the number of iterations by less than 20%.
-_NETWORKS = Metric(per_order=0.6, or_share=0.5)
-_NETWORKS_NOISE = (0.003, 4.0)
-# Steps for what is all in the high orders: the AND or OR of all players, parity, randomness.
-_HIGH_ORDERS = Metric(per_order=1.6, or_share=1.0)
-_HIGH_ORDERS_NOISE = (0.01, 100.0)
 _SINGLE_PRECISION_FROM = 1e-3  # relative gaps that float32 reaches
 _SINGLE_PRECISION_PLAYERS = 9  # with fewer it saves nothing
 _INTERIOR_POINT_BELOW = 1e-3  # the splitting slows down as 1/k², the interior point does not
@@ -39,17 +39,10 @@ _UNCHECKED = 3  # so many checks are left out from nine players on, where no ans
 _UNCHECKED_PLAYERS = 9
 _LAST_CHECKS = 100
 _CHUNK = 2**16  # outputs solved together: enough to fill the processor, little enough for its cache
+_LIFT = 1e-14  # of the largest diagonal entry, added to all: keeps rounding from making the matrix indefinite
+_TO_BOUNDARY = 0.99  # share of the way to the boundary that a step of the interior point may go
 
-
-class Solver(Protocol):
-    """What improves an answer step by step."""
-
-    problem: Problem
-
-    def advance(self) -> None: ...
-    def answer(self) -> Tensor: ...
-    def bound(self) -> Tensor: ...
-    def restrict_to(self, samples: Tensor) -> None: ...
+Method = Callable[[Problem], "Splitting | BoundedSplitting | InteriorPoint"]
 
 
 @dataclass(frozen=True)
@@ -72,31 +65,25 @@ def solve(problem: Problem, tol: float) -> Solution:
     samples = torch.arange(problem.u.shape[1], device=problem.u.device)
     size = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u))
     parts, end = [], 0
-    with _one_thread(samples.device), progress("extraction, samples", len(samples)) as at:
+    with _one_thread(), progress("extraction, samples", len(samples)) as at:
         for chunk in torch.split(samples, size):
             end += len(chunk)
-            parts.append(_solve(problem.select(chunk), tol, partial(_tell, at, end)))
+            parts.append(_solve(problem.select(chunk), tol, lambda n_open, end=end: at(end - n_open)))
     return Solution(
         torch.cat([part.x for part in parts], 1),
-        *(torch.cat([getattr(p, k) for p in parts]) for k in ("objective", "bound")),
+        torch.cat([part.objective for part in parts]),
+        torch.cat([part.bound for part in parts]),
     )
 
 
-def _tell(at: Callable[[int], None], end: int, n_open: int) -> None:
-    at(end - n_open)
-
-
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """Compute on one thread of the CPU inside the block.
 
     The steps are thousands of small products. A second thread gains little on an idle machine, and where other programs
     take its core, as workers of a data loader do, all wait for it at every step: 100 seconds instead of two were seen.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
     torch.set_num_threads(1)
     try:
         yield
@@ -119,24 +106,20 @@ def _solve(problem: Problem, tol: float, tell: Callable[[int], None]) -> Solutio
     return solution
 
 
-def _methods(problem: Problem, tol: float) -> Iterator[tuple[Callable[[Problem], Solver], int]]:
+def _methods(problem: Problem, tol: float) -> Iterator[tuple[Method, int]]:
     """Give the methods in turn, each with how often its answer is looked at."""
     alone, n = len(problem.u) == 1, problem.atoms.n
     # float32 products may be rounded to TF32 or bfloat16 elsewhere, and by that setting
     single = problem.u.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
     single = single and n >= _SINGLE_PRECISION_PLAYERS
-
-    def splitting(metric: Metric, noise: tuple[float, float], dtype: torch.dtype) -> Callable[[Problem], Solver]:
-        return lambda part: Splitting(part, Steps(metric, noise, dtype))
-
     interior_point = alone and n <= _INTERIOR_POINT_PLAYERS
     if tol >= _INTERIOR_POINT_BELOW or not interior_point:
         dtype = torch.float32 if single and tol >= _SINGLE_PRECISION_FROM else torch.float64
         # every two players more take about twice the iterations
-        yield splitting(_NETWORKS, _NETWORKS_NOISE, dtype), _FIRST_CHECKS << max(0, (n - _FEW_PLAYERS + 1) // 2)
-        yield splitting(_HIGH_ORDERS, _HIGH_ORDERS_NOISE, torch.float64), _FIRST_CHECKS
+        yield partial(Splitting, metric=NETWORKS, dtype=dtype), _FIRST_CHECKS << max(0, (n - _FEW_PLAYERS + 1) // 2)
+        yield partial(Splitting, metric=HIGH_ORDERS, dtype=torch.float64), _FIRST_CHECKS
         if n > _FEW_PLAYERS or not interior_point:
-            yield splitting(_NETWORKS, _NETWORKS_NOISE, torch.float64), _LAST_CHECKS
+            yield partial(Splitting, metric=NETWORKS, dtype=torch.float64), _LAST_CHECKS
     if interior_point:
         yield InteriorPoint, _INTERIOR_POINT_STEPS
 
@@ -144,7 +127,7 @@ def _methods(problem: Problem, tol: float) -> Iterator[tuple[Callable[[Problem],
 def _improve(
     solution: Solution,
     samples: Tensor,
-    method: Callable[[Problem], Solver],
+    method: Method,
     checks: int,
     problem: Problem,
     tol: float,
@@ -182,3 +165,118 @@ def _improve(
                 solver.restrict_to(going)
         left.append(part)
     return torch.cat(left) if left else samples
+
+
+class InteriorPoint:
+    """A Mehrotra predictor-corrector method for a batch of samples of one network.
+
+    It starts strictly feasible: all AND dividends, no noise, no dual. Every step solves one positive definite system
+    per sample, B D Bᵀ + E with diagonal D and E. Some 15 steps reach 1%, some 30 a millionth, whatever the sample; each
+    costs a Cholesky factorisation of 2^n rows.
+
+    Attributes:
+        x: (S, 2, 2^n) coefficients; with the noise terms they match the outputs up to rounding.
+        dual: (S, 2^n) dual vector.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        atoms, (u,), (zeta,) = problem.atoms, problem.u, problem.zeta
+        self.x = torch.stack((atoms.dividends(u), torch.zeros_like(u)), -2)
+        self.dual = torch.zeros_like(u)
+        self._noise = torch.zeros_like(u)
+        present = (torch.arange(u.shape[-1], device=u.device) > 0) & (zeta > 0)
+        exists = atoms.exists.expand(len(u), -1, -1)
+        # each inequality as a pair (slack, multiplier), whose product goes to 0:
+        # x = x⁺ - x⁻ with x⁺, x⁻ ≥ 0 for both kinds of atoms, and noise up to its upper and its lower bound
+        self._used = torch.cat((exists, exists, present.unsqueeze(-2), present.unsqueeze(-2)), -2)
+        positive = self.x.clamp_min(0) + 0.01 + 0.1 * self.x.abs().mean((-2, -1), keepdim=True)
+        room = zeta.where(present, 1.0).unsqueeze(-2)
+        self._slack = torch.cat((positive, positive - self.x, room, room), -2)
+        weights = atoms.weights.where(atoms.exists, 1.0).expand(len(u), -1, -1)
+        multiplier = torch.full_like(room, 0.1).where(present.unsqueeze(-2), 1.0)
+        self._multiplier = torch.cat((weights, weights, multiplier, multiplier), -2)
+
+    def answer(self) -> Tensor:
+        """Give (1, S, 2, 2^n) coefficients that fulfil the problem's constraints."""
+        return complete_outputs(self.problem, self.x[None])
+
+    def bound(self) -> Tensor:
+        """Give (S,) bounds that no coefficients can beat."""
+        return lower_bound(self.problem, self.dual[None])
+
+    def advance(self) -> None:
+        """Take one predictor-corrector step."""
+        used = self._used
+        products = self._slack * self._multiplier
+        system = self._factorise()
+        slack, multiplier, *_ = self._direction(-products, *system)
+        after = (self._slack + _length(self._slack, slack, 1.0) * slack) * (
+            self._multiplier + _length(self._multiplier, multiplier, 1.0) * multiplier
+        )
+        total = (products * used).sum((-2, -1), keepdim=True)
+        mean = total / used.sum((-2, -1), keepdim=True).clamp_min(1)
+        centre = mean * ((after * used).sum((-2, -1), keepdim=True) / total.clamp_min(1e-300)).pow(3)
+        slack, multiplier, x, noise, dual = self._direction(centre - products - slack * multiplier, *system)
+        length = _length(self._slack, slack, _TO_BOUNDARY)
+        self._slack = self._slack + length * slack
+        self.x = self.x + length * x
+        self._noise = self._noise + length.squeeze(-1) * noise
+        length = _length(self._multiplier, multiplier, _TO_BOUNDARY)
+        self._multiplier = self._multiplier + length * multiplier
+        self.dual = self.dual + length.squeeze(-1) * dual
+
+    def restrict_to(self, samples: Tensor) -> None:
+        """Go on with some of the samples."""
+        self.problem = self.problem.select(samples)
+        for name in ("x", "dual", "_noise", "_used", "_slack", "_multiplier"):
+            setattr(self, name, getattr(self, name)[samples])
+
+    def _factorise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Factorise the matrix of the step; with it, how far atoms and noise terms move per unit of dual."""
+        ratio = (self._slack / self._multiplier).where(self._used, 0.0)
+        moves = ratio[:, :2] + ratio[:, 2:4]
+        noise_moves = (1 / (self._multiplier / self._slack)[:, 4:].sum(-2)).where(self._used[:, 4], 0.0)
+        matrix = self.problem.atoms.covariance(moves)
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        diagonal.add_(noise_moves + _LIFT * diagonal.amax(-1, keepdim=True))
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        # where rounding made the matrix indefinite all the same, that sample stays where it is
+        return factor.where((failed == 0)[:, None, None], torch.nan), moves, noise_moves
+
+    def _direction(
+        self, target: Tensor, factor: Tensor, moves: Tensor, noise_moves: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Solve for the step that changes each product slack·multiplier by `target`, to first order."""
+        atoms = self.problem.atoms
+        target = target.where(self._used, 0.0)
+        by_multiplier, by_slack = target / self._multiplier, target / self._slack
+        x = by_multiplier[:, :2] - by_multiplier[:, 2:4]
+        noise = (by_slack[:, 5] - by_slack[:, 4]) * noise_moves
+        missed = self.problem.u[0] - atoms.outputs(self.x + x) - self._noise - noise
+        dual = torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
+        # near the solution the matrix is nearly singular: refine once, which also undoes the lift
+        missed = missed - atoms.outputs(moves * atoms.correlations(dual)) - noise_moves * dual
+        dual = dual + torch.cholesky_solve(missed.unsqueeze(-1), factor).squeeze(-1)
+        moved = dual.isfinite().all(-1)[:, None, None]
+        correlations = atoms.correlations(dual)
+        x = x + moves * correlations
+        noise = noise + noise_moves * dual
+        slack_of_noise = torch.stack((-noise, noise), -2)
+        multiplier_of_noise = by_slack[:, 4:] - self._multiplier[:, 4:] / self._slack[:, 4:] * slack_of_noise
+        multiplier = torch.cat((-correlations, correlations, multiplier_of_noise), -2)
+        slack_of_atoms = (by_multiplier - self._slack / self._multiplier * multiplier)[:, :4]
+        slack = torch.cat((slack_of_atoms, slack_of_noise), -2)
+        return (
+            slack.where(self._used & moved, 0.0),
+            multiplier.where(self._used & moved, 0.0),
+            x.where(moved, 0.0),
+            noise.where(moved[:, 0], 0.0),
+            dual.where(moved[:, 0], 0.0),
+        )
+
+
+def _length(positive: Tensor, change: Tensor, share: float) -> Tensor:
+    """(S, 1, 1) the share of the way to where the first entry becomes 0, at most the whole step."""
+    shrinking = (-change / positive).amax((-2, -1), keepdim=True)
+    return (share / shrinking.clamp_min(1e-300)).clamp_max(1.0)

@@ -149,6 +149,11 @@ class Problem:
     share_bound: Tensor  # (m, S, 1) bound of what is a network's own of its split
     alpha: float
 
+    @property
+    def charges(self) -> Tensor:
+        """(2, 2^n) w_S / (1 + α), and 0 where there is no atom."""
+        return self.atoms.weights.where(self.atoms.exists, 0.0) / (1 + self.alpha)
+
     def select(self, samples: Tensor) -> Problem:
         """Keep some of the samples."""
         return replace(self, u=self.u[:, samples], zeta=self.zeta[:, samples], share_bound=self.share_bound[:, samples])
@@ -157,21 +162,13 @@ class Problem:
 def cost(problem: Problem, x: Tensor) -> Tensor:
     """Weigh the coefficients, (m, S, 2, 2^n) -> (S,)."""
     sums = largest_sums(x)
-    weights = problem.atoms.weights.where(problem.atoms.exists, 0.0) / (1 + problem.alpha)
-    return ((sums[0] + problem.alpha * sums[-1]) * weights).sum((-2, -1))
+    return ((sums[0] + problem.alpha * sums[-1]) * problem.charges).sum((-2, -1))
 
 
 def complete_outputs(problem: Problem, x: Tensor) -> Tensor:
-    """Let the coefficients match the outputs exactly, up to noise terms within their bounds.
+    """Let (m, S, 2, 2^n) coefficients match the outputs exactly, up to noise terms within their bounds.
 
     What they miss beyond these is spread over the atoms.
-
-    Args:
-        problem: m networks on S samples.
-        x: (m, S, 2, 2^n) coefficients.
-
-    Returns:
-        (m, S, 2, 2^n) coefficients.
     """
     atoms = problem.atoms
     x = x + atoms.spread(_beyond_noise(problem, x))
@@ -188,13 +185,7 @@ def _beyond_noise(problem: Problem, x: Tensor) -> Tensor:
 def complete_splits(problem: Problem, x: Tensor, transfer: Tensor) -> Tensor:
     """Move the splits of the networks until they differ no more than they may; the outputs stay.
 
-    Args:
-        problem: m networks on S samples.
-        x: (m, S, 2, 2^n) coefficients.
-        transfer: (m, S, n) how much of each effect of order one stands with OR where splits are compared.
-
-    Returns:
-        (m, S, 2, 2^n) coefficients.
+    Of each effect of order one so much stands with OR where splits are compared as `transfer`, (m, S, n), says.
     """
     own = splits(problem.atoms, x) + transfer @ members_of(problem.atoms.n, x.device).T
     common, _ = _common(problem, own)
@@ -220,13 +211,7 @@ def lower_bound(problem: Problem, dual: Tensor, split_dual: Tensor | None = None
     Σ_i u^(i)ᵀν^(i) - ζ^(i)‖ν^(i)‖₁ - τ^(i)‖μ^(i)‖₁. The corners of the ball of max + α Σ are the j networks of equal
     magnitude 1/(1 + jα), so the dual norm is the largest (Σ of the largest j) / (1 + jα).
 
-    Args:
-        problem: m networks on S samples.
-        dual: (m, S, 2^n) ν.
-        split_dual: (m, S, 2^n) μ; None is 0.
-
-    Returns:
-        (S,) bounds, at least 0.
+    ν and μ are (m, S, 2^n); a μ of None is 0. The bounds are (S,), at least 0.
     """
     atoms, alpha = problem.atoms, problem.alpha
     met = atoms.correlations(dual)

@@ -1,4 +1,4 @@
-"""The projection on the outputs' equations, for all samples together, without a matrix of 2^n rows.
+"""Inverses of what treats all players alike, for all samples together, without a matrix of 2^n rows.
 
 Each step of the splitting needs (B D Bᵀ + c I)⁻¹ between B and Bᵀ. With steps D that fall or rise by a factor with
 each order, B D and Bᵀ are Kronecker powers but for the atoms that do not exist; the inverse treats all players alike,
@@ -14,6 +14,7 @@ for every pair of chains: 36 rows at most for n = 10, 81 for n = 16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
@@ -40,16 +41,11 @@ class Block:
         return torch.kron(self.high, self.low)
 
 
-@dataclass(frozen=True)
-class ChainBasis:
-    """An orthonormal basis of the functions on the coalitions of h players, chain by chain."""
+def chain_basis(h: int) -> tuple[Tensor, list[tuple[int, int, int]]]:
+    """Make an orthonormal basis of the functions on the coalitions of h players, chain by chain; h may be 0.
 
-    matrix: Tensor  # (2^h, 2^h) rows: by k, then level, then chain
-    chains: tuple[tuple[int, int, int], ...]  # of each k: first row, levels, chains
-
-
-def chain_basis(h: int) -> ChainBasis:
-    """Make the chain basis of h players; h may be 0."""
+    The rows are by k, then level, then chain. With them come first row, levels and chains of each k.
+    """
     order = orders(h, _CPU)
     index = torch.arange(2**h, device=_CPU)
     raising = torch.zeros(2**h, 2**h, dtype=torch.float64, device=_CPU)
@@ -72,44 +68,60 @@ def chain_basis(h: int) -> ChainBasis:
             functions = functions @ raising.T
         chains.append((first, levels, count))
         first += levels * count
-    return ChainBasis(torch.cat(rows), tuple(chains))
+    return torch.cat(rows), chains
 
 
-@dataclass(frozen=True)
-class Symmetry:
-    """The chain bases of both halves of n players, and the blocks that they make."""
-
-    n: int
-    high: Tensor  # (2^(n//2), 2^(n//2)) orthonormal rows
-    low: Tensor  # (2^(n - n//2), 2^(n - n//2)) orthonormal rows
-    blocks: tuple[Block, ...]
-
-
-def symmetry(n: int) -> Symmetry:
-    """Make the blocks of n players."""
-    high, low = chain_basis(n // 2), chain_basis(n - n // 2)
+def symmetry(n: int) -> tuple[Tensor, Tensor, list[Block]]:
+    """Give the chain bases of the high and of the low half of n players, and the blocks that they make."""
+    (high, high_chains), (low, low_chains) = chain_basis(n // 2), chain_basis(n - n // 2)
     blocks = []
-    for high_first, high_levels, high_count in high.chains:
-        for low_first, low_levels, low_count in low.chains:
-            high_rows = high_first + torch.arange(high_levels * high_count, device=_CPU).reshape(
-                high_levels, 1, high_count, 1
-            )
-            low_rows = low_first + torch.arange(low_levels * low_count, device=_CPU).reshape(
-                1, low_levels, 1, low_count
-            )
-            rows = (high_rows * len(low.matrix) + low_rows).reshape(high_levels * low_levels, -1)
-            first_high = high.matrix[high_first : high_first + high_levels * high_count : high_count]
-            first_low = low.matrix[low_first : low_first + low_levels * low_count : low_count]
-            blocks.append(Block(rows, first_high, first_low))
-    return Symmetry(n, high.matrix, low.matrix, tuple(blocks))
+    for high_first, high_levels, high_count in high_chains:
+        for low_first, low_levels, low_count in low_chains:
+            high_rows = torch.arange(high_first, high_first + high_levels * high_count, device=_CPU)
+            low_rows = torch.arange(low_first, low_first + low_levels * low_count, device=_CPU)
+            rows = len(low) * high_rows.view(high_levels, 1, -1, 1) + low_rows.view(1, low_levels, 1, -1)
+            rows = rows.reshape(high_levels * low_levels, -1)
+            blocks.append(Block(rows, high[high_rows[::high_count]], low[low_rows[::low_count]]))
+    return high, low, blocks
+
+
+class SymmetricInverse:
+    """The inverse of an operator, positive definite and treating players alike, on vectors over coalitions."""
+
+    def __init__(self, apply: Callable[[Tensor], Tensor], n: int, vectors: int, device: torch.device) -> None:
+        high, low, blocks = symmetry(n)
+        self._high, self._low = high.to(device), low.to(device)
+        self._blocks = []
+        for block in blocks:
+            functions = block.representatives().to(device)
+            levels = len(functions)
+            placed = functions.new_zeros(vectors, levels, vectors, functions.shape[-1])
+            for vector in range(vectors):
+                placed[vector, :, vector] = functions
+            matrix = (apply(placed.flatten(0, 1)) @ functions.T).reshape(vectors * levels, vectors * levels)
+            self._blocks.append((block.rows.to(device), torch.linalg.inv((matrix + matrix.T) / 2)))
+
+    def solve(self, values: Tensor) -> Tensor:
+        """Apply it, (..., vectors, 2^n) -> (..., vectors, 2^n)."""
+        vectors, size = values.shape[-2:]
+        table = values.reshape(-1, vectors, len(self._high), len(self._low))
+        basis = (self._high @ table @ self._low.T).reshape(-1, vectors, size)
+        solved = torch.empty_like(basis)
+        for rows, inverse in self._blocks:
+            part = basis[..., rows].flatten(1, 2)
+            solved[..., rows] = (inverse @ part).unflatten(1, (vectors, -1))
+        table = solved.reshape(-1, vectors, len(self._high), len(self._low))
+        return (self._high.T @ table @ self._low).reshape(values.shape)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How far atoms move per unit of dual: per_order^|S| times a constant, OR atoms `or_share` of that."""
+    """How far atoms and noise terms move per unit of dual."""
 
-    per_order: float
-    or_share: float
+    per_order: float  # atoms by per_order^|S| times a constant
+    or_share: float  # and OR atoms by so much of that
+    least_noise: float  # noise terms by at least
+    most_noise: float  # and at most
 
     def unit(self, n: int) -> float:
         """The constant: steps of the middle orders are near one whatever n, so that one dual step suits every n."""
@@ -121,8 +133,15 @@ class Metric:
         return torch.stack((steps, self.or_share * steps)).where(atoms.exists, 0.0)
 
 
+# Steps that suit networks: less for high orders. Chosen on outputs of small CNNs before, during and after training,
+# where ±50% of any of them changes the number of iterations by less than 20%.
+NETWORKS = Metric(per_order=0.6, or_share=0.5, least_noise=0.003, most_noise=4.0)
+# Steps for what is all in the high orders: the AND or OR of all players, parity, randomness.
+HIGH_ORDERS = Metric(per_order=1.6, or_share=1.0, least_noise=0.01, most_noise=100.0)
+
+
 class Projection:
-    """The matrices of the projection for n players, a metric, a dtype and a device.
+    """The matrices of the projection on the outputs' equations, for n players, a metric, a dtype and a device.
 
     Fields are (3·2^(n//2), samples, 2^(n - n//2)): AND, OR, and a vector over coalitions, the high half of the players
     first. So every product is one with a small matrix.
@@ -139,39 +158,27 @@ class Projection:
     def __init__(self, atoms: Atoms, metric: Metric, dtype: torch.dtype) -> None:
         n, device = atoms.n, atoms.weights.device
         high, low = n // 2, n - n // 2
-        parts = symmetry(n)
-        inside: list[list[float]] = [[1.0, 0.0], [1.0, 1.0]]
-        scaled: list[list[float]] = [[1.0, 0.0], [1.0, metric.per_order]]
+        high_basis, low_basis, blocks = symmetry(n)
         unit = metric.unit(n)
-        moves_high, moves_low = (kronecker_power(scaled, k, _CPU) for k in (high, low))
-        inside_high, inside_low = (kronecker_power(inside, k, _CPU) for k in (high, low))
+        moves_high, moves_low = (kronecker_power([[1.0, 0.0], [1.0, metric.per_order]], k, _CPU) for k in (high, low))
+        inside_high, inside_low = (kronecker_power([[1.0, 0.0], [1.0, 1.0]], k, _CPU) for k in (high, low))
 
         def ready(matrix: Tensor) -> Tensor:
             return matrix.to(device, dtype).contiguous()
 
         self.height, self.width = 2**high, 2**low
-        # the OR atoms' constant 1 is left to the blocks of the symmetric part, see `_eigenvectors`
-        self.into_high = ready(
-            torch.cat(
-                (
-                    -unit * parts.high @ moves_high,
-                    metric.or_share * unit * parts.high @ moves_high.flip(0),
-                    parts.high,
-                ),
-                1,
-            )
-        )
-        low_parts = (parts.low @ moves_low, parts.low @ moves_low.flip(0), parts.low)
-        self.into_low = ready(torch.stack(low_parts).mT)
-        self.back_high = ready(
-            torch.cat(((parts.high @ inside_high).T, -(parts.high @ inside_high.flip(0)).T, parts.high.T))
-        )
-        self.back_low = ready(torch.stack((parts.low @ inside_low, parts.low @ inside_low.flip(0), parts.low)))
+        # the OR atoms' constant 1 is left to the blocks of the symmetric part, see `_between`
+        of_or = metric.or_share * unit * high_basis @ moves_high.flip(0)
+        self.into_high = ready(torch.cat((-unit * high_basis @ moves_high, of_or, high_basis), 1))
+        self.into_low = ready(torch.stack((low_basis @ moves_low, low_basis @ moves_low.flip(0), low_basis)).mT)
+        back_high = (high_basis @ inside_high, -high_basis @ inside_high.flip(0), high_basis)
+        self.back_high = ready(torch.cat([matrix.T for matrix in back_high]))
+        self.back_low = ready(torch.stack((low_basis @ inside_low, low_basis @ inside_low.flip(0), low_basis)))
         self.steps = metric.steps(atoms)
         self.single = [1 << torch.arange(k, device=device) for k in (high, low)]
         self.blocks: list[tuple[int, int, int, Tensor]] = []
         values, first = [], 0
-        for block in parts.blocks:
+        for block in blocks:
             levels, copies = block.rows.shape
             functions = block.representatives()
             reached = atoms.outputs(self.steps * atoms.correlations(functions.to(device))).cpu()
@@ -183,7 +190,7 @@ class Projection:
             values.append(of_block.clamp_min(0).repeat_interleave(copies))
             first += levels * copies
         self.values = torch.cat(values).to(device)
-        self.rows = torch.cat([block.rows.flatten() for block in parts.blocks]).to(device)
+        self.rows = torch.cat([block.rows.flatten() for block in blocks]).to(device)
 
     def fields(self, values: Tensor) -> Tensor:
         """Lay (samples, k, 2^n) out as (k·H, samples, L)."""
@@ -203,12 +210,7 @@ class Workspace:
     """
 
     def __init__(self, projection: Projection, noise_step: Tensor) -> None:
-        """Take the memory.
-
-        Args:
-            projection: the matrices.
-            noise_step: (samples,) float64 c of each sample.
-        """
+        """Take the memory; `noise_step` is (samples,) float64, the c of each."""
         self._projection = projection
         samples, height, width = len(noise_step), projection.height, projection.width
         like = projection.into_high
@@ -229,9 +231,8 @@ class Workspace:
         self._table, self._tall = self._basis.view(height, -1), self._products.view(3 * height, -1)
         self._kinds, self._low_products = self.fields.view(3, -1, width), self._products.view(3, -1, width)
         high, low = projection.single
-        rows = torch.cat(
-            (height * torch.arange(3, device=high.device), height + high)
-        )  # the empty one, and OR's singles
+        # the empty one, and OR's singles
+        rows = torch.cat((height * torch.arange(3, device=high.device), height + high))
         columns = torch.arange(samples, device=high.device)
         absent = (rows[:, None] * samples + columns) * width, (height * samples + columns[:, None]) * width + low
         self._absent = torch.cat([places.flatten() for places in absent])

@@ -4,13 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional._solver.fallbacks import _system
 from interaction_monitor.functional._solver.problem import atoms_of, meet_splits, members_of
-from interaction_monitor.functional._solver.projection import Metric, Projection, Workspace, chain_basis, symmetry
+from interaction_monitor.functional._solver.projection import (
+    HIGH_ORDERS,
+    NETWORKS,
+    Metric,
+    Projection,
+    Workspace,
+    chain_basis,
+    symmetry,
+)
+from interaction_monitor.functional._solver.splitting import _systems
 from interaction_monitor.functional.interactions import orders
 
 CPU = torch.device("cpu")
-NETWORKS, HIGH_ORDERS = Metric(0.6, 0.5), Metric(1.6, 1.0)
 
 
 def dense(n: int) -> Tensor:
@@ -23,12 +30,12 @@ def dense(n: int) -> Tensor:
 
 @pytest.mark.parametrize("h", range(7))
 def test_chain_basis_is_orthonormal_and_raising_moves_along_a_chain(h: int) -> None:
-    basis = chain_basis(h)
-    torch.testing.assert_close(basis.matrix @ basis.matrix.T, torch.eye(2**h).double(), atol=1e-14, rtol=0)
+    basis, chains = chain_basis(h)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(2**h).double(), atol=1e-14, rtol=0)
     index = torch.arange(2**h)
     raising = sum((((index[:, None] ^ index) == 1 << i) & (index[:, None] > index)).double() for i in range(h))
-    raised = basis.matrix @ (raising.T if h else torch.zeros(1, 1).double()) @ basis.matrix.T
-    for first, levels, count in basis.chains:
+    raised = basis @ (raising.T if h else torch.zeros(1, 1).double()) @ basis.T
+    for first, levels, count in chains:
         for level in range(levels):
             rows = raised[first + level * count : first + (level + 1) * count]
             # every chain of one k is stretched alike, and leads to its own next function alone
@@ -43,7 +50,7 @@ def test_chain_basis_is_orthonormal_and_raising_moves_along_a_chain(h: int) -> N
 
 @pytest.mark.parametrize("n", range(1, 9))
 def test_blocks_cover_every_row_once(n: int) -> None:
-    blocks = symmetry(n).blocks
+    _, _, blocks = symmetry(n)
     assert sorted(torch.cat([block.rows.flatten() for block in blocks]).tolist()) == list(range(2**n))
     assert max(len(block.representatives()) for block in blocks) == (n // 2 + 1) * (n - n // 2 + 1)
 
@@ -102,6 +109,7 @@ def test_inverse_with_the_splits_equals_the_dense_one(n: int) -> None:
     matrix[size:, size:] += 2 * identity + members @ members.T
     missed = torch.randn(2, 3, 2, size, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
     missed[..., 0] = 0
-    found = _system(atoms).both.solve(missed)
+    *_, inverse = _systems(atoms)
+    found = inverse.solve(missed)
     expected = torch.linalg.solve(matrix, missed.flatten(-2).reshape(6, -1).T).T.reshape(missed.shape)
     torch.testing.assert_close(found[..., 1:], expected[..., 1:], atol=1e-12, rtol=1e-9)
