@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import require_one_shape, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
+from interaction_monitor.functional.saliency import kinds
 
 
 def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | None = None) -> Tensor:
@@ -77,9 +78,8 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
         [0.75, 1.0, 1.0]
     """
     require_one_shape(v=v, and_=and_, or_=or_)
-    pooled = _pool(and_, or_)
-    strongest_first = pooled.abs().argsort(dim=-1, descending=True, stable=True)
-    effects = pooled.gather(-1, strongest_first)
+    effects = _pool(and_, or_)
+    effects = effects.gather(-1, effects.abs().argsort(dim=-1, descending=True, stable=True))
     said = effects.abs().cumsum(-1)
     total = to_float64(v[..., -1:] - v[..., :1])
     missed = (total - effects.cumsum(-1)).abs()
@@ -136,9 +136,8 @@ def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) ->
         >>> sparsity_curve(torch.tensor([[0.0, 1.0, 0.0, -3.0], [7.0, 2.0, 1.0, 0.0]]), None).tolist()
         [2.5, 1.0, 0.0]
     """
-    require_one_shape(and_=and_, or_=or_)
     size = _pool(and_, or_).abs()
-    by_sample = size.reshape(1 if pooled else -1, size.numel() if pooled else size.shape[-1])
+    by_sample = size.reshape(1, -1) if pooled else size.reshape(-1, size.shape[-1])
     return by_sample.sort(-1, descending=True).values.mean(0)
 
 
@@ -164,15 +163,10 @@ def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
         >>> shapley_values(torch.tensor([0.0, 1.0, 0.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 2.0])).tolist()
         [4.0, 3.0]
     """
-    require_one_shape(and_=and_, or_=or_)
-    n = n_players(and_)
-    effects = to_float64(and_[..., 1:])
-    if or_ is not None:
-        effects = effects + to_float64(or_[..., 1:])
-    coalitions = torch.arange(1, 2**n, device=effects.device)
-    is_member = coalitions[:, None] >> torch.arange(n, device=effects.device) & 1
-    share = is_member / orders(n, device=effects.device)[1:, None].double()
-    return effects @ share
+    effects = kinds(and_, or_).sum(0)[..., 1:]
+    n, device = n_players(and_), effects.device
+    is_member = torch.arange(1, 2**n, device=device)[:, None] >> torch.arange(n, device=device) & 1
+    return effects @ (is_member / orders(n, device=device)[1:, None].double())
 
 
 def average_outputs(v: Tensor) -> Tensor:
@@ -282,6 +276,4 @@ def bound_exponent(average: Tensor) -> Tensor:
 
 
 def _pool(and_: Tensor, or_: Tensor | None) -> Tensor:
-    n_players(and_)
-    parts = (and_,) if or_ is None else (and_, or_)
-    return torch.cat([to_float64(part[..., 1:]) for part in parts], dim=-1)
+    return torch.cat(kinds(and_, or_)[..., 1:].unbind(), dim=-1)

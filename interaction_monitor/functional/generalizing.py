@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import per_sample, require_one_shape, to_float64, where_float64_is
+from interaction_monitor._checks import per_sample, require_one_shape
 from interaction_monitor.functional.interactions import n_players, sum_by_order
 from interaction_monitor.functional.intervals import ShareInterval, share_interval
-from interaction_monitor.functional.saliency import order_strength
+from interaction_monitor.functional.saliency import kinds, order_strength
 
 Reference = tuple[Tensor, Tensor | None, float | Tensor]  # AND and OR interactions (..., 2^n), and their threshold
 
@@ -129,21 +129,10 @@ def generalizing_parts(
         ([0.0, 2.5, 0.0], 0.8)
     """
     threshold = per_sample(and_, tau=tau)
-    kinds = [to_float64(kind) for kind in (and_, or_) if kind is not None]
-    salient = [torch.where(kind.abs() < threshold, 0, kind) for kind in kinds]
-    held = [kind for kind in held_interactions(and_, or_, references, at_least=at_least) if kind is not None]
-    held = [torch.where(kind.abs() < threshold, 0, kind) for kind in held]
-
-    def total(values: list[Tensor]) -> Tensor:
-        return sum_by_order(torch.stack(values).sum(0)).where(~threshold.isnan(), torch.nan)
-
-    others = [every - kept for every, kept in zip(salient, held, strict=True)]
-    return GeneralizingParts(
-        strength=total([kind.abs() for kind in held]),
-        effect=total(held),
-        other_strength=total([kind.abs() for kind in others]),
-        other_effect=total(others),
-    )
+    held = kinds(*held_interactions(and_, or_, references, at_least=at_least))
+    held, every = (torch.where(part.abs() < threshold, 0, part) for part in (held, kinds(and_, or_)))
+    parts = held.abs(), held, (every - held).abs(), every - held
+    return GeneralizingParts(*(sum_by_order(part.sum(0)).where(~threshold.isnan(), torch.nan) for part in parts))
 
 
 def generalizing_share(generalizing: Tensor, strength: Tensor, *, level: float = 0.95) -> ShareInterval:
@@ -216,41 +205,25 @@ def held_interactions(
         [0.0, 2.0, 0.0, 0.0]
     """
     _check(and_, or_, references, at_least)
-    taus = [per_sample(and_, **{f"references[{i}]: tau": tau}) for i, (_, _, tau) in enumerate(references)]
-    kept: list[Tensor | None] = []
-    for kind, others in ((and_, [r[0] for r in references]), (or_, [r[1] for r in references])):
-        if kind is None:
-            kept.append(None)
-            continue
-        kind = to_float64(kind)
-        count = torch.zeros_like(kind, dtype=torch.int64)
-        for other, tau in zip(others, taus, strict=True):
-            assert other is not None
-            other = to_float64(other)
-            count += (other.abs() >= tau) & (other != 0) & (other.sign() == kind.sign())
-        has = count >= at_least
-        has[..., 0] = False
-        # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
-        kept.append(torch.where(has, kind, 0.0))
-    known = _finite(and_, or_)
-    for reference, tau in zip(references, taus, strict=True):
-        known = known & _finite(reference[0], reference[1]) & ~tau[..., 0].isnan()
-    first, second = (None if kind is None else kind.where(known[..., None], torch.nan) for kind in kept)
-    assert first is not None
-    return first, second
-
-
-def _finite(and_: Tensor, or_: Tensor | None) -> Tensor:
-    known = where_float64_is(and_[..., 1:].isfinite().all(-1))
-    return known if or_ is None else known & where_float64_is(or_[..., 1:].isfinite().all(-1))
+    own = kinds(and_, or_)
+    count = torch.zeros_like(own, dtype=torch.int64)
+    # A network that is not finite somewhere is not known anywhere; torch.where would hide it behind a 0.
+    known = own[..., 1:].isfinite().all(-1).all(0)
+    for index, (other_and, other_or, tau) in enumerate(references):
+        other, threshold = kinds(other_and, other_or), per_sample(and_, **{f"references[{index}]: tau": tau})
+        count += (other.abs() >= threshold) & (other != 0) & (other.sign() == own.sign())
+        known = known & other[..., 1:].isfinite().all(-1).all(0) & ~threshold[..., 0].isnan()
+    count[..., 0] = 0
+    held = own.where(count >= at_least, 0.0).where(known[..., None], torch.nan)
+    return held[0], None if or_ is None else held[1]
 
 
 def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference], at_least: int) -> None:
-    n_players(and_)
     if not len(references):
         raise ValueError("references must hold (and_, or_, tau) of at least one network, but is empty")
     if not 1 <= at_least <= len(references):
         raise ValueError(f"at_least must be from 1 to the number of references, {len(references)}, but is {at_least}")
+    n_players(and_)
     require_one_shape(and_=and_, or_=or_)
     for index, reference in enumerate(references):
         if not isinstance(reference, (tuple, list)) or len(reference) != 3:

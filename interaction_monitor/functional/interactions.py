@@ -72,21 +72,7 @@ def orders(n: int, device: torch.device | str | None = None) -> Tensor:
 
 
 def sum_by_order(values: Tensor) -> Tensor:
-    """Sum a vector over coalitions within each order; the empty coalition is of none.
-
-    Args:
-        values: (..., 2^n) one number per coalition, in float64.
-
-    Returns:
-        (..., n) entry k-1 for order k.
-
-    Raises:
-        ValueError: if the last axis is no power of two.
-
-    Examples:
-        >>> sum_by_order(torch.tensor([9.0, 1.0, 2.0, 4.0], dtype=torch.float64)).tolist()
-        [3.0, 4.0]
-    """
+    """Sum float64 numbers of coalitions within each order, (..., 2^n) -> (..., n); the empty coalition is of none."""
     n = n_players(values)
     order = orders(n, device=values.device)[1:]
     return values[..., 1:] @ (order[:, None] == torch.arange(1, n + 1, device=values.device)).to(values.dtype)

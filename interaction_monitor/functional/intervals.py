@@ -83,24 +83,14 @@ def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInter
         >>> round(low, 2), mean, round(high, 2)
         (1.0, 1.5, 2.0)
     """
-    require_between_0_and_1(0.95, level=level)
+    reach = _reach(mean_order_influence(strength), level)
     mean = float(mean_order(strength))
-    if mean != mean:
-        return MeanOrderInterval(mean, mean, mean)
-    influence = mean_order_influence(strength)
-    influence = influence[influence.isfinite()]
-    count, n = len(influence), strength.shape[-1]
-    if count < 2:
-        return MeanOrderInterval(1.0, mean, float(n))
-    reach = student_quantile(0.5 + level / 2, count - 1) * float(influence.std()) / count**0.5
-    return MeanOrderInterval(max(1.0, mean - reach), mean, min(float(n), mean + reach))
+    # of NaN and a bound max and min give what stands first
+    return MeanOrderInterval(max(mean - reach, 1.0), mean, min(mean + reach, float(strength.shape[-1])))
 
 
 def share_influence(part: Tensor, whole: Tensor) -> Tensor:
-    """Give how much each sample moves a share, linearised.
-
-    The share r = Σ part / Σ whole is a ratio of two means over samples, as ⟨k⟩ is: to first order a sample contributes
-    ψ_s = (part_s - r whole_s) / mean(whole).
+    """Give how much each sample moves a share r = Σ part / Σ whole, linearised: (part_s - r whole_s) / mean(whole).
 
     Args:
         part: (S,) what of each sample belongs to the part.
@@ -126,9 +116,7 @@ def share_influence(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> ShareInterval:
-    """Give a share of the strength with a confidence interval over the choice of probe samples.
-
-    Delta method, as in `mean_order_interval`.
+    """Give a share of the strength with a confidence interval, as `mean_order_interval` does for ⟨k⟩.
 
     Args:
         part: (S,) what of each sample belongs to the part.
@@ -146,18 +134,20 @@ def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> Share
         >>> round(low, 2), share, round(high, 2)
         (0.0, 0.5, 1.0)
     """
-    require_between_0_and_1(0.95, level=level)
     influence = share_influence(part, whole)
-    part, whole = to_float64(part), to_float64(whole)
-    valid = influence.isfinite()
-    count = int(valid.sum())
-    if not count:
-        return ShareInterval(math.nan, math.nan, math.nan)
-    share = float(part[valid].sum() / whole[valid].sum())
-    if count < 2:
-        return ShareInterval(0.0, share, 1.0)
-    reach = student_quantile(0.5 + level / 2, count - 1) * float(influence[valid].std()) / count**0.5
-    return ShareInterval(max(0.0, share - reach), share, min(1.0, share + reach))
+    reach = _reach(influence, level)
+    part, whole = (to_float64(x)[influence.isfinite()].sum() for x in (part, whole))
+    share = float(part / whole)
+    return ShareInterval(max(share - reach, 0.0), share, min(share + reach, 1.0))
+
+
+def _reach(influence: Tensor, level: float) -> float:
+    """How far a mean over samples may be from the truth: NaN without a sample, without bound with a single one."""
+    require_between_0_and_1(0.95, level=level)
+    known = influence[influence.isfinite()]
+    if len(known) < 2:
+        return math.inf if len(known) else math.nan
+    return student_quantile(0.5 + level / 2, len(known) - 1) * float(known.std()) / len(known) ** 0.5
 
 
 def student_quantile(p: float, freedom: int) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import per_sample, require_one_shape, to_float64
 from interaction_monitor.functional.interactions import n_players, sum_by_order
+from interaction_monitor.functional.saliency import kinds
 
 _RATES = torch.linspace(0.02, 0.6, 59, dtype=torch.float64)
 _CENTRES = torch.linspace(0.3, 0.7, 41, dtype=torch.float64)
@@ -68,25 +69,15 @@ def order_turnover(
         ([2.5, 0.0], [3.0, 0.0], [0.0, 1.0])
     """
     require_one_shape(**dict(zip(("and_ before", "or_ before", "and_ now", "or_ now"), (*before, *now), strict=True)))
-    n_players(now[0])
-    thresholds = per_sample(now[0], before_tau=before_tau), per_sample(now[0], tau=tau)
-    compared = ~(thresholds[0].isnan() | thresholds[1].isnan())
-    parts = []
-    for pair in zip(before, now, strict=True):
-        then, here = (to_float64(effects) for effects in pair)
-        sizes = then.abs(), here.abs()
-        was, is_ = ((size >= t) & (size > 0) for size, t in zip(sizes, thresholds, strict=True))
-        both = was & is_ & (then.sign() == here.sign())
-        # 0 · size is NaN where the size is not finite, and so marks the sample
-        unknown = 0 * sizes[0] + 0 * sizes[1]
-        parts.append(
-            [
-                torch.where(chosen, size, 0.0) + unknown
-                for chosen, size in ((both, sizes[1]), (is_ & ~both, sizes[1]), (was & ~both, sizes[0]))
-            ]
-        )
-    totals = (sum_by_order(and_part + or_part) for and_part, or_part in zip(*parts, strict=True))
-    return Turnover(*(total.where(compared, torch.nan) for total in totals))
+    then_least, least = per_sample(now[0], before_tau=before_tau), per_sample(now[0], tau=tau)
+    then, here = kinds(*before), kinds(*now)
+    was, is_ = (then.abs() >= then_least) & (then != 0), (here.abs() >= least) & (here != 0)
+    both = was & is_ & (then.sign() == here.sign())
+    # 0 times what is not finite is NaN, and so marks the sample
+    unknown = 0 * then + 0 * here
+    compared = ~(then_least + least).isnan()
+    parts = (here.where(both, 0.0), here.where(is_ & ~both, 0.0), then.where(was & ~both, 0.0))
+    return Turnover(*(sum_by_order((part.abs() + unknown).sum(0)).where(compared, torch.nan) for part in parts))
 
 
 def order_effects(and_: Tensor, or_: Tensor) -> Tensor:
@@ -109,8 +100,7 @@ def order_effects(and_: Tensor, or_: Tensor) -> Tensor:
         >>> order_effects(torch.tensor([9.0, 1.0, 2.0, -4.0]), torch.tensor([0.0, 0.0, 0.0, 1.0])).tolist()
         [3.0, -3.0]
     """
-    require_one_shape(and_=and_, or_=or_)
-    return sum_by_order(to_float64(and_) + to_float64(or_))
+    return sum_by_order(kinds(and_, or_).sum(0))
 
 
 def order_similarity(
@@ -249,11 +239,10 @@ def order_cancellation(and_: Tensor, or_: Tensor, tau: float | Tensor = 0.0) -> 
         >>> order_cancellation(and_, torch.zeros(2, 4)).tolist()  # |3| and |0| of 3 and 2
         [0.4, 0.0]
     """
-    require_one_shape(and_=and_, or_=or_)
-    both = torch.stack((to_float64(and_), to_float64(or_)), -2)
-    salient = both.where(both.abs() >= per_sample(and_, tau=tau)[..., None], 0.0)
-    both = salient[both.isfinite().all(-1).all(-1)]
-    net, gross = sum_by_order(both).sum(-2).abs().sum(0), sum_by_order(both.abs()).sum((0, 1))
+    threshold = per_sample(and_, tau=tau)
+    both = kinds(and_, or_)
+    salient = both.where(both.abs() >= threshold, 0.0)[:, both.isfinite().all(-1).all(0)]
+    net, gross = sum_by_order(salient).sum(0).abs().sum(0), sum_by_order(salient.abs()).sum((0, 1))
     return torch.where(gross > 0, 1 - net / gross, math.nan)
 
 

@@ -9,7 +9,6 @@ sample without finite outputs has a row of NaN and is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -48,6 +47,17 @@ def saliency_threshold(v: Tensor, fraction: float = SALIENCY) -> Tensor:
     return fraction * (v[..., -1] - v[..., 0]).abs().mean()
 
 
+def kinds(and_: Tensor, or_: Tensor | None) -> Tensor:
+    """Lay AND interactions, and OR interactions where there are any, along a first axis: (1 or 2, ..., 2^n) float64.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+    """
+    n_players(and_)
+    require_one_shape(and_=and_, or_=or_)
+    return torch.stack([to_float64(kind) for kind in (and_, or_) if kind is not None])
+
+
 def order_strength(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
     """Sum the salient interactions of every order.
 
@@ -72,8 +82,8 @@ def order_strength(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
         [2.0, 1.0]
     """
     threshold = per_sample(and_, tau=tau)
-    strength = _sum_by_order(and_, or_, lambda size: torch.where(size < threshold, 0, size))
-    return strength.where(~threshold.isnan(), torch.nan)
+    size = kinds(and_, or_).abs()
+    return sum_by_order(torch.where(size < threshold, 0, size).sum(0)).where(~threshold.isnan(), torch.nan)
 
 
 def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Tensor:
@@ -96,9 +106,10 @@ def salient_counts(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Ten
         [1.0, 1.0]
     """
     threshold = per_sample(and_, tau=tau)
+    size = kinds(and_, or_).abs()
     # 0 · size is NaN where the size is not finite, and so marks the sample
-    counts = _sum_by_order(and_, or_, lambda size: ((size >= threshold) & (size > 0)) + 0 * size)
-    return counts.where(~threshold.isnan(), torch.nan)
+    counts = ((size >= threshold) & (size > 0)) + 0 * size
+    return sum_by_order(counts.sum(0)).where(~threshold.isnan(), torch.nan)
 
 
 def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
@@ -149,12 +160,10 @@ def salient_outputs(and_: Tensor, or_: Tensor | None, tau: float | Tensor) -> Te
         >>> salient_outputs(torch.tensor([5.0, 1.0, 0.1, 3.0]), torch.tensor([0.0, 0.0, 0.0, 0.2]), tau=0.5).tolist()
         [5.0, 6.0, 5.0, 9.0]
     """
-    require_one_shape(and_=and_, or_=or_)
     threshold = per_sample(and_, tau=tau)
-    kept = [to_float64(part) for part in (and_, or_) if part is not None]
-    empty = kept[0][..., 0]
-    kept = [part.where(part.abs() >= threshold, 0.0) for part in kept]
-    kept[0][..., 0] = empty
+    both = kinds(and_, or_)
+    kept = both.where(both.abs() >= threshold, 0.0)
+    kept[0, ..., 0] = both[0, ..., 0]
     made = and_outputs(kept[0]) + (or_outputs(kept[1]) if or_ is not None else 0.0)
     return made.where(~threshold.isnan(), torch.nan)
 
@@ -268,30 +277,11 @@ def noise_floor(n: int, sigma: float | Tensor) -> Tensor:
     return sigma * 2 ** (powers / 2)
 
 
-def _sum_by_order(and_: Tensor, or_: Tensor | None, values: Callable[[Tensor], Tensor]) -> Tensor:
-    n_players(and_)
-    require_one_shape(and_=and_, or_=or_)
-    pooled = values(to_float64(and_).abs())
-    if or_ is not None:
-        pooled = pooled + values(to_float64(or_).abs())
-    return sum_by_order(pooled)
-
-
 def valid_rows(strength: Tensor) -> Tensor:
-    """Keep the samples whose strengths are all finite.
-
-    Args:
-        strength: (..., n) strength per sample and order.
-
-    Returns:
-        (samples, n) float64.
+    """Keep the samples whose strengths are all finite, (..., n) -> (samples, n) float64.
 
     Raises:
         ValueError: if `strength` has no order.
-
-    Examples:
-        >>> valid_rows(torch.tensor([[3.0, 1.0], [float("nan"), 1.0]])).tolist()
-        [[3.0, 1.0]]
     """
     if strength.ndim == 0 or strength.shape[-1] == 0:
         raise ValueError(f"strength must have the orders on its last axis, but has shape {tuple(strength.shape)}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interaction_monitor._checks import require_counts, require_one_shape, to_float64, where_float64_is
 from interaction_monitor.functional.interactions import n_players, sum_by_order
+from interaction_monitor.functional.saliency import kinds
 
 
 @dataclass(frozen=True)
@@ -208,21 +209,10 @@ def order_sharing(and_: Tensor, or_: Tensor, and_salient: Tensor, or_salient: Te
     _several(and_)
     require_one_shape(and_=and_, or_=or_, and_salient=and_salient, or_salient=or_salient)
     _is_mask(and_salient=and_salient, or_salient=or_salient)
-    and_, or_ = to_float64(and_), to_float64(or_)
-    and_salient, or_salient = where_float64_is(and_salient), where_float64_is(or_salient)
-
-    def total(among: tuple[Tensor, Tensor], low: float | None, high: float | None) -> Tensor:
-        parts = [i.clamp(low, high).where(mask, 0.0) for i, mask in zip((and_, or_), among, strict=True)]
-        return sum_by_order(parts[0] + parts[1])
-
-    every = (and_salient, or_salient)
-    shared = (and_salient.all(0).expand_as(and_salient), or_salient.all(0).expand_as(or_salient))
-    return OrderSharing(
-        all_positive=total(every, 0.0, None),
-        all_negative=total(every, None, 0.0),
-        shared_positive=total(shared, 0.0, None),
-        shared_negative=total(shared, None, 0.0),
-    )
+    every = where_float64_is(torch.stack((and_salient, or_salient)))
+    both, shared = kinds(and_, or_), every.all(1, keepdim=True)
+    signed = both.clamp_min(0.0), both.clamp_max(0.0)
+    return OrderSharing(*(sum_by_order(part.where(among, 0.0).sum(0)) for among in (every, shared) for part in signed))
 
 
 def transfer_curve(is_salient: Tensor) -> Tensor:
