@@ -12,20 +12,14 @@ from torch import Tensor
 from interaction_monitor._checks import require_between_0_and_1, require_counts
 from interaction_monitor.functional.intervals import mean_order_interval, share_influence, share_interval
 from interaction_monitor.functional.saliency import high_order_share
-from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
-from interaction_monitor.phases.loss_gap import GapOpening, change_point, gap_opening
+from interaction_monitor.phases.change_tests import Curve, lowest
+from interaction_monitor.phases.loss_gap import GapOpening, change_point, clear_rise, gap_opening
 from interaction_monitor.phases.onset import PhaseState, PhaseTracker
 
 __all__ = [
-    "GapOpening",
-    "OverfittingState",
-    "OverfittingTracker",
-    "PhaseState",
-    "PhaseTracker",
-    "gap_opening",
-    "high_order_share",
-    "mean_order_interval",
-]
+    "GapOpening", "OverfittingState", "OverfittingTracker", "PhaseState", "PhaseTracker", "gap_opening",
+    "high_order_share", "mean_order_interval",
+]  # fmt: skip
 
 # Before so many measurements too little is known of the jitter of a share that need not have risen before.
 LEARNING = 8
@@ -196,15 +190,10 @@ class OverfittingTracker:
         at, values = [index for index, _ in self._losses], [loss for _, loss in self._losses]
         if len(values) <= self.persistence + 1 or at[-1] != len(self._epochs) - 1:
             return None
-        turn = lowest(values[: -self.persistence])
-        least = self.min_loss_rise * abs(values[turn])
-        if any(value - values[turn] < least for value in values[-self.persistence :]) or not leaves_jitter(
-            values, turn, persistence=self.persistence, alpha=alpha
-        ):
-            return None
-        found = change_point([self._epochs[index] for index in at], values, early=2 * least)
-        earliest, onset, latest = found or (turn, turn, turn)
-        return at[earliest], at[onset], at[latest], at[-1]
+        least = self.min_loss_rise * abs(min(values[: -self.persistence]))
+        times = [self._epochs[index] for index in at]
+        found = clear_rise(times, values, least=least, early=2 * least, persistence=self.persistence, alpha=alpha)
+        return None if found is None else (at[found[0]], at[found[1]], at[found[2]], at[-1])
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""

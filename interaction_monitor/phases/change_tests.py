@@ -13,7 +13,6 @@ from statistics import NormalDist
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from interaction_monitor.functional.intervals import student_quantile
 
@@ -117,14 +116,9 @@ class Curve:
     ) -> bool:
         """Put the change between two windows to two t-tests: against other samples, and against jitter.
 
-        Args:
-            high: measurements that may lie higher.
-            low: than these.
-            least: by how much at least.
-            alpha: chance of a false yes in the whole run.
-            bends: second differences beside the change, from which jitter is learnt.
-            assumed: jitter before that, as if `ASSUMED_COUNT` bends had shown it; None: what the samples' scatter would
-                make, times `SCATTER_JITTER`, as if `SCATTER_COUNT` had.
+        Jitter is learnt from the second differences beside the change, `bends`. Before that it is what is assumed, as
+        if `ASSUMED_COUNT` bends had shown it; None is what the samples' scatter would make, times `SCATTER_JITTER`, as
+        if `SCATTER_COUNT` had.
         """
         # What an earlier version forgot is not there to be compared with.
         if not {*high, *low} <= self.linear.keys():
@@ -142,7 +136,10 @@ class Curve:
 
     def _paired(self, high: range, low: range) -> tuple[float, float, int]:
         """Give the mean of the samples' own changes, linearised, its standard error and degrees of freedom."""
-        changes = self._means_of(high) - self._means_of(low)
+        above, below = (
+            torch.tensor([self.linear[index] for index in window], dtype=torch.float64) for window in (high, low)
+        )
+        changes = above.mean(0) - below.mean(0)
         known = changes[changes.isfinite()]
         if len(known) < 2:
             return 0.0, math.inf, 1
@@ -155,9 +152,6 @@ class Curve:
             return range(0)
         best = min(starts, key=lambda start: (_mean(self.values, range(start, start + width)), -start))
         return range(best, best + width)
-
-    def _means_of(self, window: range) -> Tensor:
-        return torch.tensor([self.linear[index] for index in window], dtype=torch.float64).mean(0)
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything as plain numbers and lists."""
@@ -198,14 +192,11 @@ def lowest(values: Sequence[float]) -> int:
 
 
 def median_jitter(values: Sequence[float], *, drop_descents: bool) -> tuple[float, int]:
-    """Estimate the standard deviation of the noise that each measurement has of its own.
+    """Estimate the standard deviation of the noise that each measurement has of its own, and from how many bends.
 
-    From the median of |second differences|, which a steady trend leaves alone. In a rise after a fall
-    the steps of the fall would only blur it by their curvature, so pairs of downward steps are
-    dropped; the constants make white Gaussian noise come out right either way.
-
-    Returns:
-        The estimate, and the number of second differences it rests on.
+    From the median of |second differences|, which a steady trend leaves alone. In a rise after a fall the steps of the
+    fall would only blur it by their curvature, so pairs of downward steps are dropped; the constants make white
+    Gaussian noise come out right either way.
     """
     bends = _bends(values, drop_descents=drop_descents)
     if not bends:
@@ -214,11 +205,7 @@ def median_jitter(values: Sequence[float], *, drop_descents: bool) -> tuple[floa
 
 
 def _pooled_jitter(bends: Sequence[float], count: int, assumed: float) -> tuple[float, int]:
-    """Estimate jitter from bends, and from what is assumed of it as if `count` more had shown it.
-
-    Returns:
-        The estimate, and its degrees of freedom.
-    """
+    """Estimate jitter from bends, and from what is assumed of it as if `count` more had shown it; with its freedom."""
     freedom = count + len(bends)
     # The second difference of white noise has six times its variance.
     return math.sqrt((count * assumed**2 + sum(bend**2 for bend in bends) / 6) / freedom), freedom

@@ -15,30 +15,24 @@ from numpy.typing import NDArray
 
 from interaction_monitor._checks import require_between_0_and_1
 from interaction_monitor.functional.intervals import student_quantile
-from interaction_monitor.phases.change_tests import median_jitter
+from interaction_monitor.phases.change_tests import leaves_jitter, lowest, median_jitter
+
+Values = NDArray[np.float64]  # (E,) one value per measurement
 
 
-class FallingFits(NamedTuple):
-    """The best never-rising fit to every beginning of a curve."""
-
-    errors: NDArray[np.float64]  # (E,) sum of squared errors of the fit to values 0..i
-    levels: NDArray[np.float64]  # (E,) where that fit ends
-    whole: NDArray[np.float64]  # (E,) the fit to all values
-
-
-def falling_fits(values: Sequence[float] | NDArray[np.float64]) -> FallingFits:
+def falling_fits(values: Sequence[float] | Values) -> tuple[Values, Values, Values]:
     """Fit a never-rising curve to every beginning of the values, all in one pass.
 
     Args:
         values: (E,) the curve.
 
     Returns:
-        The error and the last level of each, and the fit to the whole.
+        (E,) sums of squared errors of the fits to values 0..i, (E,) where these fits end, and (E,) the fit to all.
 
     Examples:
-        >>> fits = falling_fits([3.0, 1.0, 2.0])  # the last two are pooled
-        >>> fits.errors.tolist(), fits.levels.tolist()
-        ([0.0, 0.0, 0.5], [3.0, 1.0, 1.5])
+        >>> errors, levels, fit = falling_fits([3.0, 1.0, 2.0])  # the last two are pooled
+        >>> errors.tolist(), levels.tolist(), fit.tolist()
+        ([0.0, 0.0, 0.5], [3.0, 1.0, 1.5], [3.0, 1.5, 1.5])
     """
     curve = np.asarray(values, dtype=np.float64)
     errors, levels = np.zeros(len(curve)), np.zeros(len(curve))
@@ -52,30 +46,14 @@ def falling_fits(values: Sequence[float] | NDArray[np.float64]) -> FallingFits:
             mean, size = (before * count + mean * size) / (count + size), count + size
         blocks.append((mean, size))
         errors[index], levels[index] = error, mean
-    return FallingFits(errors, levels, np.repeat([mean for mean, _ in blocks], [size for _, size in blocks]))
-
-
-def falling_fit(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit a never-rising curve.
-
-    Args:
-        values: (E,) the curve.
-
-    Returns:
-        (E,) the fit; `-falling_fit(-values)` never falls.
-
-    Examples:
-        >>> falling_fit([3.0, 1.0, 2.0]).tolist()
-        [3.0, 1.5, 1.5]
-    """
-    return falling_fits(values).whole
+    return errors, levels, np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
 
 
 class Valley(NamedTuple):
     """The best fit by a curve that first never rises and then never falls."""
 
     turn: int  # index of the last value of the falling part; of equally good ones the last
-    fit: NDArray[np.float64]  # (E,)
+    fit: Values
 
     @property
     def fall(self) -> float:
@@ -88,7 +66,7 @@ class Valley(NamedTuple):
         return float(self.fit[-1] - self.fit[self.turn])
 
 
-def valley(values: Sequence[float] | NDArray[np.float64]) -> Valley:
+def valley(values: Sequence[float] | Values) -> Valley:
     """Fit a curve that first never rises and then never falls.
 
     The split with the least error in sum is taken; where the curve is flat at its lowest, that is anywhere in the flat
@@ -106,10 +84,10 @@ def valley(values: Sequence[float] | NDArray[np.float64]) -> Valley:
         (4, 2.1, 1.1)
     """
     curve = np.asarray(values, dtype=np.float64)
-    falling, rising = falling_fits(curve).errors, falling_fits(curve[::-1]).errors[::-1]
+    falling, rising = falling_fits(curve)[0], falling_fits(curve[::-1])[0][::-1]
     errors = falling + np.append(rising[1:], 0.0)
     turn = len(errors) - 1 - int(np.argmin(errors[::-1]))
-    return Valley(turn, np.concatenate((falling_fit(curve[: turn + 1]), -falling_fit(-curve[turn + 1 :]))))
+    return Valley(turn, np.concatenate((falling_fits(curve[: turn + 1])[2], -falling_fits(-curve[turn + 1 :])[2])))
 
 
 # The rise is fitted by a parabola up to this share of the first train loss: what comes later says nothing of its start.
@@ -218,14 +196,34 @@ def change_point(
     return possible[0], best, possible[-1]
 
 
-def _without_dips(curve: NDArray[np.float64], depth: float) -> NDArray[np.float64]:
+def clear_rise(
+    times: Sequence[float], values: Sequence[float], *, least: float, early: float, persistence: int, alpha: float
+) -> tuple[int, int, int] | None:
+    """Find where a curve of single numbers, losses say, begins to rise, once it is clear that it does.
+
+    It is when each of the last `persistence` values lies by `least` above the lowest before, and `leaves_jitter` holds.
+
+    Returns:
+        As `change_point`, or thrice the lowest where it finds none; None while no rise is clear.
+    """
+    if len(values) <= persistence:
+        return None
+    turn = lowest(values[:-persistence])
+    if any(value - values[turn] < least for value in values[-persistence:]):
+        return None
+    if not leaves_jitter(values, turn, persistence=persistence, alpha=alpha):
+        return None
+    return change_point(times, values, early=early) or (turn, turn, turn)
+
+
+def _without_dips(curve: Values, depth: float) -> Values:
     """Raise single values that lie deeper than that below both of their neighbours to the lower one."""
     beside = np.minimum(curve[:-2], curve[2:])
     raised = np.where(curve[1:-1] < beside - depth, beside, curve[1:-1])
     return np.concatenate((curve[:1], raised, curve[-1:]))
 
 
-def _errors(epochs: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+def _errors(epochs: Values, gaps: Values) -> Values:
     """Give the error of never rising up to each measurement and rising by a parabola from there; inf where it falls."""
     falling, levels, _ = falling_fits(gaps)
     errors = np.full(len(gaps), math.inf)
@@ -239,7 +237,7 @@ def _errors(epochs: NDArray[np.float64], gaps: NDArray[np.float64]) -> NDArray[n
     return errors
 
 
-def _residual(parts: list[NDArray[np.float64]], values: NDArray[np.float64]) -> float:
+def _residual(parts: list[Values], values: Values) -> float:
     columns = np.stack(parts, axis=1)
     weights = np.linalg.lstsq(columns, values, rcond=None)[0]
     if (weights < 0).any() or not (weights > 0).any():

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1, require_counts, require_no_less_than_zero
-from interaction_monitor.functional.intervals import mean_order_influence
-from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order, valid_rows
-from interaction_monitor.phases.change_tests import Curve, leaves_jitter, lowest
-from interaction_monitor.phases.loss_gap import EARLY, change_point
+from interaction_monitor.functional.intervals import mean_order_influence, share_influence
+from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order
+from interaction_monitor.phases.change_tests import Curve, lowest
+from interaction_monitor.phases.loss_gap import EARLY, clear_rise
 
 Phase = Literal["initial", "one", "two"]
 
@@ -108,17 +108,11 @@ class PhaseTracker:
         self._phase: Phase = "initial"
         self._onset: tuple[int, int] | None = None
         self._onset_steps: tuple[int | None, int | None] = (None, None)
-        self._gap_onset: tuple[int, int] | None = None
         self._last_epoch: int | None = None
         self._epochs: list[int] = []
         self._steps: list[int | None] = []
-        self._order = Curve()
-        self._high = Curve()
-        self._gap_onset_step: int | None = None
-        self._gap_epochs: list[int] = []
-        self._gap_steps: list[int | None] = []
-        self._gaps: list[float] = []
-        self._first_loss = 0.0
+        self._order, self._high = Curve(), Curve()
+        self.forget_losses()
 
     @property
     def state(self) -> PhaseState:
@@ -166,7 +160,7 @@ class PhaseTracker:
             ValueError: if `epoch` falls, `strength` is not (S, n), or S is not that of the earlier
                 measurements.
         """
-        strength = torch.as_tensor(strength).detach().cpu()
+        strength = torch.as_tensor(strength).detach().cpu().double()
         self._check(epoch, strength)
         self._last_epoch = epoch
         mean = float(mean_order(strength))
@@ -176,7 +170,8 @@ class PhaseTracker:
             self._order.append(mean, (mean + mean_order_influence(strength)).tolist())
             if self._watches_high_orders(strength.shape[-1]):
                 share = high_order_share(strength)
-                self._high.append(share, (share + _high_share_influence(strength, share)).tolist())
+                high = strength[:, first_high_order(strength.shape[-1]) - 1 :].sum(-1)
+                self._high.append(share, (share + share_influence(high, strength.sum(-1))).tolist())
             self._advance_phase()
         losses = [float(loss) for loss in (train_loss, test_loss) if loss is not None and math.isfinite(loss)]
         if losses and not self._first_loss:
@@ -194,8 +189,12 @@ class PhaseTracker:
         Args:
             first: the loss before training of these, by which a rise is judged; None takes the first that comes.
         """
-        self._gap_onset = self._gap_onset_step = None
-        self._gap_epochs, self._gap_steps, self._gaps, self._first_loss = [], [], [], first or 0.0
+        self._gap_onset: tuple[int, int] | None = None
+        self._gap_onset_step: int | None = None
+        self._gap_epochs: list[int] = []
+        self._gap_steps: list[int | None] = []
+        self._gaps: list[float] = []
+        self._first_loss = first or 0.0
 
     def _check(self, epoch: int, strength: Tensor) -> None:
         if self._last_epoch is not None and epoch < self._last_epoch:
@@ -229,18 +228,20 @@ class PhaseTracker:
             curve.forget(self.persistence)
 
     def _watch_gap(self) -> None:
-        first = len(self._gaps) - self.persistence
-        if first < 1 or self._gap_onset is not None:
+        if self._gap_onset is not None:
             return
-        turn = lowest(self._gaps[:first])
-        least = self.min_gap_rise * abs(self._first_loss)
-        if all(gap - self._gaps[turn] >= least for gap in self._gaps[first:]) and leaves_jitter(
-            self._gaps, turn, persistence=self.persistence, alpha=self.alpha
-        ):
-            early = EARLY * abs(self._first_loss)
-            _, opening, _ = change_point(self._gap_epochs, self._gaps, early=early) or (None, turn, None)
-            self._gap_onset = (self._gap_epochs[opening], self._gap_epochs[-1])
-            self._gap_onset_step = self._gap_steps[opening]
+        scale = abs(self._first_loss)
+        found = clear_rise(
+            self._gap_epochs,
+            self._gaps,
+            least=self.min_gap_rise * scale,
+            early=EARLY * scale,
+            persistence=self.persistence,
+            alpha=self.alpha,
+        )
+        if found is not None:
+            self._gap_onset = (self._gap_epochs[found[1]], self._gap_epochs[-1])
+            self._gap_onset_step = self._gap_steps[found[1]]
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that has been seen as plain numbers, strings, lists and dicts."""
@@ -283,10 +284,3 @@ class PhaseTracker:
         self._gap_steps = list(state.get("gap_steps", [None] * len(self._gap_epochs)))
         self._gaps = list(state["gaps"])
         self._first_loss = state["first_train_loss"]
-
-
-def _high_share_influence(strength: Tensor, share: float) -> Tensor:
-    """Give how much each sample moves the share of high orders, linearised as `mean_order_influence` is."""
-    strength = strength.double()
-    high = strength[:, first_high_order(strength.shape[-1]) - 1 :].sum(-1)
-    return (high - share * strength.sum(-1)) / valid_rows(strength).sum(-1).mean()

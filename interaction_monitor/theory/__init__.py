@@ -32,21 +32,9 @@ from interaction_monitor.theory.closed_form import (
 from interaction_monitor.theory.fit import Distance, SigmaFit, fit_sigma2, jensen_shannon
 
 __all__ = [
-    "Distance",
-    "NoOverlayError",
-    "Overlay",
-    "Prediction",
-    "SigmaFit",
-    "Trend",
-    "fit_record",
-    "fit_sigma2",
-    "jensen_shannon",
-    "norm_ratio",
-    "predict",
-    "predict_and_or",
-    "predicted_strength",
-    "row_norms",
-]
+    "Distance", "NoOverlayError", "Overlay", "Prediction", "SigmaFit", "Trend", "fit_record", "fit_sigma2",
+    "jensen_shannon", "norm_ratio", "predict", "predict_and_or", "predicted_strength", "row_norms",
+]  # fmt: skip
 
 
 class NoOverlayError(ValueError):
@@ -140,7 +128,7 @@ def fit_record(record: Record, *, and_part: bool = False) -> Overlay:
         NoOverlayError: If there are too few measurements or players, or the last measurement cannot be predicted from.
         RecordError: If a measurement's file is damaged.
     """
-    require_two(record)
+    _require_two(record)
     last, epoch = record.measurements[-1], record.history[-1].epoch
     strength = torch.stack([_strength(measurement, and_part) for measurement in record.measurements])
     finite = strength[-1].isfinite().all(-1)
@@ -173,12 +161,7 @@ def _strength(measurement: Measurement, and_part: bool) -> Tensor:
     return strength.where(measurement.valid[:, None], torch.nan)
 
 
-def require_two(record: Record) -> None:
-    """Refuse a record with too little in it for anything to change from one measurement to the next.
-
-    Raises:
-        NoOverlayError: If it has fewer than two measurements or two players.
-    """
+def _require_two(record: Record) -> None:
     found = len(record.history)
     if found < 2:
         raise NoOverlayError(

@@ -57,36 +57,21 @@ def _kronecker_power(x: Tensor, factor: tuple[tuple[float, float], tuple[float, 
     return x.reshape(shape)
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Final interactions in the basis where noise acts on each coefficient alone."""
-
-    w_star: Tensor  # (..., 2^n)
-    coefficients: Tensor  # (..., 2^n)
-    eigenvalues: Tensor  # (2^n,)
-
-    @classmethod
-    def of(cls, w_star: Tensor) -> Spectrum:
-        """Bring (..., 2^n) float64 interactions to the basis, once for all noise levels."""
-        n = n_players(w_star)
-        order = orders(n, device=w_star.device)
-        large, small = EIGENVALUES
-        by_order = w_star.new_tensor([large ** (n - k) * small**k for k in range(n + 1)])
-        return cls(w_star, _kronecker_power(w_star, _W_INVERSE), by_order[order])
-
-    def at(self, sigma2: Tensor) -> Tensor:
-        """Predict at every noise level: (k,) -> (k, ..., 2^n)."""
-        noise = sigma2.reshape(-1, *[1] * self.w_star.ndim) * len(self.eigenvalues)
-        predicted = _kronecker_power(self.coefficients * (self.eigenvalues / (self.eigenvalues + noise)), _W)
-        predicted[sigma2 == 0] = self.w_star
-        return predicted
-
-    def chunks(self, sigma2: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Predict a few noise levels at a time, so that memory does not grow with their number."""
-        step = max(1, _CHUNK // max(1, self.w_star.numel()))
-        for start in range(0, len(sigma2), step):
-            part = slice(start, start + step)
-            yield part, self.at(sigma2[part])
+def _predicted(w_star: Tensor, sigma2: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Predict at a few of the (K,) noise levels at a time, so that memory does not grow with their number."""
+    n = n_players(w_star)
+    large, small = EIGENVALUES
+    by_order = w_star.new_tensor([large ** (n - k) * small**k for k in range(n + 1)])
+    eigenvalues = by_order[orders(n, device=w_star.device)]
+    # in this basis the noise acts on each coefficient alone
+    coefficients = _kronecker_power(w_star, _W_INVERSE)
+    step = max(1, _CHUNK // max(1, w_star.numel()))
+    for start in range(0, len(sigma2), step):
+        part = slice(start, start + step)
+        noise = sigma2[part].reshape(-1, *[1] * w_star.ndim) * 2**n
+        predicted = _kronecker_power(coefficients * (eigenvalues / (eigenvalues + noise)), _W)
+        predicted[sigma2[part] == 0] = w_star
+        yield part, predicted
 
 
 def checked_levels(sigma2: float | Tensor) -> Tensor:
@@ -138,10 +123,9 @@ def predict(w_star: Tensor, sigma2: float | Tensor) -> Tensor:
     """
     levels = checked_levels(sigma2)
     w_star = checked_interactions("w_star", w_star)
-    spectrum = Spectrum.of(w_star)
-    sigma2 = levels.reshape(-1).to(w_star.device)
-    result = w_star.new_empty(len(sigma2), *w_star.shape)
-    for part, predicted in spectrum.chunks(sigma2):
+    flat = levels.reshape(-1).to(w_star.device)
+    result = w_star.new_empty(len(flat), *w_star.shape)
+    for part, predicted in _predicted(w_star, flat):
         result[part] = predicted
     return result[0] if levels.ndim == 0 else result
 
@@ -170,24 +154,23 @@ class Prediction:
         return fraction * (self.and_[..., 1:].sum(-1) + self.or_[..., 1:].sum(-1)).abs()
 
 
-def _chunks(
+def _predicted_kinds(
     w_and: Tensor, w_or: Tensor | None, sigma2: Tensor, or_whole: Tensor | None
 ) -> Iterator[tuple[slice, Prediction]]:
     w_and = checked_interactions("w_and", w_and)
     if w_or is None:
-        for part, predicted in Spectrum.of(w_and).chunks(sigma2):
+        for part, predicted in _predicted(w_and, sigma2):
             yield part, Prediction(predicted, torch.zeros_like(predicted), predicted.new_zeros(predicted.shape[:-1]))
         return
     w_or = checked_interactions("w_or", w_or)
     require_one_shape(w_and=w_and, w_or=w_or)
     flipped = -w_or
     flipped[..., 0] = w_or[..., 1:].sum(-1) if or_whole is None else to_float64(or_whole)
-    for part, predicted in Spectrum.of(torch.stack((w_and, flipped))).chunks(sigma2):
+    for part, predicted in _predicted(torch.stack((w_and, flipped)), sigma2):
         and_, turned = predicted.unbind(1)
-        or_whole_part = turned[..., 0].clone()
-        or_ = turned.neg_()
-        or_[..., 0] = 0
-        yield part, Prediction(and_, or_, or_whole_part)
+        whole = turned[..., 0].clone()
+        turned.neg_()[..., 0] = 0
+        yield part, Prediction(and_, turned, whole)
 
 
 def predict_and_or(
@@ -225,7 +208,7 @@ def predict_and_or(
     shape = (len(flat), *w_and.shape)
     and_, or_ = torch.empty(2, *shape, dtype=torch.float64, device=flat.device)
     whole = and_.new_empty(shape[:-1])
-    for part, prediction in _chunks(w_and, w_or, flat, or_whole):
+    for part, prediction in _predicted_kinds(w_and, w_or, flat, or_whole):
         and_[part], or_[part], whole[part] = prediction.and_, prediction.or_, prediction.or_whole
     if levels.ndim == 0:
         return Prediction(and_[0], or_[0], whole[0])
@@ -271,7 +254,7 @@ def predicted_strength(
     n = n_players(w_and)
     single = 1 << torch.arange(n, device=flat.device)
     result = torch.empty(len(flat), *w_and.shape[:-1], n, dtype=torch.float64, device=flat.device)
-    for part, prediction in _chunks(w_and, w_or, flat, or_whole):
+    for part, prediction in _predicted_kinds(w_and, w_or, flat, or_whole):
         tau = prediction.threshold(fraction)
         prediction.and_[..., single] += prediction.or_[..., single]
         prediction.or_[..., single] = 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import isotonic_regression
 
-from interaction_monitor.phases.loss_gap import GapOpening, change_point, falling_fit, falling_fits, gap_opening, valley
+from interaction_monitor.phases.loss_gap import GapOpening, change_point, falling_fits, gap_opening, valley
 
 
 def falling_error(curve):
@@ -21,12 +21,12 @@ curves = st.lists(st.floats(-5, 5), min_size=1, max_size=20).map(np.array)
 @settings(max_examples=50, deadline=None)
 @given(curves)
 def test_falling_fits_are_scikit_learns(curve):
-    np.testing.assert_allclose(falling_fit(curve), isotonic_regression(curve, increasing=False), atol=1e-9)
-    fits = falling_fits(curve)
+    errors, levels, whole = falling_fits(curve)
+    np.testing.assert_allclose(whole, isotonic_regression(curve, increasing=False), atol=1e-9)
     for end in range(1, len(curve) + 1):
         expected = isotonic_regression(curve[:end], increasing=False)
-        assert fits.errors[end - 1] == pytest.approx(np.square(curve[:end] - expected).sum(), abs=1e-8)
-        assert fits.levels[end - 1] == pytest.approx(expected[-1], abs=1e-8)
+        assert errors[end - 1] == pytest.approx(np.square(curve[:end] - expected).sum(), abs=1e-8)
+        assert levels[end - 1] == pytest.approx(expected[-1], abs=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(5))
