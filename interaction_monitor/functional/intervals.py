@@ -147,7 +147,7 @@ def _reach(influence: Tensor, level: float) -> float:
     known = influence[influence.isfinite()]
     if len(known) < 2:
         return math.inf if len(known) else math.nan
-    return student_quantile(0.5 + level / 2, len(known) - 1) * float(known.std()) / len(known) ** 0.5
+    return student_quantile(0.5 + level / 2, len(known) - 1) * float(known.std()) / math.sqrt(len(known))
 
 
 def student_quantile(p: float, freedom: int) -> float:

@@ -112,6 +112,7 @@ class PhaseTracker:
         self._epochs: list[int] = []
         self._steps: list[int | None] = []
         self._order, self._high = Curve(), Curve()
+        self._first_loss = 0.0
         self.forget_losses()
 
     @property

@@ -62,18 +62,24 @@ class Solution:
 
 def solve(problem: Problem, tol: float) -> Solution:
     """Solve until every sample's gap is within `tol`, or no method gets it there."""
-    samples = torch.arange(problem.u.shape[1], device=problem.u.device)
-    size = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u))
-    parts, end = [], 0
-    with _one_thread(), progress("extraction, samples", len(samples)) as at:
-        for chunk in torch.split(samples, size):
+    zero = torch.zeros_like(problem.u[0, :, 0])
+    solution = Solution(torch.zeros_like(problem.u).unsqueeze(-2).repeat(1, 1, 2, 1), zero, zero.clone())
+    # where noise terms alone explain everything, there is nothing to extract
+    left = (problem.u.abs() > problem.zeta).any(-1).any(0)
+    solution.objective[left] = torch.inf
+    size, end = max(1, (_CHUNK >> problem.atoms.n) // len(problem.u)), 0
+    with _one_thread(), progress("extraction, samples", len(zero)) as at:
+        for chunk in torch.split(torch.arange(len(zero), device=zero.device), size):
             end += len(chunk)
-            parts.append(_solve(problem.select(chunk), tol, lambda n_open, end=end: at(end - n_open)))
-    return Solution(
-        torch.cat([part.x for part in parts], 1),
-        torch.cat([part.objective for part in parts]),
-        torch.cat([part.bound for part in parts]),
-    )
+            improve = partial(_improve, solution, problem, tol, at, end)
+            samples = chunk[left[chunk]]
+            for method, checks in _methods(problem, tol):
+                samples = improve(samples, method, checks)
+            # what the networks' splits may differ by matters seldom, and costs much
+            samples = chunk[exceeds_bound(problem.select(chunk), solution.x[:, chunk])]
+            solution.objective[samples] = torch.inf
+            improve(samples, BoundedSplitting, _LAST_CHECKS)
+    return solution
 
 
 @contextmanager
@@ -89,21 +95,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _solve(problem: Problem, tol: float, tell: Callable[[int], None]) -> Solution:
-    zero = torch.zeros_like(problem.u[0, :, 0])
-    solution = Solution(torch.zeros_like(problem.u).unsqueeze(-2).repeat(1, 1, 2, 1), zero, zero.clone())
-    # where noise terms alone explain everything, there is nothing to extract
-    samples = (problem.u.abs() > problem.zeta).any(-1).any(0).nonzero().squeeze(-1)
-    solution.objective[samples] = torch.inf
-    for method, checks in _methods(problem, tol):
-        samples = _improve(solution, samples, method, checks, problem, tol, tell)
-    # what the networks' splits may differ by matters seldom, and costs much
-    samples = exceeds_bound(problem, solution.x).nonzero().squeeze(-1)
-    solution.objective[samples] = torch.inf
-    _improve(solution, samples, BoundedSplitting, _LAST_CHECKS, problem, tol, tell)
-    return solution
 
 
 def _methods(problem: Problem, tol: float) -> Iterator[tuple[Method, int]]:
@@ -126,14 +117,15 @@ def _methods(problem: Problem, tol: float) -> Iterator[tuple[Method, int]]:
 
 def _improve(
     solution: Solution,
+    problem: Problem,
+    tol: float,
+    at: Callable[[int], None],
+    end: int,
     samples: Tensor,
     method: Method,
     checks: int,
-    problem: Problem,
-    tol: float,
-    tell: Callable[[int], None],
 ) -> Tensor:
-    """Let a method run on these samples; tell how many are not good enough yet, and give those that stay so."""
+    """Let a method run on these samples, tell how many up to `end` are good enough, and give those that are not."""
     left = []
     together = n_open = len(samples)
     unchecked = _UNCHECKED if problem.atoms.n >= _UNCHECKED_PLAYERS and method is not InteriorPoint else 0
@@ -157,7 +149,7 @@ def _improve(
             enough = tol * (_CLOSER if check < _SETTLING_CHECKS else 1)
             going = ~(solution.gap[part] <= enough)
             n_open -= len(part) - int(going.sum())
-            tell(n_open)
+            at(end - n_open)
             if not going.all():
                 part = part[going]
                 if not len(part):
