@@ -1,11 +1,10 @@
 """Players: what an input variable is, for each kind of data."""
 
 from interaction_monitor.players.base import Baseline, Players
-from interaction_monitor.players.columns import Columns
+from interaction_monitor.players.columns import Columns, Spans
 from interaction_monitor.players.patches import FeaturePatches, ImagePatches, TokenPatches
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.players.point_clusters import PointClusters
-from interaction_monitor.players.segments import Segments, Spans
+from interaction_monitor.players.segments import PointClusters, Segments
 from interaction_monitor.players.words import Words
 
 __all__ = [

@@ -6,13 +6,11 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import describe, require_whole
-from interaction_monitor.loading import draw
+from interaction_monitor._checks import describe
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe, require_probe
 
@@ -29,11 +27,13 @@ class Players(ABC):
     Attributes:
         n_players: how many players each sample gets.
         layer: the dotted name of the module whose output is masked, or None for the model's input.
+        input_key: which entry of a dict of inputs is masked; None where there is but one.
         baseline: a number, a tensor or a callable, see `resolve_baseline`.
     """
 
     n_players: int
     layer: str | None = None
+    input_key: str | None = None
     baseline: Baseline = 0.0
 
     @abstractmethod
@@ -65,6 +65,32 @@ class Players(ABC):
             tensor([True, True])
         """
         return torch.ones(len(probe), dtype=torch.bool)
+
+    def _masked(self, probe: Probe, activation: Tensor | None) -> tuple[str | None, Tensor | None]:
+        """Return what is masked, and its key if it is an entry of a dict of inputs."""
+        return (None, activation) if self.layer else probe.entry(self.input_key)
+
+    def _map(
+        self,
+        labels: Tensor,
+        axes: tuple[int, ...],
+        masked: Tensor,
+        *,
+        key: str | None = None,
+        baseline: Baseline | None = None,
+        names: Sequence[tuple[str, ...]] | None = None,
+    ) -> PlayerMap:
+        """Return the players that these labels are; `baseline` stands in for what the kind has by that name."""
+        given = self.baseline if baseline is None else baseline
+        return PlayerMap(
+            labels=labels,
+            n_players=self.n_players,
+            axes=axes,
+            baseline=resolve_baseline(given, masked, n_samples=len(labels)),
+            layer=self.layer,
+            input_key=key,
+            names=None if names is None else tuple(names),
+        )
 
 
 def require_drawn(who: str, probe: object, players: object) -> None:
@@ -190,37 +216,6 @@ def plane_of(n_tokens: int, image: tuple[int, int]) -> tuple[int, int] | None:
     return (side * high, side * wide) if side and side * side * high * wide == n_tokens else None
 
 
-class _Patches(Protocol):
-    """What the patch players have in common."""
-
-    @property
-    def grid(self) -> int: ...
-    @property
-    def margin(self) -> int: ...
-    @property
-    def n_players(self) -> int: ...
-
-
-def check_grid(patches: _Patches) -> None:
-    """Refuse a grid whose inner cells are fewer than the players.
-
-    Raises:
-        ValueError: that says how many cells there are.
-        TypeError: if one of the numbers is not whole.
-    """
-    grid, margin, n_players = patches.grid, patches.margin, patches.n_players
-    require_whole(patches, grid=grid, margin=margin, n_players=n_players)
-    if grid < 1 or margin < 0 or n_players < 1:
-        raise ValueError(f"grid={grid} and n_players={n_players} must be at least 1 and margin={margin} at least 0")
-    inner = max(0, grid - 2 * margin)
-    if n_players > inner**2:
-        raise ValueError(
-            f"n_players={n_players} is more than the {inner**2} cells of the central {inner}x{inner} region "
-            f"of a {grid}x{grid} grid with margin={margin}; take fewer players, a finer grid or a smaller "
-            "margin"
-        )
-
-
 def cell_index(size: int, grid: int) -> Tensor:
     """Return which of `grid` intervals each of `size` positions is in: interval i begins at i*size//grid.
 
@@ -230,43 +225,3 @@ def cell_index(size: int, grid: int) -> Tensor:
     """
     starts = [i * size // grid for i in range(grid + 1)]
     return torch.repeat_interleave(torch.arange(grid), torch.tensor(starts).diff())
-
-
-def draw_cells(patches: _Patches, n_samples: int, size: Sequence[int], *, seed: int) -> Tensor:
-    """Draw cells of a grid for each sample and label the positions in them.
-
-    The plane is cut into grid x grid cells as even as whole positions allow. Of the cells that are at least
-    `margin` away from the border, `n_players` are drawn per sample (`draw(..., seed, sample)`) and numbered
-    in reading order.
-
-    Returns:
-        (n_samples, height, width) int64, -1 outside the drawn cells.
-
-    Raises:
-        ValueError: if the plane has fewer rows or columns than the grid.
-    """
-    height, width = size
-    grid = patches.grid
-    if height < grid or width < grid:
-        raise ValueError(
-            f"the map to mask is {height}x{width} (height x width), too small for a {grid}x{grid} grid; take "
-            f"grid={min(height, width)} or less, or an earlier layer"
-        )
-    inner = range(patches.margin, grid - patches.margin)
-    cells = [(row, column) for row in inner for column in inner]
-    labels = torch.full((n_samples, grid, grid), -1, dtype=torch.int64)
-    for sample in range(n_samples):
-        for player, chosen in enumerate(sorted(draw(len(cells), patches.n_players, seed, sample))):
-            row, column = cells[chosen]
-            labels[sample, row, column] = player
-    return labels[:, cell_index(height, grid)][:, :, cell_index(width, grid)]
-
-
-def channel_baseline(
-    baseline: Baseline, maps: Tensor, *, n_samples: int, channels_last: bool = False
-) -> float | Tensor:
-    """Resolve a baseline of maps (S or 1, C, H, W) or (S or 1, H, W, C), where a vector has a value per channel."""
-    value = baseline(maps) if callable(baseline) else baseline
-    if isinstance(value, Tensor) and value.ndim == 1 and len(value) > 1 and not channels_last:
-        value = value[:, None, None]
-    return resolve_baseline(value, maps, n_samples=n_samples)

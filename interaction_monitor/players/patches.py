@@ -2,37 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interaction_monitor._checks import describe, require_whole
+from interaction_monitor.loading import draw
 from interaction_monitor.players.base import (
     Baseline,
     Players,
-    channel_baseline,
-    check_grid,
-    draw_cells,
+    cell_index,
     image_is_channels_last,
     image_size,
     map_is_channels_last,
     plane_of,
-    resolve_baseline,
 )
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 
+_MOST_CLASS_TOKENS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePatches(Players):
+class _Patches(Players):
+    """What all kinds of patches are: inner cells of a grid over a plane, drawn for each sample."""
+
+    grid: int = 8
+    margin: int = 1
+    n_players: int = 10
+    baseline: Baseline = 0.0
+
+    def __post_init__(self) -> None:
+        grid, margin, n_players = self.grid, self.margin, self.n_players
+        require_whole(self, grid=grid, margin=margin, n_players=n_players)
+        if grid < 1 or margin < 0 or n_players < 1:
+            raise ValueError(f"grid={grid} and n_players={n_players} must be at least 1 and margin={margin} at least 0")
+        inner = max(0, grid - 2 * margin)
+        if n_players > inner**2:
+            raise ValueError(
+                f"n_players={n_players} is more than the {inner**2} cells of the central {inner}x{inner} region "
+                f"of a {grid}x{grid} grid with margin={margin}; take fewer players, a finer grid or a smaller "
+                "margin"
+            )
+
+    def draw_cells(self, n_samples: int, size: Sequence[int], *, seed: int) -> Tensor:
+        """Draw cells for each sample, by `draw(..., seed, sample)`, and label the positions in them in reading order.
+
+        Args:
+            n_samples: how many.
+            size: height and width of the plane.
+            seed: decides the draw.
+
+        Returns:
+            (n_samples, height, width) int64, -1 outside the drawn cells.
+
+        Raises:
+            ValueError: if the plane has fewer rows or columns than the grid.
+        """
+        height, width = size
+        if min(size) < self.grid:
+            raise ValueError(
+                f"the map to mask is {height}x{width} (height x width), too small for a {self.grid}x{self.grid} grid; "
+                f"take grid={min(size)} or less, or an earlier layer"
+            )
+        inner = range(self.margin, self.grid - self.margin)
+        cells = [(row, column) for row in inner for column in inner]
+        labels = torch.full((n_samples, self.grid, self.grid), -1, dtype=torch.int64)
+        for sample in range(n_samples):
+            for player, chosen in enumerate(sorted(draw(len(cells), self.n_players, seed, sample))):
+                row, column = cells[chosen]
+                labels[sample, row, column] = player
+        return labels[:, cell_index(height, self.grid)][:, :, cell_index(width, self.grid)]
+
+    def _of_maps(self, maps: Tensor, n_samples: int, *, channels_last: bool, key: str | None, seed: int) -> PlayerMap:
+        """Draw cells of maps (S or 1, C, H, W) or (S or 1, H, W, C), of which a vector is a value per channel."""
+        axes = (1, 2) if channels_last else (2, 3)
+        baseline = self.baseline(maps) if callable(self.baseline) else self.baseline
+        if isinstance(baseline, Tensor) and baseline.ndim == 1 and len(baseline) > 1 and not channels_last:
+            baseline = baseline[:, None, None]
+        labels = self.draw_cells(n_samples, [maps.shape[axis] for axis in axes], seed=seed)
+        return self._map(labels, axes, maps, baseline=baseline, key=key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePatches(_Patches):
     """Patches of the input image: cells of a grid, other ones in each sample.
 
     For a network that never saw holes in its images, masking at an inner layer (`FeaturePatches`) is gentler,
     and faster; the papers do that. Here whatever the network is, only its input is touched.
 
     Args:
-        grid: the image is cut into grid x grid cells, as even as whole pixels allow. 8 is the papers' choice
+        grid: the image is cut into grid x grid cells, as even as whole pixels allow; 8 is the papers' choice
             [Ren et al. 2024, F.3].
         margin: so many rings of cells at the border are never players; they hold little of the object.
         n_players: how many cells are drawn per sample; 2**n_players masked forwards follow for each.
@@ -48,33 +111,17 @@ class ImagePatches(Players):
         TypeError: if a number is not whole.
 
     Examples:
-        >>> import torch
         >>> players = ImagePatches(grid=4, margin=1, n_players=3)
         >>> drawn = players.assign(Probe(torch.rand(2, 3, 8, 8)), None, seed=0)
         >>> drawn.labels.shape, drawn.axes
         (torch.Size([2, 8, 8]), (2, 3))
     """
 
-    grid: int = 8
-    margin: int = 1
-    n_players: int = 10
-    baseline: Baseline = 0.0
     input_key: str | None = None
     channels_last: bool | None = None
 
-    def __post_init__(self) -> None:
-        check_grid(self)
-
     def assign(self, probe: Probe, activation: Tensor | None = None, *, seed: int = 0) -> PlayerMap:
-        """Draw the patches of each sample.
-
-        Args:
-            probe: samples with images (S, C, H, W) or (S, H, W, C).
-            activation: not used.
-            seed: decides the draw.
-
-        Returns:
-            The players, with positions (H, W).
+        """Draw the patches of images (S, C, H, W) or (S, H, W, C), with positions (H, W), as `Players.assign` says.
 
         Raises:
             ValueError: if the inputs are no images, or smaller than the grid.
@@ -87,18 +134,11 @@ class ImagePatches(Players):
                 f"ImagePatches needs images (samples, channels, height, width), got {describe(images)}{hint}"
             )
         last = image_is_channels_last(images) if self.channels_last is None else self.channels_last
-        axes = (1, 2) if last else (2, 3)
-        return PlayerMap(
-            labels=draw_cells(self, len(probe), [images.shape[axis] for axis in axes], seed=seed),
-            n_players=self.n_players,
-            axes=axes,
-            baseline=channel_baseline(self.baseline, images, n_samples=len(probe), channels_last=last),
-            input_key=key,
-        )
+        return self._of_maps(images, len(probe), channels_last=last, key=key, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturePatches(Players):
+class FeaturePatches(_Patches):
     """Patches of an inner layer's feature map: the papers' players for images [Ren et al. 2024, F.3].
 
     Maps are (B, C, H, W), or (B, H, W, C) as in Swin transformers and around the norms of ConvNeXt.
@@ -124,7 +164,6 @@ class FeaturePatches(Players):
         TypeError: if a number is not whole.
 
     Examples:
-        >>> import torch
         >>> players = FeaturePatches("features.1", grid=4, n_players=3)
         >>> drawn = players.assign(Probe(torch.rand(2, 3, 32, 32)), torch.rand(1, 16, 16, 16), seed=0)
         >>> drawn.layer, drawn.labels.shape
@@ -132,25 +171,10 @@ class FeaturePatches(Players):
     """
 
     layer: str = field(kw_only=False)
-    grid: int = 8
-    margin: int = 1
-    n_players: int = 10
-    baseline: Baseline = 0.0
     channels_last: bool | None = None
 
-    def __post_init__(self) -> None:
-        check_grid(self)
-
     def assign(self, probe: Probe, activation: Tensor | None, *, seed: int = 0) -> PlayerMap:
-        """Draw the patches of each sample.
-
-        Args:
-            probe: the samples.
-            activation: (1, C, H, W) or (1, H, W, C) what `layer` gives on the first, or (S, ...) on all of them.
-            seed: decides the draw.
-
-        Returns:
-            The players, with positions (H, W).
+        """Draw the patches of maps (1 or S, C, H, W) or (1 or S, H, W, C), with positions (H, W).
 
         Raises:
             ValueError: if the layer does not give maps, or smaller ones than the grid, or their axes are unclear.
@@ -169,14 +193,7 @@ class FeaturePatches(Players):
                 "width; give channels_last=False if it is (batch, channels, height, width), channels_last=True if it "
                 "is (batch, height, width, channels)"
             )
-        axes = (1, 2) if last else (2, 3)
-        return PlayerMap(
-            labels=draw_cells(self, len(probe), [activation.shape[axis] for axis in axes], seed=seed),
-            n_players=self.n_players,
-            axes=axes,
-            baseline=channel_baseline(self.baseline, activation, n_samples=len(probe), channels_last=last),
-            layer=self.layer,
-        )
+        return self._of_maps(activation, len(probe), channels_last=last, key=None, seed=seed)
 
 
 def _instead(activation: Tensor | None, layer: str) -> str:
@@ -190,11 +207,8 @@ def _instead(activation: Tensor | None, layer: str) -> str:
     )
 
 
-_MOST_CLASS_TOKENS = 8
-
-
 @dataclass(frozen=True, kw_only=True)
-class TokenPatches(Players):
+class TokenPatches(_Patches):
     """Patches of the tokens of an image, (B, tokens, features), as a vision transformer's blocks give them.
 
     The tokens are those of a plane, row by row; class and register tokens come before them and are always present.
@@ -225,16 +239,12 @@ class TokenPatches(Players):
     """
 
     layer: str | None = field(default=None, kw_only=False)
-    grid: int = 8
-    margin: int = 1
-    n_players: int = 10
-    baseline: Baseline = 0.0
     plane: tuple[int, int] | None = None
     class_tokens: int | None = None
     input_key: str | None = None
 
     def __post_init__(self) -> None:
-        check_grid(self)
+        super().__post_init__()
         if self.class_tokens is not None:
             require_whole(self, class_tokens=self.class_tokens)
             if self.class_tokens < 0:
@@ -243,20 +253,12 @@ class TokenPatches(Players):
             raise ValueError(f"plane={self.plane} must be (height, width) in tokens")
 
     def assign(self, probe: Probe, activation: Tensor | None = None, *, seed: int = 0) -> PlayerMap:
-        """Draw the patches of each sample.
-
-        Args:
-            probe: the samples.
-            activation: (1 or S, tokens, features) what `layer` gives; None if the input is masked.
-            seed: decides the draw.
-
-        Returns:
-            The players, with positions (tokens,), named by row and column of their cell.
+        """Draw patches of tokens (1 or S, tokens, features), named by row and column, with positions (tokens,).
 
         Raises:
             ValueError: if there are no tokens of a plane, or fewer than the grid's cells.
         """
-        key, tokens = (None, activation) if self.layer else probe.entry(self.input_key)
+        key, tokens = self._masked(probe, activation)
         if tokens is None or tokens.ndim != 3:
             where = "an input" if self.layer is None else f"a layer, but layer={self.layer!r} gives other than"
             raise ValueError(
@@ -264,16 +266,10 @@ class TokenPatches(Players):
                 + "; for maps of four axes take FeaturePatches" * (tokens is not None and tokens.ndim == 4)
             )
         before, plane = self._plane(tokens.shape[1], image_size(probe))
-        cells = draw_cells(self, len(probe), plane, seed=seed).flatten(1)
-        return PlayerMap(
-            labels=torch.cat([cells.new_full((len(cells), before), -1), cells], dim=1),
-            n_players=self.n_players,
-            axes=(1,),
-            baseline=resolve_baseline(self.baseline, tokens, n_samples=len(probe)),
-            layer=self.layer,
-            input_key=key,
-            names=tuple(_names(sample.view(plane), self.n_players) for sample in cells),
-        )
+        cells = self.draw_cells(len(probe), plane, seed=seed)
+        firsts = [[(labels == player).nonzero()[0].tolist() for player in range(self.n_players)] for labels in cells]
+        names = [tuple(f"tokens from row {row}, column {column}" for row, column in places) for places in firsts]
+        return self._map(pad(cells.flatten(1), (before, 0), value=-1), (1,), tokens, key=key, names=names)
 
     def _plane(self, n_tokens: int, image: tuple[int, int] | None) -> tuple[int, tuple[int, int]]:
         """Return how many tokens come before the plane, and its height and width."""
@@ -293,8 +289,3 @@ class TokenPatches(Players):
             f"layer={self.layer!r} gives {n_tokens} tokens, which are not {shape} "
             f"and up to {max(numbers)} class tokens before it; give plane=(height, width), in tokens"
         )
-
-
-def _names(cells: Tensor, n_players: int) -> tuple[str, ...]:
-    firsts = [(cells == player).nonzero()[0].tolist() for player in range(n_players)]
-    return tuple(f"tokens from row {row}, column {column}" for row, column in firsts)

@@ -130,7 +130,6 @@ class PlayerMap:
             ValueError: if the positions of `x` are not those of the labels.
         """
         self.check(x)
-        positions = self.labels.shape[1:]
         if x.shape[0] not in (1, len(coalitions)):
             raise ValueError(
                 f"axis 0 of the tensor to mask must be the batch: for {len(coalitions)} coalitions it has "
@@ -145,10 +144,8 @@ class PlayerMap:
             keep = present[:, labels]
         else:
             keep = present.gather(1, labels.flatten(1) % (self.n_players + 1))
-        shape = [1] * x.ndim
+        shape = [size if axis in self.axes else 1 for axis, size in enumerate(x.shape)]
         shape[0] = len(coalitions)
-        for axis, size in zip(self.axes, positions, strict=True):
-            shape[axis] = size
         return torch.where(keep.view(shape), x, self._baseline_of(x, sample))
 
     def check(self, x: Tensor) -> None:

@@ -1,8 +1,10 @@
-"""Parts of the positions as players: spans of a sequence, or segments that somebody drew."""
+"""Segments of the positions as players: those that somebody drew, and clusters of a point cloud."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,117 +13,11 @@ from torch import Tensor
 
 from interaction_monitor._checks import describe, require_whole
 from interaction_monitor.loading import draw
-from interaction_monitor.players.base import Baseline, Players, cell_index, require_complete, resolve_baseline
+from interaction_monitor.players.base import Baseline, Players, require_complete
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 
-
-@dataclass(frozen=True, kw_only=True)
-class Spans(Players):
-    """Spans of a sequence, at the input or at a layer of a recurrent, convolutional or attention network.
-
-    Args:
-        layer: the dotted name of the module whose output is masked; None masks the model's input.
-        n_spans: the sequence is cut into so many spans, as even as whole positions allow.
-        n_players: how many spans are drawn per sample, the others are always present; 2**n_players masked forwards
-            follow for each. 0 takes all spans.
-        axis: which axis is the sequence: 1 for (batch, length) and (batch, length, features), as recurrent networks
-            with `batch_first` and transformers have it; 2 for (batch, channels, length), as `Conv1d` has it. None finds
-            out where only one axis is as long as `n_spans`, and asks otherwise.
-        baseline: what absent spans are replaced by: a number; a tensor that broadcasts to the masked one, (channels, 1)
-            or (features,); or a callable (masked tensor of all samples) -> number or tensor, evaluated once. Of token
-            ids give the id that stands for none.
-        input_key: which entry of a dict of inputs is masked; needed if there are several.
-
-    Raises:
-        ValueError: if there are more players than spans.
-        TypeError: if a number is not whole.
-
-    Examples:
-        >>> drawn = Spans(n_spans=4).assign(Probe(torch.rand(2, 1, 8)), seed=0)
-        >>> drawn.labels.tolist(), drawn.axes, drawn.names[0][0]
-        ([[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 2, 2, 3, 3]], (2,), 'positions 0 to 1')
-    """
-
-    layer: str | None = None
-    n_spans: int = 10
-    n_players: int = 0
-    axis: int | None = None
-    baseline: Baseline = 0.0
-    input_key: str | None = None
-
-    def __post_init__(self) -> None:
-        require_whole(self, n_spans=self.n_spans, n_players=self.n_players)
-        if self.n_players == 0:
-            # Others read how many players there are before they are drawn.
-            object.__setattr__(self, "n_players", self.n_spans)
-        if not 1 <= self.n_players <= self.n_spans:
-            raise ValueError(f"n_players={self.n_players} must be from 1 to n_spans={self.n_spans}")
-        if self.axis is not None:
-            require_whole(self, axis=self.axis)
-            if self.axis < 1:
-                raise ValueError(f"axis={self.axis} must be at least 1; axis 0 is the batch")
-
-    def assign(self, probe: Probe, activation: Tensor | None = None, *, seed: int = 0) -> PlayerMap:
-        """Draw the spans of each sample.
-
-        Args:
-            probe: the samples.
-            activation: (1 or S, ...) what `layer` gives; None if the input is masked.
-            seed: decides the draw.
-
-        Returns:
-            The players, with positions (length,), named by where they are.
-
-        Raises:
-            ValueError: if it is unclear which axis is the sequence, or it is shorter than the number of spans.
-        """
-        key, masked = (None, activation) if self.layer else probe.entry(self.input_key)
-        assert masked is not None
-        axis = self._axis(masked)
-        length = masked.shape[axis]
-        spans = cell_index(length, self.n_spans)
-        labels = torch.full((len(probe), length), -1, dtype=torch.int64)
-        names = []
-        for sample in range(len(probe)):
-            chosen = sorted(draw(self.n_spans, self.n_players, seed, sample))
-            for player, span in enumerate(chosen):
-                labels[sample, spans == span] = player
-            places = [(spans == span).nonzero()[:, 0].tolist() for span in chosen]
-            names.append(tuple(f"positions {place[0]} to {place[-1]}" for place in places))
-        return PlayerMap(
-            labels=labels,
-            n_players=self.n_players,
-            axes=(axis,),
-            baseline=resolve_baseline(self.baseline, masked, n_samples=len(probe)),
-            layer=self.layer,
-            input_key=key,
-            names=tuple(names),
-        )
-
-    def _axis(self, masked: Tensor) -> int:
-        what = "the input" if self.layer is None else f"layer={self.layer!r}"
-        long = [axis for axis in range(1, masked.ndim) if masked.shape[axis] >= self.n_spans]
-        if self.axis is not None:
-            if self.axis in long:
-                return self.axis
-            sizes = f"{masked.shape[self.axis]} positions" if self.axis < masked.ndim else "no such axis"
-            raise ValueError(
-                f"axis={self.axis}: {what}, {describe(masked)}, has {sizes} there for n_spans={self.n_spans}"
-            )
-        if not long:
-            most = max(masked.shape[1:], default=0)
-            raise ValueError(
-                f"{what}, {describe(masked)}, has no axis of n_spans={self.n_spans} positions; "
-                + (f"give n_spans={most} or less" if most > 1 else "name a layer whose output is a sequence")
-            )
-        if len(long) > 1:
-            raise ValueError(
-                f"{what} is {describe(masked)}, of which it is unclear which axis is the sequence: give axis=1 if it "
-                "is (batch, length, features), as recurrent networks and transformers have it, axis=2 if it is "
-                "(batch, channels, length), as Conv1d has it"
-            )
-        return long[0]
+MAX_ITERATIONS = 100  # of k-means; a few hundred points settle in about ten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,15 +102,7 @@ class Segments(Players):
         return cls(labels.view(len(indices), *size), **settings)
 
     def assign(self, probe: Probe, activation: Tensor | None = None, *, seed: int = 0) -> PlayerMap:
-        """Fit the labels to the samples, and draw if there is something to draw.
-
-        Args:
-            probe: the samples.
-            activation: (1 or S, ...) what `layer` gives; None if the input is masked.
-            seed: decides the draw.
-
-        Returns:
-            The players.
+        """Fit the labels to the samples, and draw if there is something to draw, as `Players.assign` says.
 
         Raises:
             ValueError: if the labels do not fit the masked tensor, or no sample has enough segments.
@@ -222,7 +110,7 @@ class Segments(Players):
         Warns:
             UserWarning: if some samples have too few segments.
         """
-        key, masked = (None, activation) if self.layer else probe.entry(self.input_key)
+        key, masked = self._masked(probe, activation)
         assert masked is not None
         labels, axes = self._fit(masked)
         if len(labels) not in (1, len(probe)):
@@ -230,15 +118,7 @@ class Segments(Players):
         labels = labels.expand(len(probe), *labels.shape[1:]).clone()
         if not getattr(self, "_all", False):
             labels = torch.stack([self._drawn(one, (seed, sample)) for sample, one in enumerate(labels)])
-        drawn = PlayerMap(
-            labels=labels,
-            n_players=self.n_players,
-            axes=axes,
-            baseline=resolve_baseline(self.baseline, masked, n_samples=len(probe)),
-            layer=self.layer,
-            input_key=key,
-        )
-        return require_complete(drawn, "segments")
+        return require_complete(self._map(labels, axes, masked, key=key), "segments")
 
     def _fit(self, masked: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Return labels whose positions are axes of the masked tensor, and these axes."""
@@ -268,3 +148,153 @@ class Segments(Players):
             for player, place in enumerate(sorted(draw(len(present), self.n_players, *key))):
                 result[labels == present[place]] = player
         return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointClusters(Players):
+    """K-means clusters of a point cloud, some drawn per sample, each masked by its own mean [Ren et al. 2024, F.3].
+
+    Args:
+        n_clusters: into how many clusters each cloud is cut.
+        n_players: how many of them are drawn; 2**n_players masked forwards follow for each cloud.
+        baseline: what the points of absent clusters are replaced by: None for the mean of their cluster (the papers'
+            choice; the cloud keeps its coarse shape), or a number, a tensor, or a callable (clouds) -> number or
+            tensor.
+        channels_first: whether clouds are (B, 3, N) and not (B, N, 3); None takes the shorter axis for coordinates.
+        input_key: which entry of a dict of inputs holds the clouds; needed if there are several.
+
+    Raises:
+        ValueError: if there are more players than clusters.
+        TypeError: if a number is not whole.
+
+    Examples:
+        >>> clouds = torch.rand(2, 64, 3)
+        >>> drawn = PointClusters(n_clusters=8, n_players=4).assign(Probe(clouds), seed=0)
+        >>> drawn.labels.shape, drawn.axes, drawn.baseline.shape
+        (torch.Size([2, 64]), (1,), torch.Size([2, 64, 3]))
+    """
+
+    n_clusters: int = 30
+    n_players: int = 10
+    baseline: Baseline | None = None  # type: ignore[assignment]  # None stands for the default of the kind
+    channels_first: bool | None = None
+    input_key: str | None = None
+
+    def __post_init__(self) -> None:
+        require_whole(self, n_clusters=self.n_clusters, n_players=self.n_players)
+        if not 1 <= self.n_players <= self.n_clusters:
+            raise ValueError(f"n_players={self.n_players} must be from 1 to n_clusters={self.n_clusters}")
+
+    def assign(self, probe: Probe, activation: Tensor | None = None, *, seed: int = 0) -> PlayerMap:
+        """Cluster clouds (S, N, C) or (S, C, N), as `Players.assign` says; the first three channels are coordinates.
+
+        Raises:
+            ValueError: if the inputs are no clouds, are not finite, or have fewer different points than clusters.
+        """
+        key, inputs = probe.entry(self.input_key)
+        clouds, channels_first = self._clouds(inputs)
+        if not clouds.isfinite().all():
+            raise ValueError("PointClusters needs finite coordinates, but some are NaN or infinite")
+        labels = torch.full(clouds.shape[:2], -1, dtype=torch.int64)
+        means = torch.empty_like(clouds)
+        for sample, cloud in enumerate(clouds):
+            try:
+                clusters = k_means(cloud[:, :3], self.n_clusters, (seed, sample))
+            except ValueError as error:
+                raise ValueError(
+                    f"sample {sample} of the probe: {error}; take fewer clusters, or other samples"
+                ) from None
+            for player, cluster in enumerate(sorted(draw(self.n_clusters, self.n_players, seed, sample))):
+                labels[sample, clusters == cluster] = player
+            for cluster in range(self.n_clusters):
+                means[sample, clusters == cluster] = cloud[clusters == cluster].mean(0)
+        baseline = self.baseline
+        if baseline is None:
+            baseline = (means.transpose(1, 2) if channels_first else means).contiguous().to(inputs.dtype)
+        return self._map(labels, (2,) if channels_first else (1,), inputs, baseline=baseline, key=key)
+
+    def suits(self, probe: Probe) -> Tensor:
+        """Tell which clouds can be cut into so many clusters, as `Players.suits` says; all where `assign` will refuse.
+
+        Examples:
+            >>> clouds = torch.stack([torch.arange(24.0).view(8, 3), torch.zeros(8, 3)])
+            >>> PointClusters(n_clusters=4, n_players=2).suits(Probe(clouds))
+            tensor([ True, False])
+        """
+        with suppress(ValueError):
+            clouds, _ = self._clouds(probe.entry(self.input_key)[1])
+            different = [len(torch.unique(cloud[:, :3], dim=0)) for cloud in clouds]
+            return (torch.tensor(different) >= self.n_clusters) & clouds.isfinite().flatten(1).all(1)
+        return super().suits(probe)
+
+    def _clouds(self, inputs: Tensor) -> tuple[Tensor, bool]:
+        """Return the clouds, (S, N, C) float64 on the CPU, and whether the inputs have their channels first."""
+        if inputs.ndim != 3 or not inputs.is_floating_point():
+            raise ValueError(
+                f"PointClusters needs clouds (samples, points, coordinates) of floats, got {describe(inputs)} of "
+                f"{inputs.dtype}"
+            )
+        _, rows, columns = inputs.shape
+        if self.channels_first is None and rows == columns:
+            raise ValueError(f"clouds of {rows}x{columns} may be read both ways: give channels_first=True or False")
+        channels_first = rows < columns if self.channels_first is None else self.channels_first
+        return (inputs.transpose(1, 2) if channels_first else inputs).detach().cpu().double(), channels_first
+
+
+def k_means(points: Tensor, n_clusters: int, key: tuple[int, ...]) -> Tensor:
+    """Cluster points by Lloyd's algorithm from k-means++ seeds (Arthur & Vassilvitskii 2007), decided by `key`.
+
+    Args:
+        points: (N, D) float64.
+        n_clusters: how many; none stays empty.
+        key: decides the seeds.
+
+    Returns:
+        (N,) int64, the cluster of each point.
+
+    Raises:
+        ValueError: if there are fewer different points than clusters.
+
+    Examples:
+        >>> k_means(torch.tensor([[0.0], [0.1], [9.0], [9.1]]), 2, (0,))
+        tensor([1, 1, 0, 0])
+    """
+    different = len(torch.unique(points, dim=0))
+    if different < n_clusters:
+        raise ValueError(f"n_clusters={n_clusters}, but a cloud has only {different} different points")
+    centers = _seeds(points, n_clusters, key)
+    assigned = torch.full((len(points),), -1)
+    for _ in range(MAX_ITERATIONS):
+        squares = (points[:, None] - centers).square().sum(-1)
+        nearest = squares.argmin(1)
+        for cluster in (torch.bincount(nearest, minlength=n_clusters) == 0).nonzero()[:, 0]:
+            # A center that lost all its points goes to the point that is worst off, if its cluster can spare it.
+            spare = torch.bincount(nearest, minlength=n_clusters)[nearest] > 1
+            far = squares.gather(1, nearest[:, None])[:, 0].masked_fill(~spare, -1.0).argmax()
+            nearest[far] = cluster
+            squares[far, cluster] = 0.0
+        if torch.equal(nearest, assigned):
+            break
+        assigned = nearest
+        counts = torch.bincount(assigned, minlength=n_clusters)[:, None]
+        centers = torch.zeros_like(centers).index_add_(0, assigned, points) / counts
+    return assigned
+
+
+def _seeds(points: Tensor, n_clusters: int, key: tuple[int, ...]) -> Tensor:
+    chosen = [int(_uniform("k-means", *key, 0) * len(points))]
+    squares = torch.full((len(points),), torch.inf, dtype=points.dtype)
+    for draws in range(1, n_clusters):
+        squares = torch.minimum(squares, (points - points[chosen[-1]]).square().sum(1))
+        heights = squares.cumsum(0)
+        place = int(torch.searchsorted(heights, _uniform("k-means", *key, draws) * heights[-1], right=True))
+        # Rounding may lead past the end, onto a point that is a seed already.
+        chosen.append(min(place, int(squares.nonzero()[-1])))
+    return points[chosen]
+
+
+def _uniform(*key: int | str) -> float:
+    """Return a number in [0, 1), uniformly distributed, decided by `key` alone, as `draw` is."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    # 53 bits are what a float holds: more would round up to one.
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -1,4 +1,4 @@
-"""Columns of a table."""
+"""Columns of a table, and spans of sequences."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import log_odds
-from interaction_monitor.players import Columns, Segments
+from interaction_monitor.players import Columns, Segments, Spans
 from interaction_monitor.probe import Probe
 
 TABLE = torch.tensor([[1.0, 2.0, 3.0, 4.0], [3.0, 5.0, 9.0, -4.0], [8.0, 2.0, 0.0, 1.0]])
@@ -122,3 +122,80 @@ def test_the_default_number_of_columns_says_how_many_there_can_be():
     with pytest.raises(ValueError, match=r"10 is the default\): give n_players=7 at most"):
         Columns().assign(Probe(torch.rand(3, 7)), seed=0)
     assert Columns(torch.tensor([0, 2])).n_players == 2
+
+
+SIGNALS = Probe(torch.rand(4, 2, 40, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 0, 1]))
+
+
+def outputs_at(model, players, probe):
+    return masked_outputs(model, probe, assign_players(model, players, probe))
+
+
+def by_hand(model, probe, spans, chosen, *, axis, target):
+    """Mask spans of the first sample's input by zero."""
+    x = probe.inputs[:1]
+    n_spans, size = spans, x.shape[axis] // spans
+    outputs = []
+    for coalition in range(1 << len(chosen)):
+        masked = x.clone()
+        for player, span in enumerate(chosen):
+            if not coalition >> player & 1:
+                masked.narrow(axis, span * size, size).zero_()
+        with torch.no_grad():
+            z = model(masked)[0].double()
+        outputs.append(z[target] - z[1 - target])
+    assert n_spans * size == x.shape[axis]
+    return torch.stack(outputs)
+
+
+def test_spans_of_a_signal_are_masked_position_by_position():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(160, 2))
+    expected = by_hand(net, SIGNALS, 5, range(5), axis=2, target=0)
+    torch.testing.assert_close(outputs_at(net, Spans(n_spans=5), SIGNALS)[0], expected, rtol=1e-5, atol=1e-6)
+    drawn = assign_players(net, Spans(n_spans=5, n_players=3), SIGNALS)
+    starts = [int(name.split()[1]) // 8 for name in drawn.names[0]]
+    found = masked_outputs(net, SIGNALS, drawn)[0]
+    torch.testing.assert_close(found, by_hand(net, SIGNALS, 5, starts, axis=2, target=0), rtol=1e-5, atol=1e-6)
+
+
+def test_spans_at_a_layer_of_a_recurrent_network():
+    torch.manual_seed(0)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(2, 6, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0].tanh().sum(1))
+
+    probe = Probe(SIGNALS.inputs.mT.contiguous(), SIGNALS.targets)
+    net = Reader()
+    v = outputs_at(net, Spans(layer="lstm", n_spans=4, axis=1), probe)
+    with torch.no_grad():
+        states = net.lstm(probe.inputs[:1])[0]
+        kept = states.clone()
+        kept[:, 10:] = 0
+        z = net.head(kept.tanh().sum(1))[0].double()
+    torch.testing.assert_close(v[0, 1], z[0] - z[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("players", "shape", "message"),
+    [
+        (Spans(), (4, 16, 40), r"unclear which axis.*axis=1 .*recurrent.*axis=2 .*Conv1d"),
+        (Spans(), (4, 5, 7), r"no axis of n_spans=10 positions; give n_spans=7 or less"),
+        (Spans(), (4, 1, 1), "name a layer whose output is a sequence"),
+        (Spans(axis=3), (4, 16, 40), "axis=3.*no such axis"),
+        (Spans(axis=1), (4, 5, 40), "axis=1.*5 positions there for n_spans=10"),
+    ],
+)
+def test_a_sequence_that_is_unclear_is_asked_for(players, shape, message):
+    with pytest.raises(ValueError, match=message):
+        players.assign(Probe(torch.rand(shape)))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4, 40), 1), ((4, 1, 40), 2), ((4, 40, 3), 1)])
+def test_a_sequence_that_is_clear_is_found(shape, axis):
+    assert Spans().assign(Probe(torch.rand(shape))).axes == (axis,)

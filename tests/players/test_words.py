@@ -5,7 +5,7 @@ from torch import nn
 from interaction_monitor.forward import assign_players, masked_outputs
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import Words
-from interaction_monitor.players.vocabulary import group_words
+from interaction_monitor.players.words import group_words
 from interaction_monitor.probe import Probe
 
 VOCABULARY = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "not", ",", ".", "'"]
