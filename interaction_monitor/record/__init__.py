@@ -80,16 +80,13 @@ class Record:
 
     @classmethod
     def create(cls, folder: str | Path, *, settings: Mapping[str, Any], players: PlayerMap, probe: Probe) -> Record:
-        """Begin the record of a run.
+        """Begin the record of a run, ready for `write`.
 
         Args:
             folder: Where it goes; made if need be. It must not hold a record yet.
             settings: What the monitor was asked to do; anything that JSON can hold, e.g. the kind of players.
             players: The players of each probe sample.
             probe: The samples, kept so that players can be drawn on their inputs later.
-
-        Returns:
-            The record, ready for `write`.
 
         Raises:
             RecordError: If the folder already holds a record.
@@ -98,7 +95,7 @@ class Record:
         """
         folder = manifest.require_free(Path(folder))
         facts, arrays = encoding.describe(players, probe)
-        run = manifest.make(dict(settings), facts)
+        run = manifest.make(settings, facts)
         manifest.prepare(folder)
         for name, of_file in arrays.items():
             write_arrays(folder / name, of_file)
@@ -114,12 +111,6 @@ class Record:
         Rows whose arrays are missing or damaged are left out with a warning; arrays without a row, as a
         killed run leaves them, are ignored. `left_out` and `ignored` list them.
 
-        Args:
-            folder: The run's folder.
-
-        Returns:
-            The record.
-
         Raises:
             RecordError: If the folder holds no record, a damaged one, or one of a newer version.
         """
@@ -134,15 +125,12 @@ class Record:
     def resume(cls, folder: str | Path, *, up_to: tuple[int, int] | None = None) -> Record:
         """Open a record to go on writing, back at the moment of a checkpoint.
 
-        What was measured after it waits in the folder `set_aside` until the resumed run has measured it again. To
-        go another way from there and keep the record as it is, use `branch`.
+        What was measured after it waits in the folder `set_aside` until the resumed run has measured it again, and
+        leftovers of a killed run are gone. To go another way from there and keep the record as it is, use `branch`.
 
         Args:
             folder: The run's folder.
             up_to: (epoch, step) of the checkpoint; None keeps everything that is whole.
-
-        Returns:
-            The record, ready for `write`. Leftovers of a killed run are gone from the folder.
 
         Raises:
             RecordError: As `open`.
@@ -155,15 +143,12 @@ class Record:
 
     @classmethod
     def branch(cls, folder: str | Path, target: str | Path, *, up_to: tuple[int, int]) -> Record:
-        """Begin a record that shares its first measurements with another, which stays as it is.
+        """Begin a record, ready for `write`, that shares its first measurements with another, which stays as it is.
 
         Args:
             folder: The other run's folder.
             target: Where the new record goes; made if need be. It must not hold a record yet.
-            up_to: (epoch, step) of the checkpoint from which the new run goes on.
-
-        Returns:
-            The new record, which holds all measurements up to there and is ready for `write`.
+            up_to: (epoch, step) of the checkpoint from which the new run goes on, the last that is shared.
 
         Raises:
             RecordError: As `open`, or if the target already holds a record.
@@ -177,7 +162,7 @@ class Record:
         for row in history:
             copy_file(measurement_path(record.folder, row.position), measurement_path(target, row.position))
         encoding.write_rows(target / files.HISTORY, history, record.n_players)
-        manifest.write(target, dict(record._run))
+        manifest.write(target, record._run)
         return cls(target, record._run, history)
 
     def write(self, measurement: Measurement, row: Row) -> None:

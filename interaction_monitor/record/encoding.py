@@ -68,8 +68,7 @@ def pack_measurement(measurement: Measurement, n_samples: int, n_players: int) -
         value = getattr(measurement, name)
         if value is None:
             continue
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.float64(value)[()]
-        array = np.asarray(array)
+        array = np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else np.float64(value))
         if (array.dtype, array.shape) != (np.dtype(dtype), shape):
             raise ValueError(f"measurement.{name} must be {dtype} of shape {shape}, got {array.dtype} of {array.shape}")
         arrays[name] = array
@@ -97,26 +96,33 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
 
 def describe(players: PlayerMap, probe: Probe) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
     """Split players and samples into what goes into `run.json` and the arrays of each file."""
-    player_facts, player_arrays = _describe_players(players)
-    probe_facts, probe_arrays = _describe_probe(probe)
-    sizes = {"n_samples": len(players.labels), "n_players": players.n_players}
-    facts = {**sizes, "players": player_facts, "probe": probe_facts}
-    return facts, {PLAYERS: player_arrays, PROBE: probe_arrays}
+    arrays: dict[str, dict[str, NDArray[Any]]] = {PLAYERS: {}, PROBE: {}}
 
+    def packed(file: str, name: str, tensor: Tensor) -> dict[str, Any]:
+        tensor = tensor.detach().cpu()
+        # NumPy knows no bfloat16; float32 holds each of its values exactly.
+        arrays[file][name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": tuple(tensor.shape)}
 
-def _describe_players(players: PlayerMap) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    facts: dict[str, Any] = {
-        "axes": list(players.axes),
-        "layer": players.layer,
-        "input_key": players.input_key,
-        "names": None if players.names is None else [list(of_sample) for of_sample in players.names],
-        "labels": _describe(players.labels),
-        "baseline": players.baseline,
+    baseline, targets = players.baseline, probe.targets
+    # Members are numbered, not named by their keys: a key may hold anything, a file name may not.
+    inputs = probe.inputs.items() if isinstance(probe.inputs, Mapping) else [(None, probe.inputs)]
+    facts = {
+        "n_samples": len(players),
+        "n_players": players.n_players,
+        "players": {
+            "axes": players.axes,
+            "layer": players.layer,
+            "input_key": players.input_key,
+            "names": players.names,
+            "labels": packed(PLAYERS, "labels", players.labels),
+            "baseline": packed(PLAYERS, "baseline", baseline) if isinstance(baseline, Tensor) else baseline,
+        },
+        "probe": {
+            "inputs": [{"key": key, **packed(PROBE, f"input_{i}", x)} for i, (key, x) in enumerate(inputs)],
+            "targets": None if targets is None else packed(PROBE, "targets", targets),
+        },
     }
-    arrays = {"labels": _pack(players.labels)}
-    if isinstance(players.baseline, Tensor):
-        facts["baseline"] = _describe(players.baseline)
-        arrays["baseline"] = _pack(players.baseline)
     return facts, arrays
 
 
@@ -144,17 +150,6 @@ def read_players(path: Path, run: Mapping[str, Any]) -> PlayerMap:
         raise RecordError(f"{path} does not fit run.json: {error}; restore both from a copy") from error
 
 
-def _describe_probe(probe: Probe) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    # Members are numbered, not named by their keys: a key may hold anything, a file name may not.
-    keyed = probe.inputs.items() if isinstance(probe.inputs, Mapping) else [(None, probe.inputs)]
-    inputs = [{"key": key, **_describe(tensor)} for key, tensor in keyed]
-    arrays = {f"input_{i}": _pack(tensor) for i, (_, tensor) in enumerate(keyed)}
-    targets = None
-    if probe.targets is not None:
-        targets, arrays["targets"] = _describe(probe.targets), _pack(probe.targets)
-    return {"inputs": inputs, "targets": targets}, arrays
-
-
 def read_probe(path: Path, run: Mapping[str, Any]) -> tuple[Tensor | dict[str, Tensor], Tensor | None]:
     """Read the inputs and targets from `probe.npz`.
 
@@ -173,29 +168,12 @@ def read_probe(path: Path, run: Mapping[str, Any]) -> tuple[Tensor | dict[str, T
     return dict(zip(keys, tensors.values(), strict=True)), targets
 
 
-def _describe(tensor: Tensor) -> dict[str, Any]:
-    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
-
-
-def _pack(tensor: Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu()
-    # NumPy knows no bfloat16; float32 holds each of its values exactly.
-    array: NDArray[Any] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
-
-
 def _read_tensors(path: Path, described: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     stored = {"bfloat16": "float32"}
-    arrays = read_arrays(
-        path,
-        {
-            name: (stored.get(facts["dtype"], facts["dtype"]), tuple(facts["shape"]))
-            for name, facts in described.items()
-        },
-    )
-    return {
-        name: torch.from_numpy(arrays[name]).to(getattr(torch, facts["dtype"])) for name, facts in described.items()
-    }
+    dtypes = {name: facts["dtype"] for name, facts in described.items()}
+    expected = {name: (stored.get(dtypes[name], dtypes[name]), tuple(described[name]["shape"])) for name in dtypes}
+    arrays = read_arrays(path, expected)
+    return {name: torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in dtypes.items()}
 
 
 class Measurements(Sequence[Measurement]):
@@ -282,9 +260,9 @@ def read_whole(folder: Path, n_samples: int, n_players: int) -> tuple[History, t
             whole.append(row)
         else:
             left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
-    named = {measurement_path(folder, row.position).name for row in found}
-    orphans = sorted({path.name for path in folder.glob(f"{MEASUREMENTS}/*.npz")} - named)
-    ignored = (f"{MEASUREMENTS}/{name} has no row in {HISTORY} and is ignored" for name in orphans)
+    named = {measurement_path(folder, row.position) for row in found}
+    orphans = sorted({*folder.glob(f"{MEASUREMENTS}/*.npz")} - named)
+    ignored = (f"{MEASUREMENTS}/{path.name} has no row in {HISTORY} and is ignored" for path in orphans)
     return whole, tuple(left_out), tuple(ignored)
 
 

@@ -58,20 +58,16 @@ def records_below(folder: Path, *, most_folders: int | None = None) -> Iterator[
             below.clear()  # what lies in a record is a part of it: training samples are a record of their own
 
 
-def measurement_name(epoch: int, step: int) -> str:
-    """Return the file name of a measurement, which sorts as the run went.
+def measurement_path(folder: Path, position: tuple[int, int], *, within: str = MEASUREMENTS) -> Path:
+    """Return the file of the measurement at (epoch, step), whose name sorts as the run went.
 
     Examples:
-        >>> measurement_name(12, 3456)
+        >>> measurement_path(Path("run"), (12, 3456)).name
         'epoch_00012_step_00003456.npz'
     """
-    return f"epoch_{epoch:05d}_step_{step:08d}.npz"
-
-
-def measurement_path(folder: Path, position: tuple[int, int]) -> Path:
-    """Return the file of the measurement at (epoch, step)."""
+    epoch, step = position
     # Built from two numbers, never from text that a record holds: no name can lead out of the folder.
-    return folder / MEASUREMENTS / measurement_name(*position)
+    return folder / within / f"epoch_{epoch:05d}_step_{step:08d}.npz"
 
 
 Shape = tuple[int, ...]
@@ -84,11 +80,7 @@ class RecordError(Exception):
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put a file in place whole, or leave what was there.
-
-    Args:
-        path: Where the file goes; its folder exists.
-        data: What it holds.
+    """Put a file in place whole, in a folder that exists, or leave what was there.
 
     Raises:
         OSError: If the disk is full or the folder cannot be written; the old file is untouched then.
@@ -98,11 +90,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Put an `.npz` archive in place whole, or leave what was there.
-
-    Args:
-        path: Where the archive goes; its folder exists.
-        arrays: Name to array, of any shape and of any dtype that needs no pickle.
+    """Put an `.npz` archive of named arrays in place whole, or leave what was there.
 
     Raises:
         OSError: As `write_bytes`.
@@ -175,18 +163,13 @@ def check_arrays(
 def read_arrays(
     path: Path, expected: Mapping[str, tuple[str, Shape]], *, optional: frozenset[str] = frozenset()
 ) -> dict[str, NDArray[Any]]:
-    """Read an archive after checking it as `check_arrays` does.
-
-    Args:
-        path: The archive.
-        expected: As there.
-        optional: As there.
+    """Read an archive after checking it as `check_arrays` does, which takes the same.
 
     Returns:
         Name to array, writable copies in memory.
 
     Raises:
-        RecordError: As there.
+        RecordError: If anything differs from what is expected.
     """
     arrays: dict[str, NDArray[Any]] = {}
     with _archive(path) as archive:

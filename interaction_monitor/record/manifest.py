@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,6 @@ from interaction_monitor.record.files import (
     RecordError,
     copy_file,
     is_record,
-    measurement_name,
     measurement_path,
     read_text,
     remove_leftovers,
@@ -44,7 +44,7 @@ _LARGEST_N = 30  # no run can measure 2^30 outputs per sample; a larger number c
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
-def make(settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+def make(settings: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     """Put together what `run.json` holds, as it will be read back: settings, and what `encoding.describe` found.
 
     Raises:
@@ -52,13 +52,13 @@ def make(settings: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
         ValueError: If the settings hold NaN or infinity, which JSON cannot hold either.
     """
     packages = {package: found for package in _PACKAGES if (found := _version(package))}
-    run = {"format": _FORMAT, "version": FORMAT_VERSION, "settings": settings, **facts, "packages": packages}
+    run = {"format": _FORMAT, "version": FORMAT_VERSION, "settings": dict(settings), **facts, "packages": packages}
     copy: dict[str, Any] = json.loads(_text(run))
     check(copy)
     return copy
 
 
-def write(folder: Path, run: dict[str, Any]) -> None:
+def write(folder: Path, run: Mapping[str, Any]) -> None:
     """Write `run.json`.
 
     Raises:
@@ -115,16 +115,15 @@ def check(run: Any) -> None:
     _demand(is_number(baseline) or _is_array(baseline), "players.baseline")
     _demand(names is None or _are_names(names, n_samples), "players.names")
     _demand(isinstance(players.get("axes"), list) and all(map(_is_count, players["axes"])), "players.axes")
-    packages = run["packages"].values()
-    _demand(all(isinstance(version, str) for version in packages), "packages")
+    _demand(all(isinstance(version, str) for version in run["packages"].values()), "packages")
     for name in ("layer", "input_key"):
         _demand(isinstance(players.get(name, 0), str | None), f"players.{name}")
     inputs, targets = probe.get("inputs"), probe.get("targets", 0)
-    _demand(isinstance(inputs, list) and len(inputs) > 0, "probe.inputs")
+    _demand(bool(inputs) and isinstance(inputs, list), "probe.inputs")
     _demand(all(_is_array(entry, n_samples) for entry in inputs), "probe.inputs")
     keys = [entry.get("key", 0) for entry in inputs]
-    _demand(keys == [None] or all(isinstance(key, str) for key in keys), "probe.inputs")
-    _demand(len(set(keys)) == len(keys), "probe.inputs")
+    named = all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys)
+    _demand(named or keys == [None], "probe.inputs")
     _demand(targets is None or _is_array(targets, n_samples), "probe.targets")
 
 
@@ -195,7 +194,7 @@ def _are_names(names: Any, n_samples: int) -> bool:
     return lists and all(isinstance(name, str) for of_sample in names for name in of_sample)
 
 
-def _text(run: dict[str, Any]) -> str:
+def _text(run: Mapping[str, Any]) -> str:
     return json.dumps(run, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -266,20 +265,17 @@ def set_back(folder: Path, history: History, kept: int, n_players: int) -> None:
     remove_leftovers(folder)
     # A run that is killed in here has its measurements twice, never not at all.
     if len(history) > kept:
-        _keep_waiting(folder, history[kept:], n_players)
+        (folder / WAITING).mkdir(exist_ok=True)
+        for row in history[kept:]:
+            target = measurement_path(folder, row.position, within=WAITING)
+            copy_file(measurement_path(folder, row.position), target)
+        waiting = {row.position: row for row in (*read_waiting(folder, n_players), *history[kept:])}
+        write_rows(folder / WAITING / HISTORY, History(waiting[position] for position in sorted(waiting)), n_players)
     write_rows(folder / HISTORY, history[:kept], n_players)
     staying = {measurement_path(folder, row.position) for row in history[:kept]}
     for path in folder.glob(f"{MEASUREMENTS}/*.npz"):
         if path not in staying:
             path.unlink()
-
-
-def _keep_waiting(folder: Path, rows: History, n_players: int) -> None:
-    (folder / WAITING).mkdir(exist_ok=True)
-    for row in rows:
-        copy_file(measurement_path(folder, row.position), folder / WAITING / measurement_name(*row.position))
-    waiting = {row.position: row for row in (*read_waiting(folder, n_players), *rows)}
-    write_rows(folder / WAITING / HISTORY, History(waiting[position] for position in sorted(waiting)), n_players)
 
 
 def drop_measured(folder: Path, position: tuple[int, int], n_players: int) -> None:
@@ -291,7 +287,7 @@ def drop_measured(folder: Path, position: tuple[int, int], n_players: int) -> No
     if len(left):
         write_rows(folder / WAITING / HISTORY, left, n_players)
         for row in waiting.until(*position):
-            (folder / WAITING / measurement_name(*row.position)).unlink(missing_ok=True)
+            measurement_path(folder, row.position, within=WAITING).unlink(missing_ok=True)
         return
     (folder / WAITING / HISTORY).unlink(missing_ok=True)
     remove_leftovers(folder / WAITING)
