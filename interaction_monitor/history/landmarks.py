@@ -66,8 +66,7 @@ def find_gap_opening(history: History) -> Landmark | None:
     told = _told(history, "gap_onset", lowest="loss_gap")
     if told is None:
         return None
-    values, _ = positions(history)
-    losses = shown_losses(history)
+    (values, _), losses = positions(history), shown_losses(history)
     found = gap_opening(list(zip(*(x.tolist() for x in (values, losses.train, losses.test)), strict=True)))
     if found is None:
         return told
@@ -162,15 +161,11 @@ def told_phases(history: History) -> list[str | None]:
         "one" before the onset of phase two and "two" from it on; None where that is not decided yet. While phase two
         is not known, whatever comes before the lowest mean order is phase one, since the onset can only lie later.
     """
-    n = len(history)
-    last = history[-1] if n else None
-    onset = onset_index(history)
-    if onset is not None:
-        return [*["one"] * onset, *["two"] * (n - onset)]
-    if last is None or last.phase != "one":
-        return [None] * n
-    before = lowest_index(history)
-    return [*["one"] * before, *[None] * (n - before)]
+    turn = onset_index(history)
+    after = None if turn is None else "two"
+    if turn is None:
+        turn = lowest_index(history) if len(history) and history[-1].phase == "one" else 0
+    return ["one" if index < turn else after for index in range(len(history))]
 
 
 def lowest_index(history: History) -> int:
@@ -225,10 +220,8 @@ def representative_measurements(history: History, n_columns: int = 6) -> list[in
     n = len(history)
     if n <= n_columns:
         return list(range(n))
-    orders = history.column("mean_order")
-    turn = onset_index(history)
-    if turn is None:
-        turn = lowest_index(history)
+    orders, onset = history.column("mean_order"), onset_index(history)
+    turn = lowest_index(history) if onset is None else onset
     chosen = {0, turn, n - 1}
     if turn > 1 and len(chosen) < n_columns:
         # Phase one is a steep fall, so its middle is a middle in height, not in time.
@@ -238,8 +231,7 @@ def representative_measurements(history: History, n_columns: int = 6) -> list[in
     chosen.update(later.tolist())
     # A late onset leaves no room after it; the widest stretches without a column get the rest.
     while len(chosen) < n_columns:
-        taken = sorted(chosen)
-        left, right = max(itertools.pairwise(taken), key=lambda pair: pair[1] - pair[0])
+        left, right = max(itertools.pairwise(sorted(chosen)), key=lambda pair: pair[1] - pair[0])
         chosen.add((left + right) // 2)
     return sorted(chosen)
 

@@ -156,11 +156,7 @@ class Row:
         return sum(values[first_high_order(self.n_players) - 1 :]) if values else None
 
     def to_csv(self) -> dict[str, str]:
-        """Write the row as one cell per number: `order_k` and `strength_k` hold the two tuples.
-
-        Returns:
-            Column name to text. None is the empty cell; floats keep every digit.
-        """
+        """Write the row as a cell of text for each of `csv_columns`: None is empty, floats keep every digit."""
         cells: dict[str, str] = {}
         for name, value in self.to_primitives().items():
             if KINDS[name] == TUPLE:
@@ -227,10 +223,9 @@ def of_order(column: str) -> tuple[str | None, int]:
         (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
     """
     prefix, _, number = column.rpartition("_")
-    fields_of = {prefix: name for name, prefix in PREFIXES.items()}
     order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
-    name = fields_of.get(f"{prefix}_")
-    return (name, order) if name is not None and str(order) == number and order > 0 else (None, 0)
+    found = [name for name, known in PREFIXES.items() if known == f"{prefix}_" and str(order) == number and order > 0]
+    return (found[0], order) if found else (None, 0)
 
 
 def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:

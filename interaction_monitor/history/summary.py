@@ -49,12 +49,9 @@ def summarise(
         measurement: the measurement.
         state: the phase after it.
         epoch: completed epochs.
-        step: training step.
+        step: optimizer steps taken so far.
         train_loss: mean loss on the training samples, where known.
         test_loss: mean loss on the test samples, where known.
-
-    Returns:
-        One row of the history.
     """
     valid = measurement.valid
     strength = measurement.strength[valid]
@@ -85,11 +82,8 @@ def summarise(
 
 def of_phase(state: PhaseState) -> dict[str, Any]:
     """Return the fields of a row that say what is known of the phases."""
-    epochs, steps = (
-        ("onset_epoch", "detected_epoch", "gap_onset_epoch"),
-        ("onset_step", "detected_step", "gap_onset_step"),
-    )
-    return {name: getattr(state, name) for name in ("phase", *epochs, *steps)}
+    found = [f"{event}_{of}" for event in ("onset", "detected", "gap_onset") for of in ("epoch", "step")]
+    return {name: getattr(state, name) for name in ("phase", *found)}
 
 
 Numbers = dict[str, Any]  # name of a field of a row -> (n,) floats
@@ -117,17 +111,11 @@ def from_before(before: Measurement | None, now: Measurement) -> Numbers:
         before_tau=before.tau,
         tau=now.tau,
     )
-    return {
-        "persisted": tuple(turnover.persisted.mean(0).tolist()),
-        "vanished": tuple(turnover.vanished.mean(0).tolist()),
-    }
+    return {name: tuple(getattr(turnover, name).mean(0).tolist()) for name in ("persisted", "vanished")}
 
 
 def from_training(
-    test: Measurement,
-    train: Measurement,
-    probes: tuple[Probe, Probe],
-    players: tuple[PlayerMap, PlayerMap],
+    test: Measurement, train: Measurement, probes: tuple[Probe, Probe], players: tuple[PlayerMap, PlayerMap]
 ) -> Numbers:
     """Lay the interactions of training samples beside those of others.
 
@@ -137,7 +125,7 @@ def from_training(
     Args:
         test: The measurement of the probe samples.
         train: That of training samples.
-        probes: The samples of both.
+        probes: The samples of both, those of the probe first.
         players: The players of both.
 
     Returns:
@@ -149,17 +137,12 @@ def from_training(
         "train_effect": order_effects(train.and_[valid], train.or_[valid]).mean(0),
     }
     classes = _classes(probes[1], train), _classes(probes[0], test)
-    if _same_in_all(*players) and torch.isin(*classes).any():
+    first = players[0].labels[:1]
+    same = all(of.labels.shape[1:] == first.shape[1:] and bool((of.labels == first).all()) for of in players)
+    if same and torch.isin(*classes).any():
         groups = [(m.and_[m.valid], m.or_[m.valid]) for m in (train, test)]
         numbers["similarity"] = order_similarity(groups[0], groups[1], classes)
     return {name: tuple(values.tolist()) for name, values in numbers.items()}
-
-
-def _same_in_all(first: PlayerMap, second: PlayerMap) -> bool:
-    if first.labels.shape[1:] != second.labels.shape[1:]:
-        return False
-    labels = torch.cat((first.labels, second.labels))
-    return bool((labels == labels[:1]).all())
 
 
 def _classes(probe: Probe, measurement: Measurement) -> torch.Tensor:
@@ -201,9 +184,8 @@ class Keys:
     """Knows a value of each key that other callbacks may monitor, at every moment, and never NaN.
 
     Early stopping ends a run, or fails, where its key is missing or not finite, and so does what keeps the best
-    checkpoint. So between two measurements, and where one gives no number, as a network of constant output has no mean
-    order, a key keeps the last value that was known. A key that is monitored before there has been any has the worst
-    that its mode allows, so that the first real one is better.
+    checkpoint. So a key keeps the last value that was known between two measurements, and where one gives no number. A
+    key that is monitored before there has been any has the worst that its mode allows: the first real one is better.
 
     Args:
         name: prefix of the keys.
@@ -248,11 +230,9 @@ def worst(key: str, mode: str, n_players: int) -> float:
         >>> worst("mean_order", "min", 10), worst("persisted_share", "max", 10), worst("loss_gap", "min", 10)
         (10.0, 0.0, 1000000.0)
     """
-    bound = _WORST
+    low, high = -_WORST, _WORST
     if key.endswith("_share"):
-        bound = 1.0
+        low, high = 0.0, 1.0
     elif key.startswith(("mean_order", "order_")):
-        bound = float(n_players)
-    if mode != "max":
-        return bound
-    return -_WORST if bound == _WORST else 0.0
+        low, high = 0.0, float(n_players)
+    return low if mode == "max" else high
