@@ -10,8 +10,8 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO, cast
@@ -22,14 +22,11 @@ from interaction_monitor.cli.inputs import Command, CommandError
 
 
 def _theory_arguments(parser: argparse.ArgumentParser) -> None:
-    inputs.add_arguments(parser)
-    parser.add_argument(
-        "--and-part", action="store_true", help="match the AND interactions alone, of a run measured with AND and OR"
-    )
-    parser.add_argument(
-        "--out", type=inputs.path, metavar="FOLDER", help="where the pictures go; default: into the record"
-    )
-    parser.add_argument(
+    inputs.add_record(parser)
+    add = parser.add_argument
+    add("--and-part", action="store_true", help="match the AND interactions alone, of a run measured with AND and OR")
+    add("--out", type=inputs.path, metavar="FOLDER", help="where the pictures go; default: into the record")
+    add(
         "--tensorboard",
         type=inputs.path,
         metavar="FOLDER",
@@ -53,18 +50,11 @@ def _theory(arguments: argparse.Namespace) -> None:
         overlay = fit_record(record, and_part=arguments.and_part)
     except NoOverlayError as error:
         raise CommandError(str(error)) from error
-    print(theory_text.table(overlay))
-    if not overlay.in_phase_two.all():
-        print(f"\n(one): {theory_text.WHY_GREY}")
-    print()
-    for sentence in theory_text.findings(overlay):
-        print(sentence)
-    print()
+    grey = [] if overlay.in_phase_two.all() else ["", f"(one): {theory_text.WHY_GREY}"]
+    print("\n".join([theory_text.table(overlay), *grey, "", *theory_text.findings(overlay), ""]))
+    pictures = {files.THEORY_BARS: theory_figures.bars, files.THEORY_NOISE_LEVEL: theory_figures.noise_level}
     with inputs.writing(out):
-        for name, picture in (
-            (files.THEORY_BARS, theory_figures.bars),
-            (files.THEORY_NOISE_LEVEL, theory_figures.noise_level),
-        ):
+        for name, picture in pictures.items():
             picture(overlay).savefig(out / name, dpi=130)
             print(f"wrote {out / name}")
     if board is None:
@@ -79,7 +69,7 @@ def _theory(arguments: argparse.Namespace) -> None:
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
-    inputs.add_arguments(parser)
+    inputs.add_record(parser)
     parser.add_argument(
         "--with",
         dest="others",
@@ -117,7 +107,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
-    inputs.add_arguments(parser)
+    inputs.add_record(parser)
     parser.add_argument(
         "--same-players",
         action="store_true",
@@ -152,11 +142,9 @@ def _analyse(arguments: argparse.Namespace) -> None:
             raise CommandError(f"--sample must be one of {', '.join(map(str, valid))}, but is {arguments.sample}")
     from interaction_monitor.plots import comparison_figures, theory_text
 
-    print("\n".join([*theory_text.conditions(last), theory_text.salient_alone(last)]))
-    if arguments.same_players:
-        print("\n".join(theory_text.transfer(last, record.probe_targets)))
-    print()
-    print("\n".join(theory_text.shapes(record)))
+    shared = theory_text.transfer(last, record.probe_targets) if arguments.same_players else []
+    lines = [*theory_text.conditions(last), theory_text.salient_alone(last), *shared, "", *theory_text.shapes(record)]
+    print("\n".join(lines))
     if picture is not None:
         with inputs.writing(picture.parent, option="--salient-matching"):
             comparison_figures.salient_only(last, arguments.sample).savefig(picture, dpi=110)
@@ -164,12 +152,9 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
 
 def _ratio_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--players", type=int, nargs="+", default=[6, 8, 10], metavar="N", help="a panel for each; default: 6 8 10"
-    )
-    parser.add_argument(
-        "--out", type=inputs.path, default=Path("norm_ratio.png"), metavar="FILE", help="default: norm_ratio.png"
-    )
+    add = parser.add_argument
+    add("--players", type=int, nargs="+", default=[6, 8, 10], metavar="N", help="a panel for each; default: 6 8 10")
+    add("--out", type=inputs.path, default=Path("norm_ratio.png"), metavar="FILE", help="default: norm_ratio.png")
 
 
 def _ratio(arguments: argparse.Namespace) -> None:
@@ -245,11 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with redirect_stdout(cast("TextIO", _Output(sys.stdout))) as out:
             arguments.run_command(arguments)
             out.flush()  # here, and not as Python ends, where a closed pipe could no longer be seen to
+            return 0
     except (CommandError, RecordError) as error:
-        return _fail(arguments, str(error))
+        message = str(error)
     except OSError as error:
-        return _fail(arguments, f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}")
-    return 0
+        message = f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"
+    print(f"interaction-monitor {arguments.command}: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 class _Output(io.TextIOBase):
@@ -262,23 +249,23 @@ class _Output(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        try:
+        with self._dropped():
             self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
         return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._dropped():
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
 
-    def _drop(self) -> None:
-        # As Python's documentation has it (signal, "Note on SIGPIPE"): what is buffered goes there too as Python ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    @contextmanager
+    def _dropped(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # As Python's documentation has it (signal, "Note on SIGPIPE"): what is buffered goes there too at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -293,8 +280,3 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(added)
         added.set_defaults(run_command=command.run)
     return parser
-
-
-def _fail(arguments: argparse.Namespace, message: str) -> int:
-    print(f"interaction-monitor {arguments.command}: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2

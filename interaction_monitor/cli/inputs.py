@@ -33,14 +33,11 @@ class CommandError(Exception):
     """The command cannot do what it was asked; the message says why, and what to do."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_record(parser: argparse.ArgumentParser) -> None:
     """Add what every command about one record takes."""
-    parser.add_argument(
-        "run", type=path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it"
-    )
-    parser.add_argument(
-        "--skip-damaged", action="store_true", help="do without measurements whose files are missing or damaged"
-    )
+    add = parser.add_argument
+    add("run", type=path, metavar="RUN", help="a record's folder, or a log folder with one record somewhere below it")
+    add("--skip-damaged", action="store_true", help="do without measurements whose files are missing or damaged")
 
 
 def add_factory(parser: argparse.ArgumentParser, *, required: bool, more: str = "") -> None:
@@ -72,18 +69,16 @@ def count_or_share(text: str) -> int | float:
     return value
 
 
-def find_record(folder: Path) -> Path:
-    """Find the record that a folder is or holds.
+def open_record(folder: Path, *, skip_damaged: bool) -> Record:
+    """Open the record that a folder is, or the only one that lies below it, and say what is wrong with it.
 
-    Args:
-        folder: A record's folder, or one with exactly one record somewhere below it.
-
-    Returns:
-        The record's folder.
+    A run that was killed leaves at most its last measurement without a row; that is no damage.
 
     Raises:
-        CommandError: If there is none, or several.
+        CommandError: If there is not exactly one, or a measurement is damaged and must not be skipped.
+        RecordError: If the record cannot be opened.
     """
+    from interaction_monitor.record import Record
     from interaction_monitor.record.files import HISTORY, RUN, records_below
 
     if not folder.is_dir():
@@ -94,30 +89,9 @@ def find_record(folder: Path) -> Path:
         raise CommandError(f"{folder} holds no record (a folder with {RUN}); give the folder that the monitor named")
     if len(found) > 1:
         raise CommandError(f"{folder} holds {len(found)} records; give one of {', '.join(map(str, found))}")
-    return found[0]
-
-
-def open_record(folder: Path, *, skip_damaged: bool) -> Record:
-    """Open the record that a folder is or holds, and say what is wrong with it.
-
-    A run that was killed leaves at most its last measurement without a row; that is no damage.
-
-    Args:
-        folder: As `find_record`.
-        skip_damaged: Whether to do without damaged measurements.
-
-    Returns:
-        The record.
-
-    Raises:
-        CommandError: If there is not exactly one, or a measurement is damaged and must not be skipped.
-        RecordError: If the record cannot be opened.
-    """
-    from interaction_monitor.record import Record
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the problems are told below
-        record = Record.open(find_record(folder))
+        record = Record.open(found[0])
     lost = record.left_out + (record.ignored if len(record.ignored) > 1 else ())
     if lost and not skip_damaged:
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
@@ -139,9 +113,7 @@ def require_writable(folder: Path, *, option: str = "--out") -> None:
     Raises:
         CommandError: If they cannot.
     """
-    above = folder
-    while not above.exists() and above != above.parent:
-        above = above.parent
+    above = next(place for place in (folder, *folder.parents) if place.exists() or place == place.parent)
     if not above.is_dir():
         raise CommandError(f"{above} is a file, so nothing can be put into {folder}; choose another folder by {option}")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -182,11 +154,7 @@ def require_picture(file: Path, option: str) -> None:
 
 @contextmanager
 def writing(folder: Path, *, option: str = "--out") -> Iterator[None]:
-    """Make a folder, now that there is something to put into it, and say where else it could go if that fails.
-
-    Args:
-        folder: Where the files that are written inside the block go.
-        option: The argument that chooses another place.
+    """Make the folder into which the files of the block go, and say which option chooses another if that fails.
 
     Raises:
         CommandError: If the folder cannot be made or a file in it not be written.
@@ -210,8 +178,7 @@ def networks_of(factory: str, checkpoints: Sequence[Path]) -> list[Network]:
         The networks, named after their checkpoints where the function gives them no name.
 
     Raises:
-        CommandError: if a checkpoint does not exist, the function cannot be found, it fails, or it returns
-            something else.
+        CommandError: if a checkpoint or the function is not found, it fails, or it returns something else.
     """
     from interaction_monitor.comparison import Network
 

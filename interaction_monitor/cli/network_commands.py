@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from interaction_monitor.cli import inputs
 from interaction_monitor.cli.inputs import Command, CommandError, networks_of
 
 if TYPE_CHECKING:
-    from interaction_monitor.comparison import Comparison, Counting, Network
+    from interaction_monitor.comparison import Comparison, Counting
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add, flag = parser.add_argument, partial(parser.add_argument, action="store_true")
+    add(
         "runs",
         type=inputs.path,
         nargs="+",
@@ -25,7 +27,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         "--factory, checkpoints",
     )
     inputs.add_factory(parser, required=False, more="; RUN are then checkpoints, and they are measured now")
-    parser.add_argument(
+    add(
         "--epoch",
         type=int,
         nargs="+",
@@ -33,31 +35,26 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="the measurements to compare, by completed epochs: one for all runs; one for each, in their order (of A B "
         "--epoch 2 3, A's at 2 and B's at 3); or several of a single run; default: the last of each",
     )
-    parser.add_argument(
-        "--alpha", type=float, default=0.1, help="charge for an interaction in each network; default: 0.1"
-    )
-    parser.add_argument(
-        "--normalize", action="store_true", help="count each network in units of its mean change of output"
-    )
-    parser.add_argument(
+    add("--alpha", type=float, default=0.1, help="charge for an interaction in each network; default: 0.1")
+    flag("--normalize", help="count each network in units of its mean change of output")
+    add(
         "--alphas",
         type=float,
         nargs="+",
         metavar="A",
         help="extract with each of these charges too, and tell what sharing and sparsity become: Figure 8",
     )
-    parser.add_argument(
+    flag(
         "--again",
-        action="store_true",
         help="extract each network a second time, from outputs changed by a millionth: Table 2 and Figure 12",
     )
-    parser.add_argument(
-        "--salient-matching",
-        action="store_true",
-        help="draw the outputs that the salient interactions of --sample give by themselves: Figure 6",
-    )
+    flag("--salient-matching", help="draw the outputs that the salient interactions of --sample give alone: Figure 6")
+    add("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
+    add("--out", type=inputs.path, default=Path("comparison"), metavar="FOLDER", help="default: comparison")
+    flag("--skip-damaged", help="do without measurements that are damaged")
     counting = parser.add_argument_group("what the tables and pictures count")
-    counting.add_argument(
+    add, flag = counting.add_argument, partial(counting.add_argument, action="store_true")
+    add(
         "--k",
         type=inputs.count_or_share,
         nargs="+",
@@ -66,58 +63,21 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="numbers of strongest interactions, or percentages of 2^n (Figure 3 of Chen et al. 2024: 5%% to 45%%); "
         "default: 5 to 100",
     )
-    counting.add_argument(
+    add(
         "--floor",
         type=float,
         default=1e-3,
         help="leave out of the strongest k what is at most this fraction of the sample's largest; 0 leaves none out; "
         "default: 0.001",
     )
-    counting.add_argument(
-        "--salient",
-        type=float,
-        default=0.05,
-        metavar="FRACTION",
-        help="a salient interaction exceeds this share; default: 0.05",
-    )
-    counting.add_argument(
+    add("--salient", type=float, default=0.05, metavar="SHARE", help="salient is what exceeds it; default: 0.05")
+    add(
         "--salient-of",
         choices=("largest", "change"),
         default="largest",
         help="of the sample's largest interaction, or of the network's mean change of output; default: largest",
     )
-    counting.add_argument(
-        "--pooled",
-        action="store_true",
-        help="sort the interactions of all samples together in the picture of the sparsity, as Figure 2 does",
-    )
-    parser.add_argument("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
-    parser.add_argument(
-        "--out",
-        type=inputs.path,
-        default=Path("comparison"),
-        metavar="FOLDER",
-        help="where the results go; default: comparison",
-    )
-    parser.add_argument("--skip-damaged", action="store_true", help="do without measurements that are damaged")
-
-
-def _counting(arguments: argparse.Namespace, n_players: int) -> Counting:
-    from interaction_monitor.comparison import Counting
-
-    ks = tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k)
-    if max(ks, default=0) >= 2**n_players:
-        raise CommandError(f"--k must be at most {2**n_players - 1}, as many as there are, but is {max(ks)}")
-    try:
-        return Counting(
-            ks=ks,
-            floor=arguments.floor,
-            fraction=arguments.salient,
-            unit=arguments.salient_of,
-            pooled=arguments.pooled,
-        )
-    except ValueError as error:
-        raise CommandError(f"--floor or --salient: {error}") from error
+    flag("--pooled", help="sort the interactions of all samples together in the picture of the sparsity: Figure 2")
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -146,8 +106,7 @@ def _of_records(arguments: argparse.Namespace) -> Comparison:
     if epochs is not None and len(epochs) == 1:
         epochs = epochs[0]
     opened = [inputs.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
-    _check_results(arguments, opened[0].n_samples)
-    counting = _counting(arguments, opened[0].n_players)
+    counting = _checked(arguments, opened[0].n_samples, opened[0].n_players)
     return compare(opened, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
 
 
@@ -161,16 +120,25 @@ def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
     if len(arguments.runs) < 2:
         raise CommandError("a comparison takes two checkpoints or more")
     networks = networks_of(arguments.factory, arguments.runs)
-    _check_results(arguments, len(networks[0].probe))
-    counting = _counting(arguments, networks[0].players.n_players)
+    counting = _checked(arguments, len(networks[0].probe), networks[0].players.n_players)
     return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
 
 
-def _check_results(arguments: argparse.Namespace, n_samples: int) -> None:
-    """Refuse before anything is computed what would fail after it."""
+def _checked(arguments: argparse.Namespace, n_samples: int, n_players: int) -> Counting:
+    """Refuse before anything is computed what would fail after it, and return what is counted."""
+    from interaction_monitor.comparison import Counting
+
     if not 0 <= arguments.sample < n_samples:
         raise CommandError(f"--sample must lie between 0 and {n_samples - 1}, but is {arguments.sample}")
     inputs.require_writable(arguments.out)
+    ks = tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k)
+    if max(ks, default=0) >= 2**n_players:
+        raise CommandError(f"--k must be at most {2**n_players - 1}, as many as there are, but is {max(ks)}")
+    floor, fraction, unit, pooled = arguments.floor, arguments.salient, arguments.salient_of, arguments.pooled
+    try:
+        return Counting(ks=ks, floor=floor, fraction=fraction, unit=unit, pooled=pooled)
+    except ValueError as error:
+        raise CommandError(f"--floor or --salient: {error}") from error
 
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
@@ -190,16 +158,15 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
         lines += [comparison_text.ablation_table(ablation, comparison.ks)]
     if arguments.again:
         lines += ["", *comparison_text.repetition_lines(extract_again(comparison), comparison, sample)]
-    text = "\n".join(lines)
+    text = "\n".join(lines) + "\n"
     print(text)
-    print()
     pictures = comparison_figures.draw_all(comparison, sample)
     if ablation is not None:
         pictures["ablation"] = to_png(comparison_figures.ablation(ablation, comparison.ks), dpi=110)
     if arguments.salient_matching:
         pictures["salient_matching"] = to_png(comparison_figures.salient_matching(comparison, sample), dpi=110)
     with inputs.writing(arguments.out):
-        (arguments.out / "comparison.txt").write_text(text + "\n", encoding="utf-8")
+        (arguments.out / "comparison.txt").write_text(text, encoding="utf-8")
         for name, picture in pictures.items():
             (arguments.out / f"{name}.png").write_bytes(picture)
             print(f"wrote {arguments.out / name}.png")
@@ -215,22 +182,14 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=inputs.path, metavar="CHECKPOINT", help="what the factory is given")
+    add = parser.add_argument
+    add("checkpoint", type=inputs.path, metavar="CHECKPOINT", help="what the factory is given")
     inputs.add_factory(parser, required=True)
-    parser.add_argument(
-        "--players", type=int, nargs=2, default=(6, 16), metavar=("FEWEST", "MOST"), help="default: 6 16"
-    )
-    parser.add_argument(
-        "--samples", type=int, metavar="S", help="samples of a measurement; default: those of the probe"
-    )
-    parser.add_argument("--interactions", choices=("and-or", "and"), default="and-or", help="default: and-or")
-    parser.add_argument(
-        "--epoch-seconds",
-        type=float,
-        metavar="T",
-        help="how long an epoch of training takes, to lay measuring beside it",
-    )
-    parser.add_argument(
+    add("--players", type=int, nargs=2, default=(6, 16), metavar=("FEWEST", "MOST"), help="default: 6 16")
+    add("--samples", type=int, metavar="S", help="samples of a measurement; default: those of the probe")
+    add("--interactions", choices=("and-or", "and"), default="and-or", help="default: and-or")
+    add("--epoch-seconds", type=float, metavar="T", help="what an epoch of training takes, to lay measuring beside it")
+    add(
         "--limit",
         type=float,
         default=10.0,
@@ -250,29 +209,24 @@ def _bench(arguments: argparse.Namespace) -> None:
         if value is not None and not value > 0:
             raise CommandError(f"--{name.replace('_', '-')} must be above 0, but is {value}")
     (network,) = networks_of(arguments.factory, [arguments.checkpoint])
-    print(_benched(network, arguments))
 
-
-def _benched(network: Network, arguments: argparse.Namespace) -> str:
     from interaction_monitor.cost import cost_of, cost_table
     from interaction_monitor.forward import assign_players
     from interaction_monitor.players.player_map import PlayerMap
     from interaction_monitor.settings import Settings
 
-    module, players = network.module, network.players
+    module, players, count = network.module, network.players, arguments.samples or len(network.probe)
+    settings = Settings(network.output, network.forward_func, interactions=arguments.interactions)
+    options = {"n_samples": count, "with_memory": True, "limit": arguments.limit}
     try:
         if not isinstance(players, PlayerMap):
             players = assign_players(module, players, network.probe, forward_func=network.forward_func, seed=0)
-        fewest, most = arguments.players
-        count = arguments.samples or len(network.probe)
-        settings = Settings(network.output, network.forward_func, interactions=arguments.interactions)
-        options = {"n_samples": count, "with_memory": True, "limit": arguments.limit}
         costs = cost_of(module, network.probe, players, settings, n_players=range(fewest, most + 1), **options)
     except (ValueError, TypeError) as error:
         raise CommandError(f"the network cannot be measured: {error}") from error
     device = next((parameter.device for parameter in module.parameters()), "cpu")
     heading = f"{network.name}: {count} samples, on {device}"
-    return cost_table(costs, heading, n_players=players.n_players, epoch_seconds=arguments.epoch_seconds)
+    print(cost_table(costs, heading, n_players=players.n_players, epoch_seconds=arguments.epoch_seconds))
 
 
 COMMANDS = (
