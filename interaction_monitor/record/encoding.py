@@ -20,20 +20,8 @@ from interaction_monitor.history import History, Row, csv_columns
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-from interaction_monitor.record.files import (
-    HISTORY,
-    MEASUREMENTS,
-    PLAYERS,
-    PROBE,
-    RUN,
-    RecordError,
-    Shape,
-    check_arrays,
-    measurement_path,
-    read_arrays,
-    read_text,
-    write_bytes,
-)
+from interaction_monitor.record import files
+from interaction_monitor.record.files import RecordError, Shape
 
 # No OR interactions were measured, which would be all zeros; or there was no reference.
 OPTIONAL = frozenset({"or_", "generalizing", "held"})
@@ -83,7 +71,7 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
     Raises:
         RecordError: If the file is missing, damaged, or of another record.
     """
-    arrays = read_arrays(path, measurement_arrays(n_samples, n_players), optional=OPTIONAL)
+    arrays = files.read_arrays(path, measurement_arrays(n_samples, n_players), optional=OPTIONAL)
     if "or_" not in arrays:
         arrays["or_"] = np.where(np.isnan(arrays["and_"]), np.nan, 0.0)
     # Nothing that is computed from a sample should meet a number that no monitor calls valid.
@@ -96,7 +84,7 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
 
 def describe(players: PlayerMap, probe: Probe) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
     """Split players and samples into what goes into `run.json` and the arrays of each file."""
-    arrays: dict[str, dict[str, NDArray[Any]]] = {PLAYERS: {}, PROBE: {}}
+    arrays: dict[str, dict[str, NDArray[Any]]] = {files.PLAYERS: {}, files.PROBE: {}}
 
     def packed(file: str, name: str, tensor: Tensor) -> dict[str, Any]:
         tensor = tensor.detach().cpu()
@@ -115,12 +103,12 @@ def describe(players: PlayerMap, probe: Probe) -> tuple[dict[str, Any], dict[str
             "layer": players.layer,
             "input_key": players.input_key,
             "names": players.names,
-            "labels": packed(PLAYERS, "labels", players.labels),
-            "baseline": packed(PLAYERS, "baseline", baseline) if isinstance(baseline, Tensor) else baseline,
+            "labels": packed(files.PLAYERS, "labels", players.labels),
+            "baseline": packed(files.PLAYERS, "baseline", baseline) if isinstance(baseline, Tensor) else baseline,
         },
         "probe": {
-            "inputs": [{"key": key, **packed(PROBE, f"input_{i}", x)} for i, (key, x) in enumerate(inputs)],
-            "targets": None if targets is None else packed(PROBE, "targets", targets),
+            "inputs": [{"key": key, **packed(files.PROBE, f"input_{i}", x)} for i, (key, x) in enumerate(inputs)],
+            "targets": None if targets is None else packed(files.PROBE, "targets", targets),
         },
     }
     return facts, arrays
@@ -172,7 +160,7 @@ def _read_tensors(path: Path, described: Mapping[str, Mapping[str, Any]]) -> dic
     stored = {"bfloat16": "float32"}
     dtypes = {name: facts["dtype"] for name, facts in described.items()}
     expected = {name: (stored.get(dtypes[name], dtypes[name]), tuple(described[name]["shape"])) for name in dtypes}
-    arrays = read_arrays(path, expected)
+    arrays = files.read_arrays(path, expected)
     return {name: torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in dtypes.items()}
 
 
@@ -213,7 +201,7 @@ def write_rows(path: Path, history: History, n_players: int) -> None:
     writer = csv.DictWriter(text, csv_columns(n_players), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history.to_csv())
-    write_bytes(path, text.getvalue().encode())
+    files.write_bytes(path, text.getvalue().encode())
 
 
 def read_rows(path: Path, n_players: int) -> History:
@@ -222,7 +210,7 @@ def read_rows(path: Path, n_players: int) -> History:
     Raises:
         RecordError: If the file is missing, damaged or of another number of players; the message names the line.
     """
-    text = read_text(path, limit=_LONGEST)
+    text = files.read_text(path, limit=_LONGEST)
     advice = "restore it from a copy, or delete the lines from there on to keep what comes before"
     # Rows end with a line break, so a file that does not was cut off, perhaps within a number.
     if not text.endswith("\n"):
@@ -235,7 +223,7 @@ def read_rows(path: Path, n_players: int) -> History:
         for cells in reader:
             row = Row.from_csv(cells)
             if row.n_players != n_players:
-                raise ValueError(f"it has {row.n_players} orders, {RUN} says {n_players} players")
+                raise ValueError(f"it has {row.n_players} orders, {files.RUN} says {n_players} players")
             history.append(row)
     except (ValueError, csv.Error) as error:
         raise RecordError(f"{path}, line {reader.line_num}: {error}; {advice}") from error
@@ -251,24 +239,24 @@ def read_whole(folder: Path, n_samples: int, n_players: int) -> tuple[History, t
     Raises:
         RecordError: As `read_rows`.
     """
-    found = read_rows(folder / HISTORY, n_players)
+    found = read_rows(folder / files.HISTORY, n_players)
     arrays = measurement_arrays(n_samples, n_players)
     whole, left_out = History(), []
     for row in found:
-        damage = _damage(measurement_path(folder, row.position), arrays)
+        damage = _damage(files.measurement_path(folder, row.position), arrays)
         if damage is None:
             whole.append(row)
         else:
             left_out.append(f"epoch {row.epoch}, step {row.step} is left out: {damage}")
-    named = {measurement_path(folder, row.position) for row in found}
-    orphans = sorted({*folder.glob(f"{MEASUREMENTS}/*.npz")} - named)
-    ignored = (f"{MEASUREMENTS}/{path.name} has no row in {HISTORY} and is ignored" for path in orphans)
+    named = {files.measurement_path(folder, row.position) for row in found}
+    orphans = sorted({*folder.glob(f"{files.MEASUREMENTS}/*.npz")} - named)
+    ignored = (f"{files.MEASUREMENTS}/{path.name} has no row in {files.HISTORY} and is ignored" for path in orphans)
     return whole, tuple(left_out), tuple(ignored)
 
 
 def _damage(path: Path, arrays: Mapping[str, tuple[str, Shape]]) -> RecordError | None:
     try:
-        check_arrays(path, arrays, optional=OPTIONAL)
+        files.check_arrays(path, arrays, optional=OPTIONAL)
     except RecordError as error:
         return error
     return None

@@ -18,21 +18,9 @@ from typing import Any
 
 from interaction_monitor._checks import is_number
 from interaction_monitor.history import History
+from interaction_monitor.record import files
 from interaction_monitor.record.encoding import read_rows, write_rows
-from interaction_monitor.record.files import (
-    HISTORY,
-    MEASUREMENTS,
-    PROGRESS,
-    RUN,
-    WAITING,
-    RecordError,
-    copy_file,
-    is_record,
-    measurement_path,
-    read_text,
-    remove_leftovers,
-    write_bytes,
-)
+from interaction_monitor.record.files import RecordError
 
 FORMAT_VERSION = 1
 _FORMAT = "interaction_monitor record"
@@ -64,7 +52,7 @@ def write(folder: Path, run: Mapping[str, Any]) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    write_bytes(folder / RUN, _text(run).encode())
+    files.write_bytes(folder / files.RUN, _text(run).encode())
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -73,10 +61,10 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         RecordError: If it is missing, damaged, not a monitor's, or of a newer version.
     """
-    path = folder / RUN
+    path = folder / files.RUN
     if not path.exists():
-        raise RecordError(f"{folder} holds no record: {RUN} is missing; give the folder that the monitor named")
-    text = read_text(path, limit=_LIMIT)
+        raise RecordError(f"{folder} holds no record: {files.RUN} is missing; give the folder that the monitor named")
+    text = files.read_text(path, limit=_LIMIT)
     try:
         run = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
         json.dumps(run, ensure_ascii=False).encode()  # half a character can be read, but never shown
@@ -103,7 +91,7 @@ def check(run: Any) -> None:
     Raises:
         ValueError: If a part is missing or is not what it should be; the message names the part.
     """
-    _demand(isinstance(run, dict), RUN)
+    _demand(isinstance(run, dict), files.RUN)
     n_samples, n_players = run.get("n_samples"), run.get("n_players")
     _demand(_is_count(n_samples) and n_samples >= 1, "n_samples")
     _demand(_is_count(n_players) and 1 <= n_players <= _LARGEST_N, "n_players")
@@ -133,15 +121,15 @@ def require_free(folder: Path) -> Path:
     Raises:
         RecordError: If it holds one, or measurements of one.
     """
-    if is_record(folder) or any(folder.glob(f"{MEASUREMENTS}/*.npz")):
+    if files.is_record(folder) or any(folder.glob(f"{files.MEASUREMENTS}/*.npz")):
         raise RecordError(f"{folder} already holds a record; go on with it by Record.resume, or choose another folder")
     return folder
 
 
 def prepare(folder: Path) -> None:
     """Make the folder of a record, without what a killed run left there."""
-    (folder / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
+    (folder / files.MEASUREMENTS).mkdir(parents=True, exist_ok=True)
+    files.remove_leftovers(folder)
 
 
 def free(target: Path, word: str = "") -> Path:
@@ -228,13 +216,13 @@ def write_progress(folder: Path, progress: Progress) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    write_bytes(folder / PROGRESS, (json.dumps(asdict(progress)) + "\n").encode())
+    files.write_bytes(folder / files.PROGRESS, (json.dumps(asdict(progress)) + "\n").encode())
 
 
 def read_progress(folder: Path) -> Progress:
     """Read `progress.json`; what is missing or damaged is a run of which nothing is known."""
     try:
-        found = json.loads(read_text(folder / PROGRESS, limit=_PROGRESS_LIMIT))
+        found = json.loads(files.read_text(folder / files.PROGRESS, limit=_PROGRESS_LIMIT))
         checkpoint, finished = found["checkpoint"], found["finished"]
     except (RecordError, ValueError, RecursionError, TypeError, KeyError):
         return Progress()
@@ -245,7 +233,7 @@ def read_progress(folder: Path) -> Progress:
 def read_waiting(folder: Path, n_players: int) -> History:
     """Return the rows that wait to be measured again; none where nothing does, or where they cannot be read."""
     try:
-        return read_rows(folder / WAITING / HISTORY, n_players)
+        return read_rows(folder / files.WAITING / files.HISTORY, n_players)
     except RecordError:
         return History()
 
@@ -262,18 +250,19 @@ def set_back(folder: Path, history: History, kept: int, n_players: int) -> None:
     Raises:
         OSError: If the folder cannot be written.
     """
-    remove_leftovers(folder)
+    files.remove_leftovers(folder)
     # A run that is killed in here has its measurements twice, never not at all.
     if len(history) > kept:
-        (folder / WAITING).mkdir(exist_ok=True)
+        (folder / files.WAITING).mkdir(exist_ok=True)
         for row in history[kept:]:
-            target = measurement_path(folder, row.position, within=WAITING)
-            copy_file(measurement_path(folder, row.position), target)
+            target = files.measurement_path(folder, row.position, within=files.WAITING)
+            files.copy_file(files.measurement_path(folder, row.position), target)
         waiting = {row.position: row for row in (*read_waiting(folder, n_players), *history[kept:])}
-        write_rows(folder / WAITING / HISTORY, History(waiting[position] for position in sorted(waiting)), n_players)
-    write_rows(folder / HISTORY, history[:kept], n_players)
-    staying = {measurement_path(folder, row.position) for row in history[:kept]}
-    for path in folder.glob(f"{MEASUREMENTS}/*.npz"):
+        rows = History(waiting[position] for position in sorted(waiting))
+        write_rows(folder / files.WAITING / files.HISTORY, rows, n_players)
+    write_rows(folder / files.HISTORY, history[:kept], n_players)
+    staying = {files.measurement_path(folder, row.position) for row in history[:kept]}
+    for path in folder.glob(f"{files.MEASUREMENTS}/*.npz"):
         if path not in staying:
             path.unlink()
 
@@ -284,13 +273,13 @@ def drop_measured(folder: Path, position: tuple[int, int], n_players: int) -> No
     left = History(row for row in waiting if row.position > position)
     if len(left) == len(waiting):
         return
+    aside = folder / files.WAITING
     if len(left):
-        write_rows(folder / WAITING / HISTORY, left, n_players)
+        write_rows(aside / files.HISTORY, left, n_players)
         for row in waiting.until(*position):
-            measurement_path(folder, row.position, within=WAITING).unlink(missing_ok=True)
+            files.measurement_path(folder, row.position, within=files.WAITING).unlink(missing_ok=True)
         return
-    (folder / WAITING / HISTORY).unlink(missing_ok=True)
-    remove_leftovers(folder / WAITING)
-    for path in (folder / WAITING).glob("epoch_*.npz"):
+    files.remove_leftovers(aside)
+    for path in (aside / files.HISTORY, *aside.glob("epoch_*.npz")):
         path.unlink(missing_ok=True)
-    (folder / WAITING).rmdir()
+    aside.rmdir()
