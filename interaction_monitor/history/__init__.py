@@ -103,9 +103,9 @@ class History(Sequence[Row]):
         """
         from pandas import DataFrame
 
-        columns = csv_columns(self.n_players) if self else []
-        whole = {"epoch": self.epochs, "step": self.steps}
-        return DataFrame({name: whole[name] if name in whole else self.column(name) for name in columns})
+        columns = {name: self.column(name) for name in (csv_columns(self.n_players) if self else ())}
+        whole = {"epoch": self.epochs, "step": self.steps} if self else {}
+        return DataFrame(columns | whole)
 
     def append(self, row: Row) -> None:
         """Add a measurement that was taken after all the others.
@@ -165,8 +165,7 @@ class History(Sequence[Row]):
         if KINDS.get(name) != TUPLE:
             known = [known for known, kind in KINDS.items() if kind == TUPLE]
             raise ValueError(f"no field {name!r} with an entry per order; there are {', '.join(known)}")
-        unknown = (np.nan,) * self.n_players
-        values = [getattr(row, name) or unknown for row in self._rows]
+        values = [getattr(row, name) or (np.nan,) * self.n_players for row in self._rows]
         return np.array(values, dtype=np.float64).reshape(len(values), self.n_players)
 
     def turnover_shares(self) -> NDArray[np.float64]:
@@ -178,7 +177,7 @@ class History(Sequence[Row]):
         persisted, vanished = (self.by_order(name).sum(1) for name in ("persisted", "vanished"))
         parts = np.stack([persisted, self.strength.sum(1) - persisted, vanished], axis=1).clip(0)
         total = parts.sum(1, keepdims=True)
-        shares: NDArray[np.float64] = np.divide(parts, total, out=np.full_like(parts, np.nan), where=total > 0)
+        shares: NDArray[np.float64] = parts / np.where(total > 0, total, np.nan)
         return shares
 
     def persisted_shares(self) -> NDArray[np.float64]:
@@ -186,9 +185,7 @@ class History(Sequence[Row]):
         strength = self.strength
         # A millionth of the whole is rounding, and its shares would be as loud as any.
         known = strength > 1e-6 * strength.sum(1, keepdims=True)
-        unknown = np.full_like(strength, np.nan)
-        shares: NDArray[np.float64] = np.divide(self.by_order("persisted"), strength, out=unknown, where=known)
-        return shares
+        return self.by_order("persisted") / np.where(known, strength, np.nan)
 
     def effect_parts(self) -> list[EffectPart]:
         """List what low and high orders add to the output, as far as anything is known of it."""

@@ -57,12 +57,10 @@ class Players(ABC):
             (S,) bool; all True where only `assign` can know, as of parts at an inner layer.
 
         Examples:
-            >>> from interaction_monitor.players import Columns, Words
-            >>> probe = Probe(torch.tensor([[2, 3], [2, 0]]))
-            >>> Words(["[PAD]", "[MASK]", "film", "charm"], n_players=2).suits(probe)
+            >>> from interaction_monitor.players import Words
+            >>> words = Words(["[PAD]", "[MASK]", "film", "charm"], n_players=2)
+            >>> words.suits(Probe(torch.tensor([[2, 3], [2, 0]])))
             tensor([ True, False])
-            >>> Columns(n_players=2).suits(probe)
-            tensor([True, True])
         """
         return torch.ones(len(probe), dtype=torch.bool)
 

@@ -116,7 +116,7 @@ class PlayerMap:
     def mask(self, x: Tensor, sample: int | Tensor, coalitions: Tensor) -> Tensor:
         """Replace the absent players of each coalition by the baseline.
 
-        Selects with `torch.where`, so that a NaN in a masked part is gone and a present part keeps its bits.
+        A NaN in a masked part is gone, and a present part keeps its bits.
 
         Args:
             x: the tensor to mask: (1, ...) for one sample, or (B, ...) with a row per coalition.
@@ -146,7 +146,10 @@ class PlayerMap:
             keep = present.gather(1, labels.flatten(1) % (self.n_players + 1))
         shape = [size if axis in self.axes else 1 for axis, size in enumerate(x.shape)]
         shape[0] = len(coalitions)
-        return torch.where(keep.view(shape), x, self._baseline_of(x, sample))
+        baseline = self._baseline_of(slice(sample, sample + 1) if isinstance(sample, int) else sample)
+        # A number is made a tensor on the device, so that nothing waits for a transfer.
+        absent = baseline.to(x) if isinstance(baseline, Tensor) else x.new_full((), baseline)
+        return torch.where(keep.view(shape), x, absent)
 
     def check(self, x: Tensor) -> None:
         """Refuse a tensor to mask (batch first) that has other positions than the labels.
@@ -191,11 +194,8 @@ class PlayerMap:
     def select(self, samples: Tensor | Sequence[int]) -> PlayerMap:
         """Return the players of some of the samples, in the order given."""
         index = torch.as_tensor(samples, device=self.labels.device)
-        baseline = self.baseline
-        if self._per_sample_baseline():
-            baseline = baseline[index.to(baseline.device)]  # type: ignore[index, union-attr]  # a tensor, as was just asked
         names = None if self.names is None else tuple(self.names[i] for i in index.tolist())
-        return replace(self, labels=self.labels[index], baseline=baseline, names=names)
+        return replace(self, labels=self.labels[index], baseline=self._baseline_of(index), names=names)
 
     def to(self, device: torch.device | str) -> PlayerMap:
         """Return the players on `device`."""
@@ -205,14 +205,8 @@ class PlayerMap:
             baseline = (baseline.float() if no_float64 and baseline.dtype == torch.float64 else baseline).to(device)
         return replace(self, labels=self.labels.to(device), baseline=baseline)
 
-    def _per_sample_baseline(self) -> bool:
-        return isinstance(self.baseline, Tensor) and self.baseline.ndim > 0 and len(self.baseline) == len(self.labels)
-
-    def _baseline_of(self, x: Tensor, sample: int | Tensor) -> Tensor:
-        if not isinstance(self.baseline, Tensor):
-            # Made on the device, so that nothing waits for a transfer.
-            return x.new_full((), self.baseline)
+    def _baseline_of(self, samples: Tensor | slice) -> Tensor | float:
         baseline = self.baseline
-        if self._per_sample_baseline():
-            baseline = baseline[sample : sample + 1] if isinstance(sample, int) else baseline[sample]
-        return baseline.to(x)
+        if not isinstance(baseline, Tensor) or baseline.ndim == 0 or len(baseline) != len(self.labels):
+            return baseline  # the same for all
+        return baseline[samples.to(baseline.device) if isinstance(samples, Tensor) else samples]
