@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from interaction_monitor._checks import describe, to_float64
 from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.forward import outputs_of
+from interaction_monitor.forward.model import same_numbers
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.functional import (
     and_interactions,
@@ -30,7 +31,6 @@ from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Interactions, Settings, Thresholds, or_default
-from interaction_monitor.state import same_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

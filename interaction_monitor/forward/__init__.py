@@ -25,7 +25,14 @@ from interaction_monitor.forward.batching import (
     most_rows,
     next_chunk,
 )
-from interaction_monitor.forward.model import assign_players, casts_kept, device_of, eager_if_compiled, find_layer
+from interaction_monitor.forward.model import (
+    assign_players,
+    casts_kept,
+    device_of,
+    eager_if_compiled,
+    find_layer,
+    same_numbers,
+)
 from interaction_monitor.forward.preflight import try_out
 from interaction_monitor.forward.runner import Runner
 from interaction_monitor.outputs import Output, log_odds, resolve, score_of
@@ -34,7 +41,7 @@ from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.progress_bar import progress
 from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings
-from interaction_monitor.state import same_numbers, undisturbed
+from interaction_monitor.state import undisturbed
 
 __all__ = [
     "MAX_FORWARDS",

@@ -8,6 +8,7 @@ the next chunk of the same sample only gets the cells of the players whose high 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from interaction_monitor.forward.batching import Chunk
+from interaction_monitor.forward.model import own_path
 from interaction_monitor.players.player_map import PlayerMap
 
 
@@ -151,6 +153,36 @@ def writes_in_place(players: PlayerMap) -> bool:
     return neighbouring and players.labels.device.type == "cpu"
 
 
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
+
+
+def pool_after(model: nn.Module, layer: nn.Module, run: Callable[[], object]) -> tuple[str, nn.Module] | None:
+    """Return the name of the pooling layer that is given the very output of `layer`, and it; None if there is none.
+
+    Args:
+        model: the whole.
+        layer: a part of it.
+        run: runs the model once.
+    """
+    outputs: list[object] = []
+    found: list[tuple[str, nn.Module]] = []
+    handles = [layer.register_forward_hook(lambda _module, _args, result: outputs.append(result))]
+    for path, module in model.named_modules():
+        if isinstance(module, POOLS):
+
+            def note(module: nn.Module, args: Any, name: str = own_path(path)) -> None:
+                if args and any(args[0] is output for output in outputs):
+                    found.append((name, module))
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if len(found) == 1 else None
+
+
 def behind_pool(players: PlayerMap, name: str, pool: nn.Module) -> PlayerMap | None:
     """Return the players as they are behind a pooling layer, if each of its windows lies within one player.
 
@@ -160,7 +192,7 @@ def behind_pool(players: PlayerMap, name: str, pool: nn.Module) -> PlayerMap | N
     Args:
         players: at the layer before.
         name: of the pooling layer.
-        pool: one of `model.POOLS`.
+        pool: one of `POOLS`.
 
     Returns:
         The players, or None where a window has positions of several, or positions differ in what replaces them.

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from interaction_monitor._checks import describe, some
+from interaction_monitor.distributed import Ranks
 from interaction_monitor.players.base import Players
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe, require_probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
 from interaction_monitor.state import undisturbed
-
-POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
 
 class WrongBatchError(ValueError):
@@ -166,7 +166,6 @@ def assign_players(
         return output
 
     def run(inputs: Inputs) -> None:
-        seen.clear()
         with changed_output(layer, players.layer or "", keep), forward_context():
             (forward_func or call_model)(model, inputs)
 
@@ -179,35 +178,60 @@ def assign_players(
                     "batch (windows of an image? a sequence that comes first, for want of batch_first=True?); name a "
                     "layer whose first axis is the batch"
                 )
-            found += seen
+            found.append(seen[-1])
     return players.assign(probe, torch.cat(found), seed=seed).to("cpu")
 
 
-def pool_after(model: nn.Module, layer: nn.Module, run: Callable[[], object]) -> tuple[str, nn.Module] | None:
-    """Return the name of the pooling layer that is given the very output of `layer`, and it; None if there is none.
+@contextmanager
+def same_numbers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
+    """Give the model the buffers of rank zero inside the block, and its attributes that are tensors or fractions.
 
-    Args:
-        model: the whole.
-        layer: a part of it.
-        run: runs the model once.
+    Parameters are the same everywhere, but each process goes on with running statistics (of BatchNorm)
+    of its own until the next forward in training; those of rank zero are what a checkpoint holds.
     """
-    outputs: list[object] = []
-    found: list[tuple[str, nn.Module]] = []
-    handles = [layer.register_forward_hook(lambda _module, _args, result: outputs.append(result))]
+    if ranks.size == 1:
+        yield
+        return
+    first = ranks.of_first(numbers_of(model))
+    with undisturbed(model):
+        for (path, key), value in first.items():
+            module = model.get_submodule(path)
+            own = getattr(module, key, None)
+            if not _is_of_numbers(own):
+                continue
+            devices = [leaf.device for leaf in (*tree_leaves(own), *model.parameters()) if isinstance(leaf, Tensor)]
+            there = tree_map(lambda x, to=devices: x.to(to[0]) if isinstance(x, Tensor) and to else x, value)
+            if key in module._buffers and isinstance(own, Tensor) and own.shape == there.shape:
+                own.copy_(there)
+            else:
+                (module._buffers if key in module._buffers else vars(module))[key] = there
+        yield
+
+
+def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return the buffers, and the attributes of modules that are tensors or fractions or made of them, on the CPU.
+
+    Whole numbers are left out: each process has its own number of a device.
+
+    Examples:
+        >>> net = nn.BatchNorm1d(2, momentum=0.5)
+        >>> net.level = [torch.zeros(1)]
+        >>> [key for _, key in numbers_of(net)]
+        ['running_mean', 'running_var', 'num_batches_tracked', 'eps', 'momentum', 'level']
+    """
+    found = {}
     for path, module in model.named_modules():
-        if isinstance(module, POOLS):
+        for key, value in (*module._buffers.items(), *vars(module).items()):
+            if key not in ("_parameters", "_buffers") and value is not None and _is_of_numbers(value):
+                found[path, key] = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, value)
+    return found
 
-            def note(module: nn.Module, args: Any, name: str = own_path(path)) -> None:
-                if args and any(args[0] is output for output in outputs):
-                    found.append((name, module))
 
-            handles.append(module.register_forward_pre_hook(note))
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if len(found) == 1 else None
+def _is_of_numbers(value: Any) -> bool:
+    leaves = tree_leaves(value)
+    return bool(leaves) and all(
+        leaf is None or (isinstance(leaf, (Tensor, float)) and not isinstance(leaf, nn.Parameter)) for leaf in leaves
+    )
 
 
 def logits_of(result: Any, batch_size: int) -> Tensor:
@@ -225,10 +249,13 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
     elif not isinstance(result, Tensor):
         logits = getattr(result, "logits", None)
     if not isinstance(logits, Tensor):
+        line = "forward_func=lambda module, x: ... that returns the logits"
+        if isinstance(result, Mapping) and (keys := [key for key, x in result.items() if isinstance(x, Tensor)]):
+            named = " or ".join(map(repr, keys[:5]))
+            line = f"forward_func=lambda module, x: module(x)[{keys[0]!r}], if the logits are those of {named}"
         raise TypeError(
             'the model must return logits: a tensor, a tuple that begins with it, or a dict with "logits"; '
-            "got "
-            f"{describe(result)}. Give {_line_of(result)}"
+            f"got {describe(result)}. Give {line}"
         )
     if logits.ndim == 0 or logits.shape[0] != batch_size:
         raise WrongBatchError(
@@ -236,15 +263,6 @@ def logits_of(result: Any, batch_size: int) -> Tensor:
             f"{batch_size} it returned {describe(result)}"
         )
     return logits
-
-
-def _line_of(result: Any) -> str:
-    """Write the `forward_func=` that takes logits out of what a model returned."""
-    keys = [key for key, value in result.items() if isinstance(value, Tensor)] if isinstance(result, Mapping) else []
-    if keys:
-        named = " or ".join(map(repr, keys[:5]))
-        return f"forward_func=lambda module, x: module(x)[{keys[0]!r}], if the logits are those of {named}"
-    return "forward_func=lambda module, x: ... that returns the logits"
 
 
 def eager_if_compiled(model: nn.Module) -> AbstractContextManager[Any]:

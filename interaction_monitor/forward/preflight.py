@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.forward.batching import Chunk, is_out_of_memory
-from interaction_monitor.forward.masking import behind_pool
-from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer, pool_after
+from interaction_monitor.forward.masking import behind_pool, pool_after
+from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
 from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_no_logits

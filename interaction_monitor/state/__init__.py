@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
+import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -15,18 +17,16 @@ import torch
 from torch import nn
 
 from interaction_monitor._checks import some
-from interaction_monitor.distributed import Ranks, as_split_as_before, is_split
-from interaction_monitor.state._numbers import TensorPart, numbers_of, settings, take_numbers, version_of
-from interaction_monitor.state._parts import Cache, Part
-from interaction_monitor.state._reachable import parts_of
-from interaction_monitor.state._watched import Answered, Watched, answered, calls_to_sockets, without_fast_path
+from interaction_monitor.distributed import as_split_as_before, is_split
+from interaction_monitor.state.object_graph import snapshots_of
+from interaction_monitor.state.side_effects import TensorSnapshot, Watched, answered, version_of, without_fast_path
+from interaction_monitor.state.snapshots import Cache, Opaque, Snapshot, settings
 
 __all__ = [
     "Kept",
     "answered",
     "evaluating",
     "preserved_rng",
-    "same_numbers",
     "silent",
     "undisturbed",
     "uninitialized",
@@ -49,12 +49,16 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
         seed: if given, the CPU generators start from it inside the block, so that what is drawn there does
             not depend on what was drawn before.
     """
-    cpu_state = torch.get_rng_state()
+    before = [
+        Snapshot("torch", torch.get_rng_state, torch.set_rng_state),
+        Snapshot("NumPy", np.random.get_state, np.random.set_state),  # the user's global state
+        Snapshot("Python", random.getstate, random.setstate),
+    ]
     # Asking a CUDA that nobody uses yet for its state would initialise it.
-    cuda_states = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
-    apple_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    numpy_state = np.random.get_state()  # noqa: NPY002  # the user's global state
-    python_state = random.getstate()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        before.append(Snapshot("CUDA", torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all))
+    if torch.backends.mps.is_available():
+        before.append(Snapshot("MPS", torch.mps.get_rng_state, torch.mps.set_rng_state))
     try:
         if seed is not None:
             # Not torch.manual_seed: it also queues a seed for a CUDA that is not initialised yet.
@@ -63,13 +67,8 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
             random.seed(seed)
         yield
     finally:
-        torch.set_rng_state(cpu_state)
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
-        if apple_state is not None:
-            torch.mps.set_rng_state(apple_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002  # the user's global state
-        random.setstate(python_state)
+        for state in before:
+            state.restore()
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def undisturbed(model: nn.Module) -> Iterator[Kept]:
 
     Restored are the `training` flag of every module, the random states, and all that can be reached from the model, by
     identity and content: buffers, tensors and plain values in attributes, lists and other containers, generators,
-    helper objects, what hooks close over, see `parts_of`. What the model logs in the block is dropped.
+    helper objects, what hooks close over, see `snapshots_of`. What the model logs in the block is dropped.
 
     Yields:
         What also puts back after each forward what that forward has changed.
@@ -113,22 +112,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@contextmanager
-def same_numbers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
-    """Give the model the buffers of rank zero inside the block, and its attributes that are tensors or fractions.
-
-    Parameters are the same everywhere, but each process goes on with running statistics (of BatchNorm)
-    of its own until the next forward in training; those of rank zero are what a checkpoint holds.
-    """
-    if ranks.size == 1:
-        yield
-        return
-    first = ranks.of_first(numbers_of(model))
-    with undisturbed(model):
-        take_numbers(model, first)
-        yield
-
-
 def uninitialized(model: nn.Module) -> list[str]:
     """List the weights and buffers that have no shape before the first forward, as in lazy modules.
 
@@ -153,8 +136,8 @@ class Kept:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._is_split = is_split(model)
-        self._parts = [*settings(), *parts_of(model)]
-        self._changing: list[Part] | None = None  # what forwards change, known after the first
+        self._snapshots = [*settings(), *snapshots_of(model)]
+        self._changing: list[Snapshot] | None = None  # what forwards change, known after the first
         self._collectives = False
         self.written = True
 
@@ -169,21 +152,21 @@ class Kept:
         if self._changing is None:
             return self._run_first(forward)
         try:
-            with Answered() if self._collectives else nullcontext():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            with Watched() if self._collectives else nullcontext():
                 return forward()
         finally:
-            for part in self._changing:
-                part.restore()
+            for snapshot in self._changing:
+                snapshot.restore()
 
     def _run_first(self, forward: Callable[[], T]) -> T:
-        watched = Watched(self._parts)
+        watched = Watched(self._snapshots)
         used: set[str] = set()
         try:
             if self._is_split:
                 # A second forward after one that failed would find the parts half exchanged.
                 return forward()
             try:
-                with calls_to_sockets(self._parts) as used, without_fast_path(), watched:
+                with _calls_to_sockets(self._snapshots) as used, without_fast_path(), watched:
                     return forward()
             except (RuntimeError, TypeError, NotImplementedError) as error:
                 if watched.collectives or isinstance(error, torch.cuda.OutOfMemoryError):
@@ -198,23 +181,23 @@ class Kept:
 
     def _learn(self, used: set[str]) -> None:
         """Find out what a forward has changed, and put it back."""
-        changed = [part for part in self._parts if part.changed(closely=True)]
-        restored = [part for part in changed if _restored(part)]
+        changed = [snapshot for snapshot in self._snapshots if snapshot.changed(closely=True)]
+        restored = [snapshot for snapshot in changed if _restored(snapshot)]
         self._changing = list(dict.fromkeys([*(self._changing or ()), *restored]))
-        self.written = any(isinstance(part, TensorPart) for part in self._changing)
-        self._tell([part.name for part in changed if part not in restored or part.changed()] + sorted(used))
+        self.written = any(isinstance(snapshot, TensorSnapshot) for snapshot in self._changing)
+        lost = [snapshot.name for snapshot in changed if snapshot not in restored or snapshot.changed()]
+        self._tell(lost + sorted(used))
 
     def put_back(self) -> list[str]:
         """Put back all that has changed and name it, but for caches: what they keep follows from what is asked."""
-        changed = [part for part in self._parts if part.changed(closely=True)]
-        for part in changed:
-            _restored(part)
-        return [part.name for part in changed if not isinstance(part, Cache)]
+        changed = [snapshot for snapshot in self._snapshots if snapshot.changed(closely=True)]
+        for snapshot in changed:
+            _restored(snapshot)
+        return [snapshot.name for snapshot in changed if not isinstance(snapshot, Cache)]
 
     def restore(self) -> None:
         """Put back all that has changed."""
-        lost = [part.name for part in self._parts if part.changed() and not _restored(part)]
-        self._tell(lost)
+        self._tell([each.name for each in self._snapshots if each.changed() and not _restored(each)])
 
     def _tell(self, names: list[str]) -> None:
         told = _TOLD.setdefault(self._model, set())
@@ -232,19 +215,38 @@ class Kept:
 _TOLD: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
-def _restored(part: Part) -> bool:
-    if part.opaque:
-        return False
+def _restored(snapshot: Snapshot) -> bool:
     try:
-        part.restore()
+        snapshot.restore()
     except Exception as error:
-        log.info("%s cannot be put back: %s: %s", part.name, type(error).__name__, error)
+        log.info("%s cannot be put back: %s: %s", snapshot.name, type(error).__name__, error)
         return False
     return True
 
 
-def _cuda_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch leaves it untyped
+@contextmanager
+def _calls_to_sockets(snapshots: Iterable[Snapshot]) -> Iterator[set[str]]:
+    """Collect the names of sockets that are sent to or read from inside the block: nothing in them would show it."""
+    sockets = {
+        id(snapshot.value): snapshot.name
+        for snapshot in snapshots
+        if isinstance(snapshot, Opaque) and isinstance(snapshot.value, socket.socket)
+    }
+    used: set[str] = set()
+    # A profiler of the user's has the only place.
+    if not sockets or sys.getprofile() is not None:
+        yield used
+        return
+
+    def note(_frame: Any, event: str, called: Any) -> None:
+        if event == "c_call" and id(getattr(called, "__self__", None)) in sockets and called.__name__ != "fileno":
+            used.add(sockets[id(called.__self__)])
+
+    sys.setprofile(note)
+    try:
+        yield used
+    finally:
+        sys.setprofile(None)
 
 
 @contextmanager
@@ -261,7 +263,7 @@ def silent(model: nn.Module) -> Iterator[None]:
     loggers = [(trainer, trainer.loggers) for trainer in trainers.values() if hasattr(trainer, "loggers")]
     try:
         for module in modules:
-            vars(module).update(dict.fromkeys(_METHODS, _nothing))
+            vars(module).update(dict.fromkeys(_METHODS, _Nothing()))
         for trainer, own in loggers:
             trainer.loggers = [_Nothing() for _ in own]
         yield
@@ -274,12 +276,8 @@ def silent(model: nn.Module) -> Iterator[None]:
             vars(module).update(methods)
 
 
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    """Take anything, and do nothing."""
-
-
 class _Nothing:
-    """In the place of a logger: every attribute of it takes every call, and so does what comes back."""
+    """In the place of a logger or its methods: it and every attribute of it take every call, and so does the result."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

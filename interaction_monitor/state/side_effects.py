@@ -1,17 +1,15 @@
-"""Watching one forward: which tensors it is about to write to, which processes and sockets it talks to.
+"""What a forward does while it runs: tensors that it writes to are copied before, other processes answered for.
 
-Collectives are answered on the spot, as if every process ran the same rows. A measurement gives each process other
-samples, and some forwards to one process alone. A forward that waits for the others (an `all_reduce` of statistics, an
-`all_gather` of embeddings) would wait for ever. But were all processes to run the same rows, each would know what the
-others say.
+A measurement gives each process other samples, and some forwards to one process alone. A forward that waits for the
+others (an `all_reduce` of statistics, an `all_gather` of embeddings) would wait for ever. But were all processes to run
+the same rows, each would know what the others say. So its collectives are answered on the spot as if they did.
 """
 
 from __future__ import annotations
 
-import socket
-import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from operator import eq
 from typing import Any
 
 import torch
@@ -21,51 +19,134 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.distributed import is_split
-from interaction_monitor.state._numbers import TensorPart, storage_of
-from interaction_monitor.state._parts import Opaque, Part
+from interaction_monitor.state.snapshots import Snapshot
 
 
-class Watched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Copies tensors that were not copied yet just before they are written to, and answers collectives.
+class TensorSnapshot(Snapshot):
+    """What a tensor is: its gradient, the memory that it looks at and, once they are copied, its numbers."""
+
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.grad = tensor.grad if tensor.is_leaf else None
+        self.copy: Tensor | None = None
+        self._view = tensor.detach()
+        self._unseen = False  # whether it was written to past its count of changes
+
+        def look() -> tuple[Any, ...]:
+            grad = tensor.grad if tensor.is_leaf else None
+            return version_of(tensor), _place_of(tensor), tensor.requires_grad, id(grad)
+
+        super().__init__(name, look, self._put, eq)
+
+    def save(self) -> None:
+        """Copy its numbers, unless that was done."""
+        if self.copy is None:
+            with suppress(NotImplementedError, RuntimeError):  # some kinds of tensors cannot be copied
+                self.copy = self._view.clone()
+
+    def changed(self, *, closely: bool = False) -> bool:
+        """Tell whether it was written to, moved, or given another gradient."""
+        if closely and (version_of(self.tensor), _place_of(self.tensor)) == self.held[:2]:
+            self._unseen = self._has_other_numbers()
+        return super().changed() or self._written()
+
+    def _written(self) -> bool:
+        return version_of(self.tensor) != self.held[0] or (self._unseen and self._has_other_numbers())
+
+    def _has_other_numbers(self) -> bool:
+        if self.copy is None:
+            return False
+        now, before = self.tensor.detach(), self.copy
+        try:
+            # A NaN does not equal itself.
+            return not (torch.equal(now, before) or ((now == before) | ((now != now) & (before != before))).all())
+        except (NotImplementedError, RuntimeError):
+            return False
+
+    def _put(self, held: tuple[Any, ...]) -> None:
+        tensor, (version, place, flag, grad) = self.tensor, held
+        if tensor.is_leaf and tensor.requires_grad != flag:
+            tensor.requires_grad_(flag)
+        if tensor.is_leaf and id(tensor.grad) != grad:
+            tensor.grad = self.grad
+        if _place_of(tensor) != place:
+            tensor.data = self._view
+        if not self._written():
+            return
+        if self.copy is None:
+            raise RuntimeError("it was written to before there was a copy")
+        with torch.inference_mode(tensor.is_inference()):
+            self._view.copy_(self.copy)
+        if version is not None:
+            # A graph of the user's that goes through the tensor counts on it.
+            with suppress(AttributeError, TypeError, RuntimeError):  # private to torch, and spelt otherwise before
+                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; inference tensors keep no count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def _storage_of(tensor: Tensor) -> int | None:
+    """Return a name for the memory that a tensor looks at; None where it is of a kind that has none."""
+    if tensor.layout != torch.strided:
+        return None
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...] | None:
+    storage = _storage_of(tensor)
+    if storage is None:
+        return None
+    return storage, tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype
+
+
+_COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
+
+
+class Watched(TorchDispatchMode):
+    """Copies tensors just before they are written to, if they were not copied yet, and answers collectives.
 
     That needs no memory for what is only read, such as nearly all weights.
 
     Args:
-        parts: what is reached from the network.
+        snapshots: of what is reached from the network.
 
     Attributes:
         collectives: whether there were any.
     """
 
-    def __init__(self, parts: Iterable[Part]) -> None:
+    def __init__(self, snapshots: Iterable[Snapshot] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.collectives = False
-        self._uncopied: dict[int, list[TensorPart]] = {}
-        for part in parts:
-            if isinstance(part, TensorPart) and not part.copied and (storage := part.storage()) is not None:
-                self._uncopied.setdefault(storage, []).append(part)
+        self._uncopied: dict[int | None, list[TensorSnapshot]] = {}
+        for snapshot in snapshots:
+            if isinstance(snapshot, TensorSnapshot) and snapshot.copy is None:
+                self._uncopied.setdefault(_storage_of(snapshot.tensor), []).append(snapshot)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, after a look at what it writes to."""
-        kwargs = kwargs or {}
-        if is_collective(func):
+        """Run an operation, after a look at what it writes to, or answer it."""
+        kwargs, collective = kwargs or {}, getattr(func, "namespace", None) in _COLLECTIVES
+        if not collective and not (self._uncopied and func._schema.is_mutable):
+            return func(*args, **kwargs)
+        arguments = func._schema.arguments
+        given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
+        if collective:
             self.collectives = True
-            self._save((args, kwargs))
-            return answer(func, args, kwargs)
-        if self._uncopied and func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
-                if argument.is_write:
-                    self._save(value)
-            for argument in func._schema.arguments:
-                if argument.is_write and argument.name in kwargs:
-                    self._save(kwargs[argument.name])
+            self._save(given)
+            return answer(func, given)
+        self._save([given.get(argument.name) for argument in arguments if argument.is_write])
         return func(*args, **kwargs)
 
     def _save(self, tree: Any) -> None:
         for leaf in tree_leaves(tree):
-            if isinstance(leaf, Tensor) and (storage := storage_of(leaf)) is not None:
-                for part in self._uncopied.pop(storage, ()):
-                    part.save()
+            if isinstance(leaf, Tensor):
+                for snapshot in self._uncopied.pop(_storage_of(leaf), ()):
+                    snapshot.save()
 
 
 @contextmanager
@@ -79,64 +160,25 @@ def without_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@contextmanager
-def calls_to_sockets(parts: Iterable[Part]) -> Iterator[set[str]]:
-    """Collect the names of sockets that are sent to or read from inside the block: nothing in them would show it."""
-    sockets = {
-        id(part.value): part.name
-        for part in parts
-        if isinstance(part, Opaque) and isinstance(part.value, socket.socket)
-    }
-    used: set[str] = set()
-    # A profiler of the user's has the only place.
-    if not sockets or sys.getprofile() is not None:
-        yield used
-        return
-
-    def note(_frame: Any, event: str, called: Any) -> None:
-        if event == "c_call" and id(getattr(called, "__self__", None)) in sockets and called.__name__ != "fileno":
-            used.add(sockets[id(called.__self__)])
-
-    sys.setprofile(note)
-    try:
-        yield used
-    finally:
-        sys.setprofile(None)
-
-
-_NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
-
-
-def is_collective(func: Any) -> bool:
-    """Tell whether an operation talks to other processes."""
-    return getattr(func, "namespace", None) in _NAMESPACES
-
-
-class Answered(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Answers collectives inside the block without talking to any process."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, or answer it."""
-        return answer(func, args, kwargs or {}) if is_collective(func) else func(*args, **(kwargs or {}))
-
-
 def answered(model: nn.Module | None = None) -> AbstractContextManager[Any]:
     """Answer collectives inside the block, where there are other processes, who do not run it or run other rows.
 
     All processes run a model in parts together: its parts come from the others.
     """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    apart = several and (model is None or not is_split(model))
-    return Answered() if apart else nullcontext()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return Watched() if several and (model is None or not is_split(model)) else nullcontext()
 
 
-def answer(func: Any, args: Any, kwargs: Any) -> Any:
+def answer(func: Any, given: dict[str, Any]) -> Any:
     """Return what a collective would return if all processes called it with the same.
+
+    Args:
+        func: the collective.
+        given: its arguments by name.
 
     Raises:
         NotImplementedError: for what has no such answer, as sending to one process and receiving from another.
     """
-    given = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
     name = func._schema.name.split("::")[1]
     if func.namespace != "c10d":
         return _functional(name, given)
@@ -147,8 +189,7 @@ def answer(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _in_place(name: str, given: dict[str, Any]) -> None:
     """Write what a collective of c10d writes."""
-    group = given.get("process_group")
-    size, rank = _size_and_rank(group)
+    size, rank = _size_and_rank(given.get("process_group"))
     if name in ("allreduce_", "allreduce_coalesced_", "reduce_"):
         for tensor in given["tensors"]:
             _reduce(tensor, given["reduce_op"], size)
@@ -242,8 +283,7 @@ def _repeat_into(output: Tensor, x: Tensor, size: int) -> None:
 
 def _like(returned: Any, given: dict[str, Any]) -> Any:
     """Return what is asked for: the tensors that were written, or a handle for work that is done."""
-    kind = str(returned.type)
-    if "Work" in kind:
+    if "Work" in str(returned.type):
         return torch._C._distributed_c10d.FakeWork().boxed()
     for name in ("output_tensors", "outputs", "output_tensor", "output", "tensors", "tensor", "input_tensors"):
         if name in given and given[name] is not None:
