@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks._networks import Case, cases
 from interaction_monitor import Probe, assign_players, masked_outputs
-from interaction_monitor.forward.batching import LiveBytes
+from interaction_monitor.forward.chunks import LiveBytes
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, logits_of
 from interaction_monitor.functional import (
     mean_order,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import float64_device
 from interaction_monitor.forward import outputs_of
-from interaction_monitor.forward.batching import LiveBytes
+from interaction_monitor.forward.chunks import LiveBytes
 from interaction_monitor.forward.model import device_of
 from interaction_monitor.functional.extraction import MAX_PLAYERS, sparsest_and_or
 from interaction_monitor.players.player_map import PlayerMap

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from interaction_monitor.callbacks import checkpoint
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
 from interaction_monitor.forward import assign_players, check_forwards
-from interaction_monitor.forward.batching import is_out_of_memory
 from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like, path_of, try_call, watched
+from interaction_monitor.forward.chunks import is_out_of_memory
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
 from interaction_monitor.outputs import OUTPUTS, prediction, resolve

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import float64_device
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
-from interaction_monitor.forward.batching import (
-    MAX_FORWARDS,
-    Chunk,
-    Sizes,
-    check_forwards,
-    fitting_rows,
-    is_out_of_memory,
-    largest_power_of_two,
-    most_rows,
-    next_chunk,
-)
+from interaction_monitor.forward.chunks import is_out_of_memory, largest_power_of_two, next_chunk
 from interaction_monitor.forward.model import (
     assign_players,
     casts_kept,
@@ -33,7 +23,7 @@ from interaction_monitor.forward.model import (
     find_layer,
     same_numbers,
 )
-from interaction_monitor.forward.preflight import try_out
+from interaction_monitor.forward.preflight import fitting_rows, most_rows, try_out
 from interaction_monitor.forward.runner import Runner
 from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import require_drawn
@@ -55,7 +45,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-SIZES = Sizes()
+MAX_FORWARDS = 2**24
+
+# Rows of a chunk, by what else decides the memory of a row: found once for each model, and only ever made smaller.
+SIZES: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, int]] = weakref.WeakKeyDictionary()
 # Logits are collected up to here. An output is a dozen small operations, which a small network would feel per chunk.
 COLLECTED_BYTES = 2**20
 
@@ -125,6 +118,34 @@ def masked_outputs(
     return outputs_of(model, probe, players, settings, chunk_size=chunk_size, max_forwards=max_forwards)
 
 
+def check_forwards(n_samples: int, n_players: int, max_forwards: int = MAX_FORWARDS) -> None:
+    """Refuse a measurement of more masked forwards than the limit, before anything is computed.
+
+    Args:
+        n_samples: S.
+        n_players: n; each sample takes 2^n forwards.
+        max_forwards: the limit on S * 2^n. The default, 2^24, is 134 MB of float64 outputs; the extraction of
+            interactions takes some ten times that.
+
+    Raises:
+        ValueError: that says how many forwards and bytes it would be.
+
+    Examples:
+        >>> check_forwards(50, 20)
+        Traceback (most recent call last):
+        ValueError: n_players=20 means 50 x 2^20 = 52,428,800 masked forwards, ...
+    """
+    forwards = n_samples << n_players
+    if forwards > max_forwards:
+        fitting = (max_forwards // n_samples).bit_length() - 1
+        advice = f"Take at most {fitting} players for {n_samples} samples" if fitting > 0 else "Take fewer samples"
+        raise ValueError(
+            f"n_players={n_players} means {n_samples} x 2^{n_players} = {forwards:,} masked forwards, whose "
+            f"outputs take {forwards * 8 / 1e9:,.1f} GB; the limit is max_forwards={max_forwards:,}. "
+            f"{advice}, or raise it"
+        )
+
+
 def outputs_of(
     model: nn.Module,
     probe: Probe,
@@ -162,10 +183,12 @@ def outputs_of(
         eager_if_compiled(model) if players.layer else nullcontext(),
     ):
         logits = try_out(runner, score, chunk_size or most_rows(device))
-        # What decides the memory of a row, besides the model.
         masked = runner.players  # which may be behind a pooling layer by now
         key = (masked.layer, masked.input_key, masked.labels.shape[1:], runner.way, logits.dtype)
-        size = largest_power_of_two(chunk_size) if chunk_size else SIZES.of(model, key, partial(_fitting, runner))
+        sizes = SIZES.setdefault(model, {})
+        if chunk_size is None and key not in sizes:
+            sizes[key] = fitting_rows(runner)
+        size = largest_power_of_two(chunk_size) if chunk_size else sizes[key]
         share = ranks.equal_share_of(len(probe))
         if len(share) < len(probe):
             runner = replace(runner, probe=probe.select(share), players=masked.select(share))
@@ -174,23 +197,11 @@ def outputs_of(
             left = _fill(found, runner, score, size, at)
         # Of shares that overlap, each process hands over what those before it have not.
         found = ranks.join_samples(found.view(len(share), -1)[ranks.rank * len(share) - share.start :])
-        if left < size and not chunk_size:
-            SIZES.halve(model, key, left)
+        if chunk_size is None:
+            sizes[key] = left
     v[kept.to(v.device)] = found
     _warn_if_unchanged(found, logits.dtype)
     return v
-
-
-def _fitting(runner: Runner) -> int:
-    layer = runner.players.layer
-
-    def run(chunk: Chunk) -> None:
-        # Other batch sizes would be compiled for, and what counts bytes is not compiled.
-        with eager_if_compiled(runner.model):
-            runner.logits(chunk)
-
-    after = None if layer is None else find_layer(runner.model, layer)
-    return fitting_rows(run, runner.n_coalitions, runner.players.labels.device, after=after)
 
 
 def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
@@ -208,10 +219,10 @@ def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
 
 
 def _fill(v: Tensor, runner: Runner, score: Output, size: int, at: Callable[[int], None]) -> int:
-    """Compute the outputs of all (sample, coalition) pairs, sample-major, chunk by chunk.
+    """Write the outputs of all (sample, coalition) pairs, sample-major, into v (S * 2^n,), chunk by chunk.
 
     Args:
-        v: (S * 2^n,), filled in place.
+        v: filled in place.
         runner: tried out.
         score: what is computed from the logits.
         size: the most rows of a chunk, a power of two.
@@ -220,71 +231,37 @@ def _fill(v: Tensor, runner: Runner, score: Output, size: int, at: Callable[[int
     Returns:
         The size that was left after memory ran out.
     """
-    start, outputs = 0, Outputs(v, runner.probe.targets, runner.n_coalitions, score)
-    while outputs.done < len(v):
+    start = done = 0
+    waiting: list[Tensor] = []
+    while done < len(v):
         chunk = next_chunk(start, len(runner.probe), runner.n_coalitions, size, packed=runner.packed)
         try:
-            outputs.add(runner.logits(chunk))
+            waiting.append(runner.logits(chunk))
             start += len(chunk)
+            if start == len(v) or waiting[-1].nbytes * (start - done) >= COLLECTED_BYTES * len(chunk):
+                v[done:start] = _scores(runner, score, waiting, range(done, start))
+                done, waiting = start, []
+            else:
+                # They may be a view of memory that the next chunk is written to.
+                waiting[-1] = waiting[-1].clone()
             at(start)
-            if start == len(v):
-                outputs.finish()
             continue
         except (RuntimeError, MemoryError) as error:
             # The other processes of a split model run the same chunks, and would wait for ever for one more.
             if len(chunk) == 1 or is_split(runner.model) or not is_out_of_memory(error):
                 raise
         # Outside the except clause, whose traceback keeps the tensors of the failed forward alive.
-        outputs.drop()
+        waiting = []
         runner.forget()
-        start, size = outputs.done, largest_power_of_two(len(chunk) - 1)
+        start, size = done, largest_power_of_two(len(chunk) - 1)
         log.warning("out of memory: going on with chunks of %d coalitions", size)
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
     return size
 
 
-class Outputs:
-    """Collects the logits of chunk after chunk, and computes the outputs when there are enough.
-
-    Args:
-        v: (S * 2^n,) float64, filled in place, sample by sample.
-        targets: (S, ...) of the samples, or None.
-        score: what is computed from the logits.
-
-    Attributes:
-        done: how many outputs are computed.
-    """
-
-    def __init__(self, v: Tensor, targets: Tensor | None, n_coalitions: int, score: Output) -> None:
-        self.v = v
-        self.targets = targets
-        self.n_coalitions = n_coalitions
-        self.score = score
-        self.done = 0
-        self._waiting: list[Tensor] = []
-        self._bytes = 0
-
-    def add(self, logits: Tensor) -> None:
-        """Take the logits of the next rows, (rows, ...)."""
-        # They may be a view of memory that the next chunk is written to.
-        self._waiting.append(logits if logits.nbytes >= COLLECTED_BYTES else logits.clone())
-        self._bytes += logits.nbytes
-        if self._bytes >= COLLECTED_BYTES:
-            self.finish()
-
-    def finish(self) -> None:
-        """Compute the outputs of what is waiting."""
-        if not self._waiting:
-            return
-        logits = self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)
-        self.drop()
-        stop = self.done + len(logits)
-        rows = torch.arange(self.done, stop, device=logits.device) // self.n_coalitions
-        targets = None if self.targets is None else self.targets[rows.to(self.targets.device)]
-        self.v[self.done : stop] = score_of(self.score, logits, targets)
-        self.done = stop
-
-    def drop(self) -> None:
-        """Forget what is waiting."""
-        self._waiting = []
-        self._bytes = 0
+def _scores(runner: Runner, score: Output, logits: list[Tensor], pairs: range) -> Tensor:
+    """Compute the outputs of (sample, coalition) pairs from the logits of one chunk after the other."""
+    joined = logits[0] if len(logits) == 1 else torch.cat(logits)
+    rows = torch.arange(pairs.start, pairs.stop, device=joined.device) // runner.n_coalitions
+    targets = runner.probe.targets
+    return score_of(score, joined, None if targets is None else targets[rows.to(targets.device)])

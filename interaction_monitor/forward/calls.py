@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
-from types import CodeType
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ class Call:
 
     def __call__(self, module: nn.Module, inputs: Any) -> Any:
         """Call the network."""
-        return _value(self.line, {"torch": torch, "module": module, self.name: inputs})
+        return _function(f"module, {self.name}", self.line)(module, inputs)
 
     def unused(self, inputs: Inputs) -> list[str]:
         """List the inputs that do not stand in the line."""
@@ -154,7 +153,8 @@ def calls_like(seen: Seen, model: nn.Module, inputs: Inputs, targets: Tensor | N
             f"{key}={_line(part, known)}" for key, part in kwargs.items()
         ]
         whole = len(args) == 1 and not kwargs and isinstance(args[0], Mapping) and path_of(path) + "(inputs)"
-        for end, part in _results(result):
+        named = isinstance(result, Mapping) and "logits" not in result
+        for end, part in [(f"[{key!r}]", x) for key, x in result.items()] if named else [("", result)]:
             for line in ([f"{whole}{end}"] if whole else []) + [f"{path_of(path)}({', '.join(given)}){end}"]:
                 with suppress(TypeError, ValueError):
                     logits, call = logits_of(part, size), Call(line, name)
@@ -170,12 +170,6 @@ def calls_like(seen: Seen, model: nn.Module, inputs: Inputs, targets: Tensor | N
         return scored[0], scored + [call for call in lines if call not in scored]
     rows = [result for *_, result in seen.calls if not isinstance(result, Tensor) or result.ndim]  # others are losses
     return (lines[0] if len(lines) == len(rows) == 1 and not seen.scored else None), lines
-
-
-def _results(result: Any) -> list[tuple[str, Any]]:
-    """List what a call gives, or its parts where these have names, with the end of the line for each."""
-    whole = not isinstance(result, Mapping) or "logits" in result
-    return [("", result)] if whole else [(f"[{key!r}]", part) for key, part in result.items()]
 
 
 class _Scored(TorchFunctionMode):
@@ -265,7 +259,7 @@ def _changed(known: list[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         for line, tensor in known:
             for change in CHANGES:
                 try:
-                    result = _value(change.format("x"), {"x": tensor})
+                    result = _function("x", change.format("x"))(tensor)
                 except (RuntimeError, IndexError, TypeError):
                     continue
                 if result.shape != tensor.shape or result.dtype != tensor.dtype or not torch.equal(result, tensor):
@@ -278,15 +272,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
 
 
-def _value(line: str, names: Mapping[str, Any]) -> Any:
-    # The lines are written here, of names of modules and the changes above. Torch itself imports from within such a
-    # frame, so that it needs the builtins.
-    return eval(_compiled(line), {}, dict(names))
-
-
 @functools.cache
-def _compiled(line: str) -> CodeType:
-    return compile(line, "<forward_func>", "eval")
+def _function(arguments: str, line: str) -> Callable[..., Any]:
+    # The lines are written here, of names of modules and the changes above.
+    function: Callable[..., Any] = eval(f"lambda {arguments}: {line}", {"torch": torch})
+    return function
 
 
 def try_call(model: nn.Module, inputs: Inputs, forward_func: Callable[..., Any] = call_model) -> Exception | None:

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from interaction_monitor._checks import describe, some
 from interaction_monitor.distributed import Ranks
@@ -200,7 +201,7 @@ def same_numbers(model: nn.Module, ranks: Ranks) -> Iterator[None]:
             if not _is_of_numbers(own):
                 continue
             devices = [leaf.device for leaf in (*tree_leaves(own), *model.parameters()) if isinstance(leaf, Tensor)]
-            there = tree_map(lambda x, to=devices: x.to(to[0]) if isinstance(x, Tensor) and to else x, value)
+            there = tree_map_only(Tensor, methodcaller("to", devices[0]), value) if devices else value
             if key in module._buffers and isinstance(own, Tensor) and own.shape == there.shape:
                 own.copy_(there)
             else:
@@ -223,7 +224,7 @@ def numbers_of(model: nn.Module) -> dict[tuple[str, str], Any]:
     for path, module in model.named_modules():
         for key, value in (*module._buffers.items(), *vars(module).items()):
             if key not in ("_parameters", "_buffers") and value is not None and _is_of_numbers(value):
-                found[path, key] = tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, value)
+                found[path, key] = tree_map_only(Tensor, lambda x: x.detach().cpu(), value)
     return found
 
 

@@ -8,7 +8,7 @@ import random
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ LOWER = {
     torch.float32: (torch.bfloat16, torch.float16),
     torch.float64: (torch.bfloat16, torch.float16, torch.float32),
 }
-# Which rows run once more is drawn by it.
-_SEED = 0
+# TF32, which GPUs compute in without saying so.
+_TF32_EPSILON = 2.0**-10
 
 
 @contextmanager
@@ -62,19 +62,19 @@ def computing_in(dtype: torch.dtype) -> Iterator[set[torch.dtype]]:
     # An autocast keeps the weights that it has converted: neither may it come with some nor leave some behind.
     torch.clear_autocast_cache()
     try:
-        raising = _Raising(dtype, set())
-        with _Calls(raising), _Operations(raising):
-            yield raising.found
+        with _Operations(dtype) as operations, _Calls(operations):
+            yield operations.found
     finally:
         torch.clear_autocast_cache()
 
 
-@dataclass(frozen=True)
-class _Raising:
-    """The conversion of tensors and of the names of precisions to a higher one."""
+class _Operations(TorchDispatchMode):
+    """Converts what operations are run on."""
 
-    to: torch.dtype
-    found: set[torch.dtype]
+    def __init__(self, to: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.to = to
+        self.found: set[torch.dtype] = set()
 
     def lower(self, dtype: object) -> bool:
         """Tell whether this is a lower precision, and remember that it was met."""
@@ -83,45 +83,16 @@ class _Raising:
         self.found.add(dtype)
         return True
 
-    def tree(self, tree: Any) -> Any:
+    def raised(self, tree: Any) -> Any:
         """Convert the tensors in a tree."""
-        return tree_map(self._tensor, tree)
-
-    def _tensor(self, x: Any) -> Any:
-        # Tensors of other classes, such as quantised ones, know themselves what to do.
-        return x.to(self.to) if type(x) in (Tensor, nn.Parameter) and self.lower(x.dtype) else x
-
-
-class _Calls(TorchFunctionMode):
-    """Converts what functions are called with, as some refuse tensors of several precisions before they run."""
-
-    def __init__(self, raising: _Raising) -> None:
-        super().__init__()
-        self.raising = raising
-
-    def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func == torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]  # a property written in C
-            found = func(*args)
-            return self.raising.to if found in LOWER[self.raising.to] else found
-        # Not methods, most of which write to their tensor or only look at it.
-        function = isinstance(func, (types.FunctionType, types.BuiltinFunctionType))
-        if function and not func.__name__.endswith("_") and "out" not in kwargs:
-            args, kwargs = self.raising.tree((args, kwargs))
-        return func(*args, **kwargs)
-
-
-class _Operations(TorchDispatchMode):
-    """Converts what operations are run on."""
-
-    def __init__(self, raising: _Raising) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.raising = raising
+        # Those of other classes, such as quantised ones, know themselves what to do.
+        kinds = (Tensor, nn.Parameter)
+        return tree_map(lambda x: x.to(self.to) if type(x) in kinds and self.lower(x.dtype) else x, tree)
 
     def __torch_dispatch__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if self.raising.lower(kwargs.get("dtype")):
-            kwargs["dtype"] = self.raising.to
+        if self.lower(kwargs.get("dtype")):
+            kwargs["dtype"] = self.to
         # Takes rows out as they are, so that a large table need not be converted for a few of them.
         if func is torch.ops.aten.embedding.default:
             return func(*args, **kwargs)
@@ -130,10 +101,56 @@ class _Operations(TorchDispatchMode):
         # written to later, as by `weight.data.mul_(2)`.
         same = {x.name for x in func._schema.arguments if x.alias_info is not None}
         names = [x.name for x in func._schema.arguments]
-        args = [x if name in same else self.raising.tree(x) for name, x in zip(names, args, strict=False)]
-        kwargs = {name: x if name in same else self.raising.tree(x) for name, x in kwargs.items()}
+        args = [x if name in same else self.raised(x) for name, x in zip(names, args, strict=False)]
+        kwargs = {name: x if name in same else self.raised(x) for name, x in kwargs.items()}
         result = func(*args, **kwargs)
-        return self.raising.tree(result) if made else result
+        return self.raised(result) if made else result
+
+
+class _Calls(TorchFunctionMode):
+    """Converts what functions are called with, as some refuse tensors of several precisions before they run."""
+
+    def __init__(self, operations: _Operations) -> None:
+        super().__init__()
+        self.operations = operations
+
+    def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func == torch.Tensor.dtype.__get__:  # type: ignore[attr-defined]  # a property written in C
+            found = func(*args)
+            return self.operations.to if found in LOWER[self.operations.to] else found
+        # Not methods, most of which write to their tensor or only look at it.
+        function = isinstance(func, (types.FunctionType, types.BuiltinFunctionType))
+        if function and not func.__name__.endswith("_") and "out" not in kwargs:
+            args, kwargs = self.operations.raised((args, kwargs))
+        return func(*args, **kwargs)
+
+
+def coarsest_rounding(runner: Runner, logits: Tensor) -> float:
+    """Return the coarsest rounding there may be on the way to the logits."""
+    device = logits.device.type
+    dtypes = {tensor.dtype for tensor in (logits, *runner.model.parameters()) if tensor.is_floating_point()}
+    with runner.settings.forward_context():
+        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+            dtypes.add(torch.get_autocast_dtype(device))
+    finest = 0.0 if device == "cpu" else _TF32_EPSILON
+    return max(finest, runner.epsilon, *(torch.finfo(dtype).eps for dtype in dtypes))
+
+
+def same(logits: Tensor, reference: Tensor, epsilon: float) -> bool:
+    """Tell whether two ways to mask agree, on the empty and the full coalition of each sample.
+
+    Args:
+        logits: (2 S, ...), found one way.
+        reference: found by full forwards.
+        epsilon: the coarsest rounding on the way.
+    """
+    if logits.shape != reference.shape:
+        return False
+    # Rounding depends on the batch size. A wrong way is wrong by about as much as masking changes.
+    effect = (reference[::2] - reference[1::2]).abs().max()
+    rounding = 16 * epsilon * reference.abs().max()
+    return not bool(((logits - reference).abs() > 0.1 * effect + rounding).any())
 
 
 def rounding(
@@ -178,7 +195,7 @@ def rounding(
         >>> 1e-9 < rounding(net, probe, players, masked_outputs(net, probe, players)) < 1e-6
         True
     """
-    drawn = random.Random(_SEED)
+    drawn = random.Random(0)
     finite = v.isfinite().all(dim=1).nonzero()[:, 0].tolist()
     chosen = sorted(drawn.sample(finite, min(samples, len(finite))))
     rows = torch.tensor(drawn.sample(range(v.shape[1]), min(coalitions, v.shape[1])))

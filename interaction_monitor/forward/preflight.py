@@ -1,4 +1,4 @@
-"""Finding out how a model may be run: whether one forward can be spread over the coalitions at the masked layer.
+"""Finding out how a model may be run: which layers need not run for every row, and how many rows fit into memory.
 
 A few rows are computed both ways and compared, before the first chunk. A model whose outputs depend on chance, or on
 which rows run together, is told of.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,17 +19,23 @@ from torch import Tensor, is_tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor.forward.batching import Chunk, is_out_of_memory
-from interaction_monitor.forward.masking import behind_pool, pool_after
-from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer
+from interaction_monitor.forward.chunks import Chunk, LiveBytes, behind_pool, is_out_of_memory, largest_power_of_two
+from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer, own_path
+from interaction_monitor.forward.precision import coarsest_rounding, same
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
+from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_no_logits
 
 log = logging.getLogger(__name__)
 
-# TF32, which GPUs compute in without saying so.
-_TF32_EPSILON = 2.0**-10
+# Beyond some megabytes a CPU gains nothing from larger batches, and loses what its caches hold.
+CPU_BYTES, CPU_ROWS = 12 * 2**20, 1024
+# A GPU needs large batches to be busy. Its memory is mostly the training's.
+GPU_FRACTION, GPU_ROWS = 32, 8192
+DEFAULT_ROWS = 128  # where bytes cannot be counted
+
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
 
 def try_out(runner: Runner, score: Output, size: int) -> Tensor:
@@ -61,21 +68,34 @@ def try_out(runner: Runner, score: Output, size: int) -> Tensor:
     ways: tuple[Way, ...] = ("replayed",) if several else ("spread", "replayed")
     # Together is best, but what bypasses the layer can be spread from one sample only.
     for together in (samples, range(1)) if len(samples) > 1 else (samples,):
+        ends = reference[: 2 * len(together)]
         for way in ways:
-            if _agrees(runner, way, together, reference[: 2 * len(together)]):
+            if _agrees(runner, way, together, ends):
                 runner.way, runner.packed = way, len(together) > 1
-                _move_behind_pool(runner, together, reference[: 2 * len(together)])
+                # The layers behind the mask run for every row, the others once.
+                behind = _players_behind_pool(runner, find_layer(runner.model, runner.players.layer))
+                if behind is not None and _agrees(replace(runner, players=behind), way, together, ends):
+                    runner.move_mask(behind)
                 return logits
     return logits
 
 
-def _move_behind_pool(runner: Runner, samples: range, reference: Tensor) -> None:
-    """Mask behind the pooling layer that follows the masked one, where that gives the same: it runs once then."""
-    layer = find_layer(runner.model, runner.players.layer or "")
-    found = pool_after(runner.model, layer, lambda: runner.call(runner.probe.inputs_of(0), 1))
-    players = None if found is None else behind_pool(runner.players, *found)
-    if players is not None and _agrees(replace(runner, players=players), runner.way, samples, reference):
-        runner.move_mask(players)
+def _players_behind_pool(runner: Runner, layer: nn.Module) -> PlayerMap | None:
+    """Return the players behind the one pooling layer that is given the very output of `layer`, where they fit it."""
+    outputs: list[object] = []
+    found: list[tuple[str, nn.Module]] = []
+    with ExitStack() as hooks:
+        hooks.callback(layer.register_forward_hook(lambda _module, _args, result: outputs.append(result)).remove)
+        for path, module in runner.model.named_modules():
+            if isinstance(module, POOLS):
+
+                def note(module: nn.Module, args: Any, name: str = own_path(path)) -> None:
+                    if args and any(args[0] is output for output in outputs):
+                        found.append((name, module))
+
+                hooks.callback(module.register_forward_pre_hook(note).remove)
+        runner.call(runner.probe.inputs_of(0), 1)
+    return behind_pool(runner.players, *found[0]) if len(found) == 1 else None
 
 
 def _reference(runner: Runner, most: int) -> tuple[range, Tensor | None]:
@@ -104,7 +124,7 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
     probe = runner.probe
     # It is watched, for which compiled code would be compiled again.
     with eager_if_compiled(runner.model) if hasattr(torch.compiler, "set_stance") else nullcontext():
-        logits = runner.call(probe.inputs_of(0), 1, _NoHiddenBatch(runner))
+        logits = runner.call(probe.inputs_of(0), 1, partial(_no_hidden_batch, runner))
     if score in OUTPUTS.values():
         # On the CPU these check the labels of all samples.
         targets = None if probe.targets is None else probe.targets.cpu()
@@ -113,77 +133,52 @@ def _check_output(runner: Runner, score: Output) -> Tensor:
             if targets is not None:
                 inputs = probe.inputs.values() if isinstance(probe.inputs, dict) else [probe.inputs]
                 refuse_reconstructions(logits, targets, inputs)
-            warn_of_no_logits(logits, from_sigmoid=_ends_in_sigmoid(runner, logits))
+            may_be_shares = bool(((logits >= 0) & (logits <= 1)).all())
+            with eager_if_compiled(runner.model) if may_be_shares else nullcontext():
+                from_sigmoid = may_be_shares and ends_in_sigmoid(lambda: runner.call(probe.inputs_of(0), 1))
+            warn_of_no_logits(logits, from_sigmoid=from_sigmoid)
     score_of(score, logits, probe.target_of(0))
     return logits
 
 
-class _NoHiddenBatch(AbstractContextManager[None]):
-    """Refuses the forward inside the block if it keeps a state for which the next batch must be as large.
+@contextmanager
+def _no_hidden_batch(runner: Runner) -> Iterator[None]:
+    """Refuse the forward inside the block if it keeps a state for which the next batch must be as large.
 
     Before training there is none yet; after a batch of training no masked forward would run.
-
-    Raises:
-        ValueError: on leaving, that says what clears it.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def attributes() -> dict[tuple[str, str], Any]:
+        modules = runner.model.named_modules()
+        return {(name, key): value for name, module in modules for key, value in vars(module).items()}
 
-    def __enter__(self) -> None:
-        self._before = {(name, key): value for name, key, value in _attributes(self._runner.model)}
-
-    def __exit__(self, failed: object, *_: object) -> None:
-        before, probe = self._before, self._runner.probe
-        held = [
-            (name, key, before[name, key])
-            for name, key, value in _attributes(self._runner.model)
-            if before.get((name, key), value) is not value and any(map(is_tensor, tree_leaves(value)))
-        ]
-        if failed or not held:
+    before, inputs = attributes(), runner.probe.select([0, 0]).inputs
+    yield
+    held = [
+        (*place, before[place])
+        for place, value in attributes().items()
+        if before.get(place, value) is not value and any(map(is_tensor, tree_leaves(value)))
+    ]
+    if not held:
+        return
+    try:
+        runner.forward(inputs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
             return
-        try:
-            self._runner.forward(probe.select([0, 0]).inputs)
-        except (RuntimeError, ValueError, IndexError) as error:
-            if is_out_of_memory(error):
-                return
-            name, key, value = held[0]
-            what = "None" if value is None else "..."
-            owner = f'module.get_submodule("{name}")' if name else "module"
-            inputs = "**x" if isinstance(probe.inputs, dict) else "x"
-            raise ValueError(
-                f"the forward keeps {'.'.join(filter(None, (name, key)))!r} for the next batch, which must then be as "
-                f"large ({error}). So that rows can be measured by themselves, clear it before each call: "
-                f"forward_func=lambda module, x: (setattr({owner}, {key!r}, {what}), module({inputs}))[1]"
-            ) from error
-
-
-def _attributes(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            yield name, key, value
-
-
-def _ends_in_sigmoid(runner: Runner, logits: Tensor) -> bool:
-    """Tell whether logits that may be probabilities come from a sigmoid."""
-    if not bool(((logits >= 0) & (logits <= 1)).all()):
-        return False
-    with eager_if_compiled(runner.model):
-        return ends_in_sigmoid(lambda: runner.call(runner.probe.inputs_of(0), 1))
+        name, key, value = held[0]
+        what = "None" if value is None else "..."
+        owner = f'module.get_submodule("{name}")' if name else "module"
+        given = "**x" if isinstance(inputs, dict) else "x"
+        raise ValueError(
+            f"the forward keeps {'.'.join(filter(None, (name, key)))!r} for the next batch, which must then be as "
+            f"large ({error}). So that rows can be measured by themselves, clear it before each call: "
+            f"forward_func=lambda module, x: (setattr({owner}, {key!r}, {what}), module({given}))[1]"
+        ) from error
 
 
 def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool:
-    """Find out whether a way to save the layers before the masked one gives the same as full forwards.
-
-    Args:
-        runner: about to run.
-        way: which.
-        samples: one or two.
-        reference: the logits of their empty and full coalitions by full forwards.
-
-    Raises:
-        ValueError: if the logits do not depend on the layer.
-    """
+    """Find out whether a way to save the layers before the masked one gives the same as full forwards, `reference`."""
     run = runner.spread_logits if way == "spread" else runner.replayed_logits
     name, chunk = runner.players.layer, _ends(runner, samples)
     try:
@@ -208,13 +203,9 @@ def _agrees(runner: Runner, way: Way, samples: range, reference: Tensor) -> bool
 
 
 def _warn_if_unsteady(runner: Runner, alone: Tensor, ends: Tensor | None) -> None:
-    """Warn if the first sample gives other logits when it runs again, or when other rows run beside it.
+    """Warn if the first sample gives other logits than `alone`, (1, ...), run again or with other rows beside it.
 
-    Args:
-        runner: about to run.
-        alone: the logits of the first sample, unmasked, (1, ...).
-        ends: those of the empty and the full coalition of one or two samples in one batch, by full forwards; None lets
-            them run here.
+    They are in `ends`: the logits of the empty and the full coalition of one or two samples. None lets them run here.
     """
     # A measurement does without this check rather than fail for it.
     try:
@@ -222,63 +213,73 @@ def _warn_if_unsteady(runner: Runner, alone: Tensor, ends: Tensor | None) -> Non
         with eager_if_compiled(runner.model):
             again = runner.call(runner.probe.inputs_of(0), 1).clone()
             if ends is None:
-                last = runner.n_coalitions - 1
-                ends = runner.logits(Chunk(range(min(len(runner.probe), 2)), range(0, last + 1, last))).clone()
+                ends = runner.logits(_ends(runner, range(min(len(runner.probe), 2)))).clone()
                 # The sizes of this chunk say nothing about those that follow.
                 runner.forget()
         if not alone.shape == again.shape == ends[1:2].shape:
             return
         effect = (ends[0] - ends[1]).abs().max()
         # Rounding depends on the batch size.
-        rounding = 64 * _epsilon(runner, alone) * torch.maximum(alone.abs().max(), ends.abs().max())
+        rounding = 64 * coarsest_rounding(runner, alone) * torch.maximum(alone.abs().max(), ends.abs().max())
         random = bool((again - alone).abs().max() > 0.03 * effect + rounding)
         mixed = bool((ends[1] - alone[0]).abs().max() > 0.03 * effect + rounding)
     except Exception as error:
         log.info("not known whether the outputs are steady: %s: %s", type(error).__name__, error)
         return
-    # Where masked_outputs was called.
-    level = 5
     if random:
-        warnings.warn(
+        text = (
             "the model gives different outputs for the same input: something in it is random also in eval mode "
             "(dropout that is always on? torch.nn.functional.dropout without training=self.training); what is "
-            "measured is partly chance",
-            stacklevel=level,
+            "measured is partly chance"
         )
     elif mixed:
-        warnings.warn(
+        text = (
             "the model's outputs for an input depend on the other inputs in its batch (batch normalization without "
             "running statistics?), so that what is measured depends on chunk_size; normalize each sample by itself, "
-            "or keep running statistics",
-            stacklevel=level,
+            "or keep running statistics"
         )
+    else:
+        return
+    warnings.warn(text, stacklevel=5)  # where masked_outputs was called
 
 
-def _epsilon(runner: Runner, logits: Tensor) -> float:
-    """Return the coarsest rounding there may be on the way to the logits."""
-    device = logits.device.type
-    dtypes = {tensor.dtype for tensor in (logits, *runner.model.parameters()) if tensor.is_floating_point()}
-    with runner.settings.forward_context():
-        if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-            dtypes.add(torch.get_autocast_dtype(device))
-    finest = 0.0 if device == "cpu" else _TF32_EPSILON
-    return max(finest, runner.epsilon, *(torch.finfo(dtype).eps for dtype in dtypes))
+def most_rows(device: torch.device) -> int:
+    """Return the most rows of a chunk, however few bytes they take."""
+    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
 
 
-def same(logits: Tensor, reference: Tensor, epsilon: float) -> bool:
-    """Tell whether two ways to mask agree, on the empty and the full coalition of each sample.
+def fitting_rows(runner: Runner) -> int:
+    """Return the number of rows, a power of two, whose activations fit the budget of the device, after `try_out`.
 
-    Args:
-        logits: (2 S, ...), found one way.
-        reference: found by full forwards.
-        epsilon: the coarsest rounding on the way.
+    It follows from the bytes of two and of four rows of the first sample, so that it is the same each time. A timing
+    would find the fastest size a little better. But kernels round differently for different batch sizes, so that a run
+    that is resumed, or repeated, would then differ in the last bits, by chance.
     """
-    if logits.shape != reference.shape:
-        return False
-    # Rounding depends on the batch size. A wrong way is wrong by about as much as masking changes.
-    effect = (reference[::2] - reference[1::2]).abs().max()
-    rounding = 16 * epsilon * reference.abs().max()
-    return not bool(((logits - reference).abs() > 0.1 * effect + rounding).any())
+    device, layer = runner.players.labels.device, runner.players.layer
+
+    def peak(n_rows: int) -> int:
+        counted = LiveBytes()
+        # Other batch sizes would be compiled for, and what counts bytes is not compiled.
+        with eager_if_compiled(runner.model), counted, ExitStack() as hooks:
+            if layer is not None:
+                # What comes before the layer runs fewer rows, and may take more for them than the rest for a few.
+                after = find_layer(runner.model, layer).register_forward_hook(lambda *_: counted.restart())
+                hooks.callback(after.remove)
+            runner.logits(Chunk(range(1), range(n_rows)))
+        return counted.peak
+
+    # The difference of two sizes leaves out what does not grow with the rows, such as weights in another precision.
+    few, more = (2, 4) if runner.n_coalitions > 2 else (1, 2)
+    try:
+        # The larger one first: the first forward of a sample keeps what comes before the layer, besides.
+        bytes_per_row = (peak(more) - peak(few)) // (more - few)
+    except Exception as error:
+        log.info("chunks of %d rows, because their bytes could not be counted: %s", DEFAULT_ROWS, error)
+        return DEFAULT_ROWS
+    budget = CPU_BYTES if device.type == "cpu" else 2**30
+    if device.type == "cuda":
+        budget = torch.cuda.get_device_properties(device).total_memory // GPU_FRACTION
+    return min(most_rows(device), largest_power_of_two(max(1, budget // max(1, bytes_per_row))))
 
 
 class _CheckedIndices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from interaction_monitor.forward.batching import Chunk
-from interaction_monitor.forward.masking import MaskedRows, repeated, repeated_rest
+from interaction_monitor.forward.chunks import Chunk, MaskedRows
 from interaction_monitor.forward.model import call_model, changed_output, find_layer, is_compiled, logits_of
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
@@ -25,6 +25,7 @@ from interaction_monitor.settings import Settings
 from interaction_monitor.state import Kept, version_of
 
 Way = Literal["full", "spread", "replayed"]
+Around = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass
@@ -84,27 +85,25 @@ class Runner:
             return self.full_logits(chunk)
         x = self.probe.entry(self.players.input_key)[1]
         masked = self._masked.rows(x[chunk.samples.start : chunk.samples.stop], chunk)
-        if isinstance(self.probe.inputs, Tensor):
-            return self.call(masked, len(chunk))
-        return self.call(self._with_others(masked, chunk.rows_on(masked.device)), len(chunk))
+        return self.call(self._with_others(masked, partial(chunk.rows_on, masked.device)), len(chunk))
 
     def spread_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on the samples alone, spreading the masked layer's output over the coalitions."""
         prefix = self._prefix
         if len(chunk.samples) > 1 or len(chunk.coalitions) == self.n_coalitions:  # the only chunk of these samples
-            again: AbstractContextManager[None] = nullcontext()
+            again: Around = nullcontext
         else:
-            again = prefix.replayed() if prefix.samples == chunk.samples else prefix.recorded(chunk.samples)
-        changed = self._changed(lambda x: self._masked.rows(x, chunk))
+            again = prefix.replayed if prefix.samples == chunk.samples else partial(prefix.recorded, chunk.samples)
+        changed = self._changed(partial(self._masked.rows, chunk=chunk))
         return self.call(self._slice(chunk.samples), len(chunk), again, changed)
 
     def replayed_logits(self, chunk: Chunk) -> Tensor:
         """Run the model on a copy of its sample for each row, without the modules before the masked layer."""
+        inputs, repeat = self._slice(chunk.samples), len(chunk.coalitions)
         if self._prefix.samples != chunk.samples:
-            self.call(self._slice(chunk.samples), len(chunk.samples), self._prefix.recorded(chunk.samples))
-        inputs = repeated(self._slice(chunk.samples), len(chunk.coalitions), chunk.samples)
-        changed = self._changed(lambda x: self._masked.rows(x, chunk))
-        return self.call(inputs, len(chunk), self._prefix.replayed(len(chunk.coalitions)), changed)
+            self.call(inputs, len(chunk.samples), partial(self._prefix.recorded, chunk.samples))
+        again, changed = partial(self._prefix.replayed, repeat), self._changed(partial(self._masked.rows, chunk=chunk))
+        return self.call(repeated(inputs, repeat, chunk.samples), len(chunk), again, changed)
 
     def full_logits(self, chunk: Chunk) -> Tensor:
         """Run the whole model on a copy of its sample for each row."""
@@ -112,12 +111,7 @@ class Runner:
         return self.logits_of_rows(rows, chunk.coalitions_on(rows.device).repeat(len(chunk.samples)))
 
     def logits_of_rows(self, rows: Tensor, coalitions: Tensor) -> Tensor:
-        """Run the whole model on rows that are each masked for a coalition of their own.
-
-        Args:
-            rows: (B,) int64, which sample each row is of.
-            coalitions: (B,) int64, of each row.
-        """
+        """Run the whole model on rows (B,) int64 of samples, each masked for a coalition (B,) int64 of its own."""
 
         def mask(x: Tensor) -> Tensor:
             return self.players.mask(x, rows, coalitions)
@@ -125,33 +119,35 @@ class Runner:
         if self._layer is not None:
             return self.call(self.probe.select(rows).inputs, len(rows), self._changed(mask))
         x = self.probe.entry(self.players.input_key)[1]
-        return self.call(self._with_others(mask(x[rows]), rows), len(rows))
+        return self.call(self._with_others(mask(x[rows]), lambda: rows), len(rows))
 
-    def _with_others(self, masked: Tensor, rows: Tensor) -> Inputs:
-        """Return inputs of rows that are masked in one entry."""
-        key = self.probe.entry(self.players.input_key)[0]
-        inputs = self.probe.inputs
+    def _with_others(self, masked: Tensor, rows: Callable[[], Tensor]) -> Inputs:
+        """Return inputs that are masked in one entry, with those rows of the others."""
+        key, inputs = self.probe.entry(self.players.input_key)[0], self.probe.inputs
         if isinstance(inputs, Tensor):
             return masked
-        return {name: masked if name == key else entry[rows] for name, entry in inputs.items()}
+        chosen = rows()
+        return {name: masked if name == key else entry[chosen] for name, entry in inputs.items()}
 
-    def call(self, inputs: Inputs, batch_size: int, *around: AbstractContextManager[Any]) -> Tensor:
+    def call(self, inputs: Inputs, batch_size: int, *around: Around) -> Tensor:
         """Return the logits of a batch.
 
         Args:
             inputs: the samples, or what else must stay as it is.
             batch_size: how many rows of logits there must be.
-            around: what changes the model during this forward.
+            around: make the contexts that change the model during this forward, which may run twice.
         """
 
         def forward() -> Tensor:
-            given = inputs if self.spoils is False else tree_map(cloned, inputs)
+            given = inputs if self.spoils is False else tree_map_only(Tensor, Tensor.clone, inputs)
             with ExitStack() as stack:
                 for context in around:
-                    stack.enter_context(context)
+                    stack.enter_context(context())
                 result = self.forward(given)
             if self.spoils is None:
-                self.spoils = not all(map(_same, tree_leaves(inputs), tree_leaves(given)))
+                # Some add to them. Where there is a NaN they seem different, which costs copies and nothing else.
+                pairs = zip(tree_leaves(inputs), tree_leaves(given), strict=False)
+                self.spoils = not all(x.equal(copy) for x, copy in pairs if isinstance(x, Tensor))
             logits = logits_of(result, batch_size)
             # They may be part of what is put back.
             return logits.clone() if self.kept and self.kept.written else logits
@@ -168,7 +164,7 @@ class Runner:
         part: Inputs = tree_map(lambda entry: entry[samples.start : samples.stop], self.probe.inputs)
         return part
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Around:
         """Let `change` replace the output of the masked layer."""
 
         def noted(x: Tensor) -> Tensor:
@@ -176,36 +172,24 @@ class Runner:
             self.epsilon = max(self.epsilon, torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0)
             return change(x)
 
-        return changed_output(self._prefix.layer, self.players.layer or "", noted)
+        return partial(changed_output, self._prefix.layer, self.players.layer or "", noted)
 
 
-def _same(x: Any, copy: Any) -> bool:
-    # Where there is a NaN they seem different, which costs copies and nothing else.
-    return not isinstance(x, Tensor) or torch.equal(x, copy)
-
-
-@dataclass
 class _Recorded:
     """What a module gave in one call."""
 
-    module: nn.Module
-    result: Any
-    copy: Any
-    versions: list[tuple[Tensor, int | None]]
-
-    @classmethod
-    def by(cls, module: nn.Module, result: Any) -> _Recorded:
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        return cls(module, result, tree_map(cloned, result), [(tensor, version_of(tensor)) for tensor in tensors])
-
-    def again(self) -> Any:
-        """Return it as it was, also where the code that followed has changed it in place."""
-        return self.result if self.unchanged else tree_map(cloned, self.copy)
+    def __init__(self, module: nn.Module, result: Any) -> None:
+        self.module, self._result, self._copy = module, result, tree_map_only(Tensor, Tensor.clone, result)
+        self._versions = [(leaf, version_of(leaf)) for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
 
     @property
     def unchanged(self) -> bool:
         """Whether nothing was written to it since."""
-        return all(version_of(tensor) == version is not None for tensor, version in self.versions)
+        return all(version_of(tensor) == version is not None for tensor, version in self._versions)
+
+    def again(self) -> Any:
+        """Return it as it was, also where the code that followed has changed it in place."""
+        return self._result if self.unchanged else tree_map_only(Tensor, Tensor.clone, self._copy)
 
 
 @dataclass
@@ -213,7 +197,6 @@ class Prefix:
     """What the modules before a layer returned, and the layer itself.
 
     Attributes:
-        model: the whole.
         layer: where the prefix ends.
         samples: for which samples the outputs are; none at first.
     """
@@ -239,7 +222,7 @@ class Prefix:
             if ended:
                 return
             # Where it is replayed, its parts do not run.
-            done[first:] = [_Recorded.by(module, result)]
+            done[first:] = [_Recorded(module, result)]
             ended = module is self.layer
 
         self.samples = range(0)
@@ -269,7 +252,7 @@ class Prefix:
                 result = widen(result, repeat, self.samples)
                 if not record.unchanged:
                     # Nobody can write to a view that has all rows in one place.
-                    result = tree_map(lambda x: x.contiguous() if isinstance(x, Tensor) else x, result)
+                    result = tree_map_only(Tensor, Tensor.contiguous, result)
             calls.setdefault(record.module, []).append(result)
         try:
             for module, results in calls.items():
@@ -295,6 +278,20 @@ def _giving(results: list[Any], forward: Callable[..., Any]) -> Callable[..., An
     return give
 
 
-def cloned(x: Any) -> Any:
-    """Return a copy of a tensor, and anything else as it is."""
-    return x.clone() if isinstance(x, Tensor) else x
+def repeated(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat the rows of tensors that have one for each of the samples; those of one sample as a view."""
+
+    def widen(x: Tensor) -> Tensor:
+        if x.ndim == 0 or len(x) != len(samples):
+            return x
+        return x[:, None].expand(-1, repeat, *x.shape[1:]).flatten(0, 1)
+
+    return tree_map_only(Tensor, widen, result)
+
+
+def repeated_rest(result: Any, repeat: int, samples: range) -> Any:
+    """Repeat all but the first part of what the masked layer gave: that one is masked."""
+    if isinstance(result, Tensor):
+        return result
+    parts = [result[0], *(repeated(part, repeat, samples) for part in result[1:])]
+    return type(result)(*parts) if hasattr(result, "_fields") else type(result)(parts)

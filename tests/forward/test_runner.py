@@ -16,9 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import interaction_monitor.forward as engine
-from interaction_monitor.forward import assign_players, batching, masked_outputs, masking
-from interaction_monitor.forward.batching import Chunk, LiveBytes, next_chunk
-from interaction_monitor.forward.masking import MaskedRows
+from interaction_monitor.forward import assign_players, chunks, masked_outputs, preflight
+from interaction_monitor.forward.chunks import Chunk, LiveBytes, MaskedRows, next_chunk
 from interaction_monitor.language_models import last_token_logits, most_probable
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, Words
 from interaction_monitor.probe import Probe
@@ -60,7 +59,7 @@ def plainly(model, probe, players, **options):
     return torch.stack(rows)
 
 
-def chunks(n_samples, n_coalitions, size, *, packed):
+def all_chunks(n_samples, n_coalitions, size, *, packed):
     start = 0
     while start < n_samples * n_coalitions:
         yield (chunk := next_chunk(start, n_samples, n_coalitions, size, packed=packed))
@@ -70,7 +69,7 @@ def chunks(n_samples, n_coalitions, size, *, packed):
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 7), st.booleans())
 def test_chunks_hold_every_row_once_and_in_order(n_samples, n_players, power, packed):
     n_coalitions = 1 << n_players
-    found = list(chunks(n_samples, n_coalitions, 1 << power, packed=packed))
+    found = list(all_chunks(n_samples, n_coalitions, 1 << power, packed=packed))
     rows = [(sample, coalition) for chunk in found for sample in chunk.samples for coalition in chunk.coalitions]
     assert rows == [(sample, coalition) for sample in range(n_samples) for coalition in range(n_coalitions)]
     for chunk in found:
@@ -101,7 +100,7 @@ def test_rows_written_in_place_are_those_that_are_selected(layout, baseline, row
     values = {"number": 7, "one": x[:1] + 1, "each": x * 2}
     players = PlayerMap(labels, 4, axes, values[baseline])
     engine = MaskedRows(players)
-    for chunk in chunks(2, 16, rows, packed=True):
+    for chunk in all_chunks(2, 16, rows, packed=True):
         samples = x[chunk.samples.start : chunk.samples.stop]
         found = engine.rows(samples, chunk)
         each = [players.mask(x[s : s + 1], s, torch.tensor(list(chunk.coalitions))) for s in chunk.samples]
@@ -308,7 +307,7 @@ class NoWaiting(TorchDispatchMode):
 def test_nothing_in_the_loop_waits(probe, players, chunk_size, monkeypatch):
     model = network()
     drawn = assign_players(model, players, probe)
-    monkeypatch.setattr(masking, "writes_in_place", lambda players: False)  # as on a GPU
+    monkeypatch.setattr(chunks, "writes_in_place", lambda players: False)  # as on a GPU
     expected = plainly(model, probe, drawn)
     inner = engine._fill
 
@@ -329,7 +328,7 @@ def test_nothing_in_the_loop_waits(probe, players, chunk_size, monkeypatch):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    monkeypatch.setattr(engine, "SIZES", batching.Sizes())
+    monkeypatch.setattr(engine, "SIZES", weakref.WeakKeyDictionary())
     return engine.SIZES
 
 
@@ -342,7 +341,7 @@ def rows_of(model):
 def test_the_chunk_size_follows_from_the_bytes_of_a_row(probe, sizes, monkeypatch):
     found = {}
     for budget in (2**16, 2**20):
-        monkeypatch.setattr(batching, "CPU_BYTES", budget)
+        monkeypatch.setattr(preflight, "CPU_BYTES", budget)
         model = network()
         drawn = assign_players(model, FeaturePatches("1", n_players=8), probe)
         seen = rows_of(model)
@@ -356,8 +355,8 @@ def test_the_chunk_size_follows_from_the_bytes_of_a_row(probe, sizes, monkeypatc
 
 def test_the_chunk_size_is_found_once_and_the_same_for_the_same_network(probe, sizes, monkeypatch):
     counted = []
-    inner = engine._fitting
-    monkeypatch.setattr(engine, "_fitting", lambda runner: (counted.append(inner(runner)), counted[-1])[1])
+    inner = engine.fitting_rows
+    monkeypatch.setattr(engine, "fitting_rows", lambda runner: (counted.append(inner(runner)), counted[-1])[1])
     model = network()
     drawn = assign_players(model, FeaturePatches("1", n_players=4), probe)
     first = masked_outputs(model, probe, drawn)
