@@ -8,14 +8,14 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from interaction_monitor.loading.private_loader import (
+from interaction_monitor.loading.loader_copy import (
     UnreadableLoaderError,
     base_of,
     copied,
@@ -23,7 +23,6 @@ from interaction_monitor.loading.private_loader import (
     is_map_style,
     key_batches,
     loader_like,
-    start_method_of,
 )
 from interaction_monitor.loading.process import NeedsThisProcessError, SharedStateError, can_fork, in_own_process
 from interaction_monitor.state import preserved_rng
@@ -58,11 +57,10 @@ def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets,
 
     def read(own: Any) -> Any:
         with preserved_rng(seed):
-            if is_map_style(own):
-                return _from_items(own, n_samples, seed, targets_of, suits)
-            return _from_batches(own, n_samples, seed, targets_of, suits)
+            selection = Selection(n_samples, targets_of, suits)
+            return _from_items(own, selection, seed) if is_map_style(own) else _from_batches(own, selection, seed)
 
-    if can_fork(start_method_of(base)):
+    if can_fork(getattr(base, "multiprocessing_context", None)):
         try:
             return in_own_process(lambda: read(base))
         except SharedStateError as error:
@@ -72,14 +70,12 @@ def read_samples(loader: Any, n_samples: int, *, seed: int, targets_of: Targets,
     return read(copied(base))
 
 
-def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: Targets, suits: Suits | None) -> Any:
-    batches = key_batches(loader, CANDIDATES * n_samples, seed)
-    selection = Selection(n_samples)
+def _from_items(loader: DataLoader[Any], selection: Selection, seed: int) -> Any:
+    batches = key_batches(loader, CANDIDATES * selection.n_samples, seed)
     candidates: list[Any] = []
     for batch, drawn in zip(loader_like(loader, [drawn.keys for drawn in batches], seed), batches, strict=True):
         size = size_of(batch)
-        rows = drawn.candidates if size == len(drawn.keys) else range(size)
-        selection.add(batch, targets_of(batch), rows, suits and suits(batch))
+        selection.add(batch, drawn.candidates if size == len(drawn.keys) else range(size))
         candidates += [drawn.keys[row] for row in drawn.candidates]
         if selection.settled:
             break
@@ -93,16 +89,13 @@ def _from_items(loader: DataLoader[Any], n_samples: int, seed: int, targets_of: 
     others = sorted(set(range(len(candidates))) - set(chosen)) or chosen
     filled = [candidates[place] for place in chosen + (others * size)[: -len(chosen) % size]]
     (batch,) = loader_like(loader, [filled], seed)
-    return rows_of(batch, range(n_samples))
+    return rows_of(batch, range(selection.n_samples))
 
 
-def _from_batches(loader: Any, n_samples: int, seed: int, targets_of: Targets, suits: Suits | None) -> Any:
-    selection = Selection(n_samples)
-    batches: Iterator[Any] = iter(loader_like(loader, None, seed) if isinstance(loader, DataLoader) else loader)
-    for batch in batches:
-        targets = targets_of(batch)
-        selection.add(batch, targets, range(size_of(batch)), suits and suits(batch))
-        if selection.found >= CANDIDATES * n_samples or selection.settled:
+def _from_batches(loader: Any, selection: Selection, seed: int) -> Any:
+    for batch in loader_like(loader, None, seed) if isinstance(loader, DataLoader) else loader:
+        selection.add(batch, range(size_of(batch)))
+        if selection.found >= CANDIDATES * selection.n_samples or selection.settled:
             break
     return selection.batch()
 
@@ -221,16 +214,20 @@ class Selection:
 
     Args:
         n_samples: how many are to be chosen.
+        targets_of: finds the targets in a batch.
+        suits: tells of each sample of a batch whether it is to be preferred; None prefers none.
     """
 
-    def __init__(self, n_samples: int) -> None:
+    def __init__(self, n_samples: int, targets_of: Targets, suits: Suits | None) -> None:
         self.n_samples = n_samples
+        self._targets_of, self._suits_of = targets_of, suits
         self._suits: list[bool] = []  # whether each candidate so far is preferred
         self._classes: list[int | None] = []  # of each candidate so far; None where its target is no class
         self._kept: dict[int, Any] = {}  # place among the candidates -> batch of one
 
-    def add(self, batch: Any, targets: Tensor | None, rows: Sequence[int], suits: Sequence[bool] | None = None) -> None:
-        """Take the candidates that are in some rows of a batch, and prefer those that suit."""
+    def add(self, batch: Any, rows: Sequence[int]) -> None:
+        """Take the candidates that are in some rows of a batch."""
+        targets, suits = self._targets_of(batch), self._suits_of and self._suits_of(batch)
         for row in rows:
             self._kept[len(self._classes)] = rows_of(batch, [row])
             self._suits.append(suits is None or bool(suits[row]))

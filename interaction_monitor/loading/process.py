@@ -37,11 +37,7 @@ class SharedStateError(ValueError):
 
 
 def own_everything(*, but: set[int]) -> None:
-    """Make shared files, memory and connections this process's own.
-
-    Args:
-        but: file descriptors to leave as they are.
-    """
+    """Make shared files, memory and connections this process's own, all but some file descriptors."""
     _own_files(but | {1, 2})
     _own_memory()
     _leave_workers_alone()
@@ -150,16 +146,11 @@ class NeedsThisProcessError(RuntimeError):
     """The function uses what no forked process can use, such as CUDA."""
 
 
-def can_fork(start_method: str | None = None) -> bool:
-    """Tell whether a function can be run in a process of its own here.
-
-    Args:
-        start_method: how the user's own workers are started; None means as torch would start them.
-    """
-    method = (
-        start_method or multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-    )
-    return method == "fork" and Path("/proc/self/fd").is_dir() and not multiprocessing.current_process().daemon
+def can_fork(context: Any = None) -> bool:
+    """Tell whether a process can be forked here, and would be for the user's own workers, started in `context`."""
+    method = context.get_start_method() if context is not None else multiprocessing.get_start_method(allow_none=True)
+    forks = (method or multiprocessing.get_all_start_methods()[0]) == "fork"
+    return forks and Path("/proc/self/fd").is_dir() and not multiprocessing.current_process().daemon
 
 
 def in_own_process(function: Callable[[], T], *, longest: float = LONGEST) -> T:

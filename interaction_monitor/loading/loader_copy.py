@@ -63,16 +63,9 @@ class KeyBatch:
 
 
 def key_batches(loader: DataLoader[Any], n_candidates: int, seed: int) -> list[KeyBatch]:
-    """Draw keys of samples, in batches such as the run's.
+    """Draw `n_candidates` keys of samples, if there are as many, in batches such as the run's.
 
-    Args:
-        loader: over a map-style dataset, with parts of its own.
-        n_candidates: how many keys to draw, if there are as many.
-        seed: decides the draw.
-
-    Returns:
-        The batches. The last one is filled up with keys that are no candidates in it. A sampler of batches gives its
-        own.
+    The last one is filled up with keys that are no candidates in it. A sampler of batches gives its own.
     """
     sampler: Any = _without_wrappers(loader.batch_sampler)
     if type(sampler) is not BatchSampler:
@@ -166,12 +159,7 @@ MAX_WORKERS = 4  # for reading a few batches
 
 
 class UnreadableLoaderError(ValueError):
-    """The samples of a loader cannot be had without disturbing the run that uses it.
-
-    Args:
-        told: why.
-        instead: what to do.
-    """
+    """The samples of a loader cannot be had without disturbing the run that uses it; it tells why and what to do."""
 
     def __init__(self, told: str, *, instead: str = "make the probe yourself: Probe(inputs, targets)") -> None:
         super().__init__(f"{told}; {instead}")
@@ -196,12 +184,6 @@ def is_map_style(loader: Any) -> bool:
         and loader.batch_sampler is not None
         and _iterates_as_torch(loader)
     )
-
-
-def start_method_of(loader: Any) -> str | None:
-    """Return how the loader's workers are started, where it says."""
-    context = getattr(base_of(loader), "multiprocessing_context", None)
-    return None if context is None else context.get_start_method()
 
 
 def loader_like(loader: DataLoader[Any], batches: list[list[Any]] | None, seed: int) -> Iterable[Any]:
