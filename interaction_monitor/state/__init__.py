@@ -124,10 +124,7 @@ def uninitialized(model: nn.Module) -> list[str]:
 
 
 class Kept:
-    """The state of a model that is to stay as it is, whatever its forwards change.
-
-    Args:
-        model: the network, in the state to keep.
+    """The state that a model is in, which is to stay as it is, whatever its forwards change.
 
     Attributes:
         written: whether a forward writes to tensors, so that what it returned may be part of them.
@@ -144,10 +141,7 @@ class Kept:
     def run(self, forward: Callable[[], T]) -> T:
         """Run one forward of the model; the next one starts from the same state.
 
-        The first is watched: what it changes is what is put back after those that follow.
-
-        Args:
-            forward: runs it. The first time it may run twice.
+        The first is watched, for which it may run twice: what it changes is what is put back after those that follow.
         """
         if self._changing is None:
             return self._run_first(forward)

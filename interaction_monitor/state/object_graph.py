@@ -66,13 +66,7 @@ _OF_TRANSFORMERS = frozenset(("Trainer", "TrainingArguments", "PreTrainedTokeniz
 
 
 def snapshots_of(root: nn.Module) -> list[Snapshot]:
-    """Take down all that is reached from a module.
-
-    Args:
-        root: a network.
-
-    Returns:
-        A snapshot of each place, each with its name as code would spell it, such as "encoder.hidden" or "history[0]".
+    """Take down all that is reached from a network, each place by its name in code: "encoder.hidden", "history[0]".
 
     Examples:
         >>> net = nn.Linear(2, 2)

@@ -109,12 +109,9 @@ _COLLECTIVES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
 
 
 class Watched(TorchDispatchMode):
-    """Copies tensors just before they are written to, if they were not copied yet, and answers collectives.
+    """Copies the tensors of snapshots just before they are written to, and answers collectives.
 
     That needs no memory for what is only read, such as nearly all weights.
-
-    Args:
-        snapshots: of what is reached from the network.
 
     Attributes:
         collectives: whether there were any.
@@ -138,7 +135,7 @@ class Watched(TorchDispatchMode):
         if collective:
             self.collectives = True
             self._save(given)
-            return answer(func, given)
+            return _answer(func, given)
         self._save([given.get(argument.name) for argument in arguments if argument.is_write])
         return func(*args, **kwargs)
 
@@ -169,16 +166,8 @@ def answered(model: nn.Module | None = None) -> AbstractContextManager[Any]:
     return Watched() if several and (model is None or not is_split(model)) else nullcontext()
 
 
-def answer(func: Any, given: dict[str, Any]) -> Any:
-    """Return what a collective would return if all processes called it with the same.
-
-    Args:
-        func: the collective.
-        given: its arguments by name.
-
-    Raises:
-        NotImplementedError: for what has no such answer, as sending to one process and receiving from another.
-    """
+def _answer(func: Any, given: dict[str, Any]) -> Any:
+    """Return what a collective would return if all processes called it with the same arguments, given by name."""
     name = func._schema.name.split("::")[1]
     if func.namespace != "c10d":
         return _functional(name, given)
