@@ -243,7 +243,8 @@ def order_cancellation(and_: Tensor, or_: Tensor, tau: float | Tensor = 0.0) -> 
     both = kinds(and_, or_)
     salient = both.where(both.abs() >= threshold, 0.0)[:, both.isfinite().all(-1).all(0)]
     net, gross = sum_by_order(salient).sum(0).abs().sum(0), sum_by_order(salient.abs()).sum((0, 1))
-    return torch.where(gross > 0, 1 - net / gross, math.nan)
+    # Of one sign alone the sums are the same up to rounding, and a part of a strength is never negative.
+    return torch.where(gross > 0, (1 - net / gross).clamp_min(0), math.nan)
 
 
 def _templates(n: int) -> tuple[Tensor, Tensor]:

@@ -305,6 +305,14 @@ def test_cancelling_is_that_of_its_definition(taus):
     assert order_cancellation(torch.zeros(2, 4), torch.zeros(2, 4)).isnan().all()
 
 
+def test_effects_of_one_sign_cancel_by_nothing_less_than_nothing():
+    for seed in range(20):
+        effects = torch.rand(2, 3, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        found = order_cancellation(*effects)
+        assert (found >= 0).all()
+        assert (found < 1e-12).all()
+
+
 def test_cancelling_refuses_what_does_not_fit():
     zero = torch.zeros(2, 4)
     with pytest.raises(ValueError, match="tau must be a number, or one per sample"):
