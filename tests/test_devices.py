@@ -97,6 +97,7 @@ CASES = {
         "orders": [lambda put, device: F.orders(N, device)],
         "n_players": [called(F.n_players, V)],
         "highest_bit_first": [called(F.highest_bit_first, V)],
+        "order_one_as_and": [called(F.order_one_as_and, AND, V)],
         "saliency_threshold": [called(F.saliency_threshold, V)],
         "order_strength": [
             called(F.order_strength, AND, OR, TAU),

@@ -4,6 +4,7 @@ from interaction_monitor.functional.extraction import (
     SharedAndOr,
     SparsestAndOr,
     ToleranceNotMetWarning,
+    order_one_as_and,
     shared_and_or,
     sparsest_and_or,
 )
@@ -65,8 +66,9 @@ __all__ = [
     "generalization_curve", "generalization_power", "generalizing_parts", "generalizing_share",
     "generalizing_strength", "high_order_share", "highest_bit_first", "matching_error", "matching_precision",
     "matching_precision_curve", "mean_order", "mean_order_influence", "mean_order_interval", "members", "n_players",
-    "noise_floor", "or_interactions", "or_outputs", "order_distribution", "order_effects", "order_sharing",
-    "order_similarity", "order_strength", "order_turnover", "orders", "overlap", "saliency_threshold", "salient",
-    "salient_counts", "salient_outputs", "shapley_values", "shared_and_or", "sparsest_and_or", "sparsity_curve",
+    "noise_floor", "or_interactions", "or_outputs", "order_distribution", "order_effects", "order_one_as_and",
+    "order_sharing", "order_similarity", "order_strength", "order_turnover", "orders", "overlap", "saliency_threshold",
+    "salient", "salient_counts", "salient_outputs", "shapley_values", "shared_and_or", "sparsest_and_or",
+    "sparsity_curve",
     "strongest",
 ]  # fmt: skip

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import describe, is_number, to_float64
+from interaction_monitor._checks import describe, is_number, require_one_shape, to_float64
 from interaction_monitor.functional._solver import solve
 from interaction_monitor.functional._solver.problem import Problem, atoms_of
-from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs
+from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders
 
 MAX_PLAYERS = 16
 _MAX_PLAYERS_SHARED = 14
@@ -177,6 +177,32 @@ def shared_and_or(
     return SharedAndOr(
         *_extract("shared interactions", outputs, unit, own, alpha=alpha, noise=noise, tol=tol, tie_break=tie_break)
     )
+
+
+def order_one_as_and(and_: Tensor, or_: Tensor) -> tuple[Tensor, Tensor]:
+    """Move what each player does alone, and the output of nobody, from OR to AND, as the extractions here have it.
+
+    "All of {i}" and "any of {i}" are one pattern; split over both kinds it would be counted twice, or cancel. Every
+    masked output stays as it is, and a second time nothing moves.
+
+    Args:
+        and_: (..., 2^n) AND interactions.
+        or_: (..., 2^n) OR interactions.
+
+    Returns:
+        Both, new tensors; OR is 0 at ∅ and at order one.
+
+    Raises:
+        ValueError: if the last axis is no power of two or the shapes differ.
+
+    Examples:
+        >>> and_, or_ = torch.tensor([0.5, 2.0, 0.0, 1.0]), torch.tensor([0.5, -1.5, 0.0, 4.0])
+        >>> [x.tolist() for x in order_one_as_and(and_, or_)]
+        [[1.0, 0.5, 0.0, 1.0], [0.0, 0.0, 0.0, 4.0]]
+    """
+    require_one_shape(and_=and_, or_=or_)
+    moving = orders(n_players(and_), device=and_.device) <= 1
+    return torch.where(moving, and_ + or_, and_), or_.masked_fill(moving, 0)
 
 
 def _extract(

@@ -39,6 +39,7 @@ from interaction_monitor.functional import (
     generalization_curve,
     matching_precision_curve,
     or_outputs,
+    order_one_as_and,
     shared_and_or,
     sparsest_and_or,
 )
@@ -577,6 +578,38 @@ def test_published_files_in_the_order_of_their_masks(tmp_path):
         np.save(tmp_path / "masks.npy", wrong)
         with pytest.raises(ValueError, match=r"masks\.npy must list each of 8 coalitions once"):
             read_published(tmp_path / "rewards.npy", masks=tmp_path / "masks.npy")
+
+
+def test_published_raw_interactions_have_order_one_in_or_too(tmp_path):
+    # v = v_and + v_or, and both kinds of interactions by their definitions over masks in the authors' order
+    masks = list(itertools.product((0, 1), repeat=3))
+    split = np.random.default_rng(5).normal(size=(2, 8))
+
+    def within(mask, other):
+        return all(a <= b for a, b in zip(mask, other, strict=True))
+
+    raw = np.zeros((2, 8))
+    for row, s in enumerate(masks):
+        for t in (t for t in masks if within(t, s)):
+            sign, rest = (-1) ** (sum(s) - sum(t)), tuple(1 - player for player in t)
+            raw[0, row] += sign * split[0, masks.index(t)]
+            raw[1, row] -= sign * split[1, masks.index(rest)]
+    raw[1, 0] = split[1, 0]  # nobody's
+    for name, saved in zip(("Iand", "Ior", "rewards"), (*raw, split.sum(0)), strict=True):
+        np.save(tmp_path / f"{name}.npy", saved)
+    reorganized = raw.copy()  # as I_and.pth and I_or.pth are
+    for row, mask in enumerate(masks):
+        if sum(mask) <= 1:
+            reorganized[:, row] = raw[:, row].sum(), 0
+    and_, or_ = (read_published(tmp_path / f"{name}.npy") for name in ("Iand", "Ior"))
+    moved = order_one_as_and(and_, or_)
+    for found, expected in zip(moved, reorganized, strict=True):
+        np.save(tmp_path / "expected.npy", expected)
+        assert torch.equal(found, read_published(tmp_path / "expected.npy"))
+    torch.testing.assert_close(and_outputs(moved[0]) + or_outputs(moved[1]), read_published(tmp_path / "rewards.npy"))
+    assert all(torch.equal(once, twice) for once, twice in zip(moved, order_one_as_and(*moved), strict=True))
+    with pytest.raises(ValueError, match="and_ and or_ must have one shape"):
+        order_one_as_and(and_, or_[:4])
 
 
 # Other charges, and a second extraction: against extractions made one by one
