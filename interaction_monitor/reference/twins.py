@@ -216,7 +216,7 @@ class TwinTraining:
             self._unseen = None
 
     def unseen_loss(self) -> float | None:
-        """Give the mean loss of the twins on training samples that they do not learn from, since this was last asked.
+        """Give the mean loss of the twins on training samples that they do not learn from, since `forget_unseen`.
 
         Each half of a batch is shown to the other twin, with its labels as trained on, before both learn from their
         own: a validation loss of networks like the run's, without a sample set aside.
@@ -225,7 +225,6 @@ class TwinTraining:
             The mean over the samples of all processes; None where there was none.
         """
         found = [each for each in self.ranks.gather(self._unseen) if each is not None]
-        self.forget_unseen()
         count = sum(count for _, count in found)
         return sum(total for total, _ in found) / count if count else None
 
