@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,6 @@ from interaction_monitor.state import undisturbed
 MOST_SAMPLES = 512  # both are as many forwards as the masked versions of one sample with 10 players
 _MOST_BYTES = 4 * 2**20  # of the samples of one loss, since checkpoints hold them
 _CHUNK = 64  # samples of a forward
-
-
-class EvaluatedLosses(NamedTuple):
-    """Mean losses in evaluation mode, as a row of the history has them."""
-
-    evaluated_train_loss: float | None = None
-    evaluated_test_loss: float | None = None
-    evaluated_samples: int | None = None  # how many each is of at least
 
 
 def evaluated_loss(model: nn.Module, samples: Sequence[Probe], settings: Settings) -> float | None:
@@ -185,8 +177,8 @@ class LossSamples:
         self.train, self.test = FixedSamples(probe, given=train), FixedSamples(probe, given=test, spread=True)
         self.collects = False  # whether both come to be taken from the batches of the run
 
-    def evaluate(self, model: nn.Module, settings: Settings, ranks: Ranks, *, step: int) -> EvaluatedLosses:
-        """Return the losses of the network as it is, None for what cannot be known.
+    def evaluate(self, model: nn.Module, settings: Settings, ranks: Ranks, *, step: int) -> dict[str, Any]:
+        """Return the fields of a row that have the losses of the network as it is, without what cannot be known.
 
         Args:
             model: the network; it is left as it was.
@@ -198,12 +190,13 @@ class LossSamples:
         train, test = self.train.parts_or(self._measured), self.test.parts_or(self.test.like)
         alone = self.collects and step == 0 and not self.train.complete
         train, test, alone = ranks.of_first((train, test, alone)) if split else (train, test, alone)
-        found = EvaluatedLosses()
+        found: dict[str, Any] = {}
         if (train or alone) and (split or ranks.rank == 0):
             with suppress(Exception):  # it is told beside the interactions, which say what fails
                 losses = [evaluated_loss(model, parts, settings) if parts else None for parts in (train, test)]
-                samples = min(sum(map(len, parts)) for parts in (train, test) if parts)
-                found = EvaluatedLosses(losses[0], losses[1], samples)
+                samples = min(sum(map(len, parts)) for parts in (train, test) if parts)  # each is of as many at least
+                names = ("evaluated_train_loss", "evaluated_test_loss", "evaluated_samples")
+                found = dict(zip(names, (*losses, samples), strict=True))
         return ranks.of_first(found)
 
     def state_dict(self) -> dict[str, Any]:

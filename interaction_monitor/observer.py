@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +132,7 @@ class Observer:
         step: int,
         train_loss: float | None = None,
         test_loss: float | None = None,
-        forward_context: ForwardContext | None = None,
+        write: bool = True,
     ) -> Row:
         """Measure the model once, advance the phase and keep the result.
 
@@ -143,45 +142,30 @@ class Observer:
             step: training step, never falling from one measurement to the next.
             train_loss: mean loss on the training samples, where known.
             test_loss: mean loss on the test samples, where known.
-            forward_context: as in the constructor, whose counts if this is None.
+            write: whether the record is written at once; else `write_record` does it.
 
         Returns:
             The measurement as one row of scalars; the whole of it is in `last`.
 
         Raises:
             NoValidSamplesError: if no probe sample has finite outputs; nothing is kept then.
-            ValueError: if a reference does not fit the run; nothing is kept then.
+            ValueError: if a reference does not fit the run, or cannot be measured; nothing is kept then.
             OSError: if the record cannot be written; history and phase hold the measurement all the same.
         """
-        row = self.measure(
-            model, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss, forward_context=forward_context
-        )
-        self.write_record()
-        return row
-
-    def measure(
-        self,
-        model: nn.Module,
-        *,
-        epoch: int,
-        step: int,
-        train_loss: float | None = None,
-        test_loss: float | None = None,
-        forward_context: ForwardContext | None = None,
-    ) -> Row:
-        """Do as `observe`, but leave writing the record to `write_record`."""
-        self.measure_references(model, forward_context=forward_context)
-        settings = self._settings(forward_context)
-        measurement = measure_jointly(model, self.probe, self.players, settings, self.ranks)
-        if self.ranks.rank == 0:  # which tells the others by its row
-            measurement = with_rounding(measurement, model, self.probe, self.players, settings)
         if self.references is not None:
-            measurement = self.references.compare(measurement, self._measuring(settings), first=not len(self.history))
-        train = None if self.train is None else measure_jointly(model, *self.train, settings, self.ranks)
-        evaluated = self.loss_samples.evaluate(model, settings, self.ranks, step=step)
+            train_samples, folder = self.train and self.train[0], None if self.record is None else self.record.folder
+            run = Run(model, self.probe, self.players, settings=self.settings, train=train_samples, folder=folder)
+            self.references.prepare(run, self._measured, self.ranks)
+        measurement = self._measured(model)
+        if self.ranks.rank == 0:  # which tells the others by its row
+            measurement = with_rounding(measurement, model, self.probe, self.players, self.settings)
+        if self.references is not None:
+            measurement = self.references.compare(measurement, self._measured, first=not len(self.history))
+        train = None if self.train is None else measure_jointly(model, *self.train, self.settings, self.ranks)
+        evaluated = self.loss_samples.evaluate(model, self.settings, self.ranks, step=step)
         before, state = self.last, PhaseTracker().state  # until this measurement's is known
         row = summarise(measurement, state, epoch=epoch, step=step, train_loss=train_loss, test_loss=test_loss)
-        row = replace(row, **evaluated._asdict())
+        row = replace(row, **evaluated)
         row = replace(row, **of_phase(self._advance(row, measurement.strength)))
         if before is None and self.record is not None and len(self.record.history):
             before = self.record.measurements[-1]  # a resumed run has it in its record alone
@@ -195,23 +179,9 @@ class Observer:
         self.history.append(row := self.ranks.of_first(row))
         self.last = measurement
         self._warn_of_rounding(measurement, row)
+        if write:
+            self.write_record()
         return row
-
-    def measure_references(self, model: nn.Module, *, forward_context: ForwardContext | None = None) -> None:
-        """Measure the references, if there are any that have not been measured; `measure` does it too.
-
-        Args:
-            model: the network that is watched, which must be another one.
-            forward_context: as in `observe`.
-
-        Raises:
-            ValueError: if a reference does not fit the run, or cannot be measured.
-        """
-        if self.references is not None:
-            settings = self._settings(forward_context)
-            train, folder = self.train and self.train[0], None if self.record is None else self.record.folder
-            run = Run(model, self.probe, self.players, settings=settings, train=train, folder=folder)
-            self.references.prepare(run, self._measuring(settings), self.ranks)
 
     @property
     def twins(self) -> TwinTraining:
@@ -224,11 +194,8 @@ class Observer:
             raise ValueError("this observer has no twins; give reference=Twins(factory, loss=..., optimizer=...)")
         return self.references.twins
 
-    def _measuring(self, settings: Settings) -> Callable[[nn.Module], Measurement]:
-        return lambda network: measure_jointly(network, self.probe, self.players, settings, self.ranks)
-
-    def _settings(self, forward_context: ForwardContext | None) -> Settings:
-        return replace(self.settings, forward_context=forward_context or self.settings.forward_context)
+    def _measured(self, network: nn.Module) -> Measurement:
+        return measure_jointly(network, self.probe, self.players, self.settings, self.ranks)
 
     def _advance(self, row: Row, strength: Tensor) -> PhaseState:
         """Let the tracker take in a measurement, with the losses that are shown of the run up to it."""
@@ -255,7 +222,7 @@ class Observer:
         if (text := rounding_warning(sigma, finite, tau, self.settings)) is not None:
             self._warned_of_rounding.add(trained)
             text += "" if trained else ". That the mean order falls from this untrained network may be rounding too"
-            warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=4)
+            warnings.warn(f"interaction monitor, epoch {row.epoch}: {text}", stacklevel=3)
 
     def take_over(self, row: Row, strength: Tensor, generalizing: Tensor | None = None) -> None:
         """Take over a measurement that another process made of the same network, samples and players.

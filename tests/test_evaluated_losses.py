@@ -167,18 +167,18 @@ def test_the_probe_stands_for_test_samples_until_there_are_more(net):
     observer = Observer(probe, assign_players(net, FEATURES, probe))
     samples.collects = True
     start = samples.evaluate(net, observer.settings, observer.ranks, step=0)
-    assert start.evaluated_train_loss is None
-    assert start.evaluated_test_loss == pytest.approx(cross_entropy(net, probe.inputs, probe.targets), rel=1e-5)
-    assert samples.evaluate(net, observer.settings, observer.ranks, step=1).evaluated_samples is None
+    assert start["evaluated_train_loss"] is None
+    assert start["evaluated_test_loss"] == pytest.approx(cross_entropy(net, probe.inputs, probe.targets), rel=1e-5)
+    assert samples.evaluate(net, observer.settings, observer.ranks, step=1) == {}
     samples.train.add((x[:300], y[:300]))
     samples.train.close()
     few = samples.evaluate(net, observer.settings, observer.ranks, step=1)
-    assert few.evaluated_samples == 4
+    assert few["evaluated_samples"] == 4
     samples.test.add((other[:250], targets[:250]))
     samples.test.close()
     many = samples.evaluate(net, observer.settings, observer.ranks, step=1)
-    assert many.evaluated_samples == 250
-    assert many.evaluated_test_loss == pytest.approx(cross_entropy(net, other[:250], targets[:250]), rel=1e-5)
+    assert many["evaluated_samples"] == 250
+    assert many["evaluated_test_loss"] == pytest.approx(cross_entropy(net, other[:250], targets[:250]), rel=1e-5)
 
 
 def test_a_loop_has_both_losses_beside_the_logged_ones(net, digits):

@@ -279,7 +279,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         shown = shown_by(bars_of(trainer, self.name))
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
             model = measured_module(trainer, pl_module)
-            row = observer.measure(model, epoch=epoch, step=step, train_loss=train, test_loss=test)
+            row = observer.observe(model, epoch=epoch, step=step, train_loss=train, test_loss=test, write=False)
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
             self._shown = max(0, batches_of(trainer) - (0 if uncounted else 1))

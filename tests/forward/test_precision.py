@@ -300,7 +300,7 @@ class TestWhereItGoes:
     def test_measurement_and_row(self, mlp, probe):
         players = with_players(mlp, probe)
         sigma = measure(mlp, probe, players, interactions="and", forward_context=bfloat16).rounding
-        row = Observer(probe, players, interactions="and").observe(mlp, epoch=0, step=0, forward_context=bfloat16)
+        row = Observer(probe, players, interactions="and", forward_context=bfloat16).observe(mlp, epoch=0, step=0)
         assert row.rounding == sigma > 1e-3
 
     def test_lightning_knows_the_trainers_precision(self, make_net, make_trainer, loaders, tmp_path):
@@ -403,11 +403,11 @@ class TestWarning:
 
     def test_once_before_training_and_once_from_then_on(self, mlp, probe):
         players = with_players(mlp, probe, n=8)
-        observer = Observer(probe, players, interactions="and")
+        observer = Observer(probe, players, interactions="and", forward_context=bfloat16)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for epoch in range(4):
-                observer.observe(mlp, epoch=epoch, step=epoch, forward_context=bfloat16)
+                observer.observe(mlp, epoch=epoch, step=epoch)
         said = [str(warning.message) for warning in caught if "rounding inside" in str(warning.message)]
         assert len(said) == 2
         assert "epoch 0" in said[0]
