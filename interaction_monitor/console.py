@@ -74,16 +74,11 @@ Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024
 GUIDE = _WHAT + _READING
 HOW_TO_READ = _WHAT + _WHERE + _READING  # where in TensorBoard, too
 
-UNDECIDED = "phase not decided yet"
-_PHASES = {"one": "phase one", "two": "phase two", None: UNDECIDED}
+_PHASES = {"one": "phase one", "two": "phase two", None: "phase not decided yet"}
 
 
 def phase_now(history: History) -> str:
-    """Say what is known of the phase of the last measurement, so that nothing told later contradicts it.
-
-    Args:
-        history: the run so far, at least one measurement.
-    """
+    """Say what is known of the phase of the last measurement, so that nothing told later contradicts it."""
     if history[-1].phase == "one" and lowest_index(history) == len(history) - 1:
         return "phase one so far"
     return _PHASES[told_phases(history)[-1]]
@@ -151,14 +146,7 @@ def as_sentence(text: str) -> str:
 
 
 def overfitting(history: History) -> str:
-    """Say from when the run over-fits by the references, or what of it generalizes; nothing without references.
-
-    Args:
-        history: the measurements so far.
-
-    Returns:
-        A sentence with "; " behind it, or an empty one.
-    """
+    """Say from when a run over-fits by its references, or what of it generalizes, with "; " behind; "" without any."""
     shares = history.column("generalizing_share")
     known = np.flatnonzero(np.isfinite(shares))
     if not len(known):
@@ -235,14 +223,7 @@ def gap_in_words(history: History) -> str:
 
 
 def advice(history: History) -> str:
-    """Say in a sentence what to do about a run.
-
-    Args:
-        history: the measurements, at least one.
-
-    Returns:
-        The sentence, without a full stop.
-    """
+    """Say in a sentence, without its full stop, what to do about a run of at least one measurement."""
     began, onset, lowest = find_overfitting(history), find_onset(history), lowest_test_loss(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
     if began is None and onset is None and history[-1].phase == "initial":

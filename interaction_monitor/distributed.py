@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
-
 
 # Where DeepSpeed has what splits a sample's forward: stages, experts, tensors, sequences.
 _SHARING_SAMPLES = tuple(f"deepspeed.{part}" for part in ("pipe", "runtime.pipe", "moe", "module_inject", "sequence"))
@@ -35,6 +35,7 @@ class OtherRankMisfitError(OtherRankError, ValueError):
     """The same, where the other process found that the arguments do not fit the run."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Ranks:
     """The processes that train one network together; without `torch.distributed`, one alone.
 
@@ -48,9 +49,8 @@ class Ranks:
         (1, ['here'], range(0, 5))
     """
 
-    def __init__(self, *, size: int = 1, rank: int = 0) -> None:
-        self.size = size
-        self.rank = rank
+    size: int = 1
+    rank: int = 0
 
     @classmethod
     def of_this_run(cls) -> Ranks:
@@ -145,7 +145,7 @@ def is_split(model: nn.Module) -> bool:
         >>> is_split(nn.Linear(2, 2))
         False
     """
-    return len(_parts(model)) + len(_shards(model)) + len(_partitioned(model)) > 0
+    return bool(_parts(model) or _shards(model) or _partitioned(model))
 
 
 def require_shared_by_samples(model: nn.Module) -> None:
@@ -155,35 +155,27 @@ def require_shared_by_samples(model: nn.Module) -> None:
         NotImplementedError: if processes need each other's activations too, as with tensor parallelism, or if there
             are processes that hold no part.
     """
-    fix = (
-        "split it by fully_shard or ZeRO over all processes alone, or save checkpoints and measure them afterwards on "
-        "one device with interaction_monitor.Observer"
-    )
+    if (how := _unfit_split(model)) is not None:
+        raise NotImplementedError(
+            f"{type(model).__name__} is split {how}; split it by fully_shard or ZeRO over all processes alone, or save "
+            "checkpoints and measure them afterwards on one device with interaction_monitor.Observer"
+        )
+
+
+def _unfit_split(model: nn.Module) -> str | None:
+    sharing = "so that processes share every sample and cannot measure one each"
     for module in model.modules():
         if any(base.__module__.startswith(_SHARING_SAMPLES) for base in type(module).__mro__):
-            raise NotImplementedError(
-                f"{type(model).__name__} is split by DeepSpeed's {type(module).__name__}, so that processes share "
-                f"every sample and cannot measure one each; {fix}"
-            )
+            return f"by DeepSpeed's {type(module).__name__}, {sharing}"
     parts = _parts(model)
     if parts and not _shards(model):
-        raise NotImplementedError(
-            f"{type(model).__name__} is split by tensor parallelism, so that processes share every sample and cannot "
-            f"measure one each; {fix}"
-        )
-    for parameter in parts:
-        if sum(not place.is_replicate() for place in parameter.placements) > 1:
-            raise NotImplementedError(
-                f"{type(model).__name__} is split in two ways at once, so that processes share every sample and cannot "
-                f"measure one each; {fix}"
-            )
+        return f"by tensor parallelism, {sharing}"
+    if any(sum(not place.is_replicate() for place in parameter.placements) > 1 for parameter in parts):
+        return f"in two ways at once, {sharing}"
     groups = [parameter.device_mesh.size() for parameter in parts]
     groups += [dist.get_world_size(parameter.ds_process_group) for parameter in _partitioned(model)]
-    for few in groups:
-        if few != dist.get_world_size():
-            raise NotImplementedError(
-                f"{type(model).__name__} is split over {few} of {dist.get_world_size()} processes; {fix}"
-            )
+    few = next((size for size in groups if size != dist.get_world_size()), None)
+    return None if few is None else f"over {few} of {dist.get_world_size()} processes"
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from interaction_monitor.loading import size_of
 from interaction_monitor.probe import Probe
 from interaction_monitor.state import undisturbed
 
-LossPair = tuple[float | None, float | None]  # of training, of test
 TRAIN_NAMES = (
     *("train_loss_epoch", "train_loss", "train/loss_epoch", "train/loss"),
     *("training_loss", "loss_epoch", "loss"),
@@ -45,13 +44,9 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
         >>> find_loss({"Val_Loss": 0.5, "train_loss": 0.4}, TEST_NAMES)
         0.5
     """
-    logged = {name.lower(): name for name in metrics}
-    for name in names:
-        if name.lower() in logged:
-            value = float(metrics[logged[name.lower()]])
-            if math.isfinite(value):
-                return value
-    return None
+    logged = {name.lower(): value for name, value in metrics.items()}
+    values = (float(logged[name.lower()]) for name in names if name.lower() in logged)
+    return next(filter(math.isfinite, values), None)
 
 
 class BatchLosses:
@@ -148,7 +143,7 @@ class Losses:
         self._waiting = state.get("test")
         self._fresh = self._waiting is not None
 
-    def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> LossPair:
+    def read(self, metrics: Mapping[str, Any], ranks: Ranks | None = None) -> tuple[float | None, float | None]:
         """Return the training loss, and the validation loss if it is newer than the last time; None if not known.
 
         Args:

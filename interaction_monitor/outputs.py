@@ -41,7 +41,10 @@ def log_odds(logits: Tensor, targets: Tensor | None = None) -> Tensor:
     targets = classes_of(logits, targets, "log_odds")
     if logits.ndim == 1 or logits.shape[1] == 1:
         return _signed(logits, targets)
-    return torch.cat([_log_odds(*rows) for rows in _blocks(logits, targets)])
+    # Two float64 copies of a large vocabulary's logits are formed: keep each below 64 MB.
+    rows = max(1, 2**23 // logits.shape[1])
+    blocks = zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([_log_odds(*block) for block in blocks])
 
 
 def logit(logits: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -257,12 +260,6 @@ def _log_odds(logits: Tensor, targets: Tensor) -> Tensor:
     z = where_float64_is(logits).to(torch.float64, copy=True)
     index = targets.long()[:, None].to(z.device)
     true = z.gather(1, index)[:, 0]
-    # In place where that is allowed: a copy of a large vocabulary's logits is what the blocks below are cut for.
+    # In place where that is allowed: a copy of a large vocabulary's logits is what the blocks are cut for.
     others = z.scatter(1, index, -torch.inf) if z.requires_grad else z.scatter_(1, index, -torch.inf)
     return true - others.logsumexp(1)
-
-
-def _blocks(logits: Tensor, targets: Tensor) -> zip[tuple[Tensor, Tensor]]:
-    # Two float64 copies of a large vocabulary's logits are formed: keep each below 64 MB.
-    rows = max(1, 2**23 // logits.shape[1])
-    return zip(torch.split(logits, rows), torch.split(targets, rows), strict=True)

@@ -272,10 +272,8 @@ def _of_several(inputs: Sequence[str], targets: str, given: str) -> str:
 
 def _tensors_in(parts: object) -> list[Any]:
     """List the keys or places of the tensors in a dict, list or tuple."""
-    items: Iterable[tuple[Any, Any]] = parts.items() if isinstance(parts, Mapping) else ()
-    if isinstance(parts, (tuple, list)):
-        items = enumerate(parts)
-    return [key for key, part in items if isinstance(part, Tensor)]
+    given = dict(enumerate(parts)) if isinstance(parts, (tuple, list)) else parts
+    return [key for key, part in given.items() if isinstance(part, Tensor)] if isinstance(given, Mapping) else []
 
 
 def _gives_batches(loader: object) -> bool:

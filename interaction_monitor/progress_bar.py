@@ -70,11 +70,7 @@ _open: ContextVar[OpenBar] = ContextVar("open", default=terminal_bar)
 
 @contextmanager
 def shown_by(open_bar: OpenBar) -> Iterator[None]:
-    """Show what is done inside the block by bars of another kind.
-
-    Args:
-        open_bar: opens a bar, given what it is of and how many there are; None shows nothing.
-    """
+    """Show what is done inside the block by bars of another kind."""
     token = _open.set(open_bar)
     try:
         yield
@@ -98,24 +94,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         ...     for number in range(3):
         ...         at(number + 1)
     """
-    begun, shown = time.monotonic(), _Shown(what, total)
-
-    def at(done: int) -> None:
-        if time.monotonic() - begun > DELAY:
-            shown.at(done)
-
+    shown = _Shown(what, total)
     try:
-        yield at
+        yield shown.at
     finally:
         shown.close()
 
 
 def counted(what: str, items: Sequence[T]) -> Iterator[T]:
-    """Give one thing after the other, and show how many have been, if all take longer than two seconds.
-
-    Args:
-        what: what they are, in a word or two.
-        items: the things.
+    """Give one thing after the other, and show how many have been, as `progress` does.
 
     Examples:
         >>> [number**2 for number in counted("squares", range(3))]
@@ -128,36 +115,37 @@ def counted(what: str, items: Sequence[T]) -> Iterator[T]:
 
 
 class _Shown:
-    """A bar that is opened when it is first needed, by the first process only."""
+    """A bar that is opened when it is first needed, by the first process only; one that fails is given up."""
 
     def __init__(self, what: str, total: int) -> None:
-        self._what = what
-        self._total = total
-        self._opened = False
+        self._what, self._total = what, total
+        self._begun, self._done = time.monotonic(), 0
         self._bar: Bar | None = None
-        self._done = 0
+        self._opened = False
 
     def at(self, done: int) -> None:
-        try:
+        if time.monotonic() - self._begun <= DELAY:
+            return
+        with self._giving_up():
             if not self._opened:
                 self._opened = True
                 self._bar = _open.get()(self._what, self._total) if _is_first() else None
             if self._bar is not None:
                 self._bar.update(done - self._done)
                 self._done = done
-        except Exception as error:
-            self._give_up(error)
 
     def close(self) -> None:
-        try:
+        with self._giving_up():
             if self._bar is not None:
                 self._bar.close()
-        except Exception as error:
-            self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        log.info("progress cannot be shown: %s: %s", type(error).__name__, error)
-        self._bar = None
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            log.info("progress cannot be shown: %s: %s", type(error).__name__, error)
+            self._bar = None
 
 
 def _is_first() -> bool:

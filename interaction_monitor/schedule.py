@@ -161,7 +161,7 @@ class Budget:
         """Tell whether one more measurement, as long as the last, would keep the share below the limit."""
         if self.most is None or self._taken < self.spared:
             return True
-        return self.spent + self._last <= self.most * (self._elapsed(self._clock()) - self.spent)
+        return self.spent + self._last <= self.most * self.trained()
 
     def state_dict(self) -> dict[str, float]:
         """Return the account as plain numbers."""

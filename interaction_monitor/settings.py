@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -156,16 +156,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
         >>> differences({"seed": 0, "players": {"grid": 4}, "old": 1}, {"seed": 0, "players": {"grid": 8}})
         [('players.grid', 4, 8)]
     """
-    return list(_differences(before, now, ""))
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    found: list[tuple[str, Any, Any]] = []
     for name in sorted(before.keys() & now.keys()):
         old, new = before[name], now[name]
         if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("kind") == new.get("kind"):
-            yield from _differences(old, new, f"{prefix}{name}.")
+            found += [(f"{name}.{part}", was, will_be) for part, was, will_be in differences(old, new)]
         elif plain(old) != plain(new):
-            yield f"{prefix}{name}", _kind(old), _kind(new)
+            found.append((name, _kind(old), _kind(new)))
+    return found
 
 
 def _kind(value: Any) -> Any:

@@ -96,29 +96,28 @@ def warn_of_no_logits(logits: Tensor, *, from_sigmoid: bool = False) -> None:
         logits: (B, C) or (B,) of a few samples.
         from_sigmoid: whether a sigmoid is the last that happened to them.
     """
-    z = to_float64(logits)
+    z, text = to_float64(logits), None
+    several = logits.ndim == 2 and logits.shape[1] > 1
     if not bool((z >= 0).all()):
-        if logits.ndim == 2 and logits.shape[1] > 1 and bool(((z.square().sum(1) - 1).abs() < 1e-5).all()):
-            warnings.warn(
+        if several and bool(((z.square().sum(1) - 1).abs() < 1e-5).all()):
+            text = (
                 "the model seems to return embeddings (each row has length one), but the output needs logits of "
                 "classes; give forward_func= that returns such logits, the similarities to one vector for each class "
-                "say, or output= a function of (embeddings, targets) to one number per sample",
-                stacklevel=2,
+                "say, or output= a function of (embeddings, targets) to one number per sample"
             )
-        return
-    if from_sigmoid and bool((z <= 1).all()):
-        warnings.warn(
+    elif from_sigmoid and bool((z <= 1).all()):
+        text = (
             "the model returns probabilities (its last step is a sigmoid), but the output needs logits; give "
             "forward_func= that returns what comes before the sigmoid, or forward_func=lambda model, inputs: "
-            "torch.logit(model(inputs), 1e-6)",
-            stacklevel=2,
+            "torch.logit(model(inputs), 1e-6)"
         )
-    elif logits.ndim == 2 and logits.shape[1] > 1 and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
-        warnings.warn(
+    elif several and bool(((z.sum(1) - 1).abs() < 1e-3).all()):
+        text = (
             "the model seems to return probabilities (each row is positive and sums to one), but the output needs "
-            "logits; give forward_func=lambda model, inputs: model(inputs).log()",
-            stacklevel=2,
+            "logits; give forward_func=lambda model, inputs: model(inputs).log()"
         )
+    if text is not None:
+        warnings.warn(text, stacklevel=2)
 
 
 def _is_binary(logits: Tensor) -> bool:
@@ -163,12 +162,14 @@ def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
         of_each = targets is not None and targets.shape == logits.shape[:2]
         return f"{_NEXT_TOKEN}; {_POSITION if of_each else 'for another position give forward_func= with its logits'}"
     if logits.ndim > 3 and logits.is_floating_point():
+        entropy = ""
         if targets is not None and targets.shape == (len(targets), *logits.shape[2:]):
-            entropy = 'torch.nn.functional.cross_entropy(values, targets.long(), reduction="none")'
-            return f"values for each position are a segmentation's: {_FUNCTION}-{entropy}.double().flatten(1).mean(1)"
-        if targets is not None and targets.shape == logits.shape and bool(((targets == 0) | (targets == 1)).all()):
-            entropy = 'torch.nn.functional.binary_cross_entropy_with_logits(values, targets.float(), reduction="none")'
-            return f"values for each position are a segmentation's: {_FUNCTION}-{entropy}.double().flatten(1).mean(1)"
+            entropy = "cross_entropy(values, targets.long()"
+        elif targets is not None and targets.shape == logits.shape and _is_marks(targets):
+            entropy = "binary_cross_entropy_with_logits(values, targets.float()"
+        if entropy:
+            each = f'torch.nn.functional.{entropy}, reduction="none").double()'
+            return f"values for each position are a segmentation's: {_FUNCTION}-{each}.flatten(1).mean(1)"
         classes = targets is None or targets.ndim < logits.ndim - 1  # there is nothing to compare the values with
         return (
             "values for each position are an autoencoder's or a segmentation's: "
@@ -179,23 +180,23 @@ def _of_logits(logits: Tensor, targets: Tensor | None) -> str:
 
 
 def _of_targets(logits: Tensor, targets: Tensor) -> str:
-    if targets.shape == logits.shape:
-        marks = bool(((targets == 0) | (targets == 1)).all())
-        if not marks and targets.is_floating_point():
-            shares = bool((targets >= 0).all()) and bool(((to_float64(targets).sum(1) - 1).abs() < 1e-3).all())
-            if shares:
-                return "of shares that sum to one give Probe(inputs, targets.argmax(1))"
-            return f"several values per sample are a regression's or an autoencoder's: {_ERROR}"
-        if marks:
-            return (
-                "of one-hot targets give Probe(inputs, targets.argmax(1)); for several labels per sample give "
-                "output=outputs.label_log_odds(label)"
-            )
-    if targets.ndim == 2 and not targets.is_floating_point():
-        return f"targets for each token do not say which one is explained: {_NEXT_TOKEN}"
+    if targets.shape == logits.shape and _is_marks(targets):
+        return (
+            "of one-hot targets give Probe(inputs, targets.argmax(1)); for several labels per sample give "
+            "output=outputs.label_log_odds(label)"
+        )
     if targets.is_floating_point():
+        z = to_float64(targets)
+        if targets.shape == logits.shape and bool((z >= 0).all() and ((z.sum(1) - 1).abs() < 1e-3).all()):
+            return "of shares that sum to one give Probe(inputs, targets.argmax(1))"
         return f"several values per sample are a regression's or an autoencoder's: {_ERROR}"
+    if targets.ndim == 2:
+        return f"targets for each token do not say which one is explained: {_NEXT_TOKEN}"
     return "give the one that is explained: Probe(inputs, classes)"
+
+
+def _is_marks(targets: Tensor) -> bool:
+    return bool(((targets == 0) | (targets == 1)).all())
 
 
 def ends_in_sigmoid(run: Callable[[], Tensor]) -> bool:

@@ -45,9 +45,9 @@ class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorb
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
         """Return what is served, by path."""
         return {
-            "/index.js": self._script,
-            "/style.css": self._style,
-            "/runs": self._runs,
+            "/index.js": _serving(lambda: _text("charts.js") + _text("tab.js"), "application/javascript"),
+            "/style.css": _serving(lambda: _text("style.css"), "text/css"),
+            "/runs": _serving(lambda: json.dumps(list(self._records())), "application/json"),
             "/run": self._answering(run_page),
             "/samples": self._answering(samples_of),
             "/theory": self._answering(theory_of),
@@ -67,15 +67,6 @@ class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorb
             self._looked = time.monotonic()
         return self._found
 
-    def _script(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
-        return _respond(environ, start, _text("charts.js") + _text("tab.js"), "application/javascript")
-
-    def _style(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
-        return _respond(environ, start, _text("style.css"), "text/css")
-
-    def _runs(self, environ: Mapping[str, Any], start: Any) -> Iterable[bytes]:
-        return _respond(environ, start, json.dumps(list(self._records())), "application/json")
-
     def _answering(self, answer: Callable[[Path], dict[str, Any]]) -> Callable[..., Iterable[bytes]]:
         """Serve what a function makes of the record that a request names, or why it cannot."""
 
@@ -89,21 +80,13 @@ class InteractionsPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # tensorb
                     found = answer(folder)
             except Exception as error:  # a damaged record must not take the others' figures with it
                 found = {"error": f"{type(error).__name__}: {error}"}
-            text = json.dumps(found, ensure_ascii=False, allow_nan=False)
-            return _respond(environ, start, text, "application/json")
+            return _respond(environ, start, json.dumps(found, ensure_ascii=False, allow_nan=False), "application/json")
 
         return serve
 
 
 def find_records(folder: Path) -> dict[str, Path]:
-    """List the records below a folder by their paths in it.
-
-    Args:
-        folder: TensorBoard's log folder.
-
-    Returns:
-        Path below the folder, as text, to the record's folder, sorted.
-    """
+    """List the records below TensorBoard's log folder, sorted: path below it, as text, to the record's folder."""
     from interaction_monitor.record.files import records_below
 
     found = islice(records_below(folder, most_folders=_MOST_FOLDERS), _MOST_RECORDS)
@@ -155,6 +138,10 @@ def theory_of(folder: Path) -> dict[str, Any]:
 
 def _text(name: str) -> str:
     return files("interaction_monitor").joinpath("report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _serving(text: Callable[[], str], kind: str) -> Callable[..., Iterable[bytes]]:
+    return lambda environ, start: _respond(environ, start, text(), kind)
 
 
 def _respond(environ: Mapping[str, Any], start: Any, text: str, kind: str, code: int = 200) -> Iterable[bytes]:
