@@ -219,17 +219,9 @@ def _warn_if_unchanged(v: Tensor, dtype: torch.dtype) -> None:
 
 
 def _fill(v: Tensor, runner: Runner, score: Output, size: int, at: Callable[[int], None]) -> int:
-    """Write the outputs of all (sample, coalition) pairs, sample-major, into v (S * 2^n,), chunk by chunk.
+    """Write the outputs of all (sample, coalition) pairs, sample-major, into v (S * 2^n,), and tell how many are run.
 
-    Args:
-        v: filled in place.
-        runner: tried out.
-        score: what is computed from the logits.
-        size: the most rows of a chunk, a power of two.
-        at: is told how many pairs have been run.
-
-    Returns:
-        The size that was left after memory ran out.
+    At most `size` rows run at once, a power of two; what is left of it after memory ran out is returned.
     """
     start = done = 0
     waiting: list[Tensor] = []

@@ -55,16 +55,9 @@ def largest_power_of_two(most: int) -> int:
 def next_chunk(start: int, n_samples: int, n_coalitions: int, size: int, *, packed: bool) -> Chunk:
     """Return the chunk that begins at row `start`, rows being counted sample by sample.
 
-    Chunks of a power of two divide the coalitions of a sample evenly, and within a chunk the players of the low bits
-    come and go in the same pattern each time. Chunks of several samples are as equal as can be, so that a compiled
-    model, which wants them all of one size, has few rows to fill up.
-
-    Args:
-        start: the first row: that of the first coalition of a sample, or a multiple of `size` coalitions on.
-        n_samples: S.
-        n_coalitions: 2^n.
-        size: the most rows, a power of two.
-        packed: whether a chunk may hold several samples.
+    Chunks of a power of two, `size`, divide the coalitions of a sample evenly, and within a chunk the players of the
+    low bits come and go in the same pattern each time. Only `packed` chunks hold several samples. They are as equal as
+    can be, so that a compiled model, which wants them all of one size, has few rows to fill up.
 
     Examples:
         >>> next_chunk(64, 3, 32, 16, packed=True)

@@ -138,12 +138,9 @@ def coarsest_rounding(runner: Runner, logits: Tensor) -> float:
 
 
 def same(logits: Tensor, reference: Tensor, epsilon: float) -> bool:
-    """Tell whether two ways to mask agree, on the empty and the full coalition of each sample.
+    """Tell whether logits (2 S, ...), of the empty and the full coalition of each sample, are those by full forwards.
 
-    Args:
-        logits: (2 S, ...), found one way.
-        reference: found by full forwards.
-        epsilon: the coarsest rounding on the way.
+    They may differ by rounding to `epsilon` on the way.
     """
     if logits.shape != reference.shape:
         return False

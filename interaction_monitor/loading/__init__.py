@@ -212,10 +212,7 @@ class TooFewSamplesError(ValueError):
 class Selection:
     """Keeps those candidates that may still be chosen: the classes take turns, in the order in which they first come.
 
-    Args:
-        n_samples: how many are to be chosen.
-        targets_of: finds the targets in a batch.
-        suits: tells of each sample of a batch whether it is to be preferred; None prefers none.
+    What it is given is told at `read_samples`.
     """
 
     def __init__(self, n_samples: int, targets_of: Targets, suits: Suits | None) -> None:

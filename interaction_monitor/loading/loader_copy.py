@@ -28,16 +28,11 @@ from torch.utils.data import (
 
 
 def draw(n_items: int, n_draws: int, *key: int | str) -> list[int]:
-    """Draw `n_draws` distinct items of `range(n_items)` at random, decided by `key` alone.
+    """Draw `n_draws` distinct items of `range(n_items)` at random, decided by `key` alone: a seed and a place, say.
 
     Items are ranked by the SHA-256 digest of `"key/.../item"` and the first `n_draws` are taken. No random
     number generator is used or disturbed: the streams of generators may change between library versions, and
     a run that is resumed years later must still find the same players.
-
-    Args:
-        n_items: how many items there are.
-        n_draws: how many to draw, at most `n_items`.
-        key: what decides the draw, for instance the seed and the index of the sample.
 
     Returns:
         The drawn items in the order of the draw; the first `k` of them are the draw of `k` items.
@@ -129,8 +124,7 @@ _OF_LIGHTNING = ("DistributedSamplerWrapper", "UnrepeatedDistributedSampler", "U
 def _without_wrappers(batch_sampler: Any) -> Any:
     # Those of accelerate give each process its part, or skip what a resumed run has seen.
     while not isinstance(batch_sampler, BatchSampler) or type(batch_sampler).__module__.startswith("accelerate."):
-        inner = getattr(batch_sampler, "batch_sampler", None)
-        if inner is None:
+        if (inner := getattr(batch_sampler, "batch_sampler", None)) is None:
             break
         batch_sampler = inner
     return batch_sampler
@@ -227,15 +221,12 @@ def copied(loader: Any) -> Any:
     """
     if isinstance(loader, (list, tuple)):
         return loader
-    own = loader
-    shared: dict[int, Any] = {}
+    own, context = loader, getattr(loader, "multiprocessing_context", None)
     if isinstance(loader, DataLoader):
         own = object.__new__(type(loader))
         vars(own).update(vars(loader) | {"_iterator": None})
-        context = loader.multiprocessing_context
-        shared = {id(context): context}
     try:
-        return copy.deepcopy(own, shared)
+        return copy.deepcopy(own, {id(context): context})
     except Exception as error:
         name, kind = next(_uncopied(own, "the loader"), ("the loader", type(loader).__name__))
         raise UnreadableLoaderError(

@@ -60,7 +60,6 @@ _OF_THE_RUN = frozenset(
 )
 # Methods that no forward runs; the data that they name are large.
 _BEFORE_FORWARDS = re.compile(r"__init__|setup|prepare_data|teardown|configure_\w+|\w+_dataloader")
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _OF_THE_COMPILER = ("_compiled_call_impl", "_compiler_ctx", "_compile_kwargs")
 _OF_TRANSFORMERS = frozenset(("Trainer", "TrainingArguments", "PreTrainedTokenizerBase", "ProcessorMixin"))
 
@@ -165,7 +164,7 @@ class _Walk:
         for key, value in vars(module).items():
             if key in ("_parameters", "_original_parameters") and self._is_split:
                 continue  # what is in there changes whenever the processes exchange their parts
-            if key in _REGISTRIES:
+            if key in ("_parameters", "_buffers", "_modules"):
                 self._seen[id(value)] = value
                 self.found.append(snapshots.mapping(_inside(name, key), value))
                 for own, item in value.items():
