@@ -21,7 +21,7 @@ from examples.networks import LeNet, Perceptron
 from gallery.gaps import rank_correlation
 from interaction_monitor import Probe, assign_players, measure
 from interaction_monitor.functional import generalizing_share, generalizing_strength, order_strength
-from interaction_monitor.functional.order_profiles import fit_shapes, order_cancellation
+from interaction_monitor.functional.saliency import fit_shapes, order_cancellation
 from interaction_monitor.players import Columns, FeaturePatches
 
 

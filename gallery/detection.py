@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gallery.replay import replay
 from gallery.stored import Stored, load_all
-from interaction_monitor.functional.intervals import mean_order_influence, student_quantile
+from interaction_monitor.functional.distribution import mean_order_influence, student_quantile
 from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.phases.loss_gap import GapOpening, gap_opening, valley

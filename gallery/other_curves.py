@@ -14,8 +14,12 @@ from torch import Tensor
 from gallery.detection import detect, flat_strengths
 from gallery.stored import Stored, load_all
 from interaction_monitor.functional import mean_order
-from interaction_monitor.functional.intervals import mean_order_influence, share_influence, share_interval
-from interaction_monitor.functional.saliency import first_high_order
+from interaction_monitor.functional.distribution import (
+    first_high_order,
+    mean_order_influence,
+    share_influence,
+    share_interval,
+)
 from interaction_monitor.phases.change_tests import Curve
 
 # Curves of which a rise is taken for phase two, each with its part of the level. The first are those of `PhaseTracker`.

@@ -1,5 +1,15 @@
 """Pure tensor mathematics of interactions: no Lightning, no files, no models."""
 
+from interaction_monitor.functional.distribution import (
+    MeanOrderInterval,
+    ShareInterval,
+    first_high_order,
+    high_order_share,
+    mean_order,
+    mean_order_influence,
+    mean_order_interval,
+    order_distribution,
+)
 from interaction_monitor.functional.extraction import (
     SharedAndOr,
     SparsestAndOr,
@@ -17,9 +27,11 @@ from interaction_monitor.functional.faithfulness import (
 )
 from interaction_monitor.functional.generalizing import (
     GeneralizingParts,
+    Turnover,
     generalizing_parts,
     generalizing_share,
     generalizing_strength,
+    order_turnover,
 )
 from interaction_monitor.functional.interactions import (
     and_interactions,
@@ -28,23 +40,14 @@ from interaction_monitor.functional.interactions import (
     highest_bit_first,
     members,
     n_players,
+    noise_floor,
     or_interactions,
     or_outputs,
     orders,
 )
-from interaction_monitor.functional.intervals import (
-    MeanOrderInterval,
-    ShareInterval,
-    mean_order_influence,
-    mean_order_interval,
-)
-from interaction_monitor.functional.order_profiles import Turnover, order_effects, order_similarity, order_turnover
 from interaction_monitor.functional.saliency import (
-    first_high_order,
-    high_order_share,
-    mean_order,
-    noise_floor,
-    order_distribution,
+    order_effects,
+    order_similarity,
     order_strength,
     saliency_threshold,
     salient_counts,
@@ -69,6 +72,5 @@ __all__ = [
     "noise_floor", "or_interactions", "or_outputs", "order_distribution", "order_effects", "order_one_as_and",
     "order_sharing", "order_similarity", "order_strength", "order_turnover", "orders", "overlap", "saliency_threshold",
     "salient", "salient_counts", "salient_outputs", "shapley_values", "shared_and_or", "sparsest_and_or",
-    "sparsity_curve",
-    "strongest",
+    "sparsity_curve", "strongest",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions")
 extracting generalizable interaction primitives from DNNs") call interactions faithful where they match the output on
 every coalition and few of them suffice. Few suffice where the network encodes no very high orders, grows surer the more
 of the sample it sees, and does so at most polynomially: then O(n^ξ/τ) AND interactions are salient (Ren et al. 2024,
-Theorem 1 and Appendix B). Sums are in float64.
+Theorem 1 and Appendix B).
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import require_one_shape, to_float64
+from interaction_monitor._checks import per_sample, require_one_shape, to_float64
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders, sum_by_order
-from interaction_monitor.functional.saliency import kinds
+from interaction_monitor.functional.saliency import kinds, salient_counts
 
 
 def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | None = None) -> Tensor:
     """Give the largest error with which interactions match the outputs of all coalitions.
 
-    max_T |v(T) - Σ_{S⊆T} I_and(S) - Σ_{S∩T≠∅} I_or(S) - δ(T)| (universal matching, Ren et al. 2024,
-    Theorem 2). With the noise terms δ that an extraction took away it is rounding; without them at
-    most their bound ζ = 0.02·|v(N) - v(∅)|.
+    max_T |v(T) - Σ_{S⊆T} I_and(S) - Σ_{S∩T≠∅} I_or(S) - δ(T)| (universal matching, Ren et al. 2024, Theorem 2). With
+    the noise terms δ of the extraction it is rounding, without them at most their bound ζ = 0.02·|v(N) - v(∅)|.
 
     Args:
         v: (..., 2^n) outputs of all coalitions.
@@ -56,9 +55,8 @@ def matching_error(v: Tensor, and_: Tensor, or_: Tensor | None, delta: Tensor | 
 def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Tensor:
     """Give the matching precision of the strongest k interactions for every k.
 
-    m_k = Σ|I| / (Σ|I| + |v(N) - v(∅) - ΣI|), both sums over the k interactions of largest |I|, AND and
-    OR together, the empty one not among them (Chen et al. 2024, Appendix M). On the whole sample every
-    pattern is active, so m is the share of what the k say that the output does not contradict.
+    m_k = Σ|I| / (Σ|I| + |v(N) - v(∅) - ΣI|), both sums over the k interactions of largest |I|, AND and OR together but
+    the empty one (Chen et al. 2024, Appendix M): the share of what they say that the whole sample does not contradict.
 
     Args:
         v: (..., 2^n) outputs of all coalitions.
@@ -66,8 +64,8 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
         or_: (..., 2^n) OR interactions, or None where only AND interactions were computed.
 
     Returns:
-        (..., K) float64 in 0..1, entry k-1 for k, with K = 2(2^n - 1), or 2^n - 1 without OR; 1 where
-        there is nothing to match and nothing is said.
+        (..., K) float64 in 0..1, entry k-1 for k, with K = 2(2^n - 1), or 2^n - 1 without OR; 1 where there is nothing
+        to match and nothing is said.
 
     Raises:
         ValueError: if the last axis is no power of two or the shapes differ.
@@ -80,9 +78,8 @@ def matching_precision_curve(v: Tensor, and_: Tensor, or_: Tensor | None) -> Ten
     require_one_shape(v=v, and_=and_, or_=or_)
     effects = _pool(and_, or_)
     effects = effects.gather(-1, effects.abs().argsort(dim=-1, descending=True, stable=True))
-    said = effects.abs().cumsum(-1)
     total = to_float64(v[..., -1:] - v[..., :1])
-    missed = (total - effects.cumsum(-1)).abs()
+    said, missed = effects.abs().cumsum(-1), (total - effects.cumsum(-1)).abs()
     return torch.where(said + missed == 0, 1.0, said / (said + missed))
 
 
@@ -115,10 +112,9 @@ def matching_precision(v: Tensor, and_: Tensor, or_: Tensor | None, k: int) -> T
 def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) -> Tensor:
     """Give the sizes of the interactions from the strongest to the weakest.
 
-    Each sample's |I|, AND and OR together and the empty one left out, is sorted on its own; entry k-1
-    is the mean of the k-th largest. Pooled, the interactions of all samples are sorted together (the curves
-    of Chen et al. 2024, Figure 2): a sample of large outputs then makes the beginning of the curve by itself.
-    A curve that drops steeply is a network that a few patterns explain.
+    Each sample's |I|, AND and OR together but the empty one, is sorted on its own; entry k-1 is the mean of the k-th
+    largest. Pooled, the interactions of all samples are sorted together (Chen et al. 2024, Figure 2): a sample of large
+    outputs then makes the beginning by itself. A curve that drops steeply is a network that a few patterns explain.
 
     Args:
         and_: (..., 2^n) AND interactions; any leading axes count as samples.
@@ -141,13 +137,39 @@ def sparsity_curve(and_: Tensor, or_: Tensor | None, *, pooled: bool = False) ->
     return by_sample.sort(-1, descending=True).values.mean(0)
 
 
+def sparsity_exponent(and_: Tensor, tau: float | Tensor) -> Tensor:
+    """Give the ξ with which n^ξ/τ would be just the number of salient AND interactions.
+
+    ξ = log_n(|Ω| τ / |v(N) - v(∅)|), Ω the interactions with |I(S)| ≥ τ, S ≠ ∅ (Theorem 1; the threshold counts in
+    units of the sample's output). It is not the paper's, which is that of the bound: `bound_exponent`.
+
+    Args:
+        and_: (..., 2^n) AND interactions that sum to the output, as `and_interactions` gives, n ≥ 2.
+        tau: the threshold, positive; broadcasts to (...,).
+
+    Returns:
+        (...,) float64; -Inf where nothing is salient.
+
+    Raises:
+        ValueError: if there is one player only, for which no exponent says anything.
+
+    Examples:
+        >>> round(sparsity_exponent(torch.tensor([0.0, 3.0, 3.0, 2.0]), tau=0.5).item(), 3)  # log2(3 · 0.5 / 8)
+        -2.415
+    """
+    n = n_players(and_)
+    if n < 2:
+        raise ValueError("and_ must be of at least two players for an exponent of n, but has one")
+    change = to_float64(and_[..., 1:]).sum(-1).abs()
+    count = salient_counts(and_, None, tau).sum(-1)
+    return (count * per_sample(and_, tau=tau)[..., 0] / change).log() / math.log(n)
+
+
 def shapley_values(and_: Tensor, or_: Tensor | None) -> Tensor:
     """Share every interaction equally among its players: the Shapley values.
 
-    φ(i) = Σ_{S∋i} (I_and(S) + I_or(S)) / |S|. For AND this is Chen et al. 2024, Theorem 3. For OR: the
-    game that is I(S) as soon as one player of S is present treats the players of S alike and gives the
-    others nothing, so by symmetry, dummy and efficiency each of S gets I(S)/|S|; linearity adds the
-    games up.
+    φ(i) = Σ_{S∋i} (I_and(S) + I_or(S)) / |S|. For AND this is Chen et al. 2024, Theorem 3. The game of an OR treats the
+    players of S alike, too, and gives the others nothing, so each of S gets I(S)/|S|, and the games add up.
 
     Args:
         and_: (..., 2^n) AND interactions.
@@ -229,8 +251,7 @@ def polynomial_degree(average: Tensor) -> Tensor:
     """
     average = to_float64(average)
     n = average.shape[-1]
-    least = torch.zeros(average.shape[:-1], dtype=torch.float64, device=average.device)
-    most = torch.full_like(least, torch.inf)
+    least, most = torch.zeros_like(average[..., 0]), torch.full_like(average[..., 0], torch.inf)
     for fewer, more in combinations(range(1, n + 1), 2):
         small, large = average[..., fewer - 1], average[..., more - 1]
         equal = (large / small).log() / math.log(more / fewer)  # the p of equality, of two of one sign

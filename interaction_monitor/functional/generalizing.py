@@ -4,7 +4,7 @@ Ren et al. 2024 ("Towards the dynamics of a DNN learning symbolic interactions")
 al. 2024 ("Defining and extracting generalizable interaction primitives from DNNs") compare finished ones. Joined: a
 salient interaction of the watched network is *generalizing* if some reference, a network trained for the same task on
 other samples, has it too on the same sample: the same kind (AND or OR), the same players, the same sign, and salient by
-the reference's own threshold.
+the reference's own threshold. In the same way an interaction of one network persists from one moment to another.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import per_sample, require_one_shape
+from interaction_monitor.functional.distribution import ShareInterval, share_interval
 from interaction_monitor.functional.interactions import n_players, sum_by_order
-from interaction_monitor.functional.intervals import ShareInterval, share_interval
 from interaction_monitor.functional.saliency import kinds, order_strength
 
 Reference = tuple[Tensor, Tensor | None, float | Tensor]  # AND and OR interactions (..., 2^n), and their threshold
@@ -45,6 +45,15 @@ class GeneralizingParts:
     def other_cancelled(self) -> Tensor:
         """(..., n) share of the other strength that cancels within its order, 0..1; NaN where there is none."""
         return 1 - self.other_effect.abs() / self.other_strength
+
+
+@dataclass(frozen=True)
+class Turnover:
+    """Strength of the salient interactions of each order by whether they stayed; float64."""
+
+    persisted: Tensor  # (..., n) strength now of those salient before and now, with one sign; entry k-1 for order k
+    appeared: Tensor  # (..., n) strength now of the other ones salient now
+    vanished: Tensor  # (..., n) strength before of the other ones salient before
 
 
 def generalizing_strength(
@@ -216,6 +225,52 @@ def held_interactions(
     count[..., 0] = 0
     held = own.where(count >= at_least, 0.0).where(known[..., None], torch.nan)
     return held[0], None if or_ is None else held[1]
+
+
+def order_turnover(
+    before: tuple[Tensor, Tensor],
+    now: tuple[Tensor, Tensor],
+    *,
+    before_tau: float | Tensor,
+    tau: float | Tensor,
+) -> Turnover:
+    """Tell which interactions of a network persist from one moment to another, which appear and which vanish.
+
+    An interaction persists if it is salient at both moments, each by the threshold of its own, and has the same sign.
+    One that turns its sign vanishes and appears. Persisted and appeared sum to `order_strength` now, and so do the
+    persisted of the other direction and the vanished before.
+
+    Args:
+        before: AND and OR interactions at the earlier moment, (..., 2^n) each.
+        now: the same samples and players at the later one.
+        before_tau: saliency threshold of the earlier moment; a number, or (...,) one per sample.
+        tau: saliency threshold of the later one.
+
+    Returns:
+        The strengths for each order. NaN throughout for a sample with an interaction that is not finite, or with a
+        threshold that is NaN.
+
+    Raises:
+        ValueError: if the last axis is no power of two, the shapes differ, or a threshold does not fit them.
+
+    Examples:
+        >>> zero = torch.zeros(4)
+        >>> early = torch.tensor([0.0, 2.0, 0.0, 1.0])  # player 0, and players 0 and 1 together
+        >>> late = torch.tensor([0.0, 2.5, 3.0, 0.0])  # player 0 and player 1
+        >>> turnover = order_turnover((early, zero), (late, zero), before_tau=0.1, tau=0.1)
+        >>> turnover.persisted.tolist(), turnover.appeared.tolist(), turnover.vanished.tolist()
+        ([2.5, 0.0], [3.0, 0.0], [0.0, 1.0])
+    """
+    require_one_shape(**dict(zip(("and_ before", "or_ before", "and_ now", "or_ now"), (*before, *now), strict=True)))
+    then_least, least = per_sample(now[0], before_tau=before_tau), per_sample(now[0], tau=tau)
+    then, here = kinds(*before), kinds(*now)
+    was, is_ = (then.abs() >= then_least) & (then != 0), (here.abs() >= least) & (here != 0)
+    both = was & is_ & (then.sign() == here.sign())
+    # 0 times what is not finite is NaN, and so marks the sample
+    unknown = 0 * then + 0 * here
+    compared = ~(then_least + least).isnan()
+    parts = (here.where(both, 0.0), here.where(is_ & ~both, 0.0), then.where(was & ~both, 0.0))
+    return Turnover(*(sum_by_order((part.abs() + unknown).sum(0)).where(compared, torch.nan) for part in parts))
 
 
 def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference], at_least: int) -> None:

@@ -1,14 +1,13 @@
 """Coalitions as bitmasks, and the AND and OR interactions of outputs on all coalitions.
 
-A coalition is an int whose bit ``i`` is set when player ``i`` is present. A vector over all coalitions of
-``n`` players has length ``2**n`` on its last axis, and its index is the bitmask; index 0 is the empty one.
+A coalition is an int whose bit ``i`` is set when player ``i`` is present. A vector over all coalitions of ``n`` players
+has length ``2**n`` on its last axis, and its index is the bitmask; index 0 is the empty one.
 
-The AND interactions are the Harsanyi dividends (the Möbius transform over subsets), the OR interactions
-those of the complements with the sign turned (Ren et al. 2024, "Towards the dynamics of a DNN learning
-symbolic interactions", Eq. 2 and Appendix C). Each is n in-place butterfly stages over the last axis,
-2^n n / 2 additions per game: never a 2^n x 2^n matrix. Batches, any device and any floating dtype are taken
-as they come. Low precision hurts: order n sums 2^n outputs of alternating sign, so cast half precision to
-float64 first.
+The AND interactions are the Harsanyi dividends (the Möbius transform over subsets), the OR interactions those of the
+complements with the sign turned (Ren et al. 2024, "Towards the dynamics of a DNN learning symbolic interactions", Eq. 2
+and Appendix C). Each is n in-place butterfly stages over the last axis, 2^n n / 2 additions per game: never a 2^n x 2^n
+matrix. Batches, any device and any floating dtype are taken as they come. Low precision hurts, as order n sums 2^n
+outputs of alternating sign: cast half precision to float64 first.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from interaction_monitor._checks import to_float64
 
 
 def n_players(v: Tensor) -> int:
@@ -152,8 +153,7 @@ def highest_bit_first(v: Tensor) -> Tensor:
 class _Butterfly(torch.autograd.Function):
     """One clone, then n in-place stages of the 2x2 kernel [[1, 0], [sign, 1]], or of its transpose.
 
-    A custom function because autograd would otherwise track every in-place stage; the gradient of a linear
-    map is its transpose, which is the same function again, so that any number of backwards works.
+    Autograd would track every in-place stage. The gradient of a linear map is its transpose, which is this again.
     """
 
     @staticmethod
@@ -233,9 +233,8 @@ def and_outputs(i: Tensor) -> Tensor:
 def or_interactions(v: Tensor) -> Tensor:
     r"""Give every coalition its OR interaction: what any one of its players brings.
 
-    I(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} v(N\T) for S ≠ ∅ (Ren et al. 2024, Eq. 2): the dividends of the game where
-    present and absent change places, with the sign turned. I(∅) = 0, as OR has no empty pattern; v(∅) belongs
-    to AND, so it is not kept here.
+    I(S) = -Σ_{T⊆S} (-1)^{|S|-|T|} v(N\T) for S ≠ ∅ (Ren et al. 2024, Eq. 2): the dividends of the game where present
+    and absent change places, with the sign turned. I(∅) = 0, as OR has no empty pattern: v(∅) belongs to AND.
 
     Args:
         v: (..., 2^n) outputs of all coalitions, floating.
@@ -260,8 +259,7 @@ def or_interactions(v: Tensor) -> Tensor:
 def or_outputs(i: Tensor) -> Tensor:
     """Give every coalition the output that OR interactions make: the inverse of `or_interactions`.
 
-    v(T) = Σ_{S∩T≠∅} i(S). The empty pattern meets no coalition, so i(∅) is without effect, and v(∅) = 0: for
-    any `v`, ``or_outputs(or_interactions(v))`` is v - v(∅).
+    v(T) = Σ_{S∩T≠∅} i(S). i(∅) is without effect, and v(∅) = 0: ``or_outputs(or_interactions(v))`` is v - v(∅).
 
     Args:
         i: (..., 2^n) OR interactions, floating.
@@ -280,3 +278,23 @@ def or_outputs(i: Tensor) -> Tensor:
     contained = _butterfly(_checked("i", i), 1)
     # the patterns that miss T are those contained in its complement, whose index is the mirrored one
     return contained[..., -1:] - contained.flip(-1)
+
+
+def noise_floor(n: int, sigma: float | Tensor) -> Tensor:
+    """Give the standard deviation that independent noise on the outputs leaves in an interaction of each order.
+
+    It is σ·2^{k/2} at order k (Ren et al. 2024, Lemma 1). Interactions below it cannot be told from noise.
+
+    Args:
+        n: number of players.
+        sigma: standard deviation of the noise on one output, e.g. half the last digit of the model's precision.
+
+    Returns:
+        (n,) float64, entry k-1 for order k, in units of the outputs.
+
+    Examples:
+        >>> noise_floor(4, 0.5).round(decimals=3).tolist()
+        [0.707, 1.0, 1.414, 2.0]
+    """
+    sigma = to_float64(sigma)
+    return sigma * 2 ** (torch.arange(1, n + 1, dtype=torch.float64, device=sigma.device) / 2)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-from interaction_monitor.functional.saliency import first_high_order
+from interaction_monitor.functional.distribution import first_high_order
 from interaction_monitor.history.row import DERIVED, KINDS, PHASES, PREFIXES, TUPLE, Row, csv_columns, of_order
 
 __all__ = ["PHASES", "EffectPart", "History", "Row", "csv_columns"]

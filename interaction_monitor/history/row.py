@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from interaction_monitor.functional.saliency import first_high_order
+from interaction_monitor.functional.distribution import first_high_order
 
 PHASES = ("initial", "one", "two")
 OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity", "generalizing")

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1, require_counts
-from interaction_monitor.functional.intervals import mean_order_interval, share_influence, share_interval
-from interaction_monitor.functional.saliency import high_order_share
+from interaction_monitor.functional.distribution import (
+    high_order_share,
+    mean_order_interval,
+    share_influence,
+    share_interval,
+)
 from interaction_monitor.phases.change_tests import Curve, lowest
 from interaction_monitor.phases.loss_gap import GapOpening, change_point, clear_rise, gap_opening
 from interaction_monitor.phases.onset import PhaseState, PhaseTracker

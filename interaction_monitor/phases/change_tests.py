@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from interaction_monitor.functional.intervals import student_quantile
+from interaction_monitor.functional.distribution import student_quantile
 
 # Measurements averaged at the lowest and at the end: short ones for leaps, long ones for slow rises.
 WINDOWS = ((1, 2), (2, 4), (4, 8))

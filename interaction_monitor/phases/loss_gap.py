@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interaction_monitor._checks import require_between_0_and_1
-from interaction_monitor.functional.intervals import student_quantile
+from interaction_monitor.functional.distribution import student_quantile
 from interaction_monitor.phases.change_tests import leaves_jitter, lowest, median_jitter
 
 Values = NDArray[np.float64]  # (E,) one value per measurement

@@ -17,8 +17,13 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1, require_counts, require_no_less_than_zero
-from interaction_monitor.functional.intervals import mean_order_influence, share_influence
-from interaction_monitor.functional.saliency import first_high_order, high_order_share, mean_order
+from interaction_monitor.functional.distribution import (
+    first_high_order,
+    high_order_share,
+    mean_order,
+    mean_order_influence,
+    share_influence,
+)
 from interaction_monitor.phases.change_tests import Curve, lowest
 from interaction_monitor.phases.loss_gap import EARLY, clear_rise
 

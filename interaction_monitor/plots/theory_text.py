@@ -13,9 +13,9 @@ from interaction_monitor.functional.faithfulness import (
     bound_exponent,
     largest_drop,
     polynomial_degree,
+    sparsity_exponent,
 )
-from interaction_monitor.functional.order_profiles import fit_shapes, order_cancellation
-from interaction_monitor.functional.saliency import order_strength, sparsity_exponent
+from interaction_monitor.functional.saliency import fit_shapes, order_cancellation, order_strength
 from interaction_monitor.functional.sharing import discrimination_power, transfer_curve
 from interaction_monitor.history.landmarks import places
 from interaction_monitor.measurement import Measurement

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from interaction_monitor import cli
 from interaction_monitor.functional import order_strength
 from interaction_monitor.functional.faithfulness import average_outputs, largest_drop
-from interaction_monitor.functional.order_profiles import fit_shapes
+from interaction_monitor.functional.saliency import fit_shapes
 from interaction_monitor.history import History
 from interaction_monitor.plots import theory_figures, theory_text
 from interaction_monitor.plots.theory_figures import bars, noise_level

@@ -27,6 +27,7 @@ from interaction_monitor.functional.faithfulness import (
     bound_exponent,
     largest_drop,
     polynomial_degree,
+    sparsity_exponent,
 )
 
 
@@ -245,3 +246,15 @@ def test_the_exponent_of_the_bound_is_that_of_its_definition():
     p = ((average_outputs(v) / average_outputs(v)[:, :1]).log() / torch.arange(1, n + 1).log())[:, 1:].amax(1)
     known = p[found.isfinite()]
     assert known.min() < 1 < 2 < known.max()  # no digit is set aside, one, and two
+
+
+def test_the_exponent_meets_the_bound_with_equality():
+    v = torch.randn(3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    and_, tau = and_interactions(v), 0.7
+    for sample, exponent in enumerate(sparsity_exponent(and_, tau).tolist()):
+        count = sum(abs(float(i)) >= tau for i in and_[sample, 1:])
+        change = abs(float(v[sample, -1] - v[sample, 0]))
+        assert 5**exponent * change / tau == pytest.approx(count)
+    assert sparsity_exponent(torch.ones(2, 4), tau=9.0).tolist() == [-math.inf] * 2
+    with pytest.raises(ValueError, match="at least two players"):
+        sparsity_exponent(torch.ones(2), tau=1.0)

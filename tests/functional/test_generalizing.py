@@ -14,9 +14,10 @@ from interaction_monitor.functional import (
     generalizing_strength,
     order_effects,
     order_strength,
+    order_turnover,
 )
+from interaction_monitor.functional.distribution import share_influence, share_interval
 from interaction_monitor.functional.generalizing import held_interactions
-from interaction_monitor.functional.intervals import share_influence, share_interval
 from interaction_monitor.metrics import GeneralizingStrength
 
 
@@ -259,3 +260,53 @@ def test_held_interactions_do_not_depend_on_the_networks_threshold():
     held = held_interactions(and_, or_, references)
     for tau in (0.0, 0.5, 1.0):
         torch.testing.assert_close(order_strength(*held, tau), generalizing_strength(and_, or_, references, tau=tau))
+
+
+def games(seed: int, *shape: int) -> torch.Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn.round(decimals=1)
+
+
+class TestTurnover:
+    @given(seed=st.integers(0, 10_000), n=st.integers(1, 4))
+    def test_counts_sets(self, seed, n):
+        and_, or_, then_and, then_or = games(seed, 4, 2**n)
+        tau, before_tau = 0.7, 0.4
+        result = order_turnover((then_and, then_or), (and_, or_), before_tau=before_tau, tau=tau)
+        expected = {"persisted": [0.0] * n, "appeared": [0.0] * n, "vanished": [0.0] * n}
+        for then, now in ((then_and, and_), (then_or, or_)):
+            for coalition in range(1, 2**n):
+                order = coalition.bit_count() - 1
+                before, here = float(then[coalition]), float(now[coalition])
+                was, is_ = abs(before) >= before_tau, abs(here) >= tau
+                if was and is_ and before * here > 0:
+                    expected["persisted"][order] += abs(here)
+                    continue
+                expected["appeared"][order] += abs(here) * is_
+                expected["vanished"][order] += abs(before) * was
+        for name, values in expected.items():
+            assert getattr(result, name).tolist() == pytest.approx(values)
+        torch.testing.assert_close(result.persisted + result.appeared, order_strength(and_, or_, tau))
+
+    def test_nothing_changes_without_a_change(self):
+        and_, or_ = games(0, 2, 3, 16)
+        result = order_turnover((and_, or_), (and_, or_), before_tau=0.5, tau=0.5)
+        torch.testing.assert_close(result.persisted, order_strength(and_, or_, 0.5))
+        assert not result.appeared.any()
+        assert not result.vanished.any()
+
+    def test_a_turned_sign_is_another_pattern(self):
+        one, none = torch.tensor([0.0, 2.0]), torch.zeros(2)
+        result = order_turnover((one, none), (-one, none), before_tau=0.1, tau=0.1)
+        assert (result.persisted.item(), result.appeared.item(), result.vanished.item()) == (0.0, 2.0, 2.0)
+
+    def test_a_sample_that_is_not_finite_is_unknown(self):
+        before, now = games(1, 2, 2, 8), games(2, 2, 2, 8)
+        before[0, 1, 3] = math.nan
+        result = order_turnover(tuple(before), tuple(now), before_tau=0.1, tau=0.1)
+        assert result.persisted[1].isnan().all()
+        assert result.persisted[0].isfinite().all()
+
+    def test_shapes_must_agree(self):
+        with pytest.raises(ValueError, match="must have one shape"):
+            order_turnover((torch.zeros(4),) * 2, (torch.zeros(8),) * 2, before_tau=0.1, tau=0.1)

@@ -14,6 +14,7 @@ from interaction_monitor.functional import (
     coalition,
     members,
     n_players,
+    noise_floor,
     or_interactions,
     or_outputs,
     orders,
@@ -236,3 +237,12 @@ def test_orders_count_members():
 
 def test_no_games_give_no_interactions():
     assert and_interactions(torch.empty(0, 8)).shape == (0, 8)
+
+
+def test_noise_floor_is_the_spread_of_dividends_of_noise():
+    torch.manual_seed(4)
+    noise = 0.3 * torch.randn(4000, 32, dtype=torch.float64)
+    spread = and_interactions(noise).std(0)
+    floor = noise_floor(5, 0.3)
+    for one in range(1, 32):
+        assert spread[one].item() == pytest.approx(floor[bin(one).count("1") - 1].item(), rel=0.06)

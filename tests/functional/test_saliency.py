@@ -1,31 +1,35 @@
+"""What the interactions of each order do, by definition; planted mixtures of decay and spindle are found."""
+
 from __future__ import annotations
 
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from interaction_monitor.functional import (
     and_interactions,
-    first_high_order,
     generalizing_parts,
     generalizing_strength,
     high_order_share,
     mean_order,
     mean_order_influence,
     mean_order_interval,
-    noise_floor,
     order_distribution,
+    order_effects,
+    order_similarity,
     order_strength,
     order_turnover,
+    orders,
     saliency_threshold,
     salient_counts,
     salient_outputs,
 )
-from interaction_monitor.functional.intervals import student_quantile
-from interaction_monitor.functional.saliency import sparsity_exponent
+from interaction_monitor.functional.faithfulness import sparsity_exponent
+from interaction_monitor.functional.saliency import fit_shapes, order_cancellation
+from interaction_monitor.measurement import interpret
 
 
 def brute_strength(and_, or_, tau, n):
@@ -155,27 +159,6 @@ def test_a_sample_that_is_not_finite_is_marked_and_left_out(bad):
     assert high_order_share(strength) == high_order_share(kept)
 
 
-def test_distribution_sums_to_n_and_ignores_scale():
-    torch.manual_seed(2)
-    strength = torch.rand(7, 10)
-    distribution = order_distribution(strength)
-    assert distribution.sum().item() == pytest.approx(10)
-    torch.testing.assert_close(order_distribution(strength * 1e-9), distribution)
-    # the average over samples comes before the division: a strong sample weighs more
-    uneven = torch.tensor([[9.0, 0.0], [0.0, 1.0]])
-    assert order_distribution(uneven).tolist() == pytest.approx([1.8, 0.2])
-    assert mean_order(uneven).item() == pytest.approx(1.1)
-    assert mean_order(order_distribution(strength)).item() == pytest.approx(mean_order(strength).item())
-
-
-def test_nothing_salient():
-    nothing = torch.zeros(4, 6)
-    assert order_distribution(nothing).tolist() == [0.0] * 6
-    assert mean_order(nothing).isnan()
-    assert math.isnan(high_order_share(nothing))
-    assert all(math.isnan(bound) for bound in mean_order_interval(nothing))
-
-
 def test_random_outputs_have_the_textbook_spindle():
     torch.manual_seed(3)
     v = torch.randn(50, 1024, dtype=torch.float64)
@@ -185,82 +168,7 @@ def test_random_outputs_have_the_textbook_spindle():
     torch.testing.assert_close(distribution, 10 * expected / expected.sum(), rtol=0.1, atol=0.01)
 
 
-def test_noise_floor_is_the_spread_of_dividends_of_noise():
-    torch.manual_seed(4)
-    noise = 0.3 * torch.randn(4000, 32, dtype=torch.float64)
-    spread = and_interactions(noise).std(0)
-    floor = noise_floor(5, 0.3)
-    for coalition in range(1, 32):
-        assert spread[coalition].item() == pytest.approx(floor[bin(coalition).count("1") - 1].item(), rel=0.06)
-
-
-def test_influence_is_the_derivative_of_the_mean_order():
-    torch.manual_seed(5)
-    strength = torch.rand(6, 4, dtype=torch.float64)
-    influence = mean_order_influence(strength)
-    assert influence.mean().abs() < 1e-12
-    for sample in range(6):
-        weight = torch.ones(6, 1, dtype=torch.float64, requires_grad=True)
-        (slope,) = torch.autograd.grad(mean_order(strength * weight), weight)
-        assert influence[sample].item() / 6 == pytest.approx(slope[sample].item())
-
-
-def test_interval_covers_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(6)
-    shape = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5]).double()
-    truth = mean_order(shape).item()
-    hits = 0
-    for _ in range(2000):
-        strength = -torch.rand(30, 5, generator=generator, dtype=torch.float64).log() * shape
-        low, _, high = mean_order_interval(strength, level=0.9)
-        hits += low <= truth <= high
-    # binomial standard error 0.7%; the delta method covers a little less than it says at 30 samples
-    assert 0.865 < hits / 2000 < 0.92
-
-
-def test_interval_at_the_edges():
-    assert mean_order_interval(torch.tensor([[1.0, 1.0, 0.0]])) == (1.0, 1.5, 3.0)
-    same = mean_order_interval(torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
-    assert same == (1.5, 1.5, 1.5)
-    with pytest.raises(ValueError, match="level"):
-        mean_order_interval(torch.ones(3, 2), level=95)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 49, 500])
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.975, 1 - 1e-4, 1 - 1e-9])
-def test_student_quantile(level, freedom):
-    assert student_quantile(level, freedom) == pytest.approx(stats.t.ppf(level, freedom), rel=1e-5, abs=1e-9)
-
-
-def test_student_quantile_wants_a_tail():
-    for p, freedom in ((0.3, 5), (1.0, 5), (0.9, 0)):
-        with pytest.raises(ValueError, match="p must lie"):
-            student_quantile(p, freedom)
-
-
-def test_high_orders_start_above_a_third():
-    for n in range(3, 30):
-        first = first_high_order(n)
-        assert first > n / 3 >= first - 1
-    assert [first_high_order(n) for n in (1, 2)] == [2, 2]
-    share = high_order_share(torch.tensor([1.0, 1.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
-    assert share == pytest.approx(5 / 8)
-    assert high_order_share(torch.tensor([[3.0]])) == 0
-
-
 @pytest.mark.cuda
-def test_the_exponent_meets_the_bound_with_equality():
-    v = torch.randn(3, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    and_, tau = and_interactions(v), 0.7
-    for sample, exponent in enumerate(sparsity_exponent(and_, tau).tolist()):
-        count = sum(abs(float(i)) >= tau for i in and_[sample, 1:])
-        change = abs(float(v[sample, -1] - v[sample, 0]))
-        assert 5**exponent * change / tau == pytest.approx(count)
-    assert sparsity_exponent(torch.ones(2, 4), tau=9.0).tolist() == [-math.inf] * 2
-    with pytest.raises(ValueError, match="at least two players"):
-        sparsity_exponent(torch.ones(2), tau=1.0)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_the_cpu():
     and_, or_ = torch.randn(2, 5, 64).double()
@@ -302,3 +210,124 @@ def test_the_function_is_not_hidden_by_a_module_of_its_name():
 
     for name in functional.__all__:
         assert callable(getattr(functional, name)), name
+
+
+def games(seed: int, *shape: int) -> torch.Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn.round(decimals=1)
+
+
+class TestEffects:
+    def test_sum_to_the_output_change(self):
+        v = games(3, 6, 32)
+        result = interpret(v, interactions="and")
+        torch.testing.assert_close(order_effects(result.and_, result.or_).sum(-1), v[:, -1] - v[:, 0])
+
+    def test_shapes_must_agree(self):
+        with pytest.raises(ValueError, match="must have one shape"):
+            order_effects(torch.zeros(4), torch.zeros(8))
+
+
+class TestSimilarity:
+    def test_is_one_for_the_same_means_and_zero_for_turned_signs(self):
+        group = tuple(games(4, 2, 5, 8))
+        torch.testing.assert_close(order_similarity(group, group), torch.ones(3).double())
+        turned = tuple(-effects for effects in group)
+        assert not order_similarity(group, turned).any()
+
+    def test_is_the_mean_over_the_classes_of_both(self):
+        first, second = tuple(games(5, 2, 6, 8)), tuple(games(6, 2, 4, 8))
+        classes = torch.tensor([0, 0, 0, 1, 1, 7]), torch.tensor([1, 0, 1, 0])
+        expected = []
+        for one in (0, 1):
+            a, b = (
+                np.stack([e.numpy()[of.numpy() == one].mean(0) for e in group])
+                for group, of in zip((first, second), classes, strict=True)
+            )
+            sims = []
+            for order in (1, 2, 3):
+                chosen = [c for c in range(8) if c.bit_count() == order]
+                x, y = (np.concatenate([part[:, chosen].clip(0), (-part[:, chosen]).clip(0)]) for part in (a, b))
+                sims.append(np.minimum(x, y).sum() / np.maximum(x, y).sum())
+            expected.append(sims)
+        np.testing.assert_allclose(order_similarity(first, second, classes), np.mean(expected, axis=0))
+
+    def test_refuses_groups_that_cannot_be_compared(self):
+        group = (torch.ones(2, 4),) * 2
+        with pytest.raises(ValueError, match="2 and 3 players"):
+            order_similarity(group, (torch.ones(2, 8),) * 2)
+        with pytest.raises(ValueError, match="no class has samples in both"):
+            order_similarity(group, group, (torch.tensor([0, 0]), torch.tensor([1, 1])))
+
+
+def planted(n: int, share: float, rate: float, q: float) -> list[float]:
+    decay = [rate ** (k - 1) for k in range(1, n + 1)]
+    spindle = [math.comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(1, n + 1)]
+    return [share * d / sum(decay) + (1 - share) * s / sum(spindle) for d, s in zip(decay, spindle, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("share", "rate", "q"), [(1.0, 0.3, 0.5), (0.0, 0.3, 0.5), (0.6, 0.25, 0.45), (0.35, 0.4, 0.6)]
+)
+def test_planted_mixtures_are_found(share, rate, q):
+    fit = fit_shapes(7.0 * torch.tensor(planted(10, share, rate, q)))
+    assert fit.decay_share.item() == pytest.approx(share, abs=0.02)
+    assert fit.misfit.item() < 0.01
+    torch.testing.assert_close((fit.decay + fit.spindle).sum(), torch.tensor(1.0, dtype=torch.float64))
+    if share:
+        assert fit.rate.item() == pytest.approx(rate, abs=0.02)
+    if share < 1:
+        assert fit.centre.item() == pytest.approx(10 * q / (1 - (1 - q) ** 10), abs=0.15)
+
+
+def test_measurements_are_fitted_each_for_itself():
+    strength = torch.tensor([[planted(6, 0.2, 0.3, 0.5), [0.0] * 6], [planted(6, 0.9, 0.3, 0.5), [1.0] * 6]])
+    fit = fit_shapes(strength)
+    assert fit.decay.shape == (2, 2, 6)
+    assert fit.decay_share[0, 1].isnan()
+    assert fit.spindle[0, 1].isnan().all()
+    for i, j in ((0, 0), (1, 0), (1, 1)):
+        torch.testing.assert_close(fit.decay_share[i, j], fit_shapes(strength[i, j]).decay_share)
+    with pytest.raises(ValueError, match="at least 4 orders"):
+        fit_shapes(torch.ones(3))
+    with pytest.raises(ValueError, match="must not be negative"):
+        fit_shapes(torch.tensor([1.0, -1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("taus", [[0.4] * 5, [0.4, 0.1, 0.8, 0.4, 1.2]], ids=["one threshold", "one per sample"])
+def test_cancelling_is_that_of_its_definition(taus):
+    generator = torch.Generator().manual_seed(0)
+    and_, or_ = torch.randn(2, 5, 16, generator=generator, dtype=torch.float64)
+    and_[3, 2] = math.nan
+    found = order_cancellation(and_, or_, tau=taus[0] if len(set(taus)) == 1 else torch.tensor(taus))
+    of = orders(4).tolist()
+    for k in range(1, 5):
+        net = gross = 0.0
+        for sample in (0, 1, 2, 4):
+            effects = [float(i[sample, s]) for i in (and_, or_) for s in range(16) if of[s] == k]
+            effects = [x for x in effects if abs(x) >= taus[sample]]
+            net, gross = net + abs(sum(effects)), gross + sum(map(abs, effects))
+        assert float(found[k - 1]) == pytest.approx(1 - net / gross)
+    assert order_cancellation(torch.zeros(2, 4), torch.zeros(2, 4)).isnan().all()
+
+
+def test_effects_of_one_sign_cancel_by_nothing_less_than_nothing():
+    for seed in range(20):
+        effects = torch.rand(2, 3, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        found = order_cancellation(*effects)
+        assert (found >= 0).all()
+        assert (found < 1e-12).all()
+
+
+def test_cancelling_refuses_what_does_not_fit():
+    zero = torch.zeros(2, 4)
+    with pytest.raises(ValueError, match="tau must be a number, or one per sample"):
+        order_cancellation(zero, zero, tau=torch.zeros(4))
+    with pytest.raises(ValueError, match="and_ and or_ must have one shape"):
+        order_cancellation(zero, torch.zeros(1, 4))
+
+
+def test_cancelling_leaves_out_samples_without_a_threshold():
+    and_, or_ = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = order_cancellation(and_, or_, tau=torch.tensor([0.1, math.nan, 0.1]))
+    torch.testing.assert_close(found, order_cancellation(and_[[0, 2]], or_[[0, 2]], tau=0.1))

@@ -1,7 +1,9 @@
-"""How far the choice of probe samples can have moved the mean order, or a share of the strength.
+"""The distribution over orders in a number, and how far the choice of probe samples can have moved it.
 
-Both are a ratio of two means over samples, so the spread follows from one number per sample, the
-influence function, by the delta method.
+The mean order is the one number that falls in phase one and rises in phase two (Ren et al. 2024, "Towards the dynamics
+of a DNN learning symbolic interactions", Section 3.2). It and each share of the strength are a ratio of two means over
+samples, so the spread follows from one number per sample, the influence function, by the delta method. A sample without
+finite outputs has a row of NaN and is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import torch
 from torch import Tensor
 
 from interaction_monitor._checks import require_between_0_and_1, to_float64
-from interaction_monitor.functional.saliency import mean_order, valid_rows
 
 
 class MeanOrderInterval(NamedTuple):
@@ -30,6 +31,92 @@ class ShareInterval(NamedTuple):
     low: float  # lower bound, at least 0
     share: float  # the share itself, in 0..1
     high: float  # upper bound, at most 1
+
+
+def order_distribution(strength: Tensor) -> Tensor:
+    """Give the share of every order, I_real^(k), averaged over samples.
+
+    I^(k) = mean over samples of strength(k), divided by Z = its mean over k, so that the entries sum
+    to n and 1 is an even share (Ren et al. 2024, Section 3.2). A sample weighs by its strength.
+
+    Args:
+        strength: (S, n) strength per sample and order; rows with NaN are left out.
+
+    Returns:
+        (n,) float64 with sum n; zeros if nothing is salient.
+
+    Raises:
+        ValueError: if `strength` has no order.
+
+    Examples:
+        >>> order_distribution(torch.tensor([[3.0, 1.0], [3.0, 1.0]])).tolist()
+        [1.5, 0.5]
+    """
+    total = valid_rows(strength).sum(0)
+    return total if total.sum() == 0 else total / total.mean()
+
+
+def mean_order(strength: Tensor) -> Tensor:
+    """Give the mean order ⟨k⟩ = Σ_k k I^(k) / Σ_k I^(k).
+
+    Args:
+        strength: (S, n) strength per sample and order, or (n,) an order distribution; rows with NaN are left out.
+
+    Returns:
+        () float64 in 1..n; NaN if nothing is salient.
+
+    Raises:
+        ValueError: if `strength` has no order.
+
+    Examples:
+        >>> mean_order(torch.tensor([[3.0, 1.0], [1.0, 3.0]])).item()
+        1.5
+    """
+    total = valid_rows(strength).sum(0)
+    weight = torch.arange(1, len(total) + 1, dtype=total.dtype, device=total.device)
+    return (weight * total).sum() / total.sum()
+
+
+def first_high_order(n: int) -> int:
+    """Give the order from which on interactions count as high: the smallest k > n/3, and at least 2.
+
+    4 of 10 players. Chosen on recorded runs: see "High orders" in the documentation on phases.
+
+    Args:
+        n: number of players.
+
+    Returns:
+        The smallest high order; with a single player it is 2, which no interaction has.
+
+    Examples:
+        >>> [first_high_order(n) for n in (1, 3, 6, 10, 12)]
+        [2, 2, 3, 4, 5]
+    """
+    return max(2, n // 3 + 1)
+
+
+def high_order_share(strength: Tensor) -> float:
+    """Give the share of the strength that lies in the high orders, `first_high_order` and above.
+
+    Where ⟨k⟩ moves already when order one gives way to order two, this share stays near zero until the
+    network encodes patterns of many variables, those that Ren et al. 2024 find to generalise badly.
+
+    Args:
+        strength: (S, n) strength per sample and order, or (n,) an order distribution; rows with NaN
+            are left out.
+
+    Returns:
+        A share in 0..1; NaN if nothing is salient.
+
+    Raises:
+        ValueError: if `strength` has no order.
+
+    Examples:
+        >>> high_order_share(torch.tensor([[2.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]))
+        0.25
+    """
+    total = valid_rows(strength).sum(0)
+    return float(total[first_high_order(len(total)) - 1 :].sum() / total.sum())
 
 
 def mean_order_influence(strength: Tensor) -> Tensor:
@@ -141,15 +228,6 @@ def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> Share
     return ShareInterval(max(share - reach, 0.0), share, min(share + reach, 1.0))
 
 
-def _reach(influence: Tensor, level: float) -> float:
-    """How far a mean over samples may be from the truth: NaN without a sample, without bound with a single one."""
-    require_between_0_and_1(0.95, level=level)
-    known = influence[influence.isfinite()]
-    if len(known) < 2:
-        return math.inf if len(known) else math.nan
-    return student_quantile(0.5 + level / 2, len(known) - 1) * float(known.std()) / math.sqrt(len(known))
-
-
 def student_quantile(p: float, freedom: int) -> float:
     """Give the quantile of Student's t, also far in the tail.
 
@@ -184,6 +262,15 @@ def student_quantile(p: float, freedom: int) -> float:
     return high
 
 
+def _reach(influence: Tensor, level: float) -> float:
+    """How far a mean over samples may be from the truth: NaN without a sample, without bound with a single one."""
+    require_between_0_and_1(0.95, level=level)
+    known = influence[influence.isfinite()]
+    if len(known) < 2:
+        return math.inf if len(known) else math.nan
+    return student_quantile(0.5 + level / 2, len(known) - 1) * float(known.std()) / math.sqrt(len(known))
+
+
 def _central_probability(t: float, freedom: int) -> float:
     angle = math.atan(t / math.sqrt(freedom))
     odd = freedom % 2
@@ -194,3 +281,15 @@ def _central_probability(t: float, freedom: int) -> float:
     if odd:
         return 2 / math.pi * (angle + math.sin(angle) * series)
     return math.sin(angle) * series
+
+
+def valid_rows(strength: Tensor) -> Tensor:
+    """Keep the samples whose strengths are all finite, (..., n) -> (samples, n) float64.
+
+    Raises:
+        ValueError: if `strength` has no order.
+    """
+    if strength.ndim == 0 or strength.shape[-1] == 0:
+        raise ValueError(f"strength must have the orders on its last axis, but has shape {tuple(strength.shape)}")
+    rows = to_float64(strength).reshape(-1, strength.shape[-1])
+    return rows[rows.isfinite().all(-1)]
