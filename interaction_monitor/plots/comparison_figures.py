@@ -260,7 +260,7 @@ def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
 def _draw_explained(ax: Axes, v: Tensor, explained: Tensor) -> float:
     """Draw outputs from the largest down and what explains them; return the mean error as a share of the change."""
     by_output, rank = v.argsort(descending=True), torch.arange(len(v))
-    ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output")
+    ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output", zorder=3)
     ax.plot(rank, explained[by_output], color=_POSITIVE, lw=0.8, label="salient interactions")
     ax.fill_between(rank, v[by_output], explained[by_output], color=_POSITIVE, alpha=_PALE)
     bare(ax)
