@@ -39,10 +39,9 @@ _CHUNK = 1 << 22
 
 
 def _kronecker_power(x: Tensor, factor: tuple[tuple[float, float], tuple[float, float]]) -> Tensor:
-    """Multiply the last axis by the n-th Kronecker power of a 2x2 factor, up to five players at a time.
+    """Multiply the last axis by the n-th Kronecker power of a 2x2 factor.
 
-    Blocks of five make each step a 32 x 32 matrix product, several times faster than 2x2 butterflies, which
-    wait for memory.
+    Up to five players at a time make each step a 32 x 32 matrix product, several times faster than 2x2 butterflies.
     """
     n = n_players(x)
     shape, done = x.shape, 0

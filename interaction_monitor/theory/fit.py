@@ -22,9 +22,6 @@ from interaction_monitor.theory.closed_form import EIGENVALUES, predicted_streng
 
 Distance = Literal["jensen-shannon", "total-variation", "cosine"]
 
-# Noise levels whose distances differ by less match equally well: a thousandth of the strength at another order, less
-# than it makes to have one threshold for all samples or one for each. The other two are quadratic in such a change.
-_RESOLUTION: dict[str, float] = {"total-variation": 1e-3, "jensen-shannon": 1e-6, "cosine": 1e-6}
 _COARSE_PER_DECADE = 4
 _FINE_PER_STEP = 4
 # Numbers compared at once in the bootstrap, 32 MiB.
@@ -61,18 +58,13 @@ def _shares(strength: Tensor) -> Tensor:
     return strength / strength.sum(-1, keepdim=True)
 
 
-def _total_variation(p: Tensor, q: Tensor) -> Tensor:
-    return (_shares(p) - _shares(q)).abs().sum(-1) / 2
-
-
-def _cosine_distance(p: Tensor, q: Tensor) -> Tensor:
-    return 1 - torch.nn.functional.cosine_similarity(p, q, dim=-1)
-
-
-_DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "jensen-shannon": jensen_shannon,
-    "total-variation": _total_variation,
-    "cosine": _cosine_distance,
+# Each with its resolution: noise levels whose distances differ by less match equally well. It is a thousandth of the
+# strength at another order, less than it makes to have one threshold for all samples or one for each; the other two
+# are quadratic in such a change.
+_DISTANCES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
+    "jensen-shannon": (jensen_shannon, 1e-6),
+    "total-variation": (lambda p, q: (_shares(p) - _shares(q)).abs().sum(-1) / 2, 1e-3),
+    "cosine": (lambda p, q: 1 - torch.nn.functional.cosine_similarity(p, q, dim=-1), 1e-6),
 }
 
 
@@ -111,10 +103,10 @@ def fit_sigma2(
     logarithmic grid, finer around the best levels, is made once and laid beside every measurement and every
     bootstrap replicate; of levels that match equally well the least is taken (Ren et al. 2024, Theorem 3 and Figure 4).
 
-    The default distance is the share of the strength that the prediction puts at a wrong order. Thresholds make the
-    strength of high orders jump, and the Jensen-Shannon divergence makes much of what is nearly empty: with planted
-    noise its 95% intervals held the truth 33 times of 60, those of the other two always. The cosine sees little but the
-    strongest order, so late in training its intervals reach up to a thousand times further.
+    The default distance is the share of the strength that the prediction puts at a wrong order. The Jensen-Shannon
+    divergence makes much of what is nearly empty: with planted noise its 95% intervals held the truth 33 times of 60,
+    those of the other two always. The cosine sees little but the strongest order: late in training its intervals reach
+    up to a thousand times further.
 
     `low` and `high` are percentiles over draws of the samples with replacement, the same samples for measurement and
     theory, of the least and the most noise that match best. Where I_theo^(k) does not depend on σ² they lie far
@@ -164,7 +156,7 @@ def fit_sigma2(
     def predicted(levels: Tensor) -> Tensor:
         return predicted_strength(w_and, w_or, levels, or_whole=or_whole, fraction=fraction)
 
-    compare = _DISTANCES[distance]
+    compare, resolution = _DISTANCES[distance]
     real = strength.mean(1)
     grid = _coarse_grid(strength.shape[-1]).to(strength.device)
     theory = predicted(grid)
@@ -174,7 +166,7 @@ def fit_sigma2(
 
     mean = theory.mean(1)
     curve = compare(real[:, None], mean)
-    best = _close(curve, distance).argmax(-1)  # the first, that is the least noise, of equals
+    best = _close(curve, resolution).argmax(-1)  # the first, that is the least noise, of equals
     low, high = _bounds(strength, theory, distance, replicates=replicates, level=level, seed=seed)
     unknown = real.sum(-1) == 0
     real, matched = (x / x.mean(-1, keepdim=True) for x in (real, mean[best]))
@@ -237,10 +229,10 @@ def _around(grid: Tensor, best: Tensor) -> Tensor:
     return (10 ** (logs[starts, None] * (1 - share) + logs[starts + 1, None] * share)).flatten()
 
 
-def _close(curve: Tensor, distance: Distance) -> Tensor:
+def _close(curve: Tensor, resolution: float) -> Tensor:
     """Mark the noise levels that match as well as the best one; all of them where nothing can be compared."""
     curve = curve.nan_to_num(math.inf)
-    return (curve <= curve.min(-1, keepdim=True).values + _RESOLUTION[distance]).to(torch.int8)
+    return (curve <= curve.min(-1, keepdim=True).values + resolution).to(torch.int8)
 
 
 def _bounds(
@@ -253,6 +245,7 @@ def _bounds(
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Percentiles of the first and the last best level over samples drawn with replacement, as grid indices."""
+    compare, resolution = _DISTANCES[distance]
     samples, levels = strength.shape[1], len(theory)
     draws = torch.randint(samples, (replicates, samples), generator=torch.Generator().manual_seed(seed))
     weights = torch.zeros(replicates, samples, dtype=torch.float64)
@@ -262,7 +255,7 @@ def _bounds(
     for part in counted("theory, draws of samples", parts):
         real = torch.einsum("bs,esn->ben", part, strength)
         predicted = torch.einsum("bs,ksn->bkn", part, theory)
-        close = _close(_DISTANCES[distance](real[:, :, None], predicted[:, None]), distance)
+        close = _close(compare(real[:, :, None], predicted[:, None]), resolution)
         first.append(close.argmax(-1))
         last.append(levels - 1 - close.flip(-1).argmax(-1))
     tail = (1 - level) / 2
