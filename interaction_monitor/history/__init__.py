@@ -50,10 +50,6 @@ class History(Sequence[Row]):
         (array([2.3]), array([nan]))
         >>> History.from_primitives(history.to_primitives()) == history
         True
-        >>> history.append(row)
-        Traceback (most recent call last):
-        ...
-        ValueError: (epoch, step) must increase: (0, 0) after (0, 0)
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -177,8 +173,7 @@ class History(Sequence[Row]):
         persisted, vanished = (self.by_order(name).sum(1) for name in ("persisted", "vanished"))
         parts = np.stack([persisted, self.strength.sum(1) - persisted, vanished], axis=1).clip(0)
         total = parts.sum(1, keepdims=True)
-        shares: NDArray[np.float64] = parts / np.where(total > 0, total, np.nan)
-        return shares
+        return parts / np.where(total > 0, total, np.nan)
 
     def persisted_shares(self) -> NDArray[np.float64]:
         """Return (E, n) which share of each order's strength was there at the measurement before; NaN if not known."""

@@ -88,8 +88,7 @@ class Losses:
     @property
     def gap(self) -> NDArray[np.float64]:
         """(E,) test minus train loss."""
-        difference: NDArray[np.float64] = self.test - self.train
-        return difference
+        return self.test - self.train
 
     @property
     def first(self) -> float:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from interaction_monitor.functional.distribution import first_high_order
 
 PHASES = ("initial", "one", "two")
-OPTIONAL = ("persisted", "vanished", "effect", "train_strength", "train_effect", "similarity", "generalizing")
-# Single values that earlier versions did not write.
-ADDED = (
-    *("onset_step", "detected_step", "rounding", "gap_onset_step"),
-    *("generalizing_share", "generalizing_low", "generalizing_high"),
-    *("evaluated_train_loss", "evaluated_test_loss", "evaluated_samples", "unseen_loss"),
-    *("overfitting_epoch", "overfitting_detected_epoch", "overfitting_step", "overfitting_detected_step"),
-)
 DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 ENOUGH_SAMPLES = 200  # on fewer, losses in evaluation mode jump about more than logged ones mislead
@@ -91,7 +83,7 @@ class Row:
                 "distribution and strength need one entry per order each, "
                 f"got {len(self.distribution)} and {len(self.strength)}"
             )
-        for name in OPTIONAL:
+        for name in PREFIXES:
             if len(getattr(self, name)) not in (0, len(self.strength)):
                 raise ValueError(f"{name} needs one entry per order or none, got {len(getattr(self, name))}")
         if self.phase not in PHASES:
@@ -175,7 +167,7 @@ class Row:
         values: dict[str, Any] = {}
         for name, kind in KINDS.items():
             if kind == TUPLE:
-                values[name] = tuple(_cells_of_orders(cells, PREFIXES[name], optional=name in OPTIONAL))
+                values[name] = tuple(_cells_of_orders(cells, PREFIXES[name], optional=name in ADDED))
             elif name in cells or name not in ADDED:
                 values[name] = _read_cell(cells, name, kind)
         return cls(**values)
@@ -191,7 +183,7 @@ class Row:
         Raises:
             ValueError: If a field is missing or holds something else than it should.
         """
-        missing = [name for name in KINDS if name not in values and name not in (*OPTIONAL, *ADDED)]
+        missing = [name for name in KINDS if name not in values and name not in ADDED]
         if missing:
             raise ValueError(f"a row of the history lacks {', '.join(missing)}")
         try:
@@ -204,7 +196,8 @@ class Row:
 # The annotations of Row decide how its fields are written, so a new field needs no second place.
 TUPLE = "tuple[float, ...]"
 KINDS: dict[str, str] = {field.name: str(field.type) for field in fields(Row)}
-PREFIXES = {"distribution": "order_", "strength": "strength_"} | {name: f"{name}_" for name in OPTIONAL}
+PREFIXES = {name: "order_" if name == "distribution" else f"{name}_" for name in KINDS if KINDS[name] == TUPLE}
+ADDED = {field.name for field in fields(Row) if field.default is not MISSING}  # earlier versions did not write them
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "int": int,
     "float": float,
@@ -241,7 +234,7 @@ def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
     """
     columns: list[str] = []
     for name, kind in KINDS.items():
-        if optional or name not in (*OPTIONAL, *ADDED):
+        if optional or name not in ADDED:
             columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
     return columns
 

@@ -175,8 +175,7 @@ def scalars(history: History, name: str) -> dict[str, float]:
 
 def keys(name: str, n_players: int) -> list[str]:
     """List every key that `scalars` may give."""
-    orders = range(1, n_players + 1)
-    by_order = [f"{prefix}{order}" for prefix in ("order_", BY_ORDER) for order in orders]
+    by_order = [f"{prefix}{order}" for prefix in ("order_", BY_ORDER) for order in range(1, n_players + 1)]
     return [f"{name}/{key}" for key in (*KEYS, *by_order)]
 
 

@@ -63,12 +63,9 @@ class Columns(Players):
                 f'baseline={self.baseline!r} must be "mean", "median", "most frequent", a number, a tensor or a '
                 "callable"
             )
-        if groups is not None:
-            named = list(chain(*groups))
-            if len(named) != len(set(named)) or min(named, default=0) < 0 or not all(groups):
-                raise ValueError(
-                    f"columns={self.columns} must name columns from 0 on, each once, in groups of one or more"
-                )
+        named = list(chain(*groups or ()))
+        if len(named) != len(set(named)) or min(named, default=0) < 0 or not all(groups or ()):
+            raise ValueError(f"columns={self.columns} must name columns from 0 on, each once, in groups of one or more")
         if self.n_players < 1 or (groups is not None and self.n_players > len(groups)):
             raise ValueError(
                 f"n_players={self.n_players} must be from 1 to the "

@@ -15,9 +15,6 @@ from interaction_monitor._checks import float64_device
 class PlayerMap:
     """Which part of each probe sample belongs to which player: drawn once, fixed for the whole run.
 
-    Masking replaces the positions of absent players by the baseline and leaves every other position
-    bit-identical.
-
     Args:
         labels: the player at each position; -1 is background, which is always present.
         n_players: how many players every sample has. A sample whose labels miss some of them has no outputs:

@@ -91,7 +91,6 @@ def check(run: Any) -> None:
     Raises:
         ValueError: If a part is missing or is not what it should be; the message names the part.
     """
-    _demand(isinstance(run, dict), files.RUN)
     n_samples, n_players = run.get("n_samples"), run.get("n_players")
     _demand(_is_count(n_samples) and n_samples >= 1, "n_samples")
     _demand(_is_count(n_players) and 1 <= n_players <= _LARGEST_N, "n_players")
