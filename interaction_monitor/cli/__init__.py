@@ -1,7 +1,8 @@
 """The command `interaction-monitor`: how it is run, and what it does with one recorded run.
 
-A command prints to stdout, and raises `CommandError`, `RecordError` or `OSError` where the user has to do something.
-The modules import nothing heavy before a command runs.
+A command is a name, a function that adds its arguments and one that runs it, whose docstring is its help. It prints to
+stdout, and raises `CommandError`, `RecordError` or `OSError` where the user has to do something. The modules import
+nothing heavy before a command runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TextIO, cast
 
 from interaction_monitor import __version__
 from interaction_monitor.cli import inputs, network_commands
-from interaction_monitor.cli.inputs import Command, CommandError
+from interaction_monitor.cli.inputs import CommandError
 
 
 def _theory_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def _theory_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _theory(arguments: argparse.Namespace) -> None:
-    """Lay what the closed form predicts beside what was measured: print it, draw it, and write it to TensorBoard."""
+    """Lay the theory's prediction over a recorded run: table, pictures and TensorBoard."""
     from interaction_monitor.plots import theory_figures, theory_text
     from interaction_monitor.record import files
     from interaction_monitor.theory import NoOverlayError, fit_record
@@ -83,7 +84,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    """Tell a run's story in one HTML file that works offline."""
+    """Tell a recorded run's story in one HTML file that works offline."""
     if find_spec("jinja2") is None:
         raise CommandError("the report needs jinja2; install it by: pip install 'interaction-monitor[report]'")
     from interaction_monitor.record import files
@@ -123,7 +124,7 @@ def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _analyse(arguments: argparse.Namespace) -> None:
-    """Print the conditions of sparsity, and decay and spindle of each measurement."""
+    """Check the conditions of sparsity on a recorded run, and split each measurement into a decay and a spindle."""
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     if not len(record.history):
         raise CommandError(f"{record.folder} holds no measurement; train for an epoch at least")
@@ -158,7 +159,7 @@ def _ratio_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ratio(arguments: argparse.Namespace) -> None:
-    """Say for each number of players whether every order reaches further than the next, and draw it."""
+    """Say and draw how the reach of an order over the next fades with the noise: Proposition 1, no run needed."""
     if min(arguments.players) < 2:
         raise CommandError(f"--players must be at least 2, for two orders to compare, but is {min(arguments.players)}")
     inputs.require_picture(arguments.out, "--out")
@@ -183,28 +184,13 @@ def _ratio(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.out}")
 
 
-_COMMANDS = (
-    Command(
-        "theory",
-        "lay the theory's prediction over a recorded run: table, pictures and TensorBoard",
-        _theory_arguments,
-        _theory,
-    ),
-    Command("report", "tell a recorded run's story in one HTML file that works offline", _report_arguments, _report),
-    Command(
-        "analyse",
-        "check the conditions of sparsity on a recorded run, and split each measurement into a decay and a spindle",
-        _analyse_arguments,
-        _analyse,
-    ),
-    Command(
-        "ratio",
-        "draw how the reach of an order over the next fades with the noise: Proposition 1, no run needed",
-        _ratio_arguments,
-        _ratio,
-    ),
-    *network_commands.COMMANDS,
-)
+_COMMANDS = {
+    "theory": (_theory_arguments, _theory),
+    "report": (_report_arguments, _report),
+    "analyse": (_analyse_arguments, _analyse),
+    "ratio": (_ratio_arguments, _ratio),
+    **network_commands.COMMANDS,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -275,8 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
-    for command in _COMMANDS:
-        added = commands.add_parser(command.name, help=command.summary, description=command.run.__doc__)
-        command.add_arguments(added)
-        added.set_defaults(run_command=command.run)
+    for name, (add_arguments, run) in _COMMANDS.items():
+        added = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_arguments(added)
+        added.set_defaults(run_command=run)
     return parser

@@ -1,4 +1,4 @@
-"""What a command is, and what it takes: records in folders, networks of checkpoints, and places for results."""
+"""What commands take: records in folders, networks of checkpoints, and places for results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interaction_monitor.comparison import Network
     from interaction_monitor.record import Record
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of the command line; what its `run` says of itself is its description."""
-
-    name: str
-    summary: str  # a line for the list of commands
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]  # prints, and raises where the user has to do something
 
 
 class CommandError(Exception):
@@ -106,12 +96,8 @@ def open_record(folder: Path, *, skip_damaged: bool) -> Record:
 def require_writable(folder: Path, *, option: str = "--out") -> None:
     """Check before anything is computed that files can be put into a folder, and make nothing yet.
 
-    Args:
-        folder: Where results shall go; it need not exist.
-        option: The argument that chooses another place.
-
     Raises:
-        CommandError: If they cannot.
+        CommandError: If they cannot; it names the option that chooses another place.
     """
     above = next(place for place in (folder, *folder.parents) if place.exists() or place == place.parent)
     if not above.is_dir():

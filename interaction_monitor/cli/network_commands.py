@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interaction_monitor.cli import inputs
-from interaction_monitor.cli.inputs import Command, CommandError, networks_of
+from interaction_monitor.cli.inputs import CommandError, networks_of
 
 if TYPE_CHECKING:
     from interaction_monitor.comparison import Comparison, Counting
@@ -44,10 +44,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="extract with each of these charges too, and tell what sharing and sparsity become: Figure 8",
     )
-    flag(
-        "--again",
-        help="extract each network a second time, from outputs changed by a millionth: Table 2 and Figure 12",
-    )
+    flag("--again", help="extract each network again, from outputs changed by a millionth: Table 2 and Figure 12")
     flag("--salient-matching", help="draw the outputs that the salient interactions of --sample give alone: Figure 6")
     add("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
     add("--out", type=inputs.path, default=Path("comparison"), metavar="FOLDER", help="default: comparison")
@@ -81,7 +78,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    """Tell which interactions networks share that were measured alike; with --factory, networks of checkpoints."""
+    """Extract what networks share, of records or of checkpoints: tables, pictures, an HTML file and TensorBoard."""
     if arguments.alphas is not None and not all(0 <= alpha < math.inf for alpha in arguments.alphas):
         raise CommandError(f"--alphas must be finite numbers, at least 0, but are {arguments.alphas}")
     if not 0 <= arguments.alpha < math.inf:
@@ -200,7 +197,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    """Time some masked forwards and extractions here, and tell what a measurement takes for each number of players."""
+    """Tell what a measurement of a network takes: forwards, extraction and memory by the number of players."""
     fewest, most = arguments.players
     if not 1 <= fewest <= most <= 24:
         raise CommandError(f"--players takes two numbers from 1 to 24, the smaller first, but is {fewest} {most}")
@@ -229,17 +226,4 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(cost_table(costs, heading, n_players=players.n_players, epoch_seconds=arguments.epoch_seconds))
 
 
-COMMANDS = (
-    Command(
-        "compare",
-        "extract the interactions that several networks share: tables, pictures, one HTML file and TensorBoard",
-        _compare_arguments,
-        _compare,
-    ),
-    Command(
-        "bench",
-        "tell what a measurement of a network takes: forwards, extraction and memory by the number of players",
-        _bench_arguments,
-        _bench,
-    ),
-)
+COMMANDS = {"compare": (_compare_arguments, _compare), "bench": (_bench_arguments, _bench)}
