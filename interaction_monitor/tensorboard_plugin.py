@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -114,15 +115,15 @@ def run_page(folder: Path) -> dict[str, Any]:
 def samples_of(folder: Path) -> dict[str, Any]:
     """Return a few samples with their strongest interactions at the end, and what these were at the onset."""
     from interaction_monitor.history.landmarks import onset_index, places
+    from interaction_monitor.plots.sample_inputs import examples
     from interaction_monitor.record import Record
-    from interaction_monitor.report.samples import as_primitives, examples
 
     record = Record.open(folder)
     named, last, onset = places(record.history), len(record.history) - 1, onset_index(record.history)
     moments = [(named[last], record.measurements[last])]
     if onset is not None and onset < last:
         moments.insert(0, (f"onset, {named[onset]}", record.measurements[onset]))
-    return {"players": record.n_players, "samples": [as_primitives(one) for one in examples(record, moments)]}
+    return {"players": record.n_players, "samples": [asdict(example) for example in examples(record, moments)]}
 
 
 def theory_of(folder: Path) -> dict[str, Any]:

@@ -141,14 +141,14 @@ def _analyse(arguments: argparse.Namespace) -> None:
         inputs.require_picture(picture, "--salient-matching")
         if arguments.sample not in valid:
             raise CommandError(f"--sample must be one of {', '.join(map(str, valid))}, but is {arguments.sample}")
-    from interaction_monitor.plots import comparison_figures, theory_text
+    from interaction_monitor.plots import sample_figures, theory_text
 
     shared = theory_text.transfer(last, record.probe_targets) if arguments.same_players else []
     lines = [*theory_text.conditions(last), theory_text.salient_alone(last), *shared, "", *theory_text.shapes(record)]
     print("\n".join(lines))
     if picture is not None:
         with inputs.writing(picture.parent, option="--salient-matching"):
-            comparison_figures.salient_only(last, arguments.sample).savefig(picture, dpi=110)
+            sample_figures.salient_only(last, arguments.sample).savefig(picture, dpi=110)
         print(f"wrote {picture}")
 
 

@@ -140,7 +140,7 @@ def _checked(arguments: argparse.Namespace, n_samples: int, n_players: int) -> C
 
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
-    from interaction_monitor.plots import comparison_figures, comparison_text, to_png
+    from interaction_monitor.plots import comparison_figures, comparison_text, sample_figures, to_png
 
     if arguments.sample not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
@@ -161,7 +161,7 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     if ablation is not None:
         pictures["ablation"] = to_png(comparison_figures.ablation(ablation, comparison.ks), dpi=110)
     if arguments.salient_matching:
-        pictures["salient_matching"] = to_png(comparison_figures.salient_matching(comparison, sample), dpi=110)
+        pictures["salient_matching"] = to_png(sample_figures.salient_matching(comparison, sample), dpi=110)
     with inputs.writing(arguments.out):
         (arguments.out / "comparison.txt").write_text(text, encoding="utf-8")
         for name, picture in pictures.items():

@@ -1,8 +1,9 @@
-"""Pictures of a comparison: Figures 2 to 4, 6, 8, 11 and 13 of Chen et al. 2024 for networks of one's own."""
+"""Pictures of a comparison: Figures 2 to 5, 8, 9, 11 and 13 of Chen et al. 2024 for networks of one's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from matplotlib import colormaps
@@ -17,20 +18,19 @@ from interaction_monitor.functional import (
     matching_precision_curve,
     or_outputs,
     order_sharing,
-    salient_counts,
-    salient_outputs,
     sparsity_curve,
 )
-from interaction_monitor.measurement import Measurement
-from interaction_monitor.plots import bare, legend_above, page, styled, to_png
-from interaction_monitor.plots.comparison_text import powers
-from interaction_monitor.plots.sample_figures import patterns
+from interaction_monitor.plots import NOTE, bare, legend_above, page, styled, to_png
+from interaction_monitor.plots.comparison_text import pattern_name, powers
+from interaction_monitor.plots.sample_inputs import draw_players, image_of
 
 # Okabe and Ito's colours, from the plainest extraction to the shared one
 _COLOURS = ("#999999", "#0072B2", "#D55E00", "#D55E00")
 _LINES = ("-", "-", "-", ":")
 _POSITIVE, _NEGATIVE = "#D55E00", "#0072B2"
 _PALE = 0.28
+_NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
 
 
 @styled
@@ -54,16 +54,13 @@ def sparsity(comparison: Comparison) -> Figure:
         bare(ax)
         largest = 0.0
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS[:3], strict=True):
-            and_, or_ = extraction.and_[network], extraction.or_[network]
-            if extraction.and_only:
-                or_ = and_
-            curve = sparsity_curve(and_, or_ if pooled or not extraction.and_only else None, pooled=pooled)
+            and_ = extraction.and_[network]
+            second = extraction.or_[network] if not extraction.and_only else and_ if pooled else None
+            curve = sparsity_curve(and_, second, pooled=pooled)
             largest = max(largest, float(curve[0]))
-            rank = torch.arange(1, len(curve) + 1)
-            ax.plot(rank, curve.clamp_min(1e-12), color=colour, label=extraction.name, lw=1.8)
-        bottom = max(largest, 1e-9) * 1e-4
+            _draw_by_rank(ax, curve.clamp_min(1e-12), color=colour, label=extraction.name, lw=1.8)
         ax.set(title=comparison.names[network], xlabel="interaction, strongest first", xscale="log", yscale="log")
-        ax.set_ylim(bottom, largest * 1.5 or 1.0)
+        ax.set_ylim(max(largest, 1e-9) * 1e-4, largest * 1.5 or 1.0)
         ax.axhline(0.05 * float(curve[0]), color="#BBBBBB", lw=1, ls="--")  # the paper's, whatever is counted elsewhere
     axes[0].set_ylabel("strength |I|, all samples" if pooled else "strength |I|, mean over samples")
     legend_above(figure, axes[0])
@@ -78,18 +75,12 @@ def generalization(comparison: Comparison) -> Figure:
         comparison: The networks.
 
     Returns:
-        The figure; means over networks and samples. The control is the shared extraction of outputs that have
-        nothing to share.
+        The figure; means over networks and samples. The control is the shared extraction of unrelated outputs.
     """
     figure = page(8.5, 3.6, laid_out=True)
     axes = figure.subplots(1, 2, sharey=True)
-    ks = comparison.ks
-    for kind, (ax, title) in enumerate(zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True)):
-        for extraction, colour, line in zip(comparison.extractions, _COLOURS, _LINES, strict=False):
-            power = powers(extraction, ks)[kind]  # NaN, and not drawn, for the OR of an extraction without
-            ax.plot(ks, power, color=colour, ls=line, label=extraction.name, marker="o", ms=4, lw=1.8)
-        ax.set(title=title, xlabel="strongest k of each network", ylim=(0, 1.02))
-        bare(ax)
+    for extraction, colour, line in zip(comparison.extractions, _COLOURS, _LINES, strict=False):
+        _draw_powers(axes, extraction, comparison.ks, color=colour, ls=line, label=extraction.name, lw=1.8)
     axes[0].set_ylabel("share found in all networks")
     legend_above(figure, axes[0])
     return figure
@@ -147,20 +138,18 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
     networks = len(comparison.names)
     figure = page(1.5 + 3.6 * networks, 6.2, laid_out=True)
     axes = figure.subplots(2, networks, squeeze=False)
+    rank = torch.arange(comparison.v.shape[-1])
     for network, (above, below) in enumerate(axes.T):
         v = comparison.v[network]
         by_output = v[sample].argsort(descending=True)
-        rank = torch.arange(v.shape[-1])
         for extraction, colour in zip(comparison.extractions[:3], _COLOURS, strict=False):
-            # the dividends of all outputs are AND interactions alone, and miss nothing
-            and_ = extraction.and_[network]
-            or_ = None if extraction.and_only else extraction.or_[network]
-            if or_ is not None:
+            and_, or_ = extraction.and_[network], None if extraction.and_only else extraction.or_[network]
+            if or_ is not None:  # the dividends of all outputs are AND interactions alone, and miss nothing
                 explained = (and_outputs(and_[sample]) + or_outputs(or_[sample]))[by_output]
                 above.plot(rank, explained, color=colour, lw=0.8)
                 above.fill_between(rank, v[sample][by_output], explained, color=colour, alpha=_PALE)
             precision = matching_precision_curve(v, and_, or_).mean(0)
-            below.plot(torch.arange(1, len(precision) + 1), precision, color=colour, label=extraction.name, lw=1.8)
+            _draw_by_rank(below, precision, color=colour, label=extraction.name, lw=1.8)
         above.plot(rank, v[sample][by_output], color="#1B1B1B", lw=1.2, label="output")
         above.set(title=comparison.names[network], xlabel=f"masked versions of sample {comparison.samples[sample]}")
         below.set(xlabel="strongest k", xscale="log", ylim=(None, 1.01))
@@ -189,94 +178,111 @@ def ablation(extractions: Sequence[Extraction], ks: Sequence[int]) -> Figure:
     shades = colormaps["viridis"](torch.linspace(0, 0.9, len(extractions)).tolist())
     for extraction, shade in zip(extractions, shades, strict=True):
         curve = sparsity_curve(extraction.and_, extraction.or_, pooled=True)
-        left.plot(torch.arange(1, len(curve) + 1), curve.clamp_min(1e-12), color=shade, label=extraction.name, lw=1.6)
-        for ax, power in zip(others, powers(extraction, ks), strict=True):
-            ax.plot(ks, power, color=shade, marker="o", ms=4, lw=1.6)
-    top = left.get_ylim()[1]
+        _draw_by_rank(left, curve.clamp_min(1e-12), color=shade, label=extraction.name, lw=1.6)
+        _draw_powers(others, extraction, ks, color=shade, lw=1.6)
+    bottom = max(left.get_ylim()[1], 1e-9) * 1e-4
     left.set(xlabel="interaction, strongest first", ylabel="strength |I|, all samples", xscale="log", yscale="log")
-    left.set_ylim(max(top, 1e-9) * 1e-4, None)
-    for ax, title in zip(others, ("AND: $s_{and}$", "OR: $s_{or}$"), strict=True):
-        ax.set(title=title, xlabel="strongest k of each network", ylim=(0, 1.02))
-    for ax in figure.axes:
-        bare(ax)
+    left.set_ylim(bottom, None)
+    bare(left)
     legend_above(figure, left)
     return figure
 
 
-@styled
-def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
-    """Draw the outputs of all masked versions of a sample, and what its salient interactions alone make of them.
+def _draw_by_rank(ax: Axes, values: Tensor, **line: Any) -> None:
+    ax.plot(torch.arange(1, len(values) + 1), values, **line)
 
-    Proposition 1 of Chen et al. 2024 [Figure 6]; `matching` has all interactions.
+
+def _draw_powers(axes: Sequence[Axes], extraction: Extraction, ks: Sequence[int], **line: Any) -> None:
+    """Draw s_and and s_or over k, each into axes of its own; NaN, the OR of an extraction without, is not drawn."""
+    for ax, name, power in zip(axes, ("AND: $s_{and}$", "OR: $s_{or}$"), powers(extraction, ks), strict=True):
+        ax.plot(ks, power, marker="o", ms=4, **line)
+        ax.set(title=name, xlabel="strongest k of each network", ylim=(0, 1.02))
+        bare(ax)
+
+
+@styled
+def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
+    """Draw the strongest shared and distinctive interactions on one sample [Figures 5 and 9].
 
     Args:
-        comparison: The networks; its counting says what is salient.
+        comparison: The networks.
         sample: Which sample of the comparison, from 0 on.
+        k: How many of the strongest interactions of each network, AND and OR together, are considered.
 
     Returns:
-        The figure: a column per network, extracted alone above, together below; the mean error in each title.
+        The figure: the extraction alone left, together right; each interaction with a bar per network, the shared
+        above the line.
     """
-    networks = len(comparison.names)
-    figure = page(1.2 + 3.4 * networks, 5.6, laid_out=True)
-    axes = figure.subplots(2, networks, sharex=True, sharey="col", squeeze=False)
-    for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
-        and_mask, or_mask = (mask[:, sample] for mask in extraction.salient)
-        for network, ax in enumerate(row):
-            v = comparison.v[network, sample]
-            and_ = extraction.and_[network, sample].where(and_mask[network], 0.0)
-            and_[0] = v[0]
-            explained = and_outputs(and_) + or_outputs(extraction.or_[network, sample].where(or_mask[network], 0.0))
-            count = int(and_mask[network].sum() + or_mask[network].sum())
-            error = _draw_explained(ax, v, explained)
-            ax.set_title(f"{comparison.names[network]}: {extraction.name}\n{count} salient, mean error {error:.0%}")
-        row[0].set_ylabel("output v")
-    for ax in axes[-1]:
-        ax.set_xlabel(f"masked versions of sample {comparison.samples[sample]}")
-    legend_above(figure, axes[0, 0])
+    both = (comparison.alone, comparison.shared)
+    lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
+    height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
+    figure = page(12, height, laid_out=True)
+    axes = figure.subplots(1, 2)
+    _map_of_players(figure, comparison, sample)
+    for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
+        _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
+        ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
+        # beside the axes, where no bar can run through it
+        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": NOTE}
+        ax.text(1.01, len(shared) - 0.6, f"{len(shared)} in all\nnetworks", va="bottom", **note)
+        ax.text(1.01, len(shared) - 0.4, f"{len(distinctive)} in\nsome", va="top", **note)
+        ax.set_title(f"{extraction.name}, sample {comparison.samples[sample]}")
+    legend_above(figure, axes[0])
     return figure
 
 
-@styled
-def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
-    """Draw what `salient_matching` draws for one network alone, of as many players as a measurement takes.
+def _map_of_players(figure: Figure, comparison: Comparison, sample: int) -> None:
+    """Draw the sample with its players numbered, beside the bars, where these are patches of an image."""
+    if comparison.players is None or comparison.inputs is None:
+        return
+    probed = comparison.samples[sample]
+    image = image_of(comparison.inputs, comparison.players, probed)
+    if image is None:
+        return
+    figure.set_size_inches(14.5, max(figure.get_figheight(), 3.2))
+    figure.get_layout_engine().set(rect=(0.18, 0, 0.82, 1))  # type: ignore[union-attr, call-arg]  # a constrained layout
+    ax = figure.add_axes((0.005, 0.5, 0.16, 0.4))
+    draw_players(ax, image, comparison.players.regions(probed, *image.shape[:2]).numpy())
+    ax.set_axis_off()
+    ax.set_title("the players", fontsize=10)
 
-    Args:
-        measurement: Its threshold says what is salient.
-        sample: Which sample, a valid one.
 
-    Returns:
-        The figure; how many are salient and the mean error, as a share of the whole change, in its title.
+def _strongest_patterns(extraction: Extraction, sample: int, k: int) -> tuple[list[int], list[int]]:
+    """The patterns among the strongest k of all networks, and those of only some, each from the strongest.
+
+    Patterns are numbered as in `pattern_name`.
     """
-    v, and_, or_ = measurement.v[sample], measurement.and_[sample], measurement.or_[sample]
-    figure = page(6, 3.4, laid_out=True)
-    ax = figure.subplots()
-    error = _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau))
-    count = int(salient_counts(and_, or_, measurement.tau).sum())
-    ax.set(title=f"{count} salient, mean error {error:.0%}", xlabel=f"masked versions of sample {sample}", ylabel="v")
-    legend_above(figure, ax)
-    return figure
+    size = torch.stack((extraction.and_, extraction.or_), 1)[:, :, sample].abs()  # (m, 2, 2^n)
+    size[..., 0] = 0.0
+    flat = size.flatten(1)
+    strongest = flat.topk(min(k, flat.shape[1]), 1).indices
+    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, strongest, True) & (flat > _FAINT * flat.amax())
+    by_strength = flat.amax(0).argsort(descending=True, stable=True)
+    shared, some = chosen.all(0)[by_strength], chosen.any(0)[by_strength]
+    return by_strength[shared].tolist(), by_strength[some & ~shared].tolist()
 
 
-def _draw_explained(ax: Axes, v: Tensor, explained: Tensor) -> float:
-    """Draw outputs from the largest down and what explains them; return the mean error as a share of the change."""
-    by_output, rank = v.argsort(descending=True), torch.arange(len(v))
-    ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output", zorder=3)
-    ax.plot(rank, explained[by_output], color=_POSITIVE, lw=0.8, label="salient interactions")
-    ax.fill_between(rank, v[by_output], explained[by_output], color=_POSITIVE, alpha=_PALE)
+def _pattern_bars(ax: Axes, comparison: Comparison, extraction: Extraction, sample: int, shown: list[int]) -> None:
+    thickness = 0.8 / len(comparison.names)
+    effects = torch.cat((extraction.and_[:, sample], extraction.or_[:, sample]), -1)[:, shown].tolist()
+    for network, name in enumerate(comparison.names):
+        places = [row - 0.4 + thickness * (network + 0.5) for row in range(len(shown))]
+        ax.barh(places, effects[network], height=thickness, color=_NETWORKS[network % len(_NETWORKS)], label=name)
+    ax.set_yticks(range(len(shown)), [pattern_name(comparison, sample, pattern) for pattern in shown])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.axvline(0, color="#444444", lw=0.8)
+    ax.set_xlabel("effect I on the output")
     bare(ax)
-    return float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
 
 
-PICTURES: dict[str, Callable[[Comparison], Figure]] = {
+PICTURES: dict[str, Callable[..., Figure]] = {
     "sparsity": sparsity,
     "generalization": generalization,
     "orders": orders,
     "patterns": patterns,
     "matching": matching,
 }
-
-# These are about one sample, and take which.
-OF_ONE_SAMPLE: dict[str, Callable[[Comparison, int], Figure]] = {"patterns": patterns, "matching": matching}
+OF_ONE_SAMPLE = ("patterns", "matching")  # these take which
 
 
 def draw_all(comparison: Comparison, sample: int = 0) -> dict[str, bytes]:
@@ -289,8 +295,5 @@ def draw_all(comparison: Comparison, sample: int = 0) -> dict[str, bytes]:
     Returns:
         Name to content of the file.
     """
-    drawn = {}
-    for name, picture in PICTURES.items():
-        figure = OF_ONE_SAMPLE[name](comparison, sample) if name in OF_ONE_SAMPLE else picture(comparison)
-        drawn[name] = to_png(figure, dpi=110)
-    return drawn
+    which = {name: (sample,) if name in OF_ONE_SAMPLE else () for name in PICTURES}
+    return {name: to_png(draw(comparison, *which[name]), dpi=110) for name, draw in PICTURES.items()}

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.comparison.several_networks import Comparison, Extraction, Repetition
 from interaction_monitor.functional import generalization_curve, members, order_sharing, strongest
+from interaction_monitor.plots.sample_figures import SIGNS
 from interaction_monitor.plots.tensorboard import EVENTS
 
 # Less than this beyond unrelated outputs is within what samples and ties make.
@@ -63,19 +64,23 @@ def table(comparison: Comparison) -> str:
     """
     ks = comparison.ks
     lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
-    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks))
+    lines.append(_heading(ks))
     for extraction in comparison.extractions:
         and_, or_ = powers(extraction, ks)
         pairs = (f"{a:>7.2f} /{'-' if math.isnan(o) else f'{o:.2f}':>5}" for a, o in zip(and_, or_, strict=True))
         lines.append(f"{extraction.name:12}" + "".join(pairs))
     lines += ["", f"salient strength by order ({threshold(comparison)}), and the share of it that is shared"]
-    lines.append(f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in range(1, comparison.n_players + 1)) + f"{'all':>14}")
+    lines.append(_heading(range(1, comparison.n_players + 1)) + f"{'all':>14}")
     for extraction in comparison.extractions:
         every, shared = shared_by_order(extraction)
         cells = [*zip(every, shared, strict=True), (sum(every), sum(shared))]
         shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
         lines.append(f"{extraction.name:12}" + "".join(shown))
     return "\n".join(lines)
+
+
+def _heading(ks: Sequence[int]) -> str:
+    return f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks)
 
 
 def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
@@ -88,7 +93,7 @@ def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
     Returns:
         s_and / s_or for each k, and the strength and number of salient interactions, means over networks and samples.
     """
-    lines = [f"{'':12}" + "".join(f"{f'k={k}':>14}" for k in ks) + f"{'strength':>12}{'salient':>9}"]
+    lines = [_heading(ks) + f"{'strength':>12}{'salient':>9}"]
     for extraction in ablation:
         pairs = zip(*powers(extraction, ks), strict=True)
         size = torch.stack((extraction.and_, extraction.or_))[..., 1:].abs().sum((0, -1)).mean()
@@ -113,16 +118,18 @@ def repetition_lines(repetition: Repetition, comparison: Comparison, sample: int
 
 
 def _five(extraction: Extraction, comparison: Comparison, network: int, sample: int) -> str:
-    effects = {"∧": extraction.and_[network, sample], "∨": extraction.or_[network, sample]}
-    ranked = sorted(
-        ((float(values[s]), sign, s) for sign, values in effects.items() for s in range(1, len(values))),
-        key=lambda entry: -abs(entry[0]),
-    )
+    effects = torch.stack((extraction.and_[network, sample], extraction.or_[network, sample]))
+    size = effects.abs()
+    size[:, 0] = -1
+    ranked = size.flatten().argsort(descending=True, stable=True).tolist()
     # A number by itself behind the effect would read as a part of it.
-    return ", ".join(
-        f"{f' {sign} '.join(comparison.player_name(sample, p) for p in members(s))}: {effect:+.2f}"
-        for effect, sign, s in ranked[:5]
-    )
+    return ", ".join(f"{pattern_name(comparison, sample, i)}: {effects.flatten()[i]:+.2f}" for i in ranked[:5])
+
+
+def pattern_name(comparison: Comparison, sample: int, pattern: int) -> str:
+    """Name the players of an AND interaction, numbered by its coalition, or of an OR interaction, 2^n more."""
+    kind, coalition = divmod(pattern, comparison.v.shape[-1])
+    return SIGNS["OR" if kind else "AND"].join(comparison.player_name(sample, player) for player in members(coalition))
 
 
 def threshold(comparison: Comparison) -> str:

@@ -1,38 +1,101 @@
-"""Charts of single samples: what the output is made of, and the strongest interactions of several networks."""
+"""What the output of a single sample is made of: the strongest interactions one after the other, or all salient."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Literal
 
 import torch
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from interaction_monitor.comparison.several_networks import Comparison, Extraction
-from interaction_monitor.functional import members
+from interaction_monitor.comparison.several_networks import Comparison
+from interaction_monitor.functional import and_outputs, members, or_outputs, salient_counts, salient_outputs
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.plots import NOTE, bare, legend_above, page, styled
-from interaction_monitor.plots.sample_inputs import (
-    COLOURS,
-    SIGNS,
-    Interaction,
-    draw_players,
-    image_of,
-    is_near_zero,
-    outputs_along,
-    signed,
-    strongest,
-)
 
+COLOURS = {"AND": "#E69F00", "OR": "#56B4E9"}
+SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction
 _FOR, _AGAINST, _REST = "#0072B2", "#D55E00", "#BBBBBB"
 _KEY = (
     "● AND (∧) acts where all of its players are there, ○ OR (∨) where any one of them is. "
     "Blue speaks for the output, orange against it."
 )
-_FAINT = 0.01  # a bar shorter than this share of the longest cannot be seen
-_NETWORKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One interaction of one sample."""
+
+    kind: Literal["AND", "OR"]
+    players: tuple[int, ...]
+    effect: float  # in units of the output
+    before: float | None = None  # at an earlier measurement, 0 where it was not salient; None where there is none
+    shared: bool | None = None  # whether references have it too; None where that is not known
+
+    @property
+    def label(self) -> str:
+        """Its kind, or "alone": of one player AND and OR are the same."""
+        return self.kind if len(self.players) > 1 else "alone"
+
+
+def signed(effect: float) -> str:
+    """Write an effect with its sign, or a dash where there is none."""
+    return f"{effect:+.2g}" if effect else "–"
+
+
+def strongest(
+    measurement: Measurement, sample: int, n_strongest: int, *, before: Measurement | None = None
+) -> list[Interaction]:
+    """List a sample's strongest interactions that are salient, AND and OR together, the strongest first.
+
+    Args:
+        measurement: Of the sample, among others.
+        sample: Which of them.
+        n_strongest: How many.
+        before: An earlier measurement of the same samples: what was strong there comes too, up to a third.
+    """
+    now = _salient(measurement, sample)
+    then = None if before is None or not before.valid[sample] else _salient(before, sample)
+    chosen = now.abs().topk(min(n_strongest, len(now))).indices.tolist()
+    if then is not None:
+        gone = [i for i in then.abs().topk(min(n_strongest // 3, len(then))).indices.tolist() if i not in chosen]
+        chosen = sorted(chosen[: n_strongest - len(gone)] + gone, key=lambda i: -abs(float(now[i])))
+    shared = None if measurement.held is None else measurement.held[sample].flatten()
+    return [
+        Interaction(
+            "OR" if i >= len(now) // 2 else "AND",
+            members(i % (len(now) // 2)),
+            float(now[i]),
+            None if then is None else float(then[i]),
+            None if shared is None else bool(shared[i]),
+        )
+        for i in chosen
+        if now[i] != 0 or (then is not None and then[i] != 0)
+    ]
+
+
+def _salient(measurement: Measurement, sample: int) -> Tensor:
+    """Return (2 * 2^n,) the effects of AND and then of OR interactions, 0 where one is not salient."""
+    both = torch.stack([measurement.and_[sample], measurement.or_[sample]])
+    both[:, 0] = 0
+    return torch.where(both.abs() < measurement.tau, 0.0, both).flatten()
+
+
+def outputs_along(measurement: Measurement, sample: int, shown: Sequence[Interaction]) -> list[float]:
+    """List v(∅), what each interaction makes of it, one after the other, and v(x), to which the rest leads."""
+    start, end = measurement.v[sample, [0, -1]].tolist()
+    return [*accumulate((interaction.effect for interaction in shown), initial=start), end]
+
+
+def is_near_zero(outputs: Sequence[float]) -> bool:
+    """Tell whether zero lies within the spread of some outputs, or so near: farther off it would dwarf their steps."""
+    low, high = min(outputs), max(outputs)
+    return low - (high - low) <= 0 <= high + (high - low)
 
 
 def waterfall(
@@ -75,8 +138,9 @@ def waterfall(
         raise ValueError(f"sample must be one of the {n_samples} measured, 0 to {n_samples - 1}, but is {sample}")
     if not measurement.valid[sample]:
         raise ValueError(f"sample={sample} has outputs that are not finite; choose one of `measurement.valid`")
-    shown = strongest(measurement, sample, n_strongest, before=None if before is None else before[1])
-    labels = ["masked input", *(_label(interaction, names) for interaction in shown), "the rest", "the input"]
+    moment, earlier = before or (None, None)
+    shown = strongest(measurement, sample, n_strongest, before=earlier)
+    labels = ["masked input", *(_label(interaction, names or ()) for interaction in shown), "the rest", "the input"]
     n_players = measurement.strength.shape[1]
     with style.context("default"):
         height = 1.6 + 0.32 * len(labels)
@@ -90,11 +154,15 @@ def waterfall(
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.4, -0.6)
         ax.set_title(f"sample {sample}: from the masked input to the input", loc="left", fontsize=11, pad=28)
-        _columns(ax, shown, None if before is None else before[0])
+        _columns(ax, shown, moment)
         matrix = figure.add_axes((0.5 / width, bottom, (dots - 0.55) / width, tall), sharey=ax)
         _dots(matrix, shown, n_players)
         figure.text(0.1 / width, 0.12 / height, _KEY, fontsize=8, color=NOTE)
     return figure
+
+
+def _label(interaction: Interaction, names: Sequence[str]) -> str:
+    return SIGNS[interaction.kind].join(names[x] if x < len(names) else str(x) for x in interaction.players)
 
 
 def _steps(ax: Axes, outputs: Sequence[float]) -> None:
@@ -120,11 +188,11 @@ def _columns(ax: Axes, shown: Sequence[Interaction], before: str | None) -> None
     """Write beside the bars what each effect was before, and whether references have it too."""
     columns = []
     if before is not None:
-        columns.append((before, [signed(x.before or 0.0) for x in shown]))
+        columns.append([before, *(signed(x.before or 0.0) for x in shown)])
     if any(x.shared is not None for x in shown):
-        columns.append(("shared", ["✓" if x.shared else "–" for x in shown]))
-    for at, (title, cells) in zip((1.14, 1.28), columns, strict=False):
-        for place, cell in enumerate([title, *cells]):
+        columns.append(["shared", *("✓" if x.shared else "–" for x in shown)])
+    for at, cells in zip((1.14, 1.28), columns, strict=False):
+        for place, cell in enumerate(cells):
             ax.text(at, place, cell, transform=ax.get_yaxis_transform(), va="center", ha="center", fontsize=9)
 
 
@@ -132,12 +200,11 @@ def _dots(ax: Axes, shown: Sequence[Interaction], n_players: int) -> None:
     """Draw who takes part in each interaction: full dots joined by a line for AND, rings for OR."""
     for place, interaction in enumerate(shown, start=1):
         ax.plot(range(n_players), [place] * n_players, "o", color="#D5D5D5", ms=4)
-        alone = len(interaction.players) == 1
-        colour = "#1B1B1B" if alone else COLOURS[interaction.kind]
-        full = alone or interaction.kind == "AND"
+        colour = COLOURS.get(interaction.label, "#1B1B1B")
+        ring = interaction.label == "OR"
         ax.plot(
-            interaction.players, [place] * len(interaction.players), "-o" if full else "--o", color=colour, ms=7,
-            mfc=colour if full else "white", mew=2, lw=2,
+            interaction.players, [place] * len(interaction.players), "--o" if ring else "-o", color=colour, ms=7,
+            mfc="white" if ring else colour, mew=2, lw=2,
         )  # fmt: skip
         ax.text(-1.2, place, str(len(interaction.players)), va="center", ha="center", fontsize=9, color=NOTE)
     ax.text(-1.2, 0, "order", va="center", ha="center", fontsize=9, color=NOTE)
@@ -149,94 +216,68 @@ def _dots(ax: Axes, shown: Sequence[Interaction], n_players: int) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _label(interaction: Interaction, names: Sequence[str] | None) -> str:
-    return SIGNS[interaction.kind].join(
-        str(player) if names is None or player >= len(names) else names[player] for player in interaction.players
-    )
-
-
 @styled
-def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
-    """Draw the strongest shared and distinctive interactions on one sample [Figures 5 and 9].
+def salient_matching(comparison: Comparison, sample: int = 0) -> Figure:
+    """Draw the outputs of all masked versions of a sample, and what its salient interactions alone make of them.
+
+    Proposition 1 of Chen et al. 2024 [Figure 6]; `comparison_figures.matching` has all interactions.
 
     Args:
-        comparison: The networks.
+        comparison: The networks; its counting says what is salient.
         sample: Which sample of the comparison, from 0 on.
-        k: How many of the strongest interactions of each network, AND and OR together, are considered.
 
     Returns:
-        The figure: the extraction alone left, together right; each interaction with a bar per network, the shared
-        above the line.
+        The figure: a column per network, extracted alone above, together below; the mean error in each title.
     """
-    both = (comparison.alone, comparison.shared)
-    lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
-    height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
-    figure = page(12, height, laid_out=True)
-    axes = figure.subplots(1, 2)
-    _map_of_players(figure, comparison, sample)
-    for ax, extraction, (shared, distinctive) in zip(axes, both, lists, strict=True):
-        _pattern_bars(ax, comparison, extraction, sample, [*shared, *distinctive])
-        ax.axhline(len(shared) - 0.5, color="#444444", lw=1)
-        # beside the axes, where no bar can run through it
-        note = {"transform": ax.get_yaxis_transform(), "ha": "left", "fontsize": 9, "color": NOTE}
-        ax.text(1.01, len(shared) - 0.6, f"{len(shared)} in all\nnetworks", va="bottom", **note)
-        ax.text(1.01, len(shared) - 0.4, f"{len(distinctive)} in\nsome", va="top", **note)
-        ax.set_title(f"{extraction.name}, sample {comparison.samples[sample]}")
-    legend_above(figure, axes[0])
+    networks = len(comparison.names)
+    figure = page(1.2 + 3.4 * networks, 5.6, laid_out=True)
+    axes = figure.subplots(2, networks, sharex=True, sharey="col", squeeze=False)
+    for row, extraction in zip(axes, (comparison.alone, comparison.shared), strict=True):
+        parts = [
+            kind[:, sample].where(mask[:, sample], 0.0)
+            for kind, mask in zip((extraction.and_, extraction.or_), extraction.salient, strict=True)
+        ]
+        for network, ax in enumerate(row):
+            v = comparison.v[network, sample]
+            and_, or_ = (part[network] for part in parts)
+            count = int((and_ != 0).sum() + (or_ != 0).sum())
+            and_[0] = v[0]
+            name = f"{comparison.names[network]}: {extraction.name}\n"
+            _draw_explained(ax, v, and_outputs(and_) + or_outputs(or_), count, name)
+        row[0].set_ylabel("output v")
+    for ax in axes[-1]:
+        ax.set_xlabel(f"masked versions of sample {comparison.samples[sample]}")
+    legend_above(figure, axes[0, 0])
     return figure
 
 
-def _map_of_players(figure: Figure, comparison: Comparison, sample: int) -> None:
-    """Draw the sample with its players numbered, beside the bars, where these are patches of an image."""
-    if comparison.players is None or comparison.inputs is None:
-        return
-    probed = comparison.samples[sample]
-    image = image_of(comparison.inputs, comparison.players, probed)
-    if image is None:
-        return
-    figure.set_size_inches(14.5, max(figure.get_figheight(), 3.2))
-    figure.get_layout_engine().set(rect=(0.18, 0, 0.82, 1))  # type: ignore[union-attr, call-arg]  # a constrained layout
-    ax = figure.add_axes((0.005, 0.5, 0.16, 0.4))
-    draw_players(ax, image, comparison.players.regions(probed, image.shape[0], image.shape[1]).numpy())
-    ax.set_axis_off()
-    ax.set_title("the players", fontsize=10)
+@styled
+def salient_only(measurement: Measurement, sample: int = 0) -> Figure:
+    """Draw what `salient_matching` draws for one network alone, of as many players as a measurement takes.
+
+    Args:
+        measurement: Its threshold says what is salient.
+        sample: Which sample, a valid one.
+
+    Returns:
+        The figure; how many are salient and the mean error, as a share of the whole change, in its title.
+    """
+    v, and_, or_ = measurement.v[sample], measurement.and_[sample], measurement.or_[sample]
+    figure = page(6, 3.4, laid_out=True)
+    ax = figure.subplots()
+    count = int(salient_counts(and_, or_, measurement.tau).sum())
+    _draw_explained(ax, v, salient_outputs(and_, or_, measurement.tau), count)
+    ax.set(xlabel=f"masked versions of sample {sample}", ylabel="v")
+    legend_above(figure, ax)
+    return figure
 
 
-Pattern = tuple[str, int]
-
-
-def _strongest_patterns(extraction: Extraction, sample: int, k: int) -> tuple[list[Pattern], list[Pattern]]:
-    """The patterns among the strongest k of all networks, and those of only some, each from the strongest."""
-    size = torch.stack((extraction.and_, extraction.or_), 1)[:, :, sample].abs()  # (m, 2, 2^n)
-    size[..., 0] = 0.0
-    flat = size.flatten(1)
-    k = min(k, flat.shape[1])
-    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, flat.topk(k, 1).indices, True) & (
-        flat > _FAINT * flat.amax()
-    )
-    by_strength = flat.amax(0).argsort(descending=True, stable=True).tolist()
-
-    def named(mask: torch.Tensor) -> list[Pattern]:
-        return [(("AND", "OR")[i // size.shape[-1]], i % size.shape[-1]) for i in by_strength if mask[i]]
-
-    return named(chosen.all(0)), named(chosen.any(0) & ~chosen.all(0))
-
-
-def _pattern_bars(ax: Axes, comparison: Comparison, extraction: Extraction, sample: int, shown: list[Pattern]) -> None:
-    thickness = 0.8 / len(comparison.names)
-    for network, name in enumerate(comparison.names):
-        effects = [
-            float((extraction.and_ if kind == "AND" else extraction.or_)[network, sample, coalition])
-            for kind, coalition in shown
-        ]
-        places = [row - 0.4 + thickness * (network + 0.5) for row in range(len(shown))]
-        ax.barh(places, effects, height=thickness, color=_NETWORKS[network % len(_NETWORKS)], label=name)
-    labels = [
-        SIGNS[kind].join(comparison.player_name(sample, player) for player in members(coalition))
-        for kind, coalition in shown
-    ]
-    ax.set_yticks(range(len(shown)), labels)
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.axvline(0, color="#444444", lw=0.8)
-    ax.set_xlabel("effect I on the output")
+def _draw_explained(ax: Axes, v: Tensor, explained: Tensor, count: int, title: str = "") -> None:
+    """Draw outputs from the largest down and what so many explain of them; the mean error is in the title."""
+    by_output, rank = v.argsort(descending=True), torch.arange(len(v))
+    ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output", zorder=3)
+    ax.plot(rank, explained[by_output], color=_AGAINST, lw=0.8, label="salient interactions")
+    ax.fill_between(rank, v[by_output], explained[by_output], color=_AGAINST, alpha=0.28)
+    error = float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
+    ax.set_title(f"{title}{count} salient, mean error {error:.0%}")
     bare(ax)

@@ -1,14 +1,11 @@
-"""Which interactions are strongest in single samples, and where on their inputs they are.
-
-Where the players are patches of a plane and the input is an image, they are outlined on it; otherwise they are named.
-"""
+"""A few samples of a run, in a report and in the tab: the strongest interactions in a table, outlined on images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,84 +16,91 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interaction_monitor.functional import members
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import data_uri, to_png
+from interaction_monitor.plots.sample_figures import (
+    COLOURS,
+    Interaction,
+    is_near_zero,
+    outputs_along,
+    signed,
+    strongest,
+)
+from interaction_monitor.record import Record
 
-COLOURS = {"AND": "#E69F00", "OR": "#56B4E9"}
-SIGNS = {"AND": " ∧ ", "OR": " ∨ "}  # between the players of an interaction
+_STEPS = 8  # interactions in a sample's table; the rest is lumped together
 
 
 @dataclass(frozen=True)
-class Interaction:
-    """One interaction of one sample."""
+class Step:
+    """A row of a sample's table: what an interaction adds to the output, from that of the masked input on."""
 
-    kind: Literal["AND", "OR"]
-    players: tuple[int, ...]
-    effect: float  # in units of the output
-    before: float | None = None  # at an earlier measurement, 0 where it was not salient; None where there is none
+    label: str  # "AND", "OR" or "alone"; else what the row is
+    effect: str  # a dash where it is not salient any more
+    side: str  # "for" or "against" the output, "rest", or "" for an output itself
+    left: float  # where the bar begins, in per cent of the room
+    width: float  # how long it is, likewise
+    players: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()  # of the players
+    before: str = ""  # the effect at the earlier moment, a dash where it was not salient
     shared: bool | None = None  # whether references have it too; None where that is not known
 
-    @property
-    def label(self) -> str:
-        """Its kind, or "alone": of one player AND and OR are the same."""
-        return self.kind if len(self.players) > 1 else "alone"
+
+@dataclass(frozen=True)
+class Example:
+    """What is shown of one sample."""
+
+    sample: int
+    target: int | None
+    outcome: str  # what the network makes of it, in words
+    picture: str | None  # a data URI; None where the players are named instead
+    sentence: tuple[tuple[str, int | None], ...]  # its words, with their players; None for what lies between
+    steps: tuple[Step, ...]
+    before: str | None  # what the earlier moment is called; None where there is none
+    named: bool  # whether the players have names
 
 
-def signed(effect: float) -> str:
-    """Write an effect with its sign, or a dash where there is none."""
-    return f"{effect:+.2g}" if effect else "–"
-
-
-def strongest(
-    measurement: Measurement, sample: int, n_strongest: int, *, before: Measurement | None = None
-) -> list[Interaction]:
-    """List a sample's strongest interactions that are salient, AND and OR together, the strongest first.
+def examples(record: Record, moments: Sequence[tuple[str, Measurement]], *, n_samples: int = 4) -> list[Example]:
+    """Choose samples of different classes and show what is strongest in each.
 
     Args:
-        measurement: Of the sample, among others.
-        sample: Which of them.
-        n_strongest: How many.
-        before: An earlier measurement of the same samples: what was strong there comes too, up to a third.
+        record: Players and inputs are taken from here.
+        moments: What to call a measurement, and the measurement, in their order: the last is explained, the one before
+            it laid beside. The samples are finite in all of them.
+        n_samples: How many samples at most.
+
+    Returns:
+        The examples, by the number of the sample.
+
+    Raises:
+        RecordError: If the players' or the samples' file is damaged.
     """
-    now = _salient(measurement, sample)
-    then = None if before is None or not before.valid[sample] else _salient(before, sample)
-    chosen = now.abs().topk(min(n_strongest, len(now))).indices.tolist()
-    if then is not None:
-        gone = [i for i in then.abs().topk(min(n_strongest // 3, len(then))).indices.tolist() if i not in chosen]
-        chosen = sorted(chosen[: n_strongest - len(gone)] + gone, key=lambda i: -abs(float(now[i])))
-    shared = None if measurement.held is None else measurement.held[sample].flatten()
-    return [
-        Interaction(
-            "OR" if i >= len(now) // 2 else "AND",
-            members(i % (len(now) // 2)),
-            float(now[i]),
-            None if then is None else float(then[i]),
-            None if shared is None else bool(shared[i]),
+    players, targets = record.players, record.probe_targets
+    classes = targets if targets is not None and targets.ndim == 1 and not targets.is_floating_point() else None
+    valid = torch.stack([measurement.valid for _, measurement in moments]).all(0)
+    *earlier, (_, now) = moments
+    moment, before = earlier[-1] if earlier else (None, None)
+    found = []
+    for sample in choose(valid, targets, n_samples):
+        image = image_of(record.probe_inputs, players, sample)
+        drawn = None
+        if image is not None:
+            shown = [(name, strongest(measurement, sample, 5)) for name, measurement in moments]
+            drawn = picture(image, players.regions(sample, *image.shape[:2]).numpy(), shown)
+        found.append(
+            Example(
+                sample=sample,
+                target=None if classes is None else int(classes[sample]),
+                outcome=_outcome(now, sample, log_odds=record.settings.get("output") == "log_odds"),
+                picture=drawn,
+                sentence=sentence(players, sample),
+                steps=steps(now, sample, players, before=before),
+                before=moment,
+                named=players.names is not None,
+            )
         )
-        for i in chosen
-        if now[i] != 0 or (then is not None and then[i] != 0)
-    ]
-
-
-def outputs_along(measurement: Measurement, sample: int, shown: Sequence[Interaction]) -> list[float]:
-    """List v(∅), what each interaction makes of it, one after the other, and v(x), to which the rest leads."""
-    start, end = (float(measurement.v[sample, i]) for i in (0, -1))
-    return [*accumulate((interaction.effect for interaction in shown), initial=start), end]
-
-
-def is_near_zero(outputs: Sequence[float]) -> bool:
-    """Tell whether zero lies within the spread of some outputs, or so near: farther off it would dwarf their steps."""
-    low, high = min(outputs), max(outputs)
-    return low - (high - low) <= 0 <= high + (high - low)
-
-
-def _salient(measurement: Measurement, sample: int) -> Tensor:
-    """Return (2 * 2^n,) the effects of AND and then of OR interactions, 0 where one is not salient."""
-    both = torch.stack([measurement.and_[sample], measurement.or_[sample]])
-    both[:, 0] = 0
-    return torch.where(both.abs() < measurement.tau, 0.0, both).flatten()
+    return found
 
 
 def choose(valid: Tensor, targets: Tensor | None, n_samples: int) -> list[int]:
@@ -108,14 +112,21 @@ def choose(valid: Tensor, targets: Tensor | None, n_samples: int) -> list[int]:
     """
     candidates: list[int] = valid.nonzero()[:, 0].tolist()
     if targets is not None and targets.ndim == 1:
-        first: dict[Any, int] = {}
-        for sample in candidates:
-            first.setdefault(targets[sample].item(), sample)
-        if len(first) > 1:
-            candidates = sorted(first.values())
-    if len(candidates) <= n_samples:
-        return candidates
-    return [candidates[i] for i in np.linspace(0, len(candidates) - 1, n_samples).round().astype(int).tolist()]
+        first_of_class = {targets[sample].item(): sample for sample in reversed(candidates)}
+        if len(first_of_class) > 1:
+            candidates = sorted(first_of_class.values())
+    spread = np.linspace(0, len(candidates) - 1, min(n_samples, len(candidates))).round().astype(int)
+    return [candidates[i] for i in spread.tolist()]
+
+
+def _outcome(measurement: Measurement, sample: int, *, log_odds: bool) -> str:
+    outputs = measurement.v[sample, [0, -1]]
+    start, end = outputs.tolist()
+    change = f"The output goes from {start:.2f} for the masked input to {end:.2f}"
+    if not log_odds:
+        return f"{change}."
+    low, high = outputs.double().sigmoid().tolist()
+    return f"{change}: the probability of the true class from {low:.1%} to {high:.1%}."
 
 
 def sentence(players: PlayerMap, sample: int) -> tuple[tuple[str, int | None], ...]:
@@ -137,24 +148,54 @@ def sentence(players: PlayerMap, sample: int) -> tuple[tuple[str, int | None], .
     names = players.names
     if names is None or players.labels.ndim != 2 or len(set(names)) < 2:
         return ()
-    order = [int(label) for label in players.labels[sample]]
-    runs = [label for place, label in enumerate(order) if not place or label != order[place - 1]]
-    return tuple((names[sample][label], label) if label >= 0 else ("…", None) for label in runs)
+    runs = groupby(players.labels[sample].tolist())
+    return tuple((names[sample][label], label) if label >= 0 else ("…", None) for label, _ in runs)
+
+
+def steps(
+    measurement: Measurement, sample: int, players: PlayerMap, *, before: Measurement | None = None
+) -> tuple[Step, ...]:
+    """Lay out how a sample's strongest interactions carry its output from that of the masked input to its own.
+
+    Args:
+        measurement: Of the sample, which is finite in it.
+        sample: Which of its samples.
+        players: Who plays, for their names.
+        before: An earlier measurement, to say what each was there.
+
+    Returns:
+        The masked input, the interactions from the strongest down, the rest, and the input.
+    """
+    shown = strongest(measurement, sample, _STEPS, before=before)
+    outputs = outputs_along(measurement, sample, shown)
+    marks = [*outputs, 0.0] if is_near_zero(outputs) else outputs
+    low, high = min(marks), max(marks)
+    room = 100 / (high - low) if high > low else 0.0
+
+    def row(label: str, begin: float, to: float, side: str, **of_interaction: Any) -> Step:
+        effect = signed(to - begin) if side else f"{to:.2f}"
+        left, width = round((min(begin, to) - low) * room, 1), round(abs(to - begin) * room, 1)
+        return Step(label, effect, side, left, width, **of_interaction)
+
+    table = [row("masked input", outputs[0], outputs[0], "")]
+    for x, begin, to in zip(shown, outputs, outputs[1:], strict=False):
+        of_it = {"players": x.players, "names": player_names(players, sample, x), "shared": x.shared}
+        earlier = "" if x.before is None else signed(x.before)
+        table.append(row(x.label, begin, to, "for" if x.effect >= 0 else "against", before=earlier, **of_it))
+    return (*table, row("the rest", outputs[-2], outputs[-1], "rest"), row("the input", outputs[-1], outputs[-1], ""))
 
 
 def player_names(players: PlayerMap, sample: int, interaction: Interaction) -> tuple[str, ...]:
     """Call the players of an interaction by name, and by number where they have none or others have the same."""
-    if players.names is None:
-        return tuple(f"player {player}" for player in interaction.players)
     # Names can be fewer than players where a sample had too few parts; it is left out of measurements then.
-    names = players.names[sample]
-    return tuple(_name(names, player) for player in interaction.players)
+    names = players.names[sample] if players.names is not None else ()
 
+    def called(player: int) -> str:
+        if player >= len(names):
+            return f"player {player}"
+        return f"{names[player]} ({player})" if names.count(names[player]) > 1 else names[player]
 
-def _name(names: Sequence[str], player: int) -> str:
-    if player >= len(names):
-        return f"player {player}"
-    return f"{names[player]} ({player})" if names.count(names[player]) > 1 else names[player]
+    return tuple(map(called, interaction.players))
 
 
 def image_of(inputs: Tensor | dict[str, Tensor], players: PlayerMap, sample: int) -> NDArray[np.float64] | None:
@@ -176,8 +217,7 @@ def image_of(inputs: Tensor | dict[str, Tensor], players: PlayerMap, sample: int
         return None
     pixels = pixels.nan_to_num(0.0, 0.0, 0.0)
     low, high = pixels.min(), pixels.max()
-    image: NDArray[np.float64] = ((pixels - low) / (high - low).clamp(min=1e-12)).numpy()
-    return image
+    return np.asarray((pixels - low) / (high - low).clamp(min=1e-12))
 
 
 def outline(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -195,16 +235,14 @@ def outline(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """
     padded = np.pad(inside, 1)
     rows, columns = np.nonzero(padded[1:] != padded[:-1])
-    flat = np.stack([np.stack([columns - 1.5, rows - 0.5], -1), np.stack([columns - 0.5, rows - 0.5], -1)], 1)
+    flat = np.stack([columns - 1.5, rows - 0.5, columns - 0.5, rows - 0.5], -1)
     rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
-    upright = np.stack([np.stack([columns - 0.5, rows - 1.5], -1), np.stack([columns - 0.5, rows - 0.5], -1)], 1)
-    return np.concatenate([flat, upright]).astype(np.float64)
+    upright = np.stack([columns - 0.5, rows - 1.5, columns - 0.5, rows - 0.5], -1)
+    return np.concatenate([flat, upright]).reshape(-1, 2, 2)
 
 
 def picture(
-    image: NDArray[np.float64],
-    regions: NDArray[np.int64],
-    moments: Sequence[tuple[str, Sequence[Interaction]]],
+    image: NDArray[np.float64], regions: NDArray[np.int64], moments: Sequence[tuple[str, Sequence[Interaction]]]
 ) -> str:
     """Draw the strongest interactions on an image, a row for each moment.
 
@@ -222,32 +260,25 @@ def picture(
     width, height = columns * size, len(moments) * (size + head)
     with style.context("default"):
         figure = Figure(figsize=(width, height), dpi=100)
-        for row, (name, interactions) in enumerate(moments):
+
+        def panel(row: int, column: int, title: str, weight: str = "normal") -> Axes:
             bottom = (len(moments) - 1 - row) * (size + head)
+            box = (column * size + 0.04) / width, bottom / height, (size - 0.08) / width, size / height
+            ax = figure.add_axes(box)
+            ax.set_axis_off()
+            ax.text(0.5, 1.01, title, transform=ax.transAxes, ha="center", va="bottom", fontsize=9, weight=weight)
+            return ax
 
-            def panel(column: int, title: str, *, bold: bool = False, bottom: float = bottom) -> Axes:
-                box = (column * size + 0.04) / width, bottom / height, (size - 0.08) / width, size / height
-                ax = figure.add_axes(box)
-                ax.set_axis_off()
-                weight = "bold" if bold else "normal"
-                ax.text(0.5, 1.01, title, transform=ax.transAxes, ha="center", va="bottom", fontsize=9, weight=weight)
-                return ax
-
-            draw_players(panel(0, name.replace(", ", ",\n"), bold=True), image, regions)
+        for row, (name, interactions) in enumerate(moments):
+            draw_players(panel(row, 0, name.replace(", ", ",\n"), "bold"), image, regions)
             for column, interaction in enumerate(interactions, start=1):
                 title = f"{interaction.label} {', '.join(map(str, interaction.players))}\n{signed(interaction.effect)}"
-                _interaction(panel(column, title), image, regions, interaction)
+                _interaction(panel(row, column, title), image, regions, interaction)
         return data_uri(to_png(figure))
 
 
 def draw_players(ax: Axes, image: NDArray[np.float64], regions: NDArray[np.int64]) -> None:
-    """Draw an image with its players outlined and numbered.
-
-    Args:
-        ax: Where to draw.
-        image: (height, width) or (height, width, 3) in 0..1.
-        regions: (height, width) the player of each pixel; -1 is of none.
-    """
+    """Draw an image, as `picture` takes it, with its players outlined and numbered."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     for player in np.unique(regions[regions >= 0]):
         inside = regions == player

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +14,7 @@ from markupsafe import Markup
 from interaction_monitor import __version__
 from interaction_monitor.comparison import Comparison, compare
 from interaction_monitor.console import advice, as_sentence, clauses, gap_in_words
-from interaction_monitor.history import History, Row
+from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     find_detection,
     find_gap_opening,
@@ -26,12 +25,11 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.plots import comparison_figures, comparison_text, data_uri, theory_text
+from interaction_monitor.plots.sample_inputs import examples
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
-from interaction_monitor.report import reliability
 from interaction_monitor.report.figures import Figure, run_figures, theory_figures
-from interaction_monitor.report.reliability import check
-from interaction_monitor.report.samples import Example, examples
+from interaction_monitor.report.reliability import check, reliability_figures
 from interaction_monitor.theory import Overlay, fit_record
 
 __all__ = ["comparison_page", "report_page"]
@@ -40,18 +38,6 @@ _TEMPLATES = Environment(
     loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A row of the phase table: what changed between two measurements."""
-
-    name: str
-    first: Row
-    last: Row
-    begin: int  # the epoch or step of the first
-    end: int  # that of the last
-    losses: tuple[tuple[float, float, float], ...]  # train, test and gap at the first and the last; NaN if unknown
 
 
 def report_page(record: Record, others: Sequence[Record] = ()) -> str:
@@ -73,7 +59,7 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         NotComparableError: If another run was measured on other samples, players or outputs.
         RecordError: If a file of the record is damaged.
     """
-    comparison = _shown(compare([record, *others])) if others else None
+    comparison = _comparison_context(compare([record, *others])) if others else {"comparison": None}
     overlay = fit_record(record)
     history = overlay.history
     compared = {row.position for row in history}
@@ -86,71 +72,15 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         with_or=with_or,
         rounding=history[-1].rounding,
     )
-    names = [f"{name}, {overlay.places[index]}" for index, name in moments.items()]
-    drawn = examples(
-        record,
-        [(name, record.measurements[kept[index]]) for index, name in zip(moments, names, strict=True) if index > 0],
-    )
     limits = record.settings.get("thresholds")
     limits = limits if isinstance(limits, dict) and with_or else {}
+    noise, tol = (_number(limits.get(name)) for name in ("noise", "tol"))
     figures = {
         **run_figures(history),
         **theory_figures(overlay),
-        **reliability.reliability_figures(
-            history, checks, names, noise=_number(limits.get("noise")), tol=_number(limits.get("tol"))
-        ),
+        **reliability_figures(history, checks, list(moments.values()), noise=noise, tol=tol),
     }
-    return _render(
-        record, overlay, figures, drawn, comparison, above_floor=_orders(checks.above_floor), with_or=with_or
-    )
-
-
-def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> str:
-    """Write a comparison as a page that needs nothing else and runs no script.
-
-    Whatever the networks and players are called is shown as text, never as markup.
-
-    Args:
-        comparison: The networks.
-        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
-
-    Returns:
-        The page's HTML.
-    """
-    template = _TEMPLATES.get_template("comparison_page.html.jinja")
-    return template.render(comparison=_shown(comparison, pictures), version=__version__)
-
-
-def stages(history: History) -> list[Stage]:
-    """Divide a run at its onset, as far as it is known.
-
-    Examples:
-        >>> [stage.name for stage in stages(History())]
-        []
-    """
-    if not len(history):
-        return []
-    values, onset, last, known = positions(history)[0], onset_index(history), len(history) - 1, losses_of(history)
-
-    def stage(name: str, begin: int, end: int) -> Stage:
-        return Stage(
-            name, history[begin], history[end], int(values[begin]), int(values[end]), (known[begin], known[end])
-        )
-
-    return [stage("so far", 0, last)] if onset is None else [stage("one", 0, onset), stage("two", onset, last)]
-
-
-def _render(
-    record: Record,
-    overlay: Overlay,
-    figures: Mapping[str, Figure],
-    drawn: Sequence[Example],
-    comparison: _Shown | None,
-    *,
-    above_floor: str,
-    with_or: bool,
-) -> str:
-    history = overlay.history
+    losses = shown_losses(history)
     return _TEMPLATES.get_template("page.html.jinja").render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
@@ -167,8 +97,9 @@ def _render(
         advice=as_sentence(advice(history)),
         gap_words=gap_in_words(history),
         phases=told_phases(history),
-        losses=losses_of(history),
-        losses_of=shown_losses(history).of,
+        positions=positions(history)[0],
+        losses=list(zip(losses.train.tolist(), losses.test.tolist(), losses.gap.tolist(), strict=True)),
+        losses_of=losses.of,
         lag=_lag(history),
         stages=stages(history),
         overlay=overlay,
@@ -176,26 +107,55 @@ def _render(
         unit=overlay.places[0].split()[0],
         theory_rows=theory_text.rows(overlay),
         why_grey=theory_text.WHY_GREY,
-        examples=drawn,
+        examples=examples(record, [(moments[i], record.measurements[kept[i]]) for i in moments if i > 0]),
         with_or=with_or,
         carried="turnover" in figures,
         beside="generalizing" in figures,
         trained=any(row.train_effect for row in history),
-        comparison=comparison,
-        above_floor=above_floor,
+        above_floor=_orders(checks.above_floor),
+        **comparison,
     )
+
+
+def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> str:
+    """Write a comparison as a page that needs nothing else and runs no script.
+
+    Whatever the networks and players are called is shown as text, never as markup.
+
+    Args:
+        comparison: The networks.
+        pictures: Its pictures from `comparison_figures.draw_all`; None draws them.
+
+    Returns:
+        The page's HTML.
+    """
+    template = _TEMPLATES.get_template("comparison_page.html.jinja")
+    return template.render(version=__version__, **_comparison_context(comparison, pictures))
+
+
+def _comparison_context(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    pictures = pictures or comparison_figures.draw_all(comparison)
+    shown = {name: data_uri(picture) for name, picture in pictures.items()}
+    return {"comparison": comparison, "text": comparison_text, "pictures": shown}
+
+
+def stages(history: History) -> list[tuple[str, int, int]]:
+    """Divide a run at its onset, as far as it is known: what each stage is called, its first and last measurement.
+
+    Examples:
+        >>> stages(History())
+        []
+    """
+    onset, last = onset_index(history), len(history) - 1
+    if onset is not None:
+        return [("one", 0, onset), ("two", onset, last)]
+    return [("so far", 0, last)] if len(history) else []
 
 
 def as_json(figure: Figure) -> Markup:
     """Write a figure so that it can stand inside a script element."""
     # Inside a script element only "<" could end it early.
     return Markup(json.dumps(figure, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))
-
-
-def losses_of(history: History) -> list[tuple[float, float, float]]:
-    """List train loss, test loss and their gap at each measurement; NaN where one is not known."""
-    losses = shown_losses(history)
-    return list(zip(losses.train.tolist(), losses.test.tolist(), losses.gap.tolist(), strict=True))
 
 
 def _lag(history: History) -> str:
@@ -213,7 +173,8 @@ def _lag(history: History) -> str:
 def _moments(overlay: Overlay) -> dict[int, str]:
     """Name the measurements that stand for the run: its start, its turn and its end."""
     turn = "onset" if overlay.onset_known else "lowest ⟨k⟩"
-    return {0: "start", overlay.turn: turn} | {len(overlay.history) - 1: "end"}
+    named = {0: "start", overlay.turn: turn} | {len(overlay.history) - 1: "end"}
+    return {index: f"{name}, {overlay.places[index]}" for index, name in named.items()}
 
 
 def _orders(orders: Sequence[int]) -> str:
@@ -223,16 +184,12 @@ def _orders(orders: Sequence[int]) -> str:
         >>> _orders([1, 2, 3, 5]), _orders([4]), _orders([])
         ('orders 1 to 3 and 5', 'order 4', 'no order')
     """
-    spans: list[list[int]] = []
-    for order in orders:
-        if spans and order == spans[-1][-1] + 1:
-            spans[-1].append(order)
-        else:
-            spans.append([order])
-    named = [f"{span[0]} to {span[-1]}" if len(span) > 1 else str(span[0]) for span in spans]
-    if not named:
+    if not orders:
         return "no order"
-    listed = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+    begins = [k for k in orders if k - 1 not in orders]
+    ends = [k for k in orders if k + 1 not in orders]
+    spans = [f"{begin} to {end}" if begin < end else str(end) for begin, end in zip(begins, ends, strict=True)]
+    listed = " and ".join([", ".join(spans[:-1]), spans[-1]] if len(spans) > 1 else spans)
     return f"order{'s' if len(orders) > 1 else ''} {listed}"
 
 
@@ -258,42 +215,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """What the template shows of a comparison: text and pictures."""
-
-    names: tuple[str, ...]
-    n_samples: int
-    n_players: int
-    alpha: float
-    control: bool
-    verdict: str
-    threshold: str
-    pooled: bool
-    findings: list[str]
-    ks: list[int]
-    powers: list[tuple[str, list[tuple[float, float]]]]  # extraction -> (s_and, s_or) for each k
-    orders: list[tuple[str, list[str]]]  # extraction -> shared share of each order, and of all
-    pictures: dict[str, str]  # name -> data URI
-
-
-def _shown(comparison: Comparison, pictures: Mapping[str, bytes] | None = None) -> _Shown:
-    ks = comparison.ks
-    pictures = pictures or comparison_figures.draw_all(comparison)
-    return _Shown(
-        names=comparison.names,
-        n_samples=len(comparison.samples),
-        n_players=comparison.n_players,
-        alpha=comparison.alpha,
-        control=comparison.control is not None,
-        verdict=comparison_text.verdict(comparison),
-        threshold=comparison_text.threshold(comparison),
-        pooled=comparison.counting.pooled,
-        findings=comparison_text.findings(comparison),
-        ks=ks,
-        powers=[(e.name, list(zip(*comparison_text.powers(e, ks), strict=True))) for e in comparison.extractions],
-        orders=[(e.name, comparison_text.shared_percentages(e)) for e in comparison.extractions],
-        pictures={name: data_uri(picture) for name, picture in pictures.items()},
-    )

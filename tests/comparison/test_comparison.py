@@ -46,7 +46,7 @@ from interaction_monitor.functional import (
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import Segments
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.plots import comparison_figures, comparison_text
+from interaction_monitor.plots import comparison_figures, comparison_text, sample_figures
 from interaction_monitor.record import Record
 from interaction_monitor.report import comparison_page
 
@@ -668,7 +668,7 @@ def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):
     assert [line.get_label() for line in left.lines] == ["α = 0", "α = 1"]
     assert list(middle.lines[1].get_ydata()) == comparison_text.powers(ablation[1], [2, 5])[0]
     assert list(right.lines[0].get_ydata()) == comparison_text.powers(ablation[0], [2, 5])[1]
-    ax = comparison_figures.salient_matching(comparison, 2).axes[1]
+    ax = sample_figures.salient_matching(comparison, 2).axes[1]
     v = comparison.v[1, 2]
     by_output = v.argsort(descending=True)
     expected = []

@@ -17,6 +17,7 @@ from interaction_monitor.history.landmarks import (
     find_onset,
     onset_index,
     places,
+    positions,
     rises_below_zero,
     shown_losses,
     told_phases,
@@ -62,7 +63,8 @@ def test_all_say_the_same_step():
     assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
     figure = figures.curves(history)
     assert [mark["x"] for mark in figure["marks"]] == [600, 900]
-    assert [(stage.begin, stage.end) for stage in stages(history)] == [(0, 600), (600, 1700)]
+    values, _ = positions(history)
+    assert [(values[begin], values[end]) for _, begin, end in stages(history)] == [(0, 600), (600, 1700)]
 
 
 def test_a_recorded_run_of_one_epoch(planted_run):

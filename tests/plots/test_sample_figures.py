@@ -15,9 +15,8 @@ from interaction_monitor.history import History
 from interaction_monitor.measurement import interpret
 from interaction_monitor.players import ImagePatches
 from interaction_monitor.players.player_map import PlayerMap
-from interaction_monitor.plots.sample_figures import waterfall
-from interaction_monitor.plots.sample_inputs import strongest
-from interaction_monitor.report.samples import steps
+from interaction_monitor.plots.sample_figures import strongest, waterfall
+from interaction_monitor.plots.sample_inputs import steps
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 

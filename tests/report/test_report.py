@@ -17,7 +17,8 @@ from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures
-from interaction_monitor.plots.sample_inputs import choose, image_of, outline, strongest
+from interaction_monitor.plots.sample_figures import strongest
+from interaction_monitor.plots.sample_inputs import choose, image_of, outline
 from interaction_monitor.probe import Probe
 from interaction_monitor.report import _flat, as_json, report_page
 from interaction_monitor.report.figures import numbers as numbers_of
