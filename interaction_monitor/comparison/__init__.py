@@ -1,7 +1,4 @@
-"""What several networks, or several moments of one, encode in common: by records, in memory, or as published.
-
-Chen et al. 2024, "Defining and extracting generalizable interaction primitives from DNNs".
-"""
+"""What networks, or moments of one, encode in common (Chen et al. 2024): by records, in memory, or as published."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from interaction_monitor.comparison.several_networks import (
     ablate,
     compare_outputs,
     extract_again,
-    told_apart,
 )
 from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional import highest_bit_first
@@ -110,14 +106,13 @@ def compare_networks(
         >>> compare_networks(networks).shared.and_.shape
         torch.Size([2, 4, 16])
     """
-    drawn = [(network, _drawn(network)) for network in networks]
     measured = [
-        Measured(x.name or f"network {i}", players, x.probe.inputs, x.probe.targets, x.output, x.background_levels)
-        for i, (x, players) in enumerate(drawn)
+        Measured(x.name or f"network {i}", _drawn(x), x.probe.inputs, x.probe.targets, x.output, x.background_levels)
+        for i, x in enumerate(networks)
     ]
     require_comparable(measured)
-    v = torch.stack([_outputs(network, players) for network, players in drawn])
-    names, called = [network.name for network in measured], drawn[0][1].names
+    v = torch.stack([_outputs(network, facts.players) for network, facts in zip(networks, measured, strict=True)])
+    names, called = [network.name for network in measured], measured[0].players.names
     return compare_outputs(v, names=names, alpha=alpha, normalize=normalize, counting=counting, player_names=called)
 
 
@@ -226,19 +221,16 @@ def compare(
     asked = [epochs] * len(records) if epochs is None or isinstance(epochs, int) else list(epochs)
     if len(asked) != len(records):
         raise NotComparableError(f"{len(asked)} epochs are given for {len(records)} records; give one for each, or one")
-    require_comparable([_of_record(record) for record in records])
+    require_comparable(
+        [Measured(str(x.folder), x.players, x.probe_inputs, x.probe_targets, x.settings.get("output")) for x in records]
+    )
     rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
     v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
-    called_by = told_apart([record.folder.resolve() for record in records])
-    each = zip(called_by, records, rows, strict=True)
+    each = zip(_told_apart([record.folder.resolve() for record in records]), records, rows, strict=True)
     names = [f"{name}, epoch {record.history[row].epoch}" for name, record, row in each]
     players, called = records[0].players, records[0].players.names
     result = compare_outputs(v, names=names, alpha=alpha, normalize=normalize, counting=counting, player_names=called)
     return replace(result, players=players, inputs=records[0].probe_inputs)
-
-
-def _of_record(x: Record) -> Measured:
-    return Measured(str(x.folder), x.players, x.probe_inputs, x.probe_targets, x.settings.get("output"))
 
 
 def _row(record: Record, epoch: int | None) -> int:
@@ -246,12 +238,18 @@ def _row(record: Record, epoch: int | None) -> int:
         raise NotComparableError(f"{record.folder} holds no measurement")
     found = [place for place, row in enumerate(record.history) if epoch in (None, row.epoch)]
     if not found:
-        measured = ", ".join(map(str, dict.fromkeys(row.epoch for row in record.history)))
-        raise NotComparableError(
-            f"{record.folder} has no measurement at epoch {epoch}; it was measured at epoch{'s' * (',' in measured)} "
-            f"{measured}"
-        )
+        there = ", ".join(map(str, dict.fromkeys(row.epoch for row in record.history)))
+        there = f"epoch{'s' * (',' in there)} {there}"
+        raise NotComparableError(f"{record.folder} has no measurement at epoch {epoch}; it was measured at {there}")
     return found[-1]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """Name folders by the parts of their paths that tell them apart: `resnet`, not `resnet/version_0/interactions`."""
+    shortest = min(len(folder.parts) for folder in folders)
+    levels = zip(*(folder.parts[-shortest:] for folder in folders), strict=True)
+    different = [names for names in levels if len(set(names)) > 1]
+    return list(map("/".join, zip(*different, strict=True))) or [folders[0].parent.name] * len(folders)
 
 
 def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tensor:
@@ -290,10 +288,10 @@ def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tens
 
 
 def _published(path: str | Path) -> Tensor:
-    if Path(path).suffix not in (".npy", ".pth", ".pt"):
-        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
     if Path(path).suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
+    if Path(path).suffix not in (".pth", ".pt"):
+        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
     values = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(values, Tensor):
         raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -153,9 +152,9 @@ def compare_outputs(
             a network's output is not finite are left out.
         names: what the networks are called; None numbers them.
         alpha: as in `shared_and_or`.
-        noise: as in `shared_and_or`, for both extractions.
-        tol: as in `shared_and_or`, for both extractions.
-        normalize: as in `shared_and_or`.
+        noise: as there, for both extractions.
+        tol: as there, for both extractions.
+        normalize: as there.
         player_names: (S, n) what the players of each sample are called.
         counting: which interactions are counted; None takes the defaults.
 
@@ -182,14 +181,13 @@ def compare_outputs(
     if not valid.any():
         raise NotComparableError("no sample has finite outputs in all networks, so there is nothing to compare")
     v = v[:, valid].detach().double().cpu()
-    kept = [int(i) for i in valid.nonzero()]
+    kept = valid.nonzero()[:, 0].tolist()
     counting = Counting() if counting is None else counting
 
     def extraction(name: str, and_: Tensor, or_: Tensor) -> Extraction:
         return Extraction(name, and_, or_, counting, change=(v[..., -1] - v[..., 0]).abs().mean(1))
 
     dividends = and_interactions(v)
-    singles = [sparsest_and_or(outputs, noise=noise, tol=tol) for outputs in v]
 
     def together(outputs: Tensor) -> SharedAndOr:
         return shared_and_or(outputs, alpha=alpha, noise=noise, tol=tol, normalize=normalize)
@@ -203,7 +201,7 @@ def compare_outputs(
         names=tuple(names),
         v=v,
         harsanyi=replace(extraction("Harsanyi", dividends, torch.zeros_like(dividends)), and_only=True),
-        alone=extraction("each alone", *(torch.stack([getattr(r, i) for r in singles]) for i in ("and_", "or_"))),
+        alone=extraction("each alone", *_each_alone(v, noise, tol)),
         shared=extraction("shared", shared.and_, shared.or_),
         control=control,
         alpha=alpha,
@@ -215,6 +213,11 @@ def compare_outputs(
         player_names=None if player_names is None else tuple(player_names[i] for i in kept),
         counting=counting,
     )
+
+
+def _each_alone(v: Tensor, noise: float, tol: float) -> tuple[Tensor, Tensor]:
+    results = [sparsest_and_or(outputs, noise=noise, tol=tol) for outputs in v]
+    return torch.stack([result.and_ for result in results]), torch.stack([result.or_ for result in results])
 
 
 def ablate(comparison: Comparison, alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)) -> tuple[Extraction, ...]:
@@ -237,13 +240,10 @@ def ablate(comparison: Comparison, alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.6
     """
     if not alphas or min(alphas) < 0:
         raise ValueError(f"alphas must be numbers of at least 0, but are {list(alphas)}")
-
-    def extracted(alpha: float) -> Extraction:
-        kept = {"noise": comparison.noise, "tol": comparison.tol}
-        result = shared_and_or(comparison.v, alpha=alpha, normalize=comparison.normalize, **kept)
-        return replace(comparison.shared, name=f"α = {alpha:g}", and_=result.and_, or_=result.or_)
-
-    return tuple(extracted(alpha) for alpha in alphas)
+    kept = {"noise": comparison.noise, "tol": comparison.tol}
+    results = [shared_and_or(comparison.v, alpha=x, normalize=comparison.normalize, **kept) for x in alphas]
+    named = zip([f"α = {alpha:g}" for alpha in alphas], results, strict=True)
+    return tuple(replace(comparison.shared, name=name, and_=found.and_, or_=found.or_) for name, found in named)
 
 
 @dataclass(frozen=True)
@@ -279,18 +279,7 @@ def extract_again(comparison: Comparison, *, k: int = 100, change: float = 1e-6)
     k = min(k, v.shape[-1] - 1)
     size = (v - v[..., :1]).abs().mean(-1, keepdim=True)
     changed = v + change * size * torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(0))
-    results = [sparsest_and_or(outputs, noise=comparison.noise, tol=comparison.tol) for outputs in changed]
-    and_, or_ = (torch.stack([getattr(result, kind) for result in results]) for kind in ("and_", "or_"))
+    and_, or_ = _each_alone(changed, comparison.noise, comparison.tol)
     alone = comparison.alone
-    shares = [overlap(a, b, k).nanmean(-1).tolist() for a, b in ((alone.and_, and_), (alone.or_, or_))]
-    return Repetition(replace(alone, name="again", and_=and_, or_=or_), k, tuple(shares[0]), tuple(shares[1]))
-
-
-def told_apart(folders: Sequence[Path]) -> list[str]:
-    """Name folders by the parts of their paths that tell them apart: `resnet`, not `resnet/version_0/interactions`."""
-    shortest = min(len(folder.parts) for folder in folders)
-    ends = [folder.parts[-shortest:] for folder in folders]
-    different = [place for place in range(shortest) if len({end[place] for end in ends}) > 1]
-    if not different:
-        return [folders[0].parent.name] * len(folders)
-    return ["/".join(end[place] for place in different) for end in ends]
+    shares = (tuple(overlap(*pair, k).nanmean(-1).tolist()) for pair in ((alone.and_, and_), (alone.or_, or_)))
+    return Repetition(replace(alone, name="again", and_=and_, or_=or_), k, *shares)
