@@ -109,14 +109,7 @@ def name_the_lowest(axes: list[Axes]) -> None:
 
 
 def to_image(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure.
-
-    Args:
-        figure: The figure.
-
-    Returns:
-        (height, width, 3) pixels.
-    """
+    """Render a figure into (height, width, 3) pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
     pixels: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # matplotlib leaves it untyped
@@ -124,12 +117,7 @@ def to_image(figure: Figure) -> NDArray[np.uint8]:
 
 
 def to_png(figure: Figure, *, dpi: int = 100) -> bytes:
-    """Write a figure as a PNG file.
-
-    Args:
-        figure: The figure.
-        dpi: Pixels per inch.
-    """
+    """Write a figure as a PNG file of so many pixels per inch."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
@@ -141,12 +129,7 @@ def data_uri(png: bytes) -> str:
 
 
 def picture_html(figure: Figure, *, alt: str) -> str:
-    """Write a figure as an HTML image with its pixels inside.
-
-    Args:
-        figure: The figure.
-        alt: What it shows, for those who do not see it; no markup is left in it.
-    """
+    """Write a figure as an HTML image with its pixels inside; `alt`, without markup, is for those who do not see it."""
     return f'<img style="max-width: 100%" alt="{alt}" src="{data_uri(to_png(figure))}">'
 
 
@@ -155,14 +138,13 @@ def edges_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(values) == 1:
         return np.array([values[0] - 0.5, values[0] + 0.5])
     middles = (values[1:] + values[:-1]) / 2
-    first, last = values[0] - (middles[0] - values[0]), values[-1] + (values[-1] - middles[-1])
-    return np.concatenate([[first], middles, [last]])
+    return np.concatenate([[2 * values[0] - middles[0]], middles, [2 * values[-1] - middles[-1]]])
 
 
-def run_axis(ax: Axes, history: History, unit: str) -> None:
+def run_axis(ax: Axes, history: History) -> None:
     """Let x be the run, from its first measurement to its last."""
-    edges = edges_of(positions(history)[0])
-    ax.set_xlim(edges[0], edges[-1])
+    values, unit = positions(history)
+    ax.set_xlim(*edges_of(values)[[0, -1]])
     ax.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     ax.set_xlabel(unit)
 
@@ -172,20 +154,12 @@ def marker_of(history: History) -> str:
     return "o" if len(history) <= 2 else "." if len(history) <= 60 else ""
 
 
-def plot_known(
-    ax: Axes,
-    values: NDArray[np.float64],
-    column: NDArray[np.float64],
-    colour: str,
-    label: str,
-    style: str,
-    marker: str,
-) -> None:
-    """Draw a curve that joins what is known of it."""
+def plot_known(ax: Axes, history: History, column: NDArray[np.float64], **line: Any) -> None:
+    """Draw a curve over the run that joins what is known of it."""
     # Where a loss is logged less often than the run is measured, its points are still joined.
     known = ~np.isnan(column)
     if known.any():
-        ax.plot(values[known], column[known], color=colour, label=label, linestyle=style, marker=marker)
+        ax.plot(positions(history)[0][known], column[known], marker=marker_of(history), **line)
 
 
 def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
@@ -223,10 +197,9 @@ def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
         height: Which part of the height the lines take, from the bottom.
     """
     values, _ = positions(history)
-    lines = {"onset": (ONSET, "-"), "gap": (GAP, ":")}
     for kind, index, name in marks(history):
-        if kind in lines:
-            colour, dashes = lines[kind]
+        if kind != "over-fitting":
+            colour, dashes = (ONSET, "-") if kind == "onset" else (GAP, ":")
             ax.axvline(values[index], ymax=height, color=colour, linestyle=dashes, linewidth=2, label=name)
 
 

@@ -1,7 +1,8 @@
-"""The single charts that the monitor's pictures are made of, each drawn into axes that the caller owns.
+"""The single charts that the monitor's pictures are made of.
 
-Every chart takes a `History` and nothing that is not in one, so a live run, a record on disk and a report
-draw the same pictures. Nothing here touches pyplot or its state.
+Each is drawn into axes that the caller owns, `ax`, and where it is of a run takes its `history` so far, of at least one
+measurement, and nothing that is not in one: a live run, a record on disk and a report draw the same pictures. Nothing
+here touches pyplot or its state.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
     find_overfitting,
     onset_index,
+    places,
     positions,
     representative_measurements,
     shown_losses,
@@ -87,26 +89,19 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
         history: The run so far, at least one measurement.
     """
     chosen = representative_measurements(history, len(axes))
-    onset = onset_index(history)
-    values, unit = positions(history)
-    unit = unit.removeprefix("optimizer ")  # six columns have no room for more
+    onset, named = onset_index(history), places(history)
     highest = max(_shares(history.distribution[index]).max() for index in chosen)
     for ax, index in zip(axes, chosen, strict=False):
         row = history[index]
         order_bars(ax, row.distribution)
         ax.set_ylim(0, 1.08 * highest if highest else 1)
         stage = _stage(index, onset, history)
-        ax.set_title(
-            f"{unit} {values[index]:.0f}\n{stage}",
-            fontsize=10,
-            color=ONSET if index == onset else "black",
-            fontweight="bold" if index == onset else "normal",
-        )
+        title = ax.set_title(f"{named[index]}\n{stage}", fontsize=10)
         if not np.isnan(row.mean_order):
             ax.text(0.97, 0.95, f"⟨k⟩ = {row.mean_order:.2f}", transform=ax.transAxes, ha="right", va="top")
         if index == onset:
-            for spine in ax.spines.values():
-                spine.set(visible=True, color=ONSET, linewidth=2)
+            title.set(color=ONSET, fontweight="bold")
+            ax.spines[:].set(visible=True, color=ONSET, linewidth=2)
         if ax is not axes[0]:
             ax.tick_params(labelleft=False)
         ax.set_xlabel("order k")
@@ -118,10 +113,6 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
 def order_heat_map(ax: Axes, history: History) -> QuadMesh:
     """Draw the share of every order at every measurement; light is none, dark is much.
 
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-
     Returns:
         The mesh, for a colour bar.
     """
@@ -132,55 +123,40 @@ def order_heat_map(ax: Axes, history: History) -> QuadMesh:
 
 
 def _heat(ax: Axes, history: History, shares: NDArray[np.float64], shades: ListedColormap, norm: Normalize) -> QuadMesh:
-    values, unit = positions(history)
+    values, _ = positions(history)
     edges = np.arange(history.n_players + 1) + 0.5
     mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, norm=norm)
     ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
     ax.set_ylabel("order k")
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
     return mesh
 
 
 def mean_order_curve(ax: Axes, history: History) -> None:
-    """Draw the mean order with its 95% band over probe samples.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-    """
-    values, unit = positions(history)
+    """Draw the mean order with its 95% band over probe samples."""
+    values, _ = positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     orders = history.column("mean_order")
     ax.plot(values, orders, color=MEAN_ORDER, marker=marker_of(history), label="mean order ⟨k⟩")
     ax.fill_between(values, low, high, color=MEAN_ORDER, alpha=0.15, linewidth=0, label="its 95% band")
     ax.set_ylabel("mean order ⟨k⟩")
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
 
 
 def loss_gap_curve(ax: Axes, history: History) -> None:
-    """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-    """
-    values, unit = positions(history)
+    """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws."""
     losses = shown_losses(history)
-    plot_known(ax, values, losses.gap, GAP, f"loss gap{losses.of} (test − train)", "-.", marker_of(history))
+    label = f"loss gap{losses.of} (test − train)"
+    plot_known(ax, history, losses.gap, color=GAP, label=label, linestyle="-.")
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
 
 
 def loss_curves(ax: Axes, history: History) -> None:
-    """Draw train and test loss, shaded between them where the test loss is the higher one.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-    """
-    values, unit = positions(history)
+    """Draw train and test loss, shaded between them where the test loss is the higher one."""
+    values, _ = positions(history)
     losses = shown_losses(history)
     train, test, both = losses.train, losses.test, np.isfinite(losses.gap)
     above = test[both] > train[both]
@@ -188,11 +164,11 @@ def loss_curves(ax: Axes, history: History) -> None:
         values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
         label="test above train" if above.any() else None,
     )  # fmt: skip
-    plot_known(ax, values, train, TRAIN, f"train loss{losses.of}", "-", marker_of(history))
-    plot_known(ax, values, test, TEST, f"test loss{losses.of}", "--", marker_of(history))
+    plot_known(ax, history, train, color=TRAIN, label=f"train loss{losses.of}", linestyle="-")
+    plot_known(ax, history, test, color=TEST, label=f"test loss{losses.of}", linestyle="--")
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
 
 
 def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -211,28 +187,18 @@ def _stage(index: int, onset: int | None, history: History) -> str:
 
 
 def turnover(ax: Axes, history: History) -> None:
-    """Draw what persisted, appeared and vanished as parts of the whole, over the run.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-    """
-    values, unit = positions(history)
+    """Draw what persisted, appeared and vanished as parts of the whole, over the run."""
+    values, _ = positions(history)
     shares = history.turnover_shares()
     known = ~np.isnan(shares).any(1)
-    ax.stackplot(
-        values[known],
-        shares[known].T,
-        colors=(PERSISTED, APPEARED, VANISHED),
-        labels=("persisted", "appeared", "vanished"),
-        alpha=0.9,
-    )
+    names, colours = ("persisted", "appeared", "vanished"), (PERSISTED, APPEARED, VANISHED)
+    ax.stackplot(values[known], shares[known].T, colors=colours, labels=names, alpha=0.9)
     ax.set_ylim(0, 1)
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_ylabel("share")
     if not known.any():
         write_inside(ax, "one measurement has nothing to be compared with")
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
 
 
 def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> QuadMesh:
@@ -240,7 +206,7 @@ def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> Qua
 
     Args:
         ax: Where to draw.
-        history: The run so far, at least one measurement.
+        history: The run so far.
         shares: (E, n) in 0..1, NaN where there is none.
 
     Returns:
@@ -252,37 +218,25 @@ def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> Qua
 
 
 def order_effects(ax: Axes, history: History) -> None:
-    """Draw what low and high orders add to the output, on training samples too where these are measured.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, at least one measurement.
-    """
-    values, unit = positions(history)
+    """Draw what low and high orders add to the output, on training samples too where these are measured."""
     for part in history.effect_parts():
         dash, colour = "-" if part.trained else "--", TEST if part.high else TRAIN
-        known = ~np.isnan(part.effect)
-        ax.plot(values[known], part.effect[known], dash, color=colour, marker=marker_of(history), ms=3)
+        plot_known(ax, history, part.effect, linestyle=dash, color=colour, ms=3)
         ax.plot([], [], dash, color=colour, label=part.name)
     ax.axhline(0, color=GAP, lw=0.8, alpha=0.5)
     ax.set_ylabel("effect")
     if not ax.get_legend_handles_labels()[0]:
         write_inside(ax, "not measured")
-    run_axis(ax, history, unit)
+    run_axis(ax, history)
 
 
 def generalizing_curve(ax: Axes, history: History) -> None:
-    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
-
-    Args:
-        ax: Where to draw.
-        history: The run so far, beside references.
-    """
-    values, unit = positions(history)
+    """Draw which part of the strength references have too, with its 95% band, and from where it sinks."""
+    values, _ = positions(history)
     share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
     known = ~np.isnan(share)
     ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
-    plot_known(ax, values, share, GENERALIZING, "generalizing share of the strength", "-", marker_of(history))
+    plot_known(ax, history, share, color=GENERALIZING, label="generalizing share of the strength")
     began = find_overfitting(history)
     if began is not None and began.index is not None:
         ax.axvline(values[began.index], ymax=0.8, color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
@@ -290,4 +244,4 @@ def generalizing_curve(ax: Axes, history: History) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{part:.0%}"))
     ax.set_ylabel("generalizes")
     ax.legend(loc="upper center", ncols=2, frameon=False)
-    run_axis(ax, history, unit)
+    run_axis(ax, history)

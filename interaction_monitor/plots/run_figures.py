@@ -1,7 +1,8 @@
 """Pictures of a run, made from its history alone: the same in TensorBoard, in a report and in a file.
 
-Each function returns a matplotlib `Figure` that belongs to the caller: `figure.savefig("run.png")` writes it.
-They use matplotlib's object interface, so a program's own pyplot figures, backend and style stay as they are.
+Each function takes the history of a run so far, raises a ValueError where that is empty, and returns a matplotlib
+`Figure` that belongs to the caller: `figure.savefig("run.png")` writes it. They use matplotlib's object interface, so a
+program's own pyplot figures, backend and style stay as they are.
 """
 
 from __future__ import annotations
@@ -68,15 +69,6 @@ def order_rows(history: History) -> Figure:
     """Draw the distribution over orders at up to six moments of the run [Ren et al. 2024, Figure 2].
 
     The moments are the start, one within phase one, the onset of phase two, and later ones.
-
-    Args:
-        history: The run so far.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If the history is empty.
     """
     figure = page(WIDTH, 2.9)
     charts.bar_row(row(figure, top=0.95, height=1.4), history)
@@ -86,17 +78,7 @@ def order_rows(history: History) -> Figure:
 
 @_drawn
 def heat_map(history: History) -> Figure:
-    """Draw the share of every order at every measurement.
-
-    Args:
-        history: The run so far.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If the history is empty.
-    """
+    """Draw the share of every order at every measurement."""
     figure = page(WIDTH, 4.0)
     (ax,) = stack(figure, [3.0], top=0.45)
     _heat_map(ax, history)
@@ -108,14 +90,7 @@ def heat_map(history: History) -> Figure:
 def curves(history: History) -> Figure:
     """Draw the mean order and the loss gap on one axis, and the two losses below it on the same epochs.
 
-    Args:
-        history: The run so far.
-
-    Returns:
-        The figure. Without losses in the history it has the mean order alone.
-
-    Raises:
-        ValueError: If the history is empty.
+    Without losses in the history it has the mean order alone.
     """
     losses = _has_losses(history)
     figure = page(WIDTH, 6.0 if losses else 4.0)
@@ -172,15 +147,8 @@ def story(history: History) -> Figure:
 def carry_over(history: History) -> Figure:
     """Draw which interactions persist from one measurement to the next, and what the orders do for the output.
 
-    Args:
-        history: The run so far.
-
-    Returns:
-        The figure. Where training samples are measured too, it has their effects, and if players mean the same in all
-        samples, how alike the interactions of training and probe samples are.
-
-    Raises:
-        ValueError: If the history is empty.
+    Where training samples are measured too, it has their effects, and if players mean the same in all samples, how
+    alike the interactions of training and probe samples are.
     """
     alike = history.by_order("similarity")
     with_alike = not np.isnan(alike).all()
@@ -210,22 +178,14 @@ def carry_over(history: History) -> Figure:
 def to_html(history: History) -> str:
     """Show a run in a notebook: the picture that tells it, which begins with what it showed in words.
 
-    Args:
-        history: The run so far; it may be empty.
-
-    Returns:
-        HTML that needs nothing else.
+    The HTML needs nothing else; the history may be empty.
     """
     words = html.escape(as_sentence(verdict(history)))
     return picture_html(story(history), alt=words) if len(history) else f"<p><b>{words}</b></p>"
 
 
 def measurement_html(measurement: Measurement) -> str:
-    """Show a measurement in a notebook: its distribution over orders, and what it is of.
-
-    Args:
-        measurement: The measurement.
-    """
+    """Show a measurement in a notebook: its distribution over orders, and what it is of."""
     n_samples, n_players = measurement.strength.shape
     words = f"{n_samples} samples, {n_players} players: mean order {measurement.mean_order:.2f}"
     with style.context(STYLE):

@@ -115,8 +115,8 @@ def write_measurement(
     """
     layout = _layouts.setdefault(writer, {})
     if name not in layout:
-        beside = bool(history[-1].generalizing)
-        layout |= custom_scalars(history.n_players, name=name, losses=losses, reference=beside)
+        reference = bool(history[-1].generalizing)
+        layout |= custom_scalars(history.n_players, name=name, losses=losses, reference=reference)
         writer.add_text(f"{name}/{HOW_TO_READ}", console.HOW_TO_READ.format(name=name), step)
     if len(history) <= _LAYOUT_CHECKS:
         _write_layout(writer, layout)
@@ -153,11 +153,11 @@ def _written_layout(writer: SummaryWriter) -> Any:
 
 def tells_more(history: History) -> bool:
     """Tell whether the last measurement has changed what the verdict hangs on."""
-    known = [
+    *before, now = [
         (row.phase, row.onset_epoch, row.onset_step, row.overfitting_epoch, row.gap_onset_epoch is None)
         for row in history[-2:]
     ]
-    return known[:-1] != known[-1:]
+    return [now] != before
 
 
 def write_histogram(writer: SummaryWriter, distribution: Sequence[float], *, tag: str, step: int) -> None:
@@ -207,7 +207,7 @@ def ridge_due(n_measurements: int) -> bool:
 
 def n_ridges(n_measurements: int) -> int:
     """Count the ridges of a run of so many measurements."""
-    return sum(ridge_due(n) for n in range(1, n_measurements + 1))
+    return sum(map(ridge_due, range(1, n_measurements + 1)))
 
 
 def picture_due(n_measurements: int) -> bool:
@@ -242,32 +242,26 @@ def custom_scalars(
     """
     # TensorBoard gives all curves of a run one colour and tells them apart by marks, so few share a chart.
     spans = np.array_split(np.arange(1, n_players + 1), -(-n_players // 4))
+    loss_tags = [_exactly(tag) for tag in losses] or [_exactly(*TRAIN_NAMES), _exactly(*TEST_NAMES)]
+
+    def chart(*keys: str, beside: Sequence[str] = ()) -> list[Any]:
+        return ["Multiline", [*(_exactly(f"{name}/{key}") for key in keys), *beside]]
+
     orders = {
-        f"I^(k), strength of order{'s' * (len(span) > 1)} {' to '.join(map(str, sorted({span[0], span[-1]})))}": [
-            "Multiline",
-            [_exactly(f"{name}/order_{k}") for k in span],
-        ]
+        f"I^(k), strength of order{'s' * (len(span) > 1)} {' to '.join(map(str, sorted({span[0], span[-1]})))}": chart(
+            *(f"order_{k}" for k in span)
+        )
         for span in spans
     }
-    loss_tags = [_exactly(tag) for tag in losses] or [_exactly(*TRAIN_NAMES), _exactly(*TEST_NAMES)]
-    mean_order = f"{name}/mean_order"
-    share = f"{name}/generalizing_share"
-    first = {"generalizing share": ["Multiline", [_exactly(share)]]} if reference else {}
     return {
         name: {
-            **first,
-            "mean order ⟨k⟩": ["Multiline", [_exactly(mean_order)]],
+            **({"generalizing share": chart("generalizing_share")} if reference else {}),
+            "mean order ⟨k⟩": chart("mean_order"),
             **orders,
-            "mean order, losses and loss gap": [
-                "Multiline",
-                [_exactly(mean_order), _exactly(f"{name}/loss_gap"), *loss_tags],
-            ],
-            "share of the high orders": ["Multiline", [_exactly(f"{name}/high_order_share")]],
-            "share that persisted since the measurement before": [
-                "Multiline",
-                [_exactly(f"{name}/persisted_share")],
-            ],
-            "phase, 1 or 2, once it is decided": ["Multiline", [_exactly(f"{name}/phase")]],
+            "mean order, losses and loss gap": chart("mean_order", "loss_gap", beside=loss_tags),
+            "share of the high orders": chart("high_order_share"),
+            "share that persisted since the measurement before": chart("persisted_share"),
+            "phase, 1 or 2, once it is decided": chart("phase"),
         }
     }
 
