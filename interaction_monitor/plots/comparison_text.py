@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.comparison.several_networks import Comparison, Extraction, Repetition
@@ -25,11 +24,9 @@ _EVENTS = ".comparison"  # at the end of the name of its event file, which is re
 
 def powers(extraction: Extraction, ks: Sequence[int]) -> tuple[list[float], list[float]]:
     """Give s_and and s_or for each k, means over networks and samples; s_or is NaN where there is no OR."""
-
-    def power(effects: Tensor) -> list[float]:
-        return generalization_curve(effects, ks, floor=extraction.counting.floor).nanmean((0, 1)).tolist()
-
-    return power(extraction.and_), [math.nan] * len(ks) if extraction.and_only else power(extraction.or_)
+    curves = (generalization_curve(x, ks, floor=extraction.counting.floor) for x in (extraction.and_, extraction.or_))
+    and_, or_ = (curve.nanmean((0, 1)).tolist() for curve in curves)
+    return and_, [math.nan] * len(ks) if extraction.and_only else or_
 
 
 def shared_by_order(extraction: Extraction) -> tuple[list[float], list[float]]:
@@ -63,8 +60,8 @@ def table(comparison: Comparison) -> str:
         Two tables, a line per extraction.
     """
     ks = comparison.ks
-    lines = ["s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"]
-    lines.append(_heading(ks))
+    definition = "s_and / s_or: the share of a network's strongest k interactions that are among the k of all networks"
+    lines = [definition, _heading(ks)]
     for extraction in comparison.extractions:
         and_, or_ = powers(extraction, ks)
         pairs = (f"{a:>7.2f} /{'-' if math.isnan(o) else f'{o:.2f}':>5}" for a, o in zip(and_, or_, strict=True))
@@ -72,10 +69,8 @@ def table(comparison: Comparison) -> str:
     lines += ["", f"salient strength by order ({threshold(comparison)}), and the share of it that is shared"]
     lines.append(_heading(range(1, comparison.n_players + 1)) + f"{'all':>14}")
     for extraction in comparison.extractions:
-        every, shared = shared_by_order(extraction)
-        cells = [*zip(every, shared, strict=True), (sum(every), sum(shared))]
-        shown = (f"{a:>8.2f}{_percent(s, a):>6}" for a, s in cells)
-        lines.append(f"{extraction.name:12}" + "".join(shown))
+        cells = (f"{every:>8.2f}{_percent(shared, every):>6}" for every, shared in _with_sums(extraction))
+        lines.append(f"{extraction.name:12}" + "".join(cells))
     return "\n".join(lines)
 
 
@@ -105,12 +100,11 @@ def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
 
 def repetition_lines(repetition: Repetition, comparison: Comparison, sample: int = 0) -> list[str]:
     """Say how far a second extraction agrees, and name the five strongest of each on one sample."""
-    lines = [
+    return [
         f"Extracted again from outputs changed by a millionth, {name} has {a:.0%} of its {repetition.k} strongest AND "
         f"interactions again, and {o:.0%} of the OR interactions."
         for name, a, o in zip(comparison.names, repetition.and_, repetition.or_, strict=True)
-    ]
-    return lines + [
+    ] + [
         f"{name}, {extraction.name}, sample {comparison.samples[sample]}: {_five(extraction, comparison, i, sample)}"
         for i, name in enumerate(comparison.names)
         for extraction in (comparison.alone, repetition.again)
@@ -141,20 +135,24 @@ def threshold(comparison: Comparison) -> str:
 
 def shared_percentages(extraction: Extraction) -> list[str]:
     """Give the share of each order's strength that is shared, and of the whole; a dash where an order has none."""
+    return [_percent(shared, every) for every, shared in _with_sums(extraction)]
+
+
+def _with_sums(extraction: Extraction) -> list[tuple[float, float]]:
+    """Give the strength of each order, of all orders last, and what of it is shared."""
     every, shared = shared_by_order(extraction)
-    return [_percent(part, whole) for part, whole in (*zip(shared, every, strict=True), (sum(shared), sum(every)))]
+    return [*zip(every, shared, strict=True), (sum(every), sum(shared))]
 
 
 def verdict(comparison: Comparison) -> str:
     """Say in one sentence where the networks share most beyond what unrelated outputs would."""
     ks = comparison.ks
     if comparison.control is None:
-        and_, or_ = (powers(comparison.shared, ks[:1])[kind][0] for kind in (0, 1))
+        (and_,), (or_,) = powers(comparison.shared, ks[:1])
         return f"Of their {ks[0]} strongest AND interactions the networks share {and_:.0%}, of the OR ones {or_:.0%}."
     told, alike = [], []
-    for name, shared, chance in zip(
-        ("AND", "OR"), powers(comparison.shared, ks), powers(comparison.control, ks), strict=True
-    ):
+    each = zip(("AND", "OR"), powers(comparison.shared, ks), powers(comparison.control, ks), strict=True)
+    for name, shared, chance in each:
         beyond = [mine - theirs for mine, theirs in zip(shared, chance, strict=True)]
         more = [i for i, difference in enumerate(beyond) if difference >= LEAST_BEYOND]
         if not more:
@@ -171,14 +169,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Say in sentences what the tables show.
-
-    Args:
-        comparison: The networks.
-
-    Returns:
-        The sentences.
-    """
+    """Say in sentences what the tables show."""
     ks = comparison.ks
     alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
     sentences = _the_same(comparison) + [
@@ -234,9 +225,8 @@ def write_comparison(comparison: Comparison, folder: Path, *, pictures: Mapping[
         for extraction in comparison.extractions:
             for kind, power in zip(("s_and", "s_or"), powers(extraction, ks), strict=True):
                 for k, share in zip(ks, power, strict=True):
-                    if math.isnan(share):  # the OR of an extraction that has none
-                        continue
-                    writer.add_scalar(f"comparison/{kind}/{extraction.name.replace(' ', '_')}", share, k)
+                    if not math.isnan(share):  # the OR of an extraction that has none
+                        writer.add_scalar(f"comparison/{kind}/{extraction.name.replace(' ', '_')}", share, k)
         found = "\n\n".join(findings(comparison))
         laid_out = table(comparison).replace("\n", "\n    ")
         writer.add_text("comparison/findings", f"{' | '.join(comparison.names)}\n\n{found}\n\n    {laid_out}", 0)

@@ -52,15 +52,11 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
     if greys:
         grey = [Patch(color=_LIGHT_GREY), Patch(facecolor="white", edgecolor=_GREY, hatch="////")]
         pairs = [(pairs[0], grey[0]), (pairs[1], grey[1])]
+    names = ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"]
     figure.legend(
-        pairs,
-        ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"],
-        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
-        handlelength=3.2,
-        loc="outside upper right",
-        ncols=2,
-        frameon=False,
-    )
+        pairs, names, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)}, handlelength=3.2,
+        loc="outside upper right", ncols=2, frameon=False,
+    )  # fmt: skip
     if greys:
         width = 24 * len(chosen)
         figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", max(width, 70)), fontsize=9, color=NOTE)
@@ -69,14 +65,7 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
 
 @styled
 def noise_level(overlay: Overlay) -> Figure:
-    """Draw σ̂² with its interval over the run, and the mean orders measured and predicted below it.
-
-    Args:
-        overlay: The run.
-
-    Returns:
-        The figure; what lies in phase one is grey.
-    """
+    """Draw σ̂² with its interval over the run, phase one grey, and the mean orders measured and predicted below it."""
     figure = page(11, 6.4, laid_out=True)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     values, unit = positions(overlay.history)
@@ -93,14 +82,14 @@ def noise_level(overlay: Overlay) -> Figure:
     bottom.legend(frameon=False, loc="best")
     left, right = values[0] - 0.02 * np.ptp(values), values[-1] + 0.02 * np.ptp(values)
     turn = values[overlay.turn]
+    dashes, name = ("-", "onset of phase two") if overlay.onset_known else ("--", "lowest ⟨k⟩; no onset was found")
     for ax in (top, bottom):
         ax.set_xlim(left, right)
         ax.axvspan(left, turn, color=PHASE_ONE, linewidth=0, zorder=0)
         ax.axvspan(turn, right, color=PHASE_TWO, linewidth=0, zorder=0)
-        ax.axvline(turn, color=ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--")
+        ax.axvline(turn, color=ONSET, linewidth=2, linestyle=dashes)
         bare(ax)
-    name = "onset of phase two" if overlay.onset_known else "lowest ⟨k⟩; no onset was found"
-    top.plot([], [], color=ONSET, linewidth=2, linestyle="-" if overlay.onset_known else "--", label=name)
+    top.plot([], [], color=ONSET, linewidth=2, linestyle=dashes, label=name)
     top.legend(frameon=False, loc="best")
     if not two.all():
         figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", 150), fontsize=9, color=NOTE)
@@ -193,11 +182,7 @@ def norm_ratio_figure(n_players: Sequence[int] = (6, 8, 10), sigma2: Sequence[fl
 def run_folder(record: Path) -> Path | None:
     """Find the TensorBoard run that a record belongs to: the folder above it, if that holds event files.
 
-    Args:
-        record: The record's folder.
-
-    Returns:
-        The run's folder, or None where the run was not logged to TensorBoard.
+    None where the run was not logged to TensorBoard.
     """
     folder = record.resolve().parent
     return folder if any(folder.glob(f"{EVENTS}*")) else None
@@ -217,32 +202,27 @@ def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") 
     suffix = f".theory-of-{name}"
     for earlier in folder.glob(f"{EVENTS}*{glob.escape(suffix)}"):
         earlier.unlink()
-    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
-        _write_overlay(writer, overlay, name)
-
-
-def _write_overlay(writer: SummaryWriter, overlay: Overlay, name: str) -> None:
     history, fit = overlay.history, overlay.fit
     pictured = representative_measurements(history, _MOST_PICTURES)
-    for index, row in enumerate(history):
-        if index in pictured:
-            image = to_image(bars(overlay, [index]))
-            writer.add_image(f"{name}/theory/bars", image, row.step, dataformats="HWC")
-        if not overlay.in_phase_two[index] or fit.sigma2[index].isnan():
-            continue
-        write_histogram(writer, fit.theory[index].tolist(), tag=f"{name}/theory/orders", step=row.step)
-        for key, value in (
-            ("sigma2", fit.sigma2[index]),
-            ("sigma2_low", fit.low[index]),
-            ("sigma2_high", fit.high[index]),
-            ("cosine", fit.cosine[index]),
-            ("divergence", fit.divergence[index]),
-            ("mean_order", overlay.predicted_order[index]),
-        ):
-            writer.add_scalar(f"{name}/theory/{key}", float(value), row.step)
-    last = history[-1].step
-    for key, picture in (("overview", bars), ("noise_level", noise_level)):
-        writer.add_image(f"{name}/theory/{key}", to_image(picture(overlay)), last, dataformats="HWC")
-    found = "\n\n".join(findings(overlay))
-    text = HOW_TO_READ.format(name=name, findings=found, why=WHY_GREY)
-    writer.add_text(f"{name}/theory/how_to_read", text, last)
+    scalars: dict[str, Any] = {
+        "sigma2": fit.sigma2, "sigma2_low": fit.low, "sigma2_high": fit.high, "cosine": fit.cosine,
+        "divergence": fit.divergence, "mean_order": overlay.predicted_order,
+    }  # fmt: skip
+    with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
+
+        def draw(key: str, figure: Figure, step: int) -> None:
+            writer.add_image(f"{name}/theory/{key}", to_image(figure), step, dataformats="HWC")
+
+        for index, row in enumerate(history):
+            if index in pictured:
+                draw("bars", bars(overlay, [index]), row.step)
+            if not overlay.in_phase_two[index] or fit.sigma2[index].isnan():
+                continue
+            write_histogram(writer, fit.theory[index].tolist(), tag=f"{name}/theory/orders", step=row.step)
+            for key, values in scalars.items():
+                writer.add_scalar(f"{name}/theory/{key}", float(values[index]), row.step)
+        last = history[-1].step
+        draw("overview", bars(overlay), last)
+        draw("noise_level", noise_level(overlay), last)
+        text = HOW_TO_READ.format(name=name, findings="\n\n".join(findings(overlay)), why=WHY_GREY)
+        writer.add_text(f"{name}/theory/how_to_read", text, last)

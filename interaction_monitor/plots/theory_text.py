@@ -46,22 +46,11 @@ level σ². For each measurement the level is taken at which the predicted distr
 
 
 def table(overlay: Overlay) -> str:
-    """Lay out every measurement with the noise level that matches it best.
-
-    Args:
-        overlay: The run.
-
-    Returns:
-        The table, a line per measurement; phase one in brackets.
-    """
+    """Lay out every measurement, phase one in brackets, with the noise level that matches it best."""
     unit = overlay.places[0].split()[0]
     lines = [f"{unit:>7}  phase        σ²  95% interval        cosine  divergence  ⟨k⟩ measured  predicted"]
-    for cells in rows(overlay):
-        place, phase, level, interval, cosine, divergence, measured, predicted = cells
-        lines.append(
-            f"{place:>7}  {phase:<5}  {level:>8}  {interval:<18}  {cosine:>6}  {divergence:>10}  {measured:>12}  "
-            f"{predicted:>9}"
-        )
+    forms = (">7", "<5", ">8", "<18", ">6", ">10", ">12", ">9")
+    lines += ["  ".join(map(format, cells, forms)) for cells in rows(overlay)]
     return "\n".join(lines)
 
 
@@ -74,10 +63,8 @@ def rows(overlay: Overlay) -> list[tuple[str, ...]]:
             ("two" if overlay.onset_known else "two?") if overlay.in_phase_two[i] else "(one)",
             level(float(fit.sigma2[i])),
             f"{level(float(fit.low[i]))} to {level(float(fit.high[i]))}",
-            _fixed(float(fit.cosine[i]), 4),
-            _fixed(float(fit.divergence[i]), 4),
-            _fixed(overlay.measured_order[i], 2),
-            _fixed(overlay.predicted_order[i], 2),
+            *(_fixed(float(x[i]), 4) for x in (fit.cosine, fit.divergence)),
+            *(_fixed(x[i], 2) for x in (overlay.measured_order, overlay.predicted_order)),
         )
         for i in range(len(overlay.history))
     ]
@@ -101,30 +88,23 @@ def match_words(overlay: Overlay, index: int) -> str:
 
 
 def findings(overlay: Overlay) -> list[str]:
-    """Say what the overlay shows: where phase two is, how well it is matched at worst, and whether σ̂² decreases.
-
-    Args:
-        overlay: The run.
-
-    Returns:
-        Sentences.
-    """
+    """Say what the overlay shows: where phase two is, how well it is matched at worst, and whether σ̂² decreases."""
     sentences = [_where(overlay)]
     if overlay.left_out:
         sentences.append(f"Left out, because no sample had finite outputs: {', '.join(overlay.left_out)}.")
     if overlay.turn == len(overlay.history) - 1:
-        sentences.append(
+        return [
+            *sentences,
             f"Only the last measurement is in {overlay.stage}, and the prediction is made from it: there is nothing to "
-            "compare."
-        )
-        return sentences
+            "compare.",
+        ]
     worst = overlay.worst
-    sentences.append(
+    return [
+        *sentences,
         f"Worst match in {overlay.stage}: cosine {float(overlay.fit.cosine[worst]):.4f}, at "
-        f"{overlay.places[worst]} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit)."
-    )
-    sentences.append(_trend(overlay))
-    return sentences
+        f"{overlay.places[worst]} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit).",
+        _trend(overlay),
+    ]
 
 
 def _where(overlay: Overlay) -> str:
@@ -202,20 +182,12 @@ def conditions(measurement: Measurement) -> list[str]:
             f"of {len(v)} samples; the paper: 0.9 to 1.2."
         )
     if len(exponent):
-        own = float(exponent.median())
-        lines.append(f"The number of salient AND interactions itself is n^ξ/τ with a ξ of {own:.2f}.")
+        lines.append(f"The number of salient AND interactions itself is n^ξ/τ with a ξ of {exponent.median():.2f}.")
     return lines
 
 
 def salient_alone(measurement: Measurement) -> str:
-    """Say how well the salient interactions alone give the outputs (Chen et al. 2024, Figure 6).
-
-    Args:
-        measurement: With a valid sample.
-
-    Returns:
-        The line.
-    """
+    """Say how well the salient interactions alone give the outputs of valid samples (Chen et al. 2024, Figure 6)."""
     valid = measurement.valid
     v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid]
     error = (v - salient_outputs(and_, or_, measurement.tau)).abs().mean() / measurement.output_change
@@ -268,7 +240,7 @@ def shapes(record: Record) -> list[str]:
         A table, and where the run has references a sentence on whether the decay's share goes with theirs.
     """
     history = record.history
-    fit = fit_shapes(torch.tensor([row.strength for row in history], dtype=torch.float64))
+    fit = fit_shapes(torch.from_numpy(history.strength))
     shares = [row.generalizing_share for row in history]
     orders = "".join(f"{f'k={k}':>6}" for k in range(1, record.n_players + 1))
     lines = [
