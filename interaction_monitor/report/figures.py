@@ -32,7 +32,11 @@ from interaction_monitor.theory import Overlay
 Figure = dict[str, Any]
 Series = dict[str, Any]
 Panel = dict[str, Any]
-_LINES = {"onset": ("onset", ""), "gap": ("gap", "2 4"), "over-fitting": ("test", "")}
+_LINES = {
+    "onset": {"color": "onset", "dash": ""},
+    "gap": {"color": "gap", "dash": "2 4"},
+    "over-fitting": {"color": "test", "dash": ""},
+}
 
 
 def numbers(values: ArrayLike) -> list[float | None]:
@@ -76,10 +80,7 @@ def stack(panels: Sequence[Panel], label: str, **axis: Any) -> Figure:
 def over_run(panels: Sequence[Panel], history: History) -> Figure:
     """Describe charts over the run, with phases behind them and what happened as lines; they share one zoom."""
     values, unit = positions(history)
-    shown = [
-        {"x": float(values[mark.at]), "color": _LINES[mark.kind][0], "dash": _LINES[mark.kind][1], "name": mark.name}
-        for mark in marks(history)
-    ]
+    shown = [{"x": float(values[mark.at]), **_LINES[mark.kind], "name": mark.name} for mark in marks(history)]
     figure = stack(panels, unit) | {"run": True, "marks": shown}
     turn, decided = phase_turn(history)
     if turn is not None:
@@ -89,14 +90,24 @@ def over_run(panels: Sequence[Panel], history: History) -> Figure:
 
 def run_figures(history: History) -> dict[str, Figure]:
     """Describe every figure that a history knows enough for, by name."""
-    return {
+    figures = {
         "curves": curves(history),
         "moments": moments(history),
-        "heat-map": heat_map(history),
+        "heat-map": _map(history, _shares(history), shades="magma_r", root=True, row=26),
         "orders": order_frames(history),
-        **generalizing(history),
-        **persistence(history),
     }
+    if _beside_references(history):
+        by_order = [[row.generalizing_by_order.get(k, np.nan) for k in range(1, row.n_players + 1)] for row in history]
+        figures["generalizing"] = over_run([_generalizing_panel(history)], history)
+        figures["generalizing-orders"] = _map(history, np.array(by_order))
+    if any(row.persisted and row.effect for row in history):  # records of earlier versions know nothing of it
+        figures["turnover"] = turnover(history)
+        figures["persisted"] = _map(history, history.persisted_shares())
+        figures["effects"] = effects(history)
+        similarity = history.by_order("similarity")
+        if not np.isnan(similarity).all():
+            figures["similarity"] = _map(history, similarity)
+    return figures
 
 
 def curves(history: History) -> Figure:
@@ -116,9 +127,13 @@ def curves(history: History) -> Figure:
     if np.isfinite(losses.gap).any():
         gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
         panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}]))
-    if not np.isnan(history.column("generalizing_share")).all():
+    if _beside_references(history):
         panels.append(_generalizing_panel(history, height=85))
     return over_run(panels, history)
+
+
+def _beside_references(history: History) -> bool:
+    return not np.isnan(history.column("generalizing_share")).all()
 
 
 def _generalizing_panel(history: History, **more: object) -> Panel:
@@ -132,17 +147,13 @@ def _generalizing_panel(history: History, **more: object) -> Panel:
 def moments(history: History) -> Figure:
     """Describe the bars of the measurements that tell the story, side by side."""
     names, shown = _names(history), _order_bars(history, "")
-    return {
-        "kind": "row", "x": {"label": "order k", "whole": True},
-        "panels": [
-            panel("", [shown[i]], title=names[i], percent=True, min=0) for i in representative_measurements(history)
-        ],
-    }  # fmt: skip
+    return _row(
+        [panel("", [shown[i]], title=names[i], percent=True, min=0) for i in representative_measurements(history)]
+    )
 
 
-def heat_map(history: History) -> Figure:
-    """Describe the share of every order at every measurement."""
-    return _map(history, _shares(history), shades="magma_r", root=True, row=26)
+def _row(panels: Sequence[Panel]) -> Figure:
+    return {"kind": "row", "x": {"label": "order k", "whole": True}, "panels": list(panels)}
 
 
 def order_frames(history: History) -> Figure:
@@ -154,32 +165,6 @@ def order_frames(history: History) -> Figure:
         "y": {"label": "share of the strength", "percent": True, "min": 0, "max": 1.05 * highest or 1.0},
         "frames": [{"title": name, "series": [of_orders]} for name, of_orders in shown],
     }  # fmt: skip
-
-
-def generalizing(history: History) -> dict[str, Figure]:
-    """Describe which part of the strength references have too, and of each order; nothing without references."""
-    if np.isnan(history.column("generalizing_share")).all():
-        return {}
-    by_order = [[row.generalizing_by_order.get(k, np.nan) for k in range(1, row.n_players + 1)] for row in history]
-    return {
-        "generalizing": over_run([_generalizing_panel(history)], history),
-        "generalizing-orders": _map(history, np.array(by_order)),
-    }
-
-
-def persistence(history: History) -> dict[str, Figure]:
-    """Describe what persists and what the orders do; records of earlier versions know nothing of it."""
-    if not any(row.persisted and row.effect for row in history):
-        return {}
-    figures = {
-        "turnover": turnover(history),
-        "persisted": _map(history, history.persisted_shares()),
-        "effects": effects(history),
-    }
-    similarity = history.by_order("similarity")
-    if not np.isnan(similarity).all():
-        figures["similarity"] = _map(history, similarity)
-    return figures
 
 
 def turnover(history: History) -> Figure:
@@ -266,7 +251,7 @@ def _overlay_bars(overlay: Overlay) -> Figure:
         ]
         title = f"{unit} {values[i]:.0f}: σ² = {level(float(fit.sigma2[i]))}, {match_words(overlay, i)}"
         panels.append(panel("", shown, title=title, percent=True, min=0, faint=not two))
-    return {"kind": "row", "x": {"label": "order k", "whole": True}, "panels": panels}
+    return _row(panels)
 
 
 def _noise_level(overlay: Overlay) -> Figure:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from interaction_monitor.functional import matching_error, matching_precision_curve, noise_floor, orders, sparsity_curve
 from interaction_monitor.history import History
@@ -34,7 +33,6 @@ class Checks:
     worst_error: NDArray[np.float64]  # (E,) of all samples, share of |v(x) - v(x_∅)|
     mean_error: NDArray[np.float64]  # (E,)
     mean_gap: NDArray[np.float64]  # (E,) duality gap, mean over samples
-    moments: tuple[int, ...]  # the measurements that the curves are of
     ranks: NDArray[np.int64]  # (R,) 1 = the strongest interaction
     strength: NDArray[np.float64]  # (moments, R) mean |I| of that rank, in units of τ
     precision: NDArray[np.float64]  # (moments, R) of the strongest so many
@@ -52,11 +50,7 @@ class Checks:
 
 
 def check(
-    measurements: Iterable[Measurement],
-    moments: Sequence[int],
-    *,
-    with_or: bool = True,
-    rounding: float | None = None,
+    measurements: Iterable[Measurement], moments: Sequence[int], *, with_or: bool = True, rounding: float | None = None
 ) -> Checks:
     """Compute the checks, with one measurement in memory at a time.
 
@@ -71,51 +65,37 @@ def check(
     """
     worst, mean, gaps, strength, precision = [], [], [], [], []
     ranks = np.zeros(0, dtype=np.int64)
-    last = None
     for index, measurement in enumerate(measurements):
-        last = _finite(measurement, with_or=with_or)
-        v, and_, or_ = last
+        valid = measurement.valid
+        v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid] if with_or else None
         change = (v[:, -1] - v[:, 0]).abs()
         # A sample whose output hardly changes would show rounding as a large share of nothing.
         error = matching_error(v, and_, or_) / change.clamp(min=1e-6 * float(change.mean()) + 1e-300)
         worst.append(float(error.max()))
         mean.append(float(error.mean()))
-        gaps.append(float(measurement.gap[measurement.valid].mean()))
+        gaps.append(float(measurement.gap[valid].mean()))
         if index in moments:
             sizes = sparsity_curve(and_, or_)
             ranks = np.unique(np.geomspace(1, len(sizes), _RANKS).round().astype(np.int64))
             strength.append((sizes[ranks - 1] / measurement.tau).numpy())
             precision.append(matching_precision_curve(v, and_, or_).mean(0)[ranks - 1].numpy())
-        tau = measurement.tau
-    assert last is not None
-    v, and_, or_ = last
+    # What is left of the loop is the last measurement.
     n = int(np.log2(v.shape[-1]))
     output_size = float(v.square().mean().sqrt())
+    pooled = and_.square() if or_ is None else (and_.square() + or_.square()) / 2
+    size = [float(pooled[:, orders(n) == k].mean().sqrt()) for k in range(1, n + 1)]
     return Checks(
         worst_error=np.array(worst),
         mean_error=np.array(mean),
         mean_gap=np.array(gaps),
-        moments=tuple(moments),
         ranks=ranks,
         strength=np.array(strength),
         precision=np.array(precision),
-        size=_size_per_order(and_, or_).numpy(),
+        size=np.array(size),
         floors={name: noise_floor(n, unit * output_size).numpy() for name, unit in PRECISIONS.items()},
         floor=None if rounding is None else noise_floor(n, rounding).numpy(),
-        tau=tau,
+        tau=measurement.tau,
     )
-
-
-def _finite(measurement: Measurement, *, with_or: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    valid = measurement.valid
-    return measurement.v[valid], measurement.and_[valid], measurement.or_[valid] if with_or else None
-
-
-def _size_per_order(and_: Tensor, or_: Tensor | None) -> Tensor:
-    n = int(np.log2(and_.shape[-1]))
-    of = orders(n)
-    pooled = and_.square() if or_ is None else (and_.square() + or_.square()) / 2
-    return torch.stack([pooled[:, of == k].mean().sqrt() for k in range(1, n + 1)])
 
 
 _MOMENT_COLOURS = ("unknown", "onset", "ink")
@@ -135,44 +115,36 @@ def reliability_figures(
         tol: The tolerance of the extraction, likewise.
     """
     x, _ = positions(history)
-    colours = _MOMENT_COLOURS[-len(names) :]
     salient = [{"y": 1.0, "name": "salient from here on up"}]
-    share = "largest error, share of |v(x) − v(∅)|"
     bound = [{"y": noise, "name": "what the extraction may correct"}] if noise else []
     tolerance = [{"y": tol, "name": "tolerance"}] if tol else []
-    strength = [
-        line(name, colour, checks.ranks, np.maximum(y, 1e-9))
-        for name, colour, y in zip(names, colours, checks.strength, strict=True)
-    ]
-    precision = [
-        line(name, colour, checks.ranks, y) for name, colour, y in zip(names, colours, checks.precision, strict=True)
-    ]
-    errors = _worst_and_mean(x, checks.worst_error, checks.mean_error)
     least = min(0.4, float(checks.precision.min()))
-    top = max(float(np.nanmax(checks.strength)) if checks.strength.size else 1.0, 1.0)
+    top = max(float(np.nanmax(checks.strength)), 1.0)
+
+    def of_samples(label: str, worst: NDArray[np.float64], mean: NDArray[np.float64], levels: list[Any]) -> Figure:
+        curves = [line("worst sample", "train", x, worst), line("mean of samples", "train", x, mean, dash="2 4")]
+        return over_run([panel(label, curves, percent=True, levels=levels, min=0)], history)
+
+    def of_moments(curves: NDArray[np.float64]) -> list[Series]:
+        colours = _MOMENT_COLOURS[-len(names) :]
+        return [line(name, colour, checks.ranks, y) for name, colour, y in zip(names, colours, curves, strict=True)]
+
     return {
-        "matching-error": over_run(
-            [panel(share, errors, percent=True, levels=bound, min=0)],
-            history,
+        "matching-error": of_samples(
+            "largest error, share of |v(x) − v(∅)|", checks.worst_error, checks.mean_error, bound
         ),
-        "solver-gap": over_run(
-            [panel("certified relative gap", _worst_and_mean(x, history.column("solver_gap"), checks.mean_gap),
-                   percent=True, levels=tolerance, min=0)], history
-        ),
+        "solver-gap": of_samples("certified relative gap", history.column("solver_gap"), checks.mean_gap, tolerance),
         "sparsity": stack(
-            [panel("strength |I| in units of τ", strength, log=True, min=1e-3, max=2 * top, levels=salient)],
+            [panel("strength |I| in units of τ", of_moments(np.maximum(checks.strength, 1e-9)), log=True, min=1e-3,
+                   max=2 * top, levels=salient)],
             "rank of the interaction, strongest first", log=True,
         ),
         "precision": stack(
-            [panel("matching precision", precision, percent=True, min=least, max=1.02)],
+            [panel("matching precision", of_moments(checks.precision), percent=True, min=least, max=1.02)],
             "how many of the strongest interactions", log=True,
         ),
         "noise-floor": _noise_floor(checks),
     }  # fmt: skip
-
-
-def _worst_and_mean(x: NDArray[np.float64], worst: NDArray[np.float64], mean: NDArray[np.float64]) -> list[Series]:
-    return [line("worst sample", "train", x, worst), line("mean of samples", "train", x, mean, dash="2 4")]
 
 
 def _noise_floor(checks: Checks) -> Figure:
