@@ -53,7 +53,7 @@ class GeneralizationPower(Float64Metric):
 
     def __init__(self, n_networks: int, *, ks: Sequence[int] = (10, 20, 30, 40, 50), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _check_networks(n_networks)
+        require_counts(2, n_networks=n_networks)
         if not ks or min(ks) < 1:
             raise ValueError(f"ks must hold numbers of at least 1, but is {tuple(ks)}")
         self.n_networks = n_networks
@@ -131,7 +131,7 @@ class SharedStrength(Float64Metric):
         self, n_networks: int, n_players: int, *, fraction: float = 0.05, k: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        _check_networks(n_networks)
+        require_counts(2, n_networks=n_networks)
         require_counts(1, n_players=n_players)
         self.n_networks = n_networks
         self.n_players = n_players
@@ -176,11 +176,6 @@ class SharedStrength(Float64Metric):
             ax.bar(order, strength.mean(0).tolist(), color=colour, label=name.replace("_", ", "))
         ax.set(xlabel="order k", ylabel="strength", xticks=list(order))
         ax.legend()
-
-
-def _check_networks(n_networks: int) -> None:
-    if n_networks < 2:
-        raise ValueError(f"n_networks must be at least 2, but is {n_networks}: one network shares nothing")
 
 
 def _check_shapes(and_: Tensor, or_: Tensor, n_networks: int, size: int | None) -> None:

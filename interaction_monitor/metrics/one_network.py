@@ -117,15 +117,12 @@ class SampleMetric(Float64Metric):
 class OrderDistribution(SampleMetric):
     """How the strength of salient interactions spreads over the orders, over all samples of all processes.
 
-    What is salient depends on τ, and τ on the mean output change over *all* samples, so the
-    interactions themselves are kept until `compute`, where the threshold is known: 2·2^n numbers per
-    sample, 0.8 MB for 50 samples of 10 players. So the result does not depend on how samples fall to
-    batches and processes.
+    What is salient depends on τ, and τ on the mean output change over *all* samples. So the interactions themselves are
+    kept until `compute`, 0.8 MB for 50 samples of 10 players, however samples fall to batches and processes.
 
     Args:
         n_players: number of players, the same for all samples.
-        fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on; the
-            paper's 0.03.
+        fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on; the paper's 0.03.
         **kwargs: as for every `torchmetrics.Metric`.
 
     Raises:
@@ -166,9 +163,9 @@ class OrderDistribution(SampleMetric):
         """Give the distribution over all samples seen, on all processes.
 
         Returns:
-            `distribution` (n,), I_real^(k), sums to n; `strength` (n,), the mean over samples, not
-            normalised; `mean_order` (), NaN if nothing is salient; `n_salient` (), mean number of
-            salient interactions per sample. All float64.
+            `distribution` (n,), I_real^(k), sums to n; `strength` (n,), the mean over samples, not normalised;
+            `mean_order` (), NaN if nothing is salient; `n_salient` (), mean number of salient interactions per sample.
+            All float64.
         """
         and_, or_, tau = self.rows("and_"), self.rows("or_"), self.threshold()
         strength = functional.order_strength(and_, or_, tau)
@@ -180,7 +177,6 @@ class OrderDistribution(SampleMetric):
         }
 
     def _draw(self, ax: Axes, results: Any) -> None:
-        """Draw the distribution over orders."""
         order = range(1, self.n_players + 1)
         if isinstance(results, dict):
             ax.bar(order, results["distribution"].tolist())
@@ -194,8 +190,8 @@ class OrderDistribution(SampleMetric):
 class GeneralizingStrength(SampleMetric):
     """How much of the strength of a network's salient interactions some reference has too, over all processes.
 
-    The network's own threshold depends on all samples, so its interactions are kept until `compute`, and with them
-    those that a reference has: 4·2^n numbers per sample. The references are finished, so their thresholds are known.
+    Beside the network's interactions those that a reference has are kept until `compute`, 4·2^n numbers per sample. The
+    references are finished, so their thresholds are known.
 
     Args:
         n_players: number of players, the same for all samples.
@@ -275,7 +271,6 @@ class GeneralizingStrength(SampleMetric):
         }
 
     def _draw(self, ax: Axes, results: Any) -> None:
-        """Draw the strength of every order with its generalizing part, or the share over several measurements."""
         if isinstance(results, dict):
             order = range(1, self.n_players + 1)
             ax.bar(order, results["strength"].tolist(), color="C1", label="all")
