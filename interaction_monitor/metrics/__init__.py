@@ -44,7 +44,6 @@ class GeneralizationPower(Float64Metric):
 
     is_differentiable = False
     higher_is_better = True
-    full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
@@ -122,7 +121,6 @@ class SharedStrength(Float64Metric):
 
     is_differentiable = False
     higher_is_better = None
-    full_state_update = False
 
     totals: Tensor
     count: Tensor

@@ -28,6 +28,8 @@ _STATES = ("and_", "or_", "held_and", "held_or")
 class Float64Metric(Metric):
     """A metric with states in float64; they stay on the CPU where the metric's device has no float64."""
 
+    full_state_update = False
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.set_dtype(torch.float64)
@@ -62,17 +64,8 @@ class Float64Metric(Metric):
 class SampleMetric(Float64Metric):
     """A metric whose threshold depends on all samples, so that numbers of each sample are kept until `compute`.
 
-    Args:
-        n_players: number of players, the same for all samples.
-        fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on.
-        states: what is kept of each sample; "ends", v(∅) and v(N), beside it.
-        **kwargs: as for every `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: if `n_players` is below 1 or `fraction` negative.
+    Beside its `states`, each (S, 2^n), the "ends" v(∅) and v(N) of each sample are kept.
     """
-
-    full_state_update = False
 
     def __init__(self, n_players: int, fraction: float, states: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -165,10 +165,7 @@ def plot_known(ax: Axes, history: History, column: NDArray[np.float64], **line: 
 def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) -> None:
     """Shade the phases behind a chart over the run, as far as they are decided at its last measurement.
 
-    Args:
-        ax: Axes whose x is the run.
-        history: The run so far, at least one measurement.
-        names_at: At which part of the height to write the phases' names; None leaves them out.
+    Their names are written at the part `names_at` of the height; None leaves them out.
     """
     left, right = ax.get_xlim()
     turn, decided = phase_turn(history)
@@ -189,13 +186,7 @@ def mark_phases(ax: Axes, history: History, *, names_at: float | None = None) ->
 
 
 def mark_onsets(ax: Axes, history: History, *, height: float = 1.0) -> None:
-    """Draw where phase two began and from where the loss gap rises, as far as the history knows.
-
-    Args:
-        ax: Axes whose x is the run.
-        history: The run so far, at least one measurement.
-        height: Which part of the height the lines take, from the bottom.
-    """
+    """Draw where phase two began and from where the loss gap rises, from the bottom up to a part of the height."""
     values, _ = positions(history)
     for kind, index, name in marks(history):
         if kind != "over-fitting":

@@ -177,13 +177,10 @@ def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _stage(index: int, onset: int | None, history: History) -> str:
-    if index == 0:
-        return "start"
-    if onset is None:
-        return "phase one" if told_phases(history)[index] == "one" else "not decided yet"
-    if index == onset:
-        return "onset"
-    return "phase one" if index < onset else "phase two"
+    if index in (0, onset):
+        return "onset" if index else "start"
+    phase = told_phases(history)[index]
+    return f"phase {phase}" if phase else "not decided yet"
 
 
 def turnover(ax: Axes, history: History) -> None:

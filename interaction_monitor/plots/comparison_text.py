@@ -194,10 +194,9 @@ def findings(comparison: Comparison) -> list[str]:
             f"Of the strength of order 1, {common[0] / every[0]:.0%} is shared; of that of higher orders, "
             f"{sum(common[1:]) / sum(every[1:]):.0%}."
         )
-    worst = float(comparison.gap.max())
     sentences.append(
         f"{len(comparison.samples)} probe samples are compared; the shared extraction is proven to be within "
-        f"{worst:.1%} of the optimum."
+        f"{comparison.gap.max():.1%} of the optimum."
     )
     return sentences
 

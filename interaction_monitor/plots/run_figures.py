@@ -44,13 +44,6 @@ from interaction_monitor.plots.charts import order_bars
 
 __all__ = ["carry_over", "curves", "heat_map", "order_bars", "order_rows", "story", "to_image"]
 
-_TITLES = (
-    "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once",
-    "2  The same over the whole run, one column per measurement",
-    "3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap",
-    "4  Which part of it will hold: what the references encode too",
-)
-
 
 def _drawn(make: Callable[[History], Figure]) -> Callable[[History], Figure]:
     drawn = styled(make)
@@ -129,16 +122,17 @@ def story(history: History) -> Figure:
     below = head + 2.95  # the bars take that much
     figure = page(WIDTH, below + sum(heights) + 0.45 * len(heights) + 0.3)
     headline(figure, "\n".join(lines), size=10.5, weight="bold")
-    figure.text(LEFT / WIDTH, 1 - head / figure.get_figheight(), _TITLES[0], va="center", fontsize=11)
+    first = "1  How the interaction strength spreads over the orders: few inputs (left) or many (right) at once"
+    figure.text(LEFT / WIDTH, 1 - head / figure.get_figheight(), first, va="center", fontsize=11)
     charts.bar_row(row(figure, top=head + 0.65, height=1.4), history)
     axes = stack(figure, heights, top=below, gap=0.42)
     _heat_map(axes[0], history)
     _curves(axes[1 : len(axes) - beside], history)
     if beside:
         charts.generalizing_curve(axes[-1], history)
-        axes[-1].set_title(_TITLES[3])
-    axes[0].set_title(_TITLES[1])
-    axes[1].set_title(_TITLES[2])
+        axes[-1].set_title("4  Which part of it will hold: what the references encode too")
+    axes[0].set_title("2  The same over the whole run, one column per measurement")
+    axes[1].set_title("3  The mean order falls in phase one; when it rises again, phase two, look out for the loss gap")
     name_the_lowest(axes)
     return figure
 

@@ -148,11 +148,7 @@ def reliability_figures(
 
 
 def _noise_floor(checks: Checks) -> Figure:
-    """Describe the typical size of an interaction of each order, and what rounding alone would make it.
-
-    What rounding in the network makes was measured at the end, in runs that know it; the thin lines are what rounding
-    of the outputs alone would make.
-    """
+    """Describe the typical size of an interaction of each order, and what rounding alone would make it."""
     ks = np.arange(1, len(checks.size) + 1)
     series = [line("interactions at the end", "ink", ks, np.maximum(checks.size, _LEAST), points=True)]
     if checks.floor is not None:
