@@ -119,7 +119,7 @@ class Observer:
         self.ranks = ranks or Ranks()
         self.train = train
         self.loss_samples = LossSamples(probe, measured=train and train[0], train=train_samples, test=test_samples)
-        self.references = References.of(reference)
+        self.references = None if reference is None else References(reference)
         self.history = History()
         self.last: Measurement | None = None
         self._warned_of_rounding: set[bool] = set()  # of a trained network, and of one before training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interaction_monitor.distributed import Ranks
@@ -17,21 +20,19 @@ from interaction_monitor.functional import generalizing_share, order_strength
 from interaction_monitor.functional.generalizing import held_interactions
 from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
-from interaction_monitor.reference.salient import Salient, read, write
+from interaction_monitor.record.files import REFERENCES, RecordError, read_arrays, write_arrays
 from interaction_monitor.reference.sources import (
     Checkpoint,
     Given,
     Measure,
     Run,
+    Salient,
     Source,
     described,
-    from_checkpoint,
     from_network,
     from_record,
     require_fitting,
-    require_other,
     sources_of,
-    warn_of_the_same_start,
     with_shapes,
 )
 from interaction_monitor.reference.twins import Twins, TwinTraining
@@ -42,6 +43,11 @@ _SAME_START = (
     "Twins(factory=...) makes networks with the very weights of this run: at the start all that it encodes "
     "generalizes, and the share falls from there whatever is learnt. Let the factory make new ones, lambda: "
     "MyModule(...) say; where all are to begin there, as pre-trained networks do, do not count the first measurements"
+)
+_SAME_SCRIPT = (
+    "began from the very weights from which this run begins. If it was trained on the same samples too, as the same "
+    "script is, what it has learnt by heart counts as generalizing. Give a reference that was trained on other "
+    "samples, or Twins(factory)"
 )
 _DIVERGED = (
     "a twin has no finite output any more, so what generalizes is not known from here on; a lower learning rate or "
@@ -58,6 +64,7 @@ class References:
 
     Attributes:
         sources: what was given.
+        asked_twins: the twins that were given; None where other references were.
         twins: the training of the twins, where they are given and it has begun.
         measured: what is salient in each; None until they are measured. Twins are measured again and again.
         tracker: finds from when the generalizing share sinks.
@@ -69,6 +76,7 @@ class References:
 
     def __init__(self, reference: Given) -> None:
         self.sources = sources_of(reference)
+        self.asked_twins = self.sources[0] if isinstance(self.sources[0], Twins) else None
         self.measured: tuple[Salient, ...] | None = None
         self.tracker = OverfittingTracker()
         self.twins: TwinTraining | None = None
@@ -80,21 +88,6 @@ class References:
             networks, optimizer = given.networks(), given.optimizer
             self.begin(TwinTraining(networks, [[optimizer(each)] for each in networks], given.loss, seed=given.seed))
 
-    @classmethod
-    def of(cls, reference: Given | None) -> References | None:
-        """Return the references that an argument gives; None where it gives none."""
-        return None if reference is None else cls(reference)
-
-    @property
-    def asked_twins(self) -> Twins | None:
-        """The twins that were given; None where other references were."""
-        return self.sources[0] if isinstance(self.sources[0], Twins) else None
-
-    @property
-    def at_least(self) -> int:
-        """How many references must have an interaction."""
-        return 1 if self.asked_twins is None else self.asked_twins.at_least
-
     def begin(self, training: TwinTraining) -> None:
         """Take the twins that are trained from now on, and go on where a checkpoint left them."""
         self.twins = training
@@ -103,12 +96,7 @@ class References:
             self._waiting = None
 
     def prepare(self, run: Run, measure: Measure, ranks: Ranks) -> None:
-        """Measure the references, unless that has been done.
-
-        Args:
-            run: the run beside which they are laid.
-            measure: measures a network as the run's own is measured.
-            ranks: the processes that measure together; records are read by the first.
+        """Measure the references as the run's network is measured, unless that has been done; rank zero reads records.
 
         Raises:
             ValueError: if one does not fit the run, or is the run itself.
@@ -123,15 +111,21 @@ class References:
                 require_fitting(network, run, name=f"Twins({type(network).__name__})")
             self.measured = ()
             return
-        names = self._names()
         with ranks.together():
-            kept = None
-            if ranks.rank == 0 and run.folder is not None:
-                kept = read(run.folder, names, n_samples=len(run.probe), n_players=run.players.n_players)
+            kept = self._read(run) if ranks.rank == 0 else None
         self.measured = ranks.of_first(kept)
-        if self.measured is not None:
-            return
-        self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
+        if self.measured is None:
+            self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
+
+    def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
+        assert not isinstance(source, Twins)
+        if isinstance(source, (Checkpoint, torch.nn.Module)):
+            return from_network(source, run, measure)
+        with ranks.together():
+            found = from_record(source, run) if ranks.rank == 0 else None
+        best, start = ranks.of_first(found)  # type: ignore[misc]  # None only where rank zero sends its own
+        self._starts.append(start)
+        return best
 
     def write(self, folder: Path) -> None:
         """Put the references into the folder of a record, unless they are there.
@@ -139,46 +133,57 @@ class References:
         Raises:
             OSError: if the folder cannot be written.
         """
-        if self.asked_twins is None and self.measured is not None:
-            write(folder, self.measured, self._names())
+        if self.asked_twins is not None or not self.measured or (folder / REFERENCES).exists():
+            return
+        (folder / REFERENCES).mkdir()
+        for number, (reference, source) in enumerate(zip(self.measured, self.sources, strict=True), start=1):
+            arrays = {name: np.asarray(value) for name, value in reference.to_primitives().items() if name != "name"}
+            write_arrays(_path(folder, number), {**arrays, "source": _digest(described(source))})
 
-    def _names(self) -> list[str]:
-        return [described(source) for source in self.sources]
-
-    def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
-        if isinstance(source, Checkpoint):
-            return from_checkpoint(source, run, measure)
-        if isinstance(source, torch.nn.Module):
-            return from_network(source, run, measure, name=described(source))
-        assert not isinstance(source, Twins)
-        with ranks.together():
-            found = from_record(source, run) if ranks.rank == 0 else None
-        best, start = ranks.of_first(found)  # type: ignore[misc]  # None only where rank zero sends its own
-        self._starts.append(start)
-        return best
+    def _read(self, run: Run) -> tuple[Salient, ...] | None:
+        """Read the references from the record of a run; None where there are none, others, or damaged ones."""
+        if run.folder is None:
+            return None
+        n_samples = len(run.probe)
+        games = ("int8", (n_samples, 2**run.players.n_players))
+        ends, one = ("float64", (n_samples, 2)), ("float64", ())
+        expected = {"and_": games, "or_": games, "valid": ("bool", (n_samples,)), "ends": ends, "tau": one}
+        found = []
+        for number, source in enumerate(map(described, self.sources), start=1):
+            try:
+                arrays = read_arrays(_path(run.folder, number), {**expected, "source": ("uint8", (32,))})
+            except RecordError:
+                return None
+            if not np.array_equal(arrays.pop("source"), _digest(source)):
+                return None
+            tau = float(arrays.pop("tau"))
+            found.append(Salient(source, **{name: torch.from_numpy(array) for name, array in arrays.items()}, tau=tau))
+        return None if _path(run.folder, len(found) + 1).exists() else tuple(found)
 
     def compare(self, measurement: Measurement, measure: Measure, *, first: bool) -> Measurement:
-        """Add to a measurement which part of its strength the references have too.
-
-        Args:
-            measurement: of the run's network.
-            measure: measures a network as that was measured.
-            first: whether it is the run's first, so that a reference of the same outputs is refused.
+        """Add to a measurement of the run which part of its strength the references have too.
 
         Raises:
-            ValueError: if a reference is the network itself.
+            ValueError: if a reference has the very outputs of the first measurement.
         """
         assert self.measured is not None
-        if first:
-            require_other(self.measured, measurement)
-            warn_of_the_same_start(self._starts, measurement)
+        for reference in self.measured if first else ():
+            if reference.is_of(measurement):
+                raise ValueError(
+                    f"reference {reference.name} has the very outputs of the network that is about to be trained, so "
+                    "it has the same weights; give one that was trained on other samples"
+                )
+        for start in self._starts if first else ():
+            if start.is_of(measurement):  # mostly the same script, on the same training samples
+                warnings.warn(f"reference {start.name} {_SAME_SCRIPT}", stacklevel=2)
         started, present = time.perf_counter(), self._present(measure)
         if not present:
             return measurement
         if first and self.twins is not None and any(each.is_of(measurement) for each in present):
             warnings.warn(_SAME_START, stacklevel=2)
         references = [each.as_reference() for each in present]
-        and_, or_ = held_interactions(measurement.and_, measurement.or_, references, at_least=self.at_least)
+        at_least = 1 if self.asked_twins is None else self.asked_twins.at_least
+        and_, or_ = held_interactions(measurement.and_, measurement.or_, references, at_least=at_least)
         assert or_ is not None
         strength, held = order_strength(and_, or_, measurement.tau), torch.stack((and_, or_), 1).nan_to_num(0) != 0
         seconds = measurement.forward_seconds + time.perf_counter() - started
@@ -200,11 +205,23 @@ class References:
 
     def update(self, measurement: Measurement, *, epoch: int, step: int) -> dict[str, Any]:
         """Take in a measurement with its generalizing strength, and return the fields of a row that follow from it."""
-        if measurement.generalizing is None:
+        generalizing, strength = measurement.generalizing, measurement.strength
+        if generalizing is None:
             return {}
         unseen = None if self.twins is None else self.twins.unseen_loss()
-        state = self.advance(measurement.generalizing, measurement.strength, epoch=epoch, step=step, unseen=unseen)
-        return row_fields(measurement.generalizing, measurement.strength, state) | {"unseen_loss": unseen}
+        state = self.advance(generalizing, strength, epoch=epoch, step=step, unseen=unseen)
+        valid = generalizing.isfinite().all(-1) & strength.isfinite().all(-1)
+        share = generalizing_share(generalizing, strength)
+        shares = {"generalizing_share": share.share, "generalizing_low": share.low, "generalizing_high": share.high}
+        return {
+            **{name: None if value != value else value for name, value in shares.items()},
+            "generalizing": tuple(generalizing[valid].mean(0).tolist()) if valid.any() else (),
+            "overfitting_epoch": state.onset_epoch,
+            "overfitting_detected_epoch": state.detected_epoch,
+            "overfitting_step": state.onset_step,
+            "overfitting_detected_step": state.detected_step,
+            "unseen_loss": unseen,
+        }
 
     def advance(
         self, generalizing: Tensor, strength: Tensor, *, epoch: int, step: int, unseen: float | None = None
@@ -242,23 +259,9 @@ class References:
             self.begin(self.twins)
 
 
-def row_fields(generalizing: Tensor, strength: Tensor, state: OverfittingState) -> dict[str, Any]:
-    """Reduce (S, n) generalizing strength, and all of it, to the fields of a row.
+def _path(folder: Path, number: int) -> Path:
+    return folder / REFERENCES / f"reference_{number}.npz"
 
-    Examples:
-        >>> state = OverfittingTracker().state
-        >>> fields = row_fields(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 3.0]]), state)
-        >>> fields["generalizing_share"], fields["generalizing"], fields["overfitting_epoch"]
-        (0.25, (1.0, 0.0), None)
-    """
-    valid = generalizing.isfinite().all(-1) & strength.isfinite().all(-1)
-    share = generalizing_share(generalizing, strength)
-    shares = {"generalizing_share": share.share, "generalizing_low": share.low, "generalizing_high": share.high}
-    return {
-        **{name: None if value != value else value for name, value in shares.items()},
-        "generalizing": tuple(generalizing[valid].mean(0).tolist()) if valid.any() else (),
-        "overfitting_epoch": state.onset_epoch,
-        "overfitting_detected_epoch": state.detected_epoch,
-        "overfitting_step": state.onset_step,
-        "overfitting_detected_step": state.detected_step,
-    }
+
+def _digest(name: str) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint8)

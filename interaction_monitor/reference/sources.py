@@ -1,10 +1,10 @@
-"""What may be a reference, and refusing by name what is none: of other players or samples, or the run itself."""
+"""What may be a reference, what is kept of it, and refusing by name what is none: of other players or samples, say."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,74 @@ from torch import Tensor, nn
 from interaction_monitor._checks import describe, refusing
 from interaction_monitor.comparison import Measured, require_comparable
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
-from interaction_monitor.history import History
+from interaction_monitor.functional.generalizing import Reference
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.outputs import OUTPUTS
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import Record, RecordError
 from interaction_monitor.record.files import TRAINING, is_record
-from interaction_monitor.reference.salient import Salient
 from interaction_monitor.reference.twins import Twins
 from interaction_monitor.settings import Settings
 from interaction_monitor.state import evaluating, preserved_rng, silent, undisturbed, uninitialized
 
-Measure = Callable[[nn.Module], Measurement]
+
+@dataclass(frozen=True, eq=False)
+class Salient:
+    """Which interactions of a network are salient on S probe samples of n players, and their signs."""
+
+    name: str  # what the network is called where it is told of
+    and_: Tensor  # (S, 2^n) int8: 1 or -1 where an AND interaction is salient, else 0
+    or_: Tensor  # (S, 2^n) int8
+    valid: Tensor  # (S,) bool, False where the network had an output that is not finite
+    ends: Tensor  # (S, 2) float64, v(x_∅) and v(x), by which the same network is known again
+    tau: float  # the threshold from which its interactions are salient
+
+    @classmethod
+    def of(cls, measurement: Measurement, name: str) -> Salient:
+        """Keep what is salient in a measurement.
+
+        Examples:
+            >>> from interaction_monitor import interpret
+            >>> v = torch.tensor([[0.0, 1.0, 1.0, -5.0]])  # two players: 1 each, and -7 more together
+            >>> Salient.of(interpret(v, interactions="and"), "earlier").and_.tolist()
+            [[0, 1, 1, -1]]
+        """
+
+        def signs(kind: Tensor) -> Tensor:
+            found = torch.where(kind.abs() >= measurement.tau, kind.sign(), 0).to(torch.int8)
+            found[:, 0] = 0
+            return found
+
+        ends = measurement.v[:, [0, -1]]
+        return cls(name, signs(measurement.and_), signs(measurement.or_), measurement.valid, ends, measurement.tau)
+
+    def as_reference(self) -> Reference:
+        """Return it as `functional.generalizing_strength` takes references."""
+        unknown = ~self.valid[:, None]
+        and_, or_ = (kind.double().masked_fill(unknown, torch.nan) for kind in (self.and_, self.or_))
+        return and_, or_, 0.5
+
+    def is_of(self, measurement: Measurement) -> bool:
+        """Tell whether a measurement is of the same network: of the very outputs, as far as rounding lets them be."""
+        both = self.valid & measurement.valid
+        here, there = measurement.v[both][:, [0, -1]], self.ends[both]
+        return len(here) > 0 and torch.allclose(here, there, rtol=1e-6, atol=1e-6)
+
+    def to_primitives(self) -> dict[str, Any]:
+        """Return it as plain values and tensors, as a checkpoint holds them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_primitives(cls, state: Mapping[str, Any]) -> Salient:
+        """Read what `to_primitives` gave.
+
+        Raises:
+            ValueError: if a part is missing.
+        """
+        if missing := [field.name for field in fields(cls) if field.name not in state]:
+            raise ValueError(f"a reference in the checkpoint lacks {', '.join(missing)}")
+        return cls(**{field.name: state[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -49,6 +104,7 @@ class Checkpoint:
 
 Source = str | Path | Record | nn.Module | Checkpoint
 Given = Source | Sequence[Source] | Twins
+Measure = Callable[[nn.Module], Measurement]
 
 
 @dataclass(frozen=True)
@@ -74,8 +130,7 @@ def sources_of(reference: Given) -> tuple[Source | Twins, ...]:
     if not given:
         raise ValueError(f"reference={reference!r}: give at least one, or None")
     for source in given:
-        instead = refusal(source, alone=len(given) == 1)
-        if instead is not None:
+        if (instead := refusal(source, alone=len(given) == 1)) is not None:
             kind = ValueError if isinstance(source, (str, Path, Checkpoint)) else TypeError
             shown = repr(source) if isinstance(source, (str, Path)) else describe(source)
             raise kind(f"reference={shown}: give {instead}")
@@ -100,10 +155,7 @@ def refusal(source: object, *, alone: bool) -> str | None:
 
 
 def names_of(reference: Given | None) -> list[str] | None:
-    """Name the sources, the same in every process, to be recorded and compared on resuming; None where there are none.
-
-    Nothing is opened: a folder may be gone by then.
-    """
+    """Name the sources, to be recorded and compared on resuming, and open none, which may be gone by then."""
     return None if reference is None else [described(source) for source in listed(reference)]
 
 
@@ -131,18 +183,14 @@ def described(source: Source | Twins) -> str:
 
 
 def from_record(source: str | Path | Record, run: Run) -> tuple[Salient, Salient]:
-    """Take the reference's best network: that with the lowest test loss, or the last where no loss is known.
-
-    Returns:
-        It, and the network of the first measurement.
+    """Take a run's best network, that with the lowest test loss or the last where none is known, and its first.
 
     Raises:
         ValueError: if the record is of another probe, other players, another output, or of the run itself, or cannot be
             read.
     """
     try:
-        record = source if isinstance(source, Record) else Record.open(source)
-        return _taken(record, run)
+        return _taken(source if isinstance(source, Record) else Record.open(source), run)
     except RecordError as error:
         raise ValueError(f"reference={str(source)!r} cannot be read: {error}") from error
 
@@ -163,38 +211,32 @@ def _taken(record: Record, run: Run) -> tuple[Salient, Salient]:
         if there != here:
             raise ValueError(f"{name} was measured with {setting}={there!r}, but this run has {setting}={here!r}")
     _warn_of_shared_samples(record, name, run)
-    best = _best(record.history)
-    row = record.history[best]
+    known = [(row.test_loss, index) for index, row in enumerate(record.history) if row.test_loss is not None]
+    best = min(known)[1] if known else len(record.history) - 1
     name = described(record)
-    return Salient.of(record.measurements[best], f"{name}, epoch {row.epoch}"), Salient.of(record.measurements[0], name)
+    found, start = record.measurements[best], record.measurements[0]
+    return Salient.of(found, f"{name}, epoch {record.history[best].epoch}"), Salient.of(start, name)
 
 
-def from_network(network: nn.Module, run: Run, measure: Measure, *, name: str) -> Salient:
-    """Measure a network as the run's is measured.
-
-    Raises:
-        ValueError: if it shares weights with the network that is trained, or has another number of outputs.
-    """
-    require_fitting(network, run, name=name)
-    try:
-        return Salient.of(measure(network), name)
-    except Exception as error:
-        raise ValueError(f"reference={name} cannot be measured: {type(error).__name__}: {error}") from error
-
-
-def from_checkpoint(source: Checkpoint, run: Run, measure: Measure) -> Salient:
-    """Make a network and measure it.
+def from_network(source: nn.Module | Checkpoint, run: Run, measure: Measure) -> Salient:
+    """Measure a network, which a checkpoint makes first, as the run's is measured.
 
     Raises:
-        ValueError: if it cannot be made, is none, or does not fit.
+        ValueError: if it cannot be made, is none, shares weights with the network that is trained, or does not fit.
     """
     name = f"reference={described(source)}"
-    fix = "let it make a network and load the weights into it: MyModule.load_from_checkpoint of Lightning, say"
-    with refusing(f"{name}: its factory", fix):
-        network: object = source.factory(source.path)
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"{name}: its factory returned {describe(network)}; {fix}")
-    return from_network(network, run, measure, name=described(source))
+    network: Any = source
+    if isinstance(source, Checkpoint):
+        fix = "let it make a network and load the weights into it: MyModule.load_from_checkpoint of Lightning, say"
+        with refusing(f"{name}: its factory", fix):
+            network = source.factory(source.path)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name}: its factory returned {describe(network)}; {fix}")
+    require_fitting(network, run, name=described(source))
+    try:
+        return Salient.of(measure(network), described(source))
+    except Exception as error:
+        raise ValueError(f"{name} cannot be measured: {type(error).__name__}: {error}") from error
 
 
 def with_shapes(network: nn.Module, run: Run, *, seed: int) -> None:
@@ -205,56 +247,19 @@ def with_shapes(network: nn.Module, run: Run, *, seed: int) -> None:
 
 
 def require_fitting(network: nn.Module, run: Run, *, name: str) -> None:
-    """Refuse a network that shares weights with the one that is trained, or has another number of outputs.
-
-    Raises:
-        ValueError: that names it.
-    """
+    """Refuse a network that shares weights with the one that is trained, or has another number of outputs."""
     mine = {id(parameter) for parameter in run.model.parameters()}
     if network is run.model or any(id(parameter) in mine for parameter in network.parameters()):
         raise ValueError(f"reference={name} holds the very weights that are trained; give another network")
     here = _n_outputs(run.model, run)
-    with refusing(
-        f"reference={name} on the probe", "give one that is called as the run's network is, in its precision"
-    ):
+    fix = "give one that is called as the run's network is, in its precision"
+    with refusing(f"reference={name} on the probe", fix):
         there = _n_outputs(network, run)
     if here != there:
         raise ValueError(
             f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
             "task"
         )
-
-
-def require_other(references: Sequence[Salient], measurement: Measurement) -> None:
-    """Refuse a reference that is the network which is about to be trained.
-
-    Raises:
-        ValueError: that names it.
-    """
-    for reference in references:
-        if reference.is_of(measurement):
-            raise ValueError(
-                f"reference {reference.name} has the very outputs of the network that is about to be trained, so it "
-                "has the same weights; give one that was trained on other samples"
-            )
-
-
-def warn_of_the_same_start(starts: Sequence[Salient], measurement: Measurement) -> None:
-    """Warn of a reference that began from the run's own start: mostly the same script, on the same training samples."""
-    for start in starts:
-        if start.is_of(measurement):
-            warnings.warn(
-                f"reference {start.name} began from the very weights from which this run begins. If it was trained on "
-                "the same samples too, as the same script is, what it has learnt by heart counts as generalizing. Give "
-                "a reference that was trained on other samples, or Twins(factory)",
-                stacklevel=2,
-            )
-
-
-def _best(history: History) -> int:
-    losses = [row.test_loss for row in history]
-    known = [(loss, index) for index, loss in enumerate(losses) if loss is not None]
-    return min(known)[1] if known else len(history) - 1
 
 
 def _outputs(network: nn.Module, run: Run) -> Tensor:
@@ -278,10 +283,7 @@ def _warn_of_shared_samples(record: Record, name: str, run: Run) -> None:
     kept = Record.open(folder)
     theirs = _digests(kept.probe_inputs)
     for samples, of in ((run.train, "of this run's training samples"), (run.probe, "of the probe's samples")):
-        if samples is None:
-            continue
-        shared = len(theirs & _digests(samples.to("cpu").inputs))
-        if shared:
+        if samples is not None and (shared := len(theirs & _digests(samples.to("cpu").inputs))):
             warnings.warn(
                 f"{name} was trained on {shared} {of}, as far as can be seen: what it has learnt by heart counts as "
                 "generalizing. Give a reference that was trained on other samples",
