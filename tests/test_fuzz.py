@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from interaction_monitor.callbacks.checkpoint import check, restore, state_of
+from interaction_monitor.callbacks.resume import check, restore, state_of
 from interaction_monitor.functional import and_outputs, orders
 from interaction_monitor.history.summary import summarise
 from interaction_monitor.measurement import interpret

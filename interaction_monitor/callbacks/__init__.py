@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 from torch import nn
 
 from interaction_monitor import console
-from interaction_monitor.callbacks import loggers, resume
+from interaction_monitor.callbacks import loggers
 from interaction_monitor.callbacks.errors import (
     Faults,
     OnError,
@@ -22,7 +21,7 @@ from interaction_monitor.callbacks.errors import (
     rule_of,
     schedules_of,
 )
-from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, choose
+from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, observer_of
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.history import History
@@ -142,29 +141,8 @@ class CallbackBase:
         self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
 
     def _observer_of(self, source: TrainerSource, state: Mapping[str, Any] | None) -> tuple[Observer, Call | None]:
-        """Choose samples and players, the same on all processes.
-
-        Args:
-            source: what the trainer gives.
-            state: what `checkpoint.state_of` gave when the checkpoint was taken; None where the run begins.
-
-        Returns:
-            What measures them; and how the network is called, where that had to be found out.
-        """
-        ranks, context = Ranks.of_this_run(), source.forward_context
-        counts, who = (self.n_samples, self.n_train_samples), type(self).__name__
-        wanted = Wanted(who, self.players, self.probe, *counts, self.settings, self.seed)
-        chosen = choose(source, wanted, state, ranks)
-        observer = Observer(
-            chosen.probe,
-            chosen.players,
-            **vars(replace(self.settings, forward_func=source.convert(chosen.call), forward_context=context)),
-            tracker=copy.deepcopy(self.tracker),
-            ranks=ranks,
-            train=chosen.train,
-            reference=self.reference,
-        )
-        return observer, chosen.call if isinstance(chosen.call, Call) else None
+        asked = {field.name: getattr(self, field.name) for field in fields(Wanted) if field.name != "who"}
+        return observer_of(source, Wanted(type(self).__name__, **asked), state, Ranks.of_this_run())
 
     def _cost_at_start(self, observer: Observer, model: nn.Module, n_epochs: int | None) -> str | None:
         """Say what the measurements of a run of so many epochs will take; None where that is not known."""
@@ -213,7 +191,8 @@ class CallbackBase:
         if self.observer is None or not len(self.observer.history):
             return {}
         history = self.observer.history
-        return scalars(history, self.name) | loggers.cost(history, self.budget, self.name)
+        share = {f"{self.name}/{loggers.COST}": self.budget.share()} if history[-1].step > 0 else {}
+        return scalars(history, self.name) | share
 
     def _written(self) -> str:
         """Write the measurement that was just taken into the record, and return the line that tells of it."""
@@ -222,6 +201,14 @@ class CallbackBase:
         with self.faults.guard("writing the record"):
             self.observer.write_record()
         return console.line(self.observer.history, name=self.name, with_step=self.after_steps is not None)
+
+    def _note(self, progress: Progress) -> None:
+        """Write down how far the run has come, if there is a record. Only rank zero has it: a failure is only told."""
+        if self.observer is not None and self.observer.record is not None:
+            try:
+                self.observer.record.note(progress)
+            except OSError as error:
+                self.faults.warn_once("progress", f"noting how far the run has come failed: {error}")
 
     def _draw_if_due(self, run_loggers: loggers.Loggers, *, step: int) -> None:
         """Draw the run so far where it has doubled since the last time; it counts as no part of the measurement."""
@@ -239,7 +226,7 @@ class CallbackBase:
         said = [f"{self.name}: {console.verdict(history, failure=self.faults.last)}"]
         record = None if self.observer is None else self.observer.record
         if len(history) and record is not None:
-            resume.note(self.observer, Progress(checkpoint=step, finished=True), self.faults)
+            self._note(Progress(checkpoint=step, finished=True))
             gone = "" if is_record(record.folder) else ", but that folder has been removed since"
             said.append(f"{self.name}: recorded in {record.folder}{gone}")
         return said

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._checks import some
-from interaction_monitor.callbacks import checkpoint, resume, train_twins
+from interaction_monitor.callbacks import resume, train_twins
 from interaction_monitor.callbacks.lightning_setup import LightningSetUp
 from interaction_monitor.callbacks.lightning_trainer import (
     bars_of,
@@ -173,7 +173,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         with self.faults.guard("training the twins"):
             train_twins.step_beside(self.observer, trainer, pl_module, batch, batch_idx)
         if self._saved is not None:
-            resume.note(self.observer, Progress(checkpoint=self._saved), self.faults)
+            self._note(Progress(checkpoint=self._saved))
             self._saved = None
         if self.observer is not None and self.observer.loss_samples.collects:
             self.observer.loss_samples.train.add(batch)
@@ -227,7 +227,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         if self.observer is None:
             return self._restored or {}
         run = {"in_batches": self._steps.in_batches, "loss": self.losses.state_dict()}
-        return checkpoint.state_of(
+        return resume.state_of(
             self.observer, self.budget, self.plain_settings(), samples=self._samples, shown=self._shown, run=run
         )
 

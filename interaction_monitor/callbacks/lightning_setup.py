@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,14 +12,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
+from interaction_monitor.callbacks import CallbackBase, resume, train_twins
 from interaction_monitor.callbacks.lightning_trainer import (
     Steps,
     counted_batches_of,
     folder_of,
-    is_trial,
     measured_module,
-    missed_end_of_epoch,
     say,
 )
 from interaction_monitor.callbacks.loggers import Loggers
@@ -47,12 +44,12 @@ class LightningSetUp(CallbackBase):
 
     def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
         """Make what measures, restore what a checkpoint holds, and open the record."""
-        run = checkpoint.run_of(state)
+        run = resume.run_of(state)
         self.losses.load_state_dict(run["loss"])
         self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
         self._shown = (state or {}).get("shown")
         if state is not None:
-            checkpoint.check(state, self.plain_settings())
+            resume.check(state, self.plain_settings())
         observer, found = self._observer_of(source_of(trainer, pl_module), state)
         if found is not None:
             text = "module(x) does not run on the samples, so it is called as its own step calls it:"
@@ -60,10 +57,10 @@ class LightningSetUp(CallbackBase):
         train_twins.begin_for_module(observer, trainer, pl_module, name=self.name)
         self._samples = plain(observer.probe)
         if state is not None:
-            checkpoint.restore(state, observer, self.budget)
+            resume.restore(state, observer, self.budget)
         # A probe of training samples has no loss to lay theirs beside.
         observer.loss_samples.collects = self.probe is not None or trainer.val_dataloaders is not None
-        if not is_trial(trainer):
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
             with self.faults.guard("opening the record"):
                 resume.open_record(observer, target, self.plain_settings(), state, step=step)
@@ -92,7 +89,9 @@ class LightningSetUp(CallbackBase):
         """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
         if len(observer.history) == 0:
             return True
-        missed = missed_end_of_epoch(trainer, observer.history[-1].epoch)
+        # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
+        behind = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        missed = behind and trainer.current_epoch > observer.history[-1].epoch
         return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
 
 
@@ -101,9 +100,9 @@ def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSour
     return TrainerSource(
         measured_module(trainer, pl_module),
         partial(validation_samples, trainer, pl_module),
-        partial(_draw, trainer, pl_module, _first(trainer.train_dataloader)),
+        partial(_draw, trainer, pl_module, trainer.train_dataloader),
         partial(call_of_its_step, trainer, pl_module),
-        convert=lambda call: Converting(call, trainer.precision_plugin.convert_input),
+        convert=lambda call: partial(_converted, call, trainer.precision_plugin.convert_input),
         forward_context=trainer.precision_plugin.forward_context,
     )
 
@@ -111,14 +110,16 @@ def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSour
 def validation_samples(
     trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int, suits: Suits
 ) -> Probe:
-    """Draw samples from the first loader for validation, or from the one for training.
-
-    Raises:
-        UnreadableLoaderError: if they cannot be had without disturbing the run; it says what to give instead.
-        TooFewSamplesError: if the loader has fewer.
-    """
+    """Draw samples from the first loader for validation, or from the one for training."""
+    loader: Any = trainer.val_dataloaders
+    if loader is None:
+        rank_zero_warn(
+            "InteractionMonitor: there is no validation loader, so it measures on training samples; "
+            "give one, or give probe=Probe(inputs, targets)"
+        )
+        loader = trainer.train_dataloader
     try:
-        return _draw(trainer, pl_module, _loader_of(trainer), n_samples, seed, suits)
+        return _draw(trainer, pl_module, loader, n_samples, seed, suits)
     except UnreadableLoaderError as error:
         raise UnreadableLoaderError(error.told, instead="give probe=Probe(inputs, targets)") from error
 
@@ -126,6 +127,8 @@ def validation_samples(
 def _draw(
     trainer: pl.Trainer, pl_module: pl.LightningModule, loader: Any, n_samples: int, seed: int, suits: Suits
 ) -> Probe:
+    while isinstance(loader, (list, tuple, dict)) and loader:  # of several, the first
+        loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
     if not any(_is_overridden(hook, owner) for hook in _HOOKS for owner in (pl_module, _datamodule_of(trainer))):
         return Probe.from_loader(loader, n_samples, seed=seed, suits=suits)
 
@@ -144,13 +147,9 @@ def _draw(
     parts = [rows_of(batch, range(n_samples)[start : start + size]) for start in range(0, n_samples, size)]
     with preserved_rng(seed), _validating(trainer, pl_module):
         probe = Probe.from_batch(join([_handed_over(trainer, pl_module, part) for part in parts]))
-    return probe.map(_stored)
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    """Return a tensor as a record and other processes can hold it: on no device, and in no precision of the run's."""
-    tensor = tensor.cpu()
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.half) else tensor
+    # A record and other processes hold them on no device, and in no precision of the run's.
+    probe = probe.map(Tensor.cpu)
+    return probe.map(lambda x: x.float() if x.dtype in (torch.bfloat16, torch.half) else x)
 
 
 def _handed_over(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
@@ -188,41 +187,17 @@ def _is_overridden(hook: str, owner: Any) -> bool:
     return function is not None and function.__module__.split(".")[0] not in ("lightning", "pytorch_lightning")
 
 
-def _loader_of(trainer: pl.Trainer) -> Any:
-    """Return the loader to take samples from: the first for validation, or the one for training."""
-    loader: Any = trainer.val_dataloaders
-    if loader is None:
-        rank_zero_warn(
-            "InteractionMonitor: there is no validation loader, so it measures on training samples; "
-            "give one, or give probe=Probe(inputs, targets)"
-        )
-        loader = trainer.train_dataloader
-    return _first(loader)
-
-
-def _first(loader: Any) -> Any:
-    while isinstance(loader, (list, tuple, dict)) and loader:
-        loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
-    return loader
-
-
-@dataclass
-class Converting:
-    """Calls a network with its inputs in the trainer's precision; unlike a closure it can be pickled."""
-
-    call: Callable[..., Any]
-    convert: Callable[[Any], Any]
-
-    def __call__(self, module: Any, inputs: Any) -> Any:
-        """Call the network."""
-        return self.call(module, self.convert(inputs))
+def _converted(call: ForwardFunc, convert: Callable[[Any], Any], module: nn.Module, inputs: Any) -> Any:
+    """Call a network with its inputs in the trainer's precision; unlike a closure, a `partial` can be pickled."""
+    return call(module, convert(inputs))
 
 
 def call_of_its_step(
     trainer: pl.Trainer, pl_module: pl.LightningModule, probe: Probe, forward_func: ForwardFunc | None
 ) -> ForwardFunc:
     """Return how the network is called on the samples, in the trainer's precision and by its own step."""
-    step = _step_of(pl_module)
+    own = _is_overridden("validation_step", type(pl_module))
+    step = "validation_step" if own or not pl_module.automatic_optimization else "training_step"
     return way_to_call(
         measured_module(trainer, pl_module),
         Probe(trainer.precision_plugin.convert_input(probe.inputs), probe.targets),
@@ -231,9 +206,3 @@ def call_of_its_step(
         name=step,
         context=trainer.precision_plugin.forward_context,
     )
-
-
-def _step_of(pl_module: pl.LightningModule) -> str:
-    """Return which step shows how the network is called: for validation, where there is one."""
-    own = _is_overridden("validation_step", type(pl_module))
-    return "validation_step" if own or not pl_module.automatic_optimization else "training_step"

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from interaction_monitor.callbacks import checkpoint
+from interaction_monitor.callbacks import resume
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
 from interaction_monitor.forward import assign_players, check_forwards
-from interaction_monitor.forward.calls import Call, CallError, Seen, calls_like, path_of, try_call, watched
+from interaction_monitor.forward.calls import Call, CallError, calls_like, path_of, try_call, watched
 from interaction_monitor.forward.chunks import is_out_of_memory
 from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.loading import TooFewSamplesError, UnreadableLoaderError
+from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import OUTPUTS, prediction, resolve
+from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import TARGET_KEYS, Inputs, Probe, Suits, advice_on_targets
-from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, require_few_players
+from interaction_monitor.record import Record, RecordError
+from interaction_monitor.record.files import TRAINING
+from interaction_monitor.reference.sources import Given
+from interaction_monitor.settings import ForwardContext, ForwardFunc, Settings, plain, require_few_players
 from interaction_monitor.state import answered, undisturbed
+
+Draw = Callable[[int, int, Suits], Probe]  # so many samples, by a seed, rather those that suit
 
 
 @dataclass(frozen=True)
 class TrainerSource:
-    """What a trainer gives to be measured.
+    """What a trainer gives to be measured."""
 
-    Attributes:
-        model: the network, on its device.
-        samples: draws so many samples by a seed, and prefers those that suit.
-        training_samples: draws so many of the training set.
-        call: finds out how the network is called on the samples, where the user's `forward_func` is None.
-        convert: changes a way to call the network into one that has inputs in the trainer's precision.
-        forward_context: makes a context for each forward, for example an autocast.
-    """
-
-    model: nn.Module
-    samples: Callable[[int, int, Suits], Probe]
-    training_samples: Callable[[int, int, Suits], Probe]
-    call: Callable[[Probe, ForwardFunc | None], ForwardFunc]
-    convert: Callable[[ForwardFunc], ForwardFunc]
+    model: nn.Module  # on its device
+    samples: Draw
+    training_samples: Draw
+    call: Callable[[Probe, ForwardFunc | None], ForwardFunc]  # finds out how, where the user's `forward_func` is None
+    convert: Callable[[ForwardFunc], ForwardFunc]  # gives it inputs in the trainer's precision
     forward_context: ForwardContext = nullcontext
 
 
@@ -55,33 +57,25 @@ class Wanted:
     n_samples: int
     n_train_samples: int
     settings: Settings
+    tracker: PhaseTracker
+    reference: Given | None
     seed: int
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """What is measured: S samples and their players, perhaps training samples beside them, and how."""
+def observer_of(
+    source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | None, ranks: Ranks
+) -> tuple[Observer, Call | None]:
+    """Choose samples and players on rank zero for all, and where a run goes on from a state, those that it had.
 
-    probe: Probe
-    players: PlayerMap
-    train: tuple[Probe, PlayerMap] | None
-    call: ForwardFunc
-
-
-def choose(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | None, ranks: Ranks) -> Chosen:
-    """Choose on rank zero for all.
-
-    Args:
-        source: what the trainer gives.
-        wanted: what the user asked for.
-        state: what `checkpoint.state_of` gave when the checkpoint was taken; None where the run begins.
-        ranks: the processes of the run; all of them call this.
+    Returns:
+        What measures them; and how the network is called, where that had to be found out.
 
     Raises:
         ValueError: if what is wanted does not fit the run, or the checkpoint.
         NotImplementedError: if processes need each other's activations to run the network.
     """
-    call: ForwardFunc = wanted.settings.forward_func or call_model
+    settings, how = wanted.settings, dict[str, Any]()
+    call: ForwardFunc = settings.forward_func or call_model
     samples: tuple[Probe, Probe | None] | None = None
     drawn: tuple[PlayerMap, PlayerMap | None] | None = None
     with ranks.together():
@@ -92,15 +86,30 @@ def choose(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | Non
     with ranks.together():
         # Whatever runs a network in parts, all processes run.
         if ranks.rank == 0 or is_split(source.model):
-            call = source.call(probe, wanted.settings.forward_func)
+            call = source.call(probe, settings.forward_func)
             if isinstance(call, Call):
                 _require_targets(probe, wanted, unused=call.unused(probe.inputs))
-            drawn = _players(source, wanted, call, probe, train)
+            how |= {"forward_func": source.convert(call), "forward_context": source.forward_context}
+            assign: Callable[[Probe], PlayerMap] = partial(
+                assign_players, source.model, wanted.players, seed=wanted.seed, **how
+            )
+            of_train = None if train is None else assign(train)
+            drawn = assign(probe), of_train
     players, of_train = ranks.of_first(drawn)  # type: ignore[misc]  # as above
     if of_train is not None and state is not None:
-        of_train = checkpoint.with_baseline_of(state, of_train)
+        of_train = resume.with_baseline_of(state, of_train)
     found = ranks.of_first(call if isinstance(call, Call) else None)
-    return Chosen(probe, players, None if train is None or of_train is None else (train, of_train), found or call)
+    how |= {"forward_func": source.convert(found or call), "forward_context": source.forward_context}
+    observer = Observer(
+        probe,
+        players,
+        **vars(replace(settings, **how)),
+        tracker=copy.deepcopy(wanted.tracker),
+        ranks=ranks,
+        train=None if train is None or of_train is None else (train, of_train),
+        reference=wanted.reference,
+    )
+    return observer, found
 
 
 def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | None) -> tuple[Probe, Probe | None]:
@@ -108,24 +117,61 @@ def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | N
     probe = wanted.probe or source.samples(wanted.n_samples, wanted.seed, wanted.players.suits)
     _require_targets(probe, wanted)
     if state is not None:
-        checkpoint.check_number_of_training(state, wanted.n_train_samples)
-        probe = checkpoint.samples_of(state, probe, given=wanted.probe is not None, who=wanted.who)
+        resume.check_number_of_training(state, wanted.n_train_samples)
+        probe = _of_the_start(state, probe, wanted)
     check_forwards(len(probe) + wanted.n_train_samples, wanted.players.n_players)
-    if not wanted.n_train_samples:
+    if not (n_train := wanted.n_train_samples):
         return probe, None
-    train = _training_samples(source, wanted)
-    return probe, train if state is None else checkpoint.training_of(state, train, who=wanted.who)
-
-
-def _training_samples(source: TrainerSource, wanted: Wanted) -> Probe:
-    n_samples = wanted.n_train_samples
     try:
-        return source.training_samples(n_samples, wanted.seed, wanted.players.suits)
+        train = source.training_samples(n_train, wanted.seed, wanted.players.suits)
     except UnreadableLoaderError as error:
-        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_samples} away") from error
+        raise UnreadableLoaderError(error.told, instead=f"leave n_train_samples={n_train} away") from error
     except TooFewSamplesError as error:
-        argument, loader = "n_train_samples", "the loader for training"
-        raise TooFewSamplesError(error.found, n_samples, argument=argument, loader=loader) from None
+        loader = "the loader for training"
+        raise TooFewSamplesError(error.found, n_train, argument="n_train_samples", loader=loader) from None
+    if state is not None:
+        before, record = (state.get("train") or {}).get("samples"), state.get("record")
+        folder = None if record is None else str(Path(record) / TRAINING)
+        train = _recorded(before, train, folder, f"{wanted.who}: the loader for training", "training samples")
+    return probe, train
+
+
+def _of_the_start(state: Mapping[str, Any], probe: Probe, wanted: Wanted) -> Probe:
+    """Return the samples on which an interrupted run has measured; refuse others, or another number."""
+    before, labels = state.get("samples"), state["observer"].get("labels")
+    if not isinstance(labels, Tensor) or not labels.ndim:  # restoring says what is wrong
+        return probe
+    if len(labels) != len(probe):
+        asked = f"this run has n_samples={len(probe)}" if wanted.probe is None else f"probe= holds {len(probe)}"
+        raise ValueError(
+            f"the checkpoint's history was measured on n_samples={len(labels)} samples, but {asked}; resume with "
+            f"{len(labels)}, {resume.NEW}"
+        )
+    if wanted.probe is not None and before is not None and before != plain(probe):
+        raise ValueError(
+            "the checkpoint's history was measured with other samples than probe= holds now; resume with the same, "
+            f"{resume.NEW}"
+        )
+    return _recorded(before, probe, state.get("record"), f"{wanted.who}: the loader", "samples")
+
+
+def _recorded(before: object, probe: Probe, record: str | None, loader: str, what: str) -> Probe:
+    """Return those samples that were there before, by their digest: these, or those of the record; else warn."""
+    if before is None or before == plain(probe):
+        return probe
+    try:
+        kept = Record.open(record or "")
+        recorded = Probe(kept.probe_inputs, kept.probe_targets)
+    except (RecordError, TypeError, ValueError):
+        recorded = probe
+    told = f"{loader} gives other samples than when the run began"
+    if plain(recorded) == before:
+        rank_zero_warn(f"{told}; it goes on with those of its record, {record}")
+        return recorded
+    rank_zero_warn(
+        f"{told}, and its record does not hold those {what}; what is measured from here on may differ for that alone"
+    )
+    return probe
 
 
 def _require_targets(probe: Probe, wanted: Wanted, unused: Sequence[str] = ()) -> None:
@@ -133,23 +179,6 @@ def _require_targets(probe: Probe, wanted: Wanted, unused: Sequence[str] = ()) -
     advice = advice_on_targets(probe, getattr(wanted.players, "input_key", None), unused=unused)
     if advice and score in OUTPUTS.values() and score is not prediction:
         raise ValueError(f"output={wanted.settings.output!r} needs targets, and the samples have none; {advice}")
-
-
-def _players(
-    source: TrainerSource, wanted: Wanted, call: ForwardFunc, probe: Probe, train: Probe | None
-) -> tuple[PlayerMap, PlayerMap | None]:
-    def assign(samples: Probe) -> PlayerMap:
-        return assign_players(
-            source.model,
-            wanted.players,
-            samples,
-            forward_func=source.convert(call),
-            forward_context=source.forward_context,
-            seed=wanted.seed,
-        )
-
-    of_train = None if train is None else assign(train)
-    return assign(probe), of_train
 
 
 def way_to_call(
@@ -161,15 +190,10 @@ def way_to_call(
     name: str,
     context: ForwardContext,
 ) -> ForwardFunc:
-    """Return how a network is called on the samples.
+    """Return how a network is called on the samples, and leave it as it was.
 
-    Args:
-        model: the network; it is left as it was.
-        probe: the samples.
-        forward_func: as the user gave it; None finds out.
-        step: what the trainer does with the network and a batch.
-        name: what that is called.
-        context: makes a context for each forward, for example an autocast.
+    Where it cannot be called by itself, and the user gave no `forward_func`, a step of the trainer is watched, which
+    takes the network and a batch and has a name.
 
     Raises:
         CallError: if it cannot be called; the message has the line that would work, if one does.
@@ -177,18 +201,18 @@ def way_to_call(
     samples = probe.select(range(min(2, len(probe)))).to(device_of(model, probe.inputs))
     call = forward_func or call_model
     failed = _failure(model, samples.select([0]), call, context)
-    if failed is not None and (fresh := _fresh_state(model, samples, call, context)):
+    if failed is None:
+        return call
+    if fresh := _fresh_state(model, samples, call, context):
         shown = "inputs" if isinstance(samples.inputs, dict) else "x"
         raise CallError(
             f"what the network keeps from one batch to the next ({', '.join(fresh)}) fits no batch of another size: "
             f"{_told(failed)}. To measure it from a fresh state give forward_func=, a function of (module, {shown}) "
             f"that does {'; '.join(f'{path} = None' for path in fresh)} before it calls the module"
         ) from failed
-    if failed is not None and forward_func is not None:
+    if forward_func is not None:
         raise CallError(f"forward_func= fails on the samples: {_told(failed)}") from failed
-    if failed is not None:
-        call = _call_of_the_step(model, samples, failed, step=step, name=name, context=context)
-    return call
+    return _call_of_the_step(model, samples, failed, step=step, name=name, context=context)
 
 
 def _call_of_the_step(
@@ -201,16 +225,18 @@ def _call_of_the_step(
     context: ForwardContext,
 ) -> Call:
     """Find how a step calls the network, where the network itself is not called so."""
-    found: Call | None = None
-    lines: list[Call] = []
-    parts: list[Call] = []
-    seen = Seen()
-    for batch in _batches(samples):
+    inputs, targets = samples.inputs, samples.targets
+    # What the samples may have been taken from.
+    batches: list[Any] = [inputs, [inputs]] if targets is None else [[inputs, targets]]
+    if isinstance(inputs, dict):
+        named = {} if targets is None else dict.fromkeys(TARGET_KEYS, targets)
+        batches.insert(0, {**named, **inputs})
+    for batch in batches:
         with undisturbed(model), eager_if_compiled(model), context():
             with watched(model) as seen:
                 finished = try_call(model, batch, step) is None
-            found, lines = calls_like(seen, model, samples.inputs, samples.targets)
-            parts = [] if lines or seen.calls else _calls_of_parts(model, samples.inputs)
+            found, lines = calls_like(seen, model, inputs, targets)
+            parts = [] if lines or seen.calls else _calls_of_parts(model, inputs)
         if lines or finished:
             break
     if found is not None:
@@ -222,7 +248,7 @@ def _call_of_the_step(
             "on the others in its batch (batch normalization without running statistics?), so it cannot be measured on "
             "the sample alone; keep running statistics, or normalize each sample by itself"
         ) from alone
-    shown = "inputs" if isinstance(samples.inputs, dict) else "x"
+    shown = "inputs" if isinstance(inputs, dict) else "x"
     known = " or ".join(map(str, (lines or parts)[:3]))
     advice = known or f"forward_func=lambda module, {shown}: ... that returns logits"
     calls = f" {name} calls {seen.shapes()}." if seen.calls else ""
@@ -253,39 +279,18 @@ def _failure(model: nn.Module, samples: Probe, call: ForwardFunc, context: Forwa
 def _fresh_state(model: nn.Module, samples: Probe, call: ForwardFunc, context: ForwardContext) -> list[str]:
     """List what a network keeps from other batches, if it can be called without; else nothing."""
     with undisturbed(model), eager_if_compiled(model), context():
-        held = _held(model)
-        for _, owner, name, _ in held:
+        held = []
+        for path, module in model.named_modules():
+            for name, value in vars(module).items():
+                parts = value if isinstance(value, (tuple, list)) else [value]
+                if any(isinstance(part, Tensor) and not isinstance(part, nn.Parameter) for part in parts):
+                    held.append((f"{path_of(path)}.{name}", module, name))
+        for _, owner, name in held:
             setattr(owner, name, None)
         failed = try_call(model, samples.inputs_of(0), call) if held else None
     return [path for path, *_ in held] if failed is None else []
 
 
-def _held(model: nn.Module) -> list[tuple[str, nn.Module, str, Any]]:
-    """List the attributes, and whose they are, with tensors that are neither weights nor statistics."""
-    return [
-        (f"{path_of(path)}.{name}", module, name, value)
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if any(isinstance(part, Tensor) and not isinstance(part, nn.Parameter) for part in _parts(value))
-    ]
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, (tuple, list)) else (value,)
-
-
 def _told(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
-def _batches(samples: Probe) -> Iterator[Any]:
-    """Give the batches that the samples may have been taken from."""
-    inputs, targets = samples.inputs, samples.targets
-    if isinstance(inputs, dict):
-        named: dict[str, Tensor] = {} if targets is None else dict.fromkeys(TARGET_KEYS, targets)
-        yield {**named, **inputs}
-    if targets is not None:
-        yield [inputs, targets]
-    else:
-        yield from (inputs, [inputs])

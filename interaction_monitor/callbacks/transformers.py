@@ -14,7 +14,6 @@ try:
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor.callbacks import resume
 from interaction_monitor.callbacks.errors import OnError
 from interaction_monitor.callbacks.transformers_trainer import (
     LOSSES,
@@ -224,7 +223,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
 
     def on_save(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Note that there is a newer checkpoint."""
-        resume.note(self.observer, Progress(checkpoint=state.global_step), self.faults)
+        self._note(Progress(checkpoint=state.global_step))
         folder = checkpoint_folder(args, state)
         if self._twins is not None and self.observer is not None and self.observer.ranks.rank == 0 and folder.is_dir():
             with self.faults.guard("writing the twins beside the checkpoint"):

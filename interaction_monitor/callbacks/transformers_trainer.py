@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerState, TrainingArguments
 
-from interaction_monitor.callbacks import CallbackBase, checkpoint, resume, train_twins
+from interaction_monitor.callbacks import CallbackBase, resume, train_twins
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
@@ -64,16 +64,16 @@ class TransformersSetUp(CallbackBase):
         """Make what measures, and open the record, on all processes together."""
         who, folder, ranks = type(self).__name__, Path(args.output_dir or "."), Ranks.of_this_run()
         places: Any = state.stateful_callbacks  # the state has made a dict of it
-        noted, before = resume.claim(who, self.name, places)
+        noted, before = _claim(who, self.name, places)
         earlier = None
         with ranks.together():
             if ranks.rank == 0 and state.global_step > 0:
                 try:
-                    earlier = resume.earlier_record(folder, before.get("record", self.name), self.plain_settings())
+                    earlier = resume.earlier_record(folder / Path(before).name, self.plain_settings())
                 except RecordError as error:
                     at = f"epoch {int((state.epoch or 0) + 1e-6)} (step {state.global_step})"
                     self.faults.warn_once("resume", f"{error}, so the record begins at {at}")
-        observer, found = self._observer_of(source, None if earlier is None else checkpoint.state_in(earlier))
+        observer, found = self._observer_of(source, None if earlier is None else resume.state_in(earlier))
         if found is not None and ranks.rank == 0:
             self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
         with ranks.together():
@@ -86,7 +86,10 @@ class TransformersSetUp(CallbackBase):
                     resume.open_at_step(
                         observer, folder / self.name, self.plain_settings(), earlier, step=state.global_step, who=who
                     )
-                    self._boards = boards_of(observer, folder)
+                    assert observer.record is not None
+                    # No other curves lie in this folder, so a new record may drop whatever is left there.
+                    purge: Any = {} if len(observer.history) else {"purge_step": 0}
+                    self._boards = [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
                     if len(observer.history):
                         self._loggers().take_back(observer.history, step=state.global_step + 1)
                     noted["record"] = self._boards[0].version
@@ -110,6 +113,27 @@ class TransformersSetUp(CallbackBase):
             for text in texts:
                 if text is not None:
                     print(text)
+
+
+class _Noted(dict[str, Any]):
+    """What a callback adds to the trainer's state in this very run; from a checkpoint comes a plain dict."""
+
+
+def _claim(who: str, name: str, places: MutableMapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Take a callback's place in a trainer's state, which goes into each checkpoint.
+
+    Returns:
+        The place; and the name of the record there, as it was when the checkpoint was taken.
+    """
+    key = f"{who}[{name}]"
+    before = places.get(key)
+    if isinstance(before, _Noted):
+        raise ValueError(
+            f"{who}(name={name!r}): another one in this trainer has this name; give each a name= of its own, by which "
+            "its record and its keys are known"
+        )
+    places[key] = _Noted()
+    return places[key], before.get("record", name) if isinstance(before, dict) else name
 
 
 # What an encoder and a decoder can be asked: how sure they are of the first token.
@@ -141,12 +165,7 @@ def bars_of(args: TrainingArguments, name: str) -> OpenBar:
 
 
 def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:
-    """Return what the metrics begin with of the evaluation whose loss and numbers count: "eval", or a data set's.
-
-    Args:
-        trainer: from `trainer_of`.
-        test_loss: name of the loss in the metrics of an evaluation; None takes the first data set.
-    """
+    """Return what the metrics begin with of the evaluation that counts: "eval", or that data set's of the loss."""
     data = None if trainer is None else trainer.eval_dataset
     if not isinstance(data, dict) or not data:
         return "eval"
@@ -189,27 +208,13 @@ class StepLosses:
         return self._before if before is None else self._before - before
 
 
-def boards_of(observer: Observer, folder: Path) -> list[TensorBoardLogger]:
-    """Return what writes a run's panels, in a folder that has the name of its record."""
-    assert observer.record is not None
-    # No other curves lie in this folder, so a new record may drop whatever is left there.
-    purge: Any = {} if len(observer.history) else {"purge_step": 0}
-    return [TensorBoardLogger(folder, "runs", observer.record.folder.name, **purge)]
-
-
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
     """Return where the trainer keeps the checkpoint of this step, if it does."""
     return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
 
 
 def source_of(trainer: Trainer | None, model: nn.Module, train_loader: Any) -> TrainerSource:
-    """Return what a trainer that is about to train gives to be measured.
-
-    Args:
-        trainer: from `trainer_of`.
-        model: the network, on its device.
-        train_loader: the loader for training.
-    """
+    """Return what a trainer that is about to train, from `trainer_of`, gives to be measured."""
 
     def loss(module: nn.Module, batch: Any) -> Any:
         if trainer is None or not isinstance(batch, dict):

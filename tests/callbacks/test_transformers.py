@@ -504,6 +504,18 @@ def test_a_finished_run_that_is_resumed_from_an_earlier_checkpoint_keeps_its_rec
     assert contents(tmp_path / "interactions") == before
 
 
+def test_a_branch_keeps_the_training_samples_of_its_start(tmp_path):
+    options = {"save_strategy": "epoch", "callback": {"n_train_samples": 2}}
+    trained(tmp_path, **options)
+    with pytest.warns(UserWarning, match="branches off at step 3"):
+        _, branch = trained(tmp_path, resume=str(tmp_path / "checkpoint-3"), num_train_epochs=2, **options)
+    kept = Record.open(branch.observer.record.folder / "training").probe_inputs["input_ids"]
+    assert torch.equal(kept, branch.observer.train[0].inputs["input_ids"])
+    _, resumed = trained(tmp_path, resume=str(tmp_path / "checkpoint-6"), **options)
+    assert resumed.observer.record.folder.name == "interactions_branch_1"
+    assert positions(resumed) == [(0, 0), (1, 3), (2, 6), (3, 9)]
+
+
 def test_a_finished_run_can_be_made_longer(tmp_path):
     trained(tmp_path, save_strategy="epoch", num_train_epochs=2)
     _, resumed = trained(tmp_path, resume=str(tmp_path / "checkpoint-6"))
