@@ -40,16 +40,8 @@ def arguments_of(who: str, kind: type[Exception]) -> Iterator[None]:
         raise kind(f"{who}{refused}") from None
 
 
-def _is_share(value: Any) -> bool:
-    return is_number(value) and 0 < value <= 1
-
-
-def _is_metric(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and bool(value))
-
-
-def _is_tracker(value: Any) -> bool:
-    return value is None or (not isinstance(value, type) and callable(getattr(value, "update", None)))
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
 
 
 def _is_folder(value: Any) -> bool:
@@ -57,6 +49,10 @@ def _is_folder(value: Any) -> bool:
     return isinstance(value, str) and value.strip() not in ("", ".") and not any(p in value for p in ("/", "\\", ".."))
 
 
+_METRIC = (
+    _or_none(lambda value: isinstance(value, str) and bool(value)),
+    "the name of a logged metric, such as 'loss', or None",
+)
 # Which values an argument takes, and what to give instead of others.
 _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "players": (
@@ -64,21 +60,24 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
         'a kind of players, such as FeaturePatches(layer="features.1")',
     ),
     "probe": (
-        lambda value: value is None or isinstance(value, Probe),
+        _or_none(lambda value: isinstance(value, Probe)),
         "Probe(inputs, targets) or Probe.from_loader(loader)",
     ),
     "interactions": (lambda value: value in ("and-or", "and"), "one of ('and-or', 'and')"),
     "thresholds": (
-        lambda value: value is None or isinstance(value, Thresholds),
+        _or_none(lambda value: isinstance(value, Thresholds)),
         "Thresholds(...) of interaction_monitor, or None",
     ),
     "max_overhead": (
-        lambda value: value is None or _is_share(value),
+        _or_none(lambda value: is_number(value) and 0 < value <= 1),
         "a share above 0 and up to 1, such as 0.05, or None",
     ),
-    "tracker": (_is_tracker, "PhaseTracker(...) of interaction_monitor.phases, or None"),
-    "train_loss": (_is_metric, "the name of a logged metric, such as 'loss', or None"),
-    "test_loss": (_is_metric, "the name of a logged metric, such as 'loss', or None"),
+    "tracker": (
+        _or_none(lambda value: not isinstance(value, type) and callable(getattr(value, "update", None))),
+        "PhaseTracker(...) of interaction_monitor.phases, or None",
+    ),
+    "train_loss": _METRIC,
+    "test_loss": _METRIC,
     "name": (_is_folder, "a plain name without '/', '\\' and '..', such as 'interactions'"),
     "on_error": (lambda value: value in ("warn", "raise"), "one of ('warn', 'raise')"),
     "seed": (is_whole, "a whole number"),
@@ -119,6 +118,17 @@ def require_at_least(least: int, **arguments: int) -> None:
             raise RefusedError(name, value, f"at least {least}")
 
 
+def schedules_of(
+    every_n_epochs: int | Schedule | None, every_n_steps: int | Schedule | None, *, steps: str
+) -> tuple[Schedule, Schedule | None]:
+    """Return the schedule over epochs, and the one over steps, which a callback calls `steps`, where that counts."""
+    if every_n_steps is None:
+        return _schedule_of("every_n_epochs", DEFAULT if every_n_epochs is None else every_n_epochs), None
+    if every_n_epochs is not None:
+        raise RefusedError("every_n_epochs", every_n_epochs, f"either every_n_epochs= or {steps}=, not both")
+    return Every(1), _schedule_of(steps, every_n_steps)
+
+
 def _schedule_of(name: str, value: int | Schedule) -> Schedule:
     if isinstance(value, type):
         raise RefusedError(name, value, f"a schedule, {value.__name__}() say, and not its class")
@@ -126,23 +136,6 @@ def _schedule_of(name: str, value: int | Schedule) -> Schedule:
         return value
     require_at_least(1, **{name: value})
     return Every(value)
-
-
-def schedules_of(
-    every_n_epochs: int | Schedule | None, every_n_steps: int | Schedule | None, *, steps: str
-) -> tuple[Schedule, Schedule | None]:
-    """Return the schedule over epochs, and the one over steps where that counts instead.
-
-    Args:
-        every_n_epochs: as the user gave it.
-        every_n_steps: as the user gave it.
-        steps: what the callback calls the latter.
-    """
-    if every_n_steps is None:
-        return _schedule_of("every_n_epochs", DEFAULT if every_n_epochs is None else every_n_epochs), None
-    if every_n_epochs is not None:
-        raise RefusedError("every_n_epochs", every_n_epochs, f"either every_n_epochs= or {steps}=, not both")
-    return Every(1), _schedule_of(steps, every_n_steps)
 
 
 def rule_of(
@@ -153,17 +146,7 @@ def rule_of(
     n_train_samples: int = 0,
     reference: object = None,
 ) -> StopRule | None:
-    """Return the stop rule that the arguments ask for; raise where that is unclear, or can never stop a run.
-
-    Args:
-        stop: a rule, or None.
-        stop_on_onset: whether to stop by the rule that did best, without naming one.
-        patience: with `stop_on_onset`, how many measurements to wait after the onset is known instead.
-        n_train_samples: how many training samples are measured.
-        reference: what the run is laid beside; None where there is nothing.
-
-    Returns:
-        The rule; None lets the run go on to its end.
+    """Return the stop rule that a callback's arguments ask for, if any; raise where it is unclear, or can never stop.
 
     Examples:
         >>> rule_of(stop=None, stop_on_onset=True, patience=None)
@@ -222,11 +205,8 @@ class Faults:
     def guard(self, what: str, *, through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         """Run the body; if it fails, warn and go on behind it, unless failures are to be raised.
 
-        Samples that are all invalid are only ever warned about. `KeyboardInterrupt` and the like pass through.
-
-        Args:
-            what: the body in a word or two, for the message.
-            through: failures that are raised all the same.
+        Samples that are all invalid are only ever warned about. `KeyboardInterrupt` and the like pass through, and so
+        do the failures that are named.
         """
         try:
             yield

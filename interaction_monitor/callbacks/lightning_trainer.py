@@ -39,11 +39,6 @@ def folder_of(trainer: pl.Trainer) -> Path:
     return Path(trainer.strategy.broadcast(folder or trainer.default_root_dir))
 
 
-def is_trial(trainer: pl.Trainer) -> bool:
-    """Tell whether the run only tries the code on a batch (`fast_dev_run`), and should leave no files."""
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
-
-
 def batches_of(trainer: pl.Trainer) -> int:
     """Count the batches that stepped: what the trainer itself gives its loggers as the step."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
@@ -62,12 +57,6 @@ def ends_after(trainer: pl.Trainer, epoch: int) -> bool:
     long_enough = epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
     out_of_steps = 0 <= trainer.max_steps <= trainer.global_step
     return (trainer.should_stop and long_enough) or epoch == trainer.max_epochs or out_of_steps
-
-
-def missed_end_of_epoch(trainer: pl.Trainer, measured: int) -> bool:
-    """Tell whether a resumed run begins behind an epoch that has come to its end since so many epochs were measured."""
-    # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
-    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.current_epoch > measured
 
 
 def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
@@ -169,31 +158,20 @@ class Steps:
         self._versions = 0
 
     def begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, in_batches: bool) -> None:
-        """Start to look, where training begins or goes on.
-
-        Args:
-            trainer: about to train.
-            pl_module: the network.
-            in_batches: whether the run counted batches before it was interrupted.
-        """
+        """Start to look, where training begins, or goes on and batches may have been counted before."""
         self.in_batches = in_batches
         self._versions = _versions_of(pl_module)
         self.notice(trainer, pl_module, epoch_over=trainer.current_epoch > 0)
 
     def notice(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch_over: bool = False) -> None:
-        """See whether the trainer's count stands still although the network is trained.
-
-        Args:
-            trainer: at the end of a batch or an epoch.
-            pl_module: the network.
-            epoch_over: whether a whole epoch has been, after which even accumulated gradients have made a step.
-        """
+        """See, behind a batch or an epoch, whether the trainer's count stands still although the network is trained."""
         if self.in_batches or trainer.global_step > 0 or not finished_batches(trainer):
             return
         unknown = not pl_module.automatic_optimization and (
             all(is_a(optimizer, "_MockOptimizer") for optimizer in trainer.optimizers)
             or _versions_of(pl_module) != self._versions
         )
+        # After a whole epoch even accumulated gradients have made a step.
         self.in_batches = epoch_over or unknown
 
     def now(self, trainer: pl.Trainer) -> int:
@@ -252,16 +230,9 @@ class TwinTrainer(_View):
     """The run's trainer as a twin sees it: the model, the optimizers and the schedulers are the twin's own.
 
     A module that asks `self.trainer.model` or `self.optimizers()` would train the run itself otherwise.
-
-    Args:
-        trainer: the run's.
-        network: the twin.
-
-    Attributes:
-        optimizers: the twin's; to be filled once it has configured them.
     """
 
-    optimizers: list[Optimizer]
+    optimizers: list[Optimizer]  # the twin's; to be filled once it has configured them
 
     def __init__(self, trainer: pl.Trainer, network: nn.Module) -> None:
         optimizers: list[Optimizer] = []

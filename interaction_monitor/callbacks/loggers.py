@@ -20,7 +20,6 @@ from interaction_monitor import console
 from interaction_monitor.history import History
 from interaction_monitor.history.summary import keys
 from interaction_monitor.plots import tensorboard, to_image
-from interaction_monitor.schedule import Budget
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 COST = "measuring_per_training"
 _LATE = 2**62  # a step that is later than any
 Guard = Callable[[str], AbstractContextManager[None]]
-
-
-def cost(history: History, budget: Budget, name: str) -> dict[str, float]:
-    """Give the time of all measurements per time of training; nothing before the first step of training."""
-    return {f"{name}/{COST}": budget.share()} if history[-1].step > 0 else {}
 
 
 class Loggers:
@@ -63,12 +57,7 @@ class Loggers:
                     logger.experiment.define_metric(f"{self._name}/*", step_metric=f"{self._name}/epoch")
 
     def take_back(self, history: History, *, step: int) -> None:
-        """Have TensorBoard drop what the interrupted run showed after the checkpoint, if it wrote to the same folder.
-
-        Args:
-            history: what was measured up to the checkpoint.
-            step: the first of the loggers' steps that comes after it.
-        """
+        """Have TensorBoard drop what the interrupted run showed in this folder from a step on, behind the history."""
         keyed = (*keys("", history.n_players), f"/{COST}", *(f"/{loss}" for loss in self._losses))
         text, ridges = f"{tensorboard.HOW_TO_READ}/text_summary", tensorboard.RIDGES
         own_steps = {f"{self._name}/{text}": 0, f"{self._name}/{ridges}": tensorboard.n_ridges(len(history))}
@@ -80,13 +69,7 @@ class Loggers:
                 _rewind(logger.experiment, tags, steps=own_steps, step=step)
 
     def publish(self, history: History, values: Mapping[str, float], *, step: int) -> None:
-        """Write the latest measurement to every logger; TensorBoard also gets its histogram.
-
-        Args:
-            history: all measurements so far.
-            values: the latest one's numbers, see `summary.scalars`.
-            step: the loggers' step.
-        """
+        """Write the latest measurement and its numbers to every logger; TensorBoard also gets its histogram."""
         for logger in self._loggers:
             with self._guard(f"writing to {type(logger).__name__}"):
                 board = is_a(logger, "TensorBoardLogger")
@@ -115,10 +98,7 @@ class Loggers:
     def draw(self, history: History, pictures: Sequence[str] | None = None, *, step: int) -> None:
         """Draw pictures of the run once, and give them to every logger that shows pictures.
 
-        Args:
-            history: all measurements so far.
-            pictures: which of `tensorboard.PICTURES`; None is for the end of the run: all, and the verdict on it.
-            step: the loggers' step.
+        Of `tensorboard.PICTURES` those that are named, or at the end of the run all, and the verdict on it.
         """
         showing = [(logger, shows) for logger in self._loggers if (shows := shows_of(logger)) is not None]
         for picture in (pictures or tensorboard.PICTURES) if showing else ():
@@ -240,18 +220,13 @@ def _as_html(text: str) -> str:
 
 
 def _rewind(writer: SummaryWriter, tags: Mapping[str, str], *, steps: Mapping[str, int], step: int) -> None:
-    """Have readers of the writer's folder drop what was written before under some tags, from a step on.
+    """Have readers of a resumed run's folder drop what was written before under some tags, from a step on.
 
     Event files only grow. Their readers drop what a restart made obsolete, but by TensorBoard's present rule that is
     everything from one step on, other people's curves too. By its older rule, for files of version 1, an event with a
     lower step than the one before it drops the later ones of its own tags. So a few lines in that version, which hold
-    tags but no values, take back just these.
-
-    Args:
-        writer: the resumed run's, at its beginning.
-        tags: every tag, with the name of the plugin that shows it.
-        steps: the first step to drop, for tags with steps of their own.
-        step: the first step to drop for all the others.
+    tags but no values, take back just these: every tag, by the name of the plugin that shows it, from its own first
+    step or that of all others.
     """
     file = writer._get_file_writer()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     file.add_event(Event(file_version="brain.Event:1"), step=0)

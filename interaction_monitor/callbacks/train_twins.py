@@ -57,7 +57,8 @@ def begin_for_module(observer: Observer, trainer: pl.Trainer, pl_module: pl.Ligh
         optimizers = [_configured(network, asked) for network in networks]
     for network, of_network in zip(networks, optimizers, strict=True):
         follow(of_network, trainer.optimizers, network, pl_module)
-    training = TwinTraining(networks, optimizers, asked.loss or _Step(trainer), seed=asked.seed, ranks=observer.ranks)
+    loss = asked.loss or partial(_loss_of_its_step, trainer)  # unlike a closure, this can be pickled
+    training = TwinTraining(networks, optimizers, loss, seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
     say(trainer, f"{name}: {COSTS}")
 
@@ -82,25 +83,20 @@ def step_beside(
         )
 
 
-class _Step:
-    """The loss that a module's own `training_step` gives; unlike a closure it can be pickled."""
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self.trainer = trainer
-
-    def __call__(self, network: nn.Module, batch: Any) -> Tensor | None:
-        # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
-        lists = [(own, len(own)) for part in network.modules() for own in _lists(vars(part).values())]
-        with silent(network):
-            training_step: Any = network.training_step
-            takes = inspect.signature(training_step).parameters
-            found = training_step(*(batch, self.trainer.fit_loop.batch_idx)[: len(takes)])
-        for own, length in lists:
-            del own[length:]
-        loss = found.get("loss") if isinstance(found, dict) else found
-        if not (loss is None or isinstance(loss, Tensor)):
-            raise TypeError(f"training_step must return a loss for twins, but returned {describe(found)}")
-        return loss
+def _loss_of_its_step(trainer: pl.Trainer, network: nn.Module, batch: Any) -> Tensor | None:
+    """Return the loss that a module's own `training_step` gives."""
+    # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
+    lists = [(own, len(own)) for part in network.modules() for own in _lists(vars(part).values())]
+    with silent(network):
+        training_step: Any = network.training_step
+        takes = inspect.signature(training_step).parameters
+        found = training_step(*(batch, trainer.fit_loop.batch_idx)[: len(takes)])
+    for own, length in lists:
+        del own[length:]
+    loss = found.get("loss") if isinstance(found, dict) else found
+    if not (loss is None or isinstance(loss, Tensor)):
+        raise TypeError(f"training_step must return a loss for twins, but returned {describe(found)}")
+    return loss
 
 
 def _lists(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -150,13 +146,10 @@ def _clip(network: nn.Module, *, most: float, by_value: bool = False) -> None:
 
 
 class ModelTwins:
-    """Collects the batches that the model learns from, and trains the twins on them.
+    """Collects the batches that the run's model learns from, and trains the twins on them.
 
-    Args:
-        twins: their training.
-        model: the run's.
-        trainer: whose `compute_loss` is given each batch whole, with labels that the model may never see; None takes
-            what the model is called with.
+    A trainer's `compute_loss` is given each batch whole, with labels that the model may never see; without a trainer,
+    what the model is called with is taken.
     """
 
     def __init__(self, twins: TwinTraining, model: nn.Module, trainer: Trainer | None) -> None:
@@ -212,20 +205,11 @@ class ModelTwins:
             self._places["compute_loss"] = self._before
 
     def save(self, path: Path) -> None:
-        """Write them beside a checkpoint.
-
-        Raises:
-            OSError: if that cannot be written.
-        """
+        """Write them beside a checkpoint."""
         torch.save(self.twins.state_dict(), path)
 
     def load(self, path: Path) -> None:
-        """Go on with those that `save` wrote, or train them no longer.
-
-        Raises:
-            OSError: if they are not there.
-            ValueError: if they are of another kind.
-        """
+        """Go on with those that `save` wrote, or train them no longer, and raise."""
         try:
             self.twins.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
         except Exception as error:
@@ -234,13 +218,7 @@ class ModelTwins:
 
 
 def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer | None) -> ModelTwins | None:
-    """Make the twins that were asked for; None where none were.
-
-    Args:
-        observer: has the references.
-        model: the run's, whose device they share.
-        optimizer: the run's, after whose kind theirs are made.
-        trainer: whose precision they train in.
+    """Make the twins that were asked for, with optimizers like the run's; None where none were.
 
     Raises:
         TypeError: if the factory makes no network.
@@ -266,30 +244,27 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
 def _loss_of(trainer: Trainer | None) -> Loss:
     """Return the trainer's own loss, with smoothed labels say; of a trainer that overrides it, that of the model."""
     if trainer is None:
-        return _ModelLoss(nullcontext)
+        return partial(_loss_of_model, nullcontext)
     compute, context = trainer.compute_loss, trainer.compute_loss_context_manager
 
     def loss(network: nn.Module, batch: Any) -> Any:
         with context():
             return compute(network, dict(batch))
 
-    return loss if compute.__module__ == "transformers.trainer" else _ModelLoss(context)
+    return loss if compute.__module__ == "transformers.trainer" else partial(_loss_of_model, context)
 
 
-class _ModelLoss:
-    """The loss that a model returns where it is given labels."""
-
-    def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
-        self._context = context
-
-    def __call__(self, network: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        with self._context():
-            result = network(**batch)
-        loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
-        if not isinstance(loss, Tensor):
-            instead = "give Twins(loss=lambda network, batch: ...)"
-            raise TypeError(f"a twin must return a loss, but returned {describe(result)}; {instead}")
-        return loss
+def _loss_of_model(
+    context: Callable[[], AbstractContextManager[Any]], network: nn.Module, batch: Mapping[str, Any]
+) -> Tensor:
+    """Return the loss that a model returns where it is given labels."""
+    with context():
+        result = network(**batch)
+    loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+    if not isinstance(loss, Tensor):
+        instead = "give Twins(loss=lambda network, batch: ...)"
+        raise TypeError(f"a twin must return a loss, but returned {describe(result)}; {instead}")
+    return loss
 
 
 def _inner(optimizer: Any) -> Optimizer:
