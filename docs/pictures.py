@@ -53,7 +53,7 @@ def photograph(logs: Path) -> None:
     from playwright.sync_api import sync_playwright
     from tensorboard import default, program
 
-    from interaction_monitor.tensorboard_plugin import InteractionsPlugin
+    from interaction_monitor.tensorboard_tab import InteractionsPlugin
 
     board = program.TensorBoard(plugins=[*default.get_static_plugins(), InteractionsPlugin])
     board.configure(argv=[None, "--logdir", str(logs.parent), "--port", "0", "--load_fast=false"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import float64_device
 from interaction_monitor.distributed import Ranks, is_split, require_shared_by_samples
-from interaction_monitor.forward.chunks import is_out_of_memory, largest_power_of_two, next_chunk
+from interaction_monitor.forward.chunks import is_out_of_memory, largest_power_of_two, most_rows, next_chunk
 from interaction_monitor.forward.model import (
     assign_players,
     casts_kept,
@@ -23,7 +23,7 @@ from interaction_monitor.forward.model import (
     find_layer,
     same_numbers,
 )
-from interaction_monitor.forward.preflight import fitting_rows, most_rows, try_out
+from interaction_monitor.forward.preflight import fitting_rows, try_out
 from interaction_monitor.forward.runner import Runner
 from interaction_monitor.outputs import Output, log_odds, resolve, score_of
 from interaction_monitor.players.base import require_drawn

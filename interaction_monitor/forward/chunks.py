@@ -1,4 +1,4 @@
-"""Chunks of masked rows: which rows run together, the bytes they take, how and behind which layer they are masked.
+"""Chunks of masked rows: how many and which rows run together, the bytes they take, and how they are masked.
 
 `torch.where` over a chunk reads and writes every element through a broadcast mask, which takes a small network a tenth
 of its forward. But most of a row is the same in all rows, and so is the pattern in which the players of the low bits
@@ -9,16 +9,23 @@ the next chunk of the same sample only gets the cells of the players whose high 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.state import version_of
+
+# Beyond some megabytes a CPU gains nothing from larger batches, and loses what its caches hold.
+CPU_BYTES, CPU_ROWS = 12 * 2**20, 1024
+# A GPU needs large batches to be busy. Its memory is mostly the training's.
+GPU_FRACTION, GPU_ROWS = 32, 8192
+OTHER_BYTES = 2**30
+DEFAULT_ROWS = 128  # where bytes cannot be counted
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,19 @@ class Chunk:
         # Not repeat_interleave, which on some devices waits to learn how long its result is.
         samples = torch.arange(self.samples.start, self.samples.stop, device=device)
         return samples[:, None].expand(-1, len(self.coalitions)).reshape(-1)
+
+
+def most_rows(device: torch.device) -> int:
+    """Return the most rows of a chunk, however few bytes they take."""
+    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
+
+
+def rows_within_budget(bytes_per_row: int, device: torch.device) -> int:
+    """Return the number of rows of a chunk, a power of two, that fits the budget of the device."""
+    budget = CPU_BYTES if device.type == "cpu" else OTHER_BYTES
+    if device.type == "cuda":
+        budget = torch.cuda.get_device_properties(device).total_memory // GPU_FRACTION
+    return min(most_rows(device), largest_power_of_two(max(1, budget // max(1, bytes_per_row))))
 
 
 def largest_power_of_two(most: int) -> int:
@@ -261,31 +281,3 @@ def writes_in_place(players: PlayerMap) -> bool:
     """
     neighbouring = players.axes[-1] - players.axes[0] == len(players.axes) - 1
     return neighbouring and players.labels.device.type == "cpu"
-
-
-def behind_pool(players: PlayerMap, name: str, pool: nn.Module) -> PlayerMap | None:
-    """Return the players as they are behind a pooling layer, if each of its windows lies within one player.
-
-    The largest or the mean of positions that come and go together does so too, and what they are replaced by is the
-    same before and behind it. None where a window has positions of several, or positions differ in what replaces them.
-
-    Examples:
-        >>> halves = PlayerMap(torch.tensor([[0, 0, 1, 1]]), n_players=2, axes=(2,), layer="relu")
-        >>> behind_pool(halves, "pool", nn.MaxPool1d(2)).labels
-        tensor([[0, 1]])
-    """
-    flat = isinstance(pool, (nn.MaxPool1d, nn.AvgPool1d))
-    plain = _only(0, pool.padding) and _only(1, getattr(pool, "dilation", 1)) and not pool.ceil_mode
-    whole = not getattr(pool, "return_indices", False) and getattr(pool, "divisor_override", None) is None
-    baseline = players.baseline
-    same = not isinstance(baseline, Tensor) or baseline.ndim < 3 or all(size == 1 for size in baseline.shape[2:])
-    if players.axes != ((2,) if flat else (2, 3)) or not (plain and whole and same):
-        return None
-    labels = players.labels[:, None].float()
-    largest: Any = nn.functional.max_pool1d if flat else nn.functional.max_pool2d
-    highest, lowest = (sign * largest(sign * labels, pool.kernel_size, pool.stride) for sign in (1, -1))
-    return replace(players, labels=highest[:, 0].long(), layer=name) if torch.equal(highest, lowest) else None
-
-
-def _only(value: int, sizes: object) -> bool:
-    return all(size == value for size in (sizes if isinstance(sizes, tuple) else (sizes,)))

@@ -19,21 +19,15 @@ from torch import Tensor, is_tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from interaction_monitor.forward.chunks import Chunk, LiveBytes, behind_pool, is_out_of_memory, largest_power_of_two
+from interaction_monitor.forward.chunks import DEFAULT_ROWS, Chunk, LiveBytes, is_out_of_memory, rows_within_budget
 from interaction_monitor.forward.model import WrongBatchError, eager_if_compiled, find_layer, own_path
 from interaction_monitor.forward.precision import coarsest_rounding, same
 from interaction_monitor.forward.runner import Runner, Way
 from interaction_monitor.outputs import OUTPUTS, Output, prediction, score_of
-from interaction_monitor.players.player_map import PlayerMap
+from interaction_monitor.players.player_map import PlayerMap, behind_pool
 from interaction_monitor.targets import ends_in_sigmoid, refuse_reconstructions, warn_of_no_logits
 
 log = logging.getLogger(__name__)
-
-# Beyond some megabytes a CPU gains nothing from larger batches, and loses what its caches hold.
-CPU_BYTES, CPU_ROWS = 12 * 2**20, 1024
-# A GPU needs large batches to be busy. Its memory is mostly the training's.
-GPU_FRACTION, GPU_ROWS = 32, 8192
-DEFAULT_ROWS = 128  # where bytes cannot be counted
 
 POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
@@ -243,11 +237,6 @@ def _warn_if_unsteady(runner: Runner, alone: Tensor, ends: Tensor | None) -> Non
     warnings.warn(text, stacklevel=5)  # where masked_outputs was called
 
 
-def most_rows(device: torch.device) -> int:
-    """Return the most rows of a chunk, however few bytes they take."""
-    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
-
-
 def fitting_rows(runner: Runner) -> int:
     """Return the number of rows, a power of two, whose activations fit the budget of the device, after `try_out`.
 
@@ -276,10 +265,7 @@ def fitting_rows(runner: Runner) -> int:
     except Exception as error:
         log.info("chunks of %d rows, because their bytes could not be counted: %s", DEFAULT_ROWS, error)
         return DEFAULT_ROWS
-    budget = CPU_BYTES if device.type == "cpu" else 2**30
-    if device.type == "cuda":
-        budget = torch.cuda.get_device_properties(device).total_memory // GPU_FRACTION
-    return min(most_rows(device), largest_power_of_two(max(1, budget // max(1, bytes_per_row))))
+    return rows_within_budget(bytes_per_row, device)
 
 
 class _CheckedIndices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

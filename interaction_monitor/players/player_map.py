@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interaction_monitor._checks import float64_device
 
@@ -207,3 +208,31 @@ class PlayerMap:
         if not isinstance(baseline, Tensor) or baseline.ndim == 0 or len(baseline) != len(self.labels):
             return baseline  # the same for all
         return baseline[samples.to(baseline.device) if isinstance(samples, Tensor) else samples]
+
+
+def behind_pool(players: PlayerMap, name: str, pool: nn.Module) -> PlayerMap | None:
+    """Return the players as they are behind a pooling layer, if each of its windows lies within one player.
+
+    The largest or the mean of positions that come and go together does so too, and what they are replaced by is the
+    same before and behind it. None where a window has positions of several, or positions differ in what replaces them.
+
+    Examples:
+        >>> halves = PlayerMap(torch.tensor([[0, 0, 1, 1]]), n_players=2, axes=(2,), layer="relu")
+        >>> behind_pool(halves, "pool", nn.MaxPool1d(2)).labels
+        tensor([[0, 1]])
+    """
+    flat = isinstance(pool, (nn.MaxPool1d, nn.AvgPool1d))
+    plain = _only(0, pool.padding) and _only(1, getattr(pool, "dilation", 1)) and not pool.ceil_mode
+    whole = not getattr(pool, "return_indices", False) and getattr(pool, "divisor_override", None) is None
+    baseline = players.baseline
+    same = not isinstance(baseline, Tensor) or baseline.ndim < 3 or all(size == 1 for size in baseline.shape[2:])
+    if players.axes != ((2,) if flat else (2, 3)) or not (plain and whole and same):
+        return None
+    labels = players.labels[:, None].float()
+    largest: Any = nn.functional.max_pool1d if flat else nn.functional.max_pool2d
+    highest, lowest = (sign * largest(sign * labels, pool.kernel_size, pool.stride) for sign in (1, -1))
+    return replace(players, labels=highest[:, 0].long(), layer=name) if torch.equal(highest, lowest) else None
+
+
+def _only(value: int, sizes: object) -> bool:
+    return all(size == value for size in (sizes if isinstance(sizes, tuple) else (sizes,)))

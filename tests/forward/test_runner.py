@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import interaction_monitor.forward as engine
-from interaction_monitor.forward import assign_players, chunks, masked_outputs, preflight
+from interaction_monitor.forward import assign_players, chunks, masked_outputs
 from interaction_monitor.forward.chunks import Chunk, LiveBytes, MaskedRows, next_chunk
 from interaction_monitor.language_models import last_token_logits, most_probable
 from interaction_monitor.players import FeaturePatches, ImagePatches, PlayerMap, Words
@@ -341,7 +341,7 @@ def rows_of(model):
 def test_the_chunk_size_follows_from_the_bytes_of_a_row(probe, sizes, monkeypatch):
     found = {}
     for budget in (2**16, 2**20):
-        monkeypatch.setattr(preflight, "CPU_BYTES", budget)
+        monkeypatch.setattr(chunks, "CPU_BYTES", budget)
         model = network()
         drawn = assign_players(model, FeaturePatches("1", n_players=8), probe)
         seen = rows_of(model)

@@ -12,7 +12,7 @@ import pytest
 from werkzeug.test import Client
 
 from interaction_monitor.record import Record
-from interaction_monitor.tensorboard_plugin import InteractionsPlugin, find_records
+from interaction_monitor.tensorboard_tab import InteractionsPlugin, find_records
 
 NAME = "interactions"
 

@@ -7,9 +7,9 @@ from torch import nn
 import interaction_monitor.forward as engine
 from interaction_monitor import Probe, assign_players
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.forward.chunks import behind_pool
 from interaction_monitor.forward.preflight import try_out
 from interaction_monitor.players import FeaturePatches, PlayerMap, Spans
+from interaction_monitor.players.player_map import behind_pool
 
 
 class Net(nn.Module):
