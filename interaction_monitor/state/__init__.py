@@ -257,7 +257,7 @@ def silent(model: nn.Module) -> Iterator[None]:
     loggers = [(trainer, trainer.loggers) for trainer in trainers.values() if hasattr(trainer, "loggers")]
     try:
         for module in modules:
-            vars(module).update(dict.fromkeys(_METHODS, _Nothing()))
+            vars(module).update(dict.fromkeys(_METHODS, _nothing))
         for trainer, own in loggers:
             trainer.loggers = [_Nothing() for _ in own]
         yield
@@ -270,8 +270,12 @@ def silent(model: nn.Module) -> Iterator[None]:
             vars(module).update(methods)
 
 
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Take anything, and return what logging and printing return."""
+
+
 class _Nothing:
-    """In the place of a logger or its methods: it and every attribute of it take every call, and so does the result."""
+    """In the place of a logger: every attribute of it takes every call, and so does what comes back."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

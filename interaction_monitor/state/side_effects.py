@@ -75,8 +75,9 @@ class TensorSnapshot(Snapshot):
             return
         if self.copy is None:
             raise RuntimeError("it was written to before there was a copy")
-        with torch.inference_mode(tensor.is_inference()):
-            self._view.copy_(self.copy)
+        # What has no storage, such as a sparse tensor, shares no memory with a view.
+        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+            (tensor if place is None else self._view).copy_(self.copy)
         if version is not None:
             # A graph of the user's that goes through the tensor counts on it.
             with suppress(AttributeError, TypeError, RuntimeError):  # private to torch, and spelt otherwise before

@@ -158,32 +158,35 @@ def mapping(name: str, entries: dict[Any, Any]) -> Snapshot:
     # Past what a subclass makes of them; but an OrderedDict keeps its order beside the dict.
     kind: type[dict[Any, Any]] = OrderedDict if isinstance(entries, OrderedDict) else dict
 
-    def put(held: dict[Any, Any]) -> None:
-        for key in [key for key in entries if key not in held]:
+    def get() -> tuple[list[Any], list[Any]]:
+        # Not a dict, for which the keys would be asked for their hashes.
+        return list(kind.keys(entries)), list(kind.values(entries))
+
+    def put(held: tuple[list[Any], list[Any]]) -> None:
+        before = dict(zip(*held, strict=True))
+        for key in [key for key in kind.keys(entries) if key not in before]:
             kind.__delitem__(entries, key)
-        if not _same_objects(entries, held):
+        if not _same_objects(kind.keys(entries), held[0]):
             kind.clear(entries)
-        for key, value in held.items():
+        for key, value in zip(*held, strict=True):
             if kind.get(entries, key, ABSENT) is not value:
                 kind.__setitem__(entries, key, value)
 
-    def same(now: dict[Any, Any], held: dict[Any, Any]) -> bool:
-        return _same_objects(now, held) and _same_objects(now.values(), held.values())
+    def same(now: tuple[list[Any], list[Any]], held: tuple[list[Any], list[Any]]) -> bool:
+        return all(map(_same_objects, now, held))
 
-    return Snapshot(name, lambda: dict(kind.items(entries)), put, same)
+    return Snapshot(name, get, put, same)
 
 
 def sequence(name: str, items: list[Any] | deque[Any]) -> Snapshot:
     """Take down a list or a deque."""
+    kind: Any = deque if isinstance(items, deque) else list  # past what a subclass makes of them
 
     def put(held: list[Any]) -> None:
-        if isinstance(items, deque):
-            deque.clear(items)
-            deque.extend(items, held)
-        else:
-            list.__setitem__(items, slice(None), held)
+        kind.clear(items)
+        kind.extend(items, held)
 
-    return Snapshot(name, lambda: list(items), put, _same_objects)
+    return Snapshot(name, lambda: list(kind.__iter__(items)), put, _same_objects)
 
 
 def unordered(name: str, items: set[Any]) -> Snapshot:
@@ -256,12 +259,13 @@ def _set_bits(generator: Any, state: Any) -> None:
     generator.state = state
 
 
+# By their methods, which subclasses may have of their own.
 GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = {
-    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
+    torch.Generator: (lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
     np.random.Generator: (lambda drawn: drawn.bit_generator.state, lambda drawn, s: _set_bits(drawn.bit_generator, s)),
     np.random.BitGenerator: (lambda drawn: drawn.state, _set_bits),
-    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
-    random.Random: (random.Random.getstate, random.Random.setstate),
+    np.random.RandomState: (lambda drawn: drawn.get_state(), lambda drawn, state: drawn.set_state(state)),
+    random.Random: (lambda drawn: drawn.getstate(), lambda drawn, state: drawn.setstate(state)),
 }
 
 

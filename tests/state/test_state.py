@@ -286,6 +286,63 @@ def test_a_slot_and_a_variable_that_held_nothing_are_emptied(probe):
     assert known() is None
 
 
+class Congruential(random.Random):
+    """A generator of one's own, as Python's documentation has it made."""
+
+    def random(self):
+        self.last = self.last * 1103515245 % 2**31
+        return self.last / 2**31
+
+    def seed(self, seed):
+        self.last = seed
+
+    def getstate(self):
+        return self.last
+
+    def setstate(self, state):
+        self.last = state
+
+
+class FromBehind(list):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
+class Key:
+    hashes = 0
+
+    def __hash__(self):
+        Key.hashes += 1
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("held", "change", "look"),
+    [
+        (Congruential(3), lambda held: held.random(), lambda held: held.last),
+        (FromBehind([1, 2, 3]), lambda held: held.append(4), list.__repr__),
+        ({Key(): 1}, lambda held: held.values(), lambda held: Key.hashes),
+        (nn.Parameter(torch.eye(3).to_sparse()), lambda held: held.mul_(2), lambda held: (str(held), held._version)),
+    ],
+    ids=["generator", "list", "keys", "sparse weight"],
+)
+def test_what_has_ways_of_its_own_is_put_back(probe, held, change, look):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held, self.head = held, nn.Linear(64, 3)
+
+        def forward(self, x):
+            change(self.held)
+            return self.head(x.flatten(1))
+
+    net, before = Changing(), look(held)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        masked_outputs(net, probe, assign_players(net, ImagePatches(n_players=2), probe))
+    assert look(held) == before
+
+
 class Counted(nn.Module):
     def __init__(self):
         super().__init__()
@@ -423,7 +480,7 @@ class Logs(L.LightningModule):
         self.model, self.on_step = nn.Linear(16, 3), on_step
 
     def forward(self, x):
-        self.log("norm", x.norm(), on_step=self.on_step, on_epoch=not self.on_step)
+        assert self.log("norm", x.norm(), on_step=self.on_step, on_epoch=not self.on_step) is None
         self.log_dict({"largest": x.max()}, on_step=self.on_step, on_epoch=not self.on_step)
         return self.model(x.flatten(1))
 
