@@ -90,7 +90,12 @@ class _Walk:
             if len(self.found) > MAX_PLACES:
                 log.info("the state of %s is followed only as far as %s", type(root).__name__, self._waiting[0][0])
                 break
-            self._take(*self._waiting.popleft())
+            name, value = self._waiting.popleft()
+            try:
+                self._take(name, value)
+            except Exception as error:  # of the object's own code, such as that of its keys
+                log.info("%s cannot be taken down: %s: %s", name, type(error).__name__, error)
+                self.found.append(snapshots.Opaque(name, value))
 
     def _push(self, name: str, *values: Any) -> None:
         for value in values:
@@ -138,7 +143,8 @@ class _Walk:
             return
         snapshot = TensorSnapshot(name, tensor)
         self.found.append(snapshot)
-        if not isinstance(tensor, nn.Parameter) and self._bytes + tensor.nbytes <= COPIED_BYTES:
+        strided = tensor.layout == torch.strided  # others do not tell their bytes
+        if not isinstance(tensor, nn.Parameter) and strided and self._bytes + tensor.nbytes <= COPIED_BYTES:
             snapshot.save()
             self._bytes += tensor.nbytes
         if snapshot.grad is not None:
@@ -151,7 +157,7 @@ class _Walk:
         elif not isinstance(value, tuple):
             self.found.append(snapshots.sequence(name, value))
         if len(value) <= MAX_ITEMS:
-            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            for key, item in dict.items(value) if isinstance(value, dict) else enumerate(value):
                 self._push(f"{name}[{key!r}]", item)
         if type(value) not in _PLAIN and not isinstance(value, tuple):
             self._take_attributes(name, value)
@@ -270,8 +276,8 @@ def _is_of_the_run(cls: Any) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def globals_in(code: types.CodeType) -> tuple[str, ...]:
-    """Return the globals that a function reads or binds; `co_names` has attributes among them."""
-    found = [step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")]
+    """Return the globals that a function reads, binds or deletes; `co_names` has attributes among them."""
+    found = [step.argval for step in dis.get_instructions(code) if step.opname.endswith("_GLOBAL")]
     inner = [name for part in code.co_consts if isinstance(part, types.CodeType) for name in globals_in(part)]
     return tuple(dict.fromkeys(found + inner))
 

@@ -316,6 +316,20 @@ class Key:
         return 1
 
 
+class Refusing:
+    @property
+    def __dict__(self):
+        raise OSError("closed")
+
+
+FORGOTTEN = ["a global"]
+
+
+def forget():
+    global FORGOTTEN
+    del FORGOTTEN
+
+
 @pytest.mark.parametrize(
     ("held", "change", "look"),
     [
@@ -323,8 +337,12 @@ class Key:
         (FromBehind([1, 2, 3]), lambda held: held.append(4), list.__repr__),
         ({Key(): 1}, lambda held: held.values(), lambda held: Key.hashes),
         (nn.Parameter(torch.eye(3).to_sparse()), lambda held: held.mul_(2), lambda held: (str(held), held._version)),
+        (torch.eye(3).to_sparse(), lambda held: held.mul_(2), lambda held: (str(held), held._version)),
+        (torch.eye(3).to_sparse_csr(), lambda held: held.mul_(2), lambda held: (str(held), held._version)),
+        (Refusing(), id, id),
+        (0, lambda held: forget(), lambda held: globals().get("FORGOTTEN")),
     ],
-    ids=["generator", "list", "keys", "sparse weight"],
+    ids=["generator", "list", "keys", "sparse weight", "sparse", "sparse rows", "refusing", "global"],
 )
 def test_what_has_ways_of_its_own_is_put_back(probe, held, change, look):
     class Changing(nn.Module):
