@@ -21,9 +21,15 @@ from interaction_monitor.phases.loss_gap import GapOpening, change_point, clear_
 from interaction_monitor.phases.onset import PhaseState, PhaseTracker
 
 __all__ = [
-    "GapOpening", "OverfittingState", "OverfittingTracker", "PhaseState", "PhaseTracker", "gap_opening",
-    "high_order_share", "mean_order_interval",
-]  # fmt: skip
+    "GapOpening",
+    "OverfittingState",
+    "OverfittingTracker",
+    "PhaseState",
+    "PhaseTracker",
+    "gap_opening",
+    "high_order_share",
+    "mean_order_interval",
+]
 
 # Before so many measurements too little is known of the jitter of a share that need not have risen before.
 LEARNING = 8

@@ -54,9 +54,14 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
         pairs = [(pairs[0], grey[0]), (pairs[1], grey[1])]
     names = ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"]
     figure.legend(
-        pairs, names, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)}, handlelength=3.2,
-        loc="outside upper right", ncols=2, frameon=False,
-    )  # fmt: skip
+        pairs,
+        names,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
+        handlelength=3.2,
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+    )
     if greys:
         width = 24 * len(chosen)
         figure.supxlabel(textwrap.fill(f"Grey: {WHY_GREY}", max(width, 70)), fontsize=9, color=NOTE)
@@ -205,9 +210,13 @@ def write_theory(overlay: Overlay, folder: Path, *, name: str = "interactions") 
     history, fit = overlay.history, overlay.fit
     pictured = representative_measurements(history, _MOST_PICTURES)
     scalars: dict[str, Any] = {
-        "sigma2": fit.sigma2, "sigma2_low": fit.low, "sigma2_high": fit.high, "cosine": fit.cosine,
-        "divergence": fit.divergence, "mean_order": overlay.predicted_order,
-    }  # fmt: skip
+        "sigma2": fit.sigma2,
+        "sigma2_low": fit.low,
+        "sigma2_high": fit.high,
+        "cosine": fit.cosine,
+        "divergence": fit.divergence,
+        "mean_order": overlay.predicted_order,
+    }
     with SummaryWriter(str(folder), filename_suffix=suffix) as writer:
 
         def draw(key: str, figure: Figure, step: int) -> None:

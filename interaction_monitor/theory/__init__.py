@@ -32,9 +32,21 @@ from interaction_monitor.theory.closed_form import (
 from interaction_monitor.theory.fit import Distance, SigmaFit, fit_sigma2, jensen_shannon
 
 __all__ = [
-    "Distance", "NoOverlayError", "Overlay", "Prediction", "SigmaFit", "Trend", "fit_record", "fit_sigma2",
-    "jensen_shannon", "norm_ratio", "predict", "predict_and_or", "predicted_strength", "row_norms",
-]  # fmt: skip
+    "Distance",
+    "NoOverlayError",
+    "Overlay",
+    "Prediction",
+    "SigmaFit",
+    "Trend",
+    "fit_record",
+    "fit_sigma2",
+    "jensen_shannon",
+    "norm_ratio",
+    "predict",
+    "predict_and_or",
+    "predicted_strength",
+    "row_norms",
+]
 
 
 class NoOverlayError(ValueError):
