@@ -141,10 +141,10 @@ def mean_order_influence(strength: Tensor) -> Tensor:
         >>> mean_order_influence(torch.tensor([[3.0, 1.0], [1.0, 3.0]])).tolist()
         [-0.25, 0.25]
     """
-    strength = to_float64(strength)
+    rows, strength = valid_rows(strength), to_float64(strength)
     weight = torch.arange(1, strength.shape[-1] + 1, dtype=torch.float64, device=strength.device)
     centred = (strength * (weight - mean_order(strength))).sum(-1)
-    return centred / valid_rows(strength).sum(-1).mean()
+    return centred / rows.sum(-1).mean()
 
 
 def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInterval:
@@ -163,13 +163,14 @@ def mean_order_interval(strength: Tensor, level: float = 0.95) -> MeanOrderInter
         and n; all NaN if nothing is salient.
 
     Raises:
-        ValueError: if `level` is not between 0 and 1.
+        ValueError: if `level` is not between 0 and 1, or `strength` has no order.
 
     Examples:
         >>> low, mean, high = mean_order_interval(torch.tensor([[3.0, 1.0], [1.0, 3.0], [2.0, 2.0]]))
         >>> round(low, 2), mean, round(high, 2)
         (1.0, 1.5, 2.0)
     """
+    require_between_0_and_1(0.95, level=level)
     reach = _reach(mean_order_influence(strength), level)
     mean = float(mean_order(strength))
     # of NaN and a bound max and min give what stands first
@@ -221,6 +222,7 @@ def share_interval(part: Tensor, whole: Tensor, *, level: float = 0.95) -> Share
         >>> round(low, 2), share, round(high, 2)
         (0.0, 0.5, 1.0)
     """
+    require_between_0_and_1(0.95, level=level)
     influence = share_influence(part, whole)
     reach = _reach(influence, level)
     part, whole = (to_float64(x)[influence.isfinite()].sum() for x in (part, whole))
@@ -264,7 +266,6 @@ def student_quantile(p: float, freedom: int) -> float:
 
 def _reach(influence: Tensor, level: float) -> float:
     """How far a mean over samples may be from the truth: NaN without a sample, without bound with a single one."""
-    require_between_0_and_1(0.95, level=level)
     known = influence[influence.isfinite()]
     if len(known) < 2:
         return math.inf if len(known) else math.nan

@@ -14,7 +14,7 @@ from interaction_monitor.functional import (
     mean_order_interval,
     order_distribution,
 )
-from interaction_monitor.functional.distribution import student_quantile
+from interaction_monitor.functional.distribution import share_interval, student_quantile
 
 
 def test_distribution_sums_to_n_and_ignores_scale():
@@ -68,6 +68,14 @@ def test_interval_at_the_edges():
     assert same == (1.5, 1.5, 1.5)
     with pytest.raises(ValueError, match="level"):
         mean_order_interval(torch.ones(3, 2), level=95)
+    with pytest.raises(ValueError, match="level"):  # said before the samples are looked at
+        share_interval(torch.ones(3, 2), torch.ones(3, 2), level=95)
+
+
+@pytest.mark.parametrize("of", [mean_order_influence, mean_order_interval])
+def test_a_number_has_no_order(of):
+    with pytest.raises(ValueError, match="orders on its last axis"):
+        of(torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 49, 500])
