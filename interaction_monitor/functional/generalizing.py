@@ -267,10 +267,10 @@ def order_turnover(
     was, is_ = (then.abs() >= then_least) & (then != 0), (here.abs() >= least) & (here != 0)
     both = was & is_ & (then.sign() == here.sign())
     # 0 times what is not finite is NaN, and so marks the sample
-    unknown = 0 * then + 0 * here
+    unknown = (0 * then + 0 * here).sum(0)
     compared = ~(then_least + least).isnan()
     parts = (here.where(both, 0.0), here.where(is_ & ~both, 0.0), then.where(was & ~both, 0.0))
-    return Turnover(*(sum_by_order((part.abs() + unknown).sum(0)).where(compared, torch.nan) for part in parts))
+    return Turnover(*(sum_by_order(part.abs().sum(0) + unknown).where(compared, torch.nan) for part in parts))
 
 
 def _check(and_: Tensor, or_: Tensor | None, references: Sequence[Reference], at_least: int) -> None:
