@@ -88,6 +88,9 @@ class Record:
             players: The players of each probe sample.
             probe: The samples, kept so that players can be drawn on their inputs later.
 
+        Returns:
+            The record, without a measurement.
+
         Raises:
             RecordError: If the folder already holds a record.
             TypeError: If the settings hold something that JSON cannot.
@@ -111,6 +114,12 @@ class Record:
         Rows whose arrays are missing or damaged are left out with a warning; arrays without a row, as a
         killed run leaves them, are ignored. `left_out` and `ignored` list them.
 
+        Args:
+            folder: The run's folder.
+
+        Returns:
+            The record, to read from.
+
         Raises:
             RecordError: If the folder holds no record, a damaged one, or one of a newer version.
         """
@@ -132,6 +141,9 @@ class Record:
             folder: The run's folder.
             up_to: (epoch, step) of the checkpoint; None keeps everything that is whole.
 
+        Returns:
+            The record, ready for `write`.
+
         Raises:
             RecordError: As `open`.
             OSError: If the folder cannot be written.
@@ -149,6 +161,9 @@ class Record:
             folder: The other run's folder.
             target: Where the new record goes; made if need be. It must not hold a record yet.
             up_to: (epoch, step) of the checkpoint from which the new run goes on, the last that is shared.
+
+        Returns:
+            The new record, which holds all measurements up to there.
 
         Raises:
             RecordError: As `open`, or if the target already holds a record.
