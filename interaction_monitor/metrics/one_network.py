@@ -64,7 +64,14 @@ class Float64Metric(Metric):
 class SampleMetric(Float64Metric):
     """A metric whose threshold depends on all samples, so that numbers of each sample are kept until `compute`.
 
-    Beside its `states`, each (S, 2^n), the "ends" v(∅) and v(N) of each sample are kept.
+    Args:
+        n_players: number of players, the same for all samples.
+        fraction: an interaction is salient from this fraction of the mean |v(N) - v(∅)| on.
+        states: what is kept of each sample; "ends", v(∅) and v(N), beside it.
+        **kwargs: as for every `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: if `n_players` is below 1 or `fraction` negative.
     """
 
     def __init__(self, n_players: int, fraction: float, states: Sequence[str], **kwargs: Any) -> None:

@@ -113,6 +113,10 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
 def order_heat_map(ax: Axes, history: History) -> QuadMesh:
     """Draw the share of every order at every measurement; light is none, dark is much.
 
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+
     Returns:
         The mesh, for a colour bar.
     """
@@ -133,7 +137,12 @@ def _heat(ax: Axes, history: History, shares: NDArray[np.float64], shades: Liste
 
 
 def mean_order_curve(ax: Axes, history: History) -> None:
-    """Draw the mean order with its 95% band over probe samples."""
+    """Draw the mean order with its 95% band over probe samples.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
     values, _ = positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     orders = history.column("mean_order")
@@ -144,7 +153,12 @@ def mean_order_curve(ax: Axes, history: History) -> None:
 
 
 def loss_gap_curve(ax: Axes, history: History) -> None:
-    """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws."""
+    """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
     losses = shown_losses(history)
     label = f"loss gap{losses.of} (test − train)"
     plot_known(ax, history, losses.gap, color=GAP, label=label, linestyle="-.")
@@ -155,7 +169,12 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
 
 
 def loss_curves(ax: Axes, history: History) -> None:
-    """Draw train and test loss, shaded between them where the test loss is the higher one."""
+    """Draw train and test loss, shaded between them where the test loss is the higher one.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
     values, _ = positions(history)
     losses = shown_losses(history)
     train, test, both = losses.train, losses.test, np.isfinite(losses.gap)
@@ -184,7 +203,12 @@ def _stage(index: int, onset: int | None, history: History) -> str:
 
 
 def turnover(ax: Axes, history: History) -> None:
-    """Draw what persisted, appeared and vanished as parts of the whole, over the run."""
+    """Draw what persisted, appeared and vanished as parts of the whole, over the run.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
     values, _ = positions(history)
     shares = history.turnover_shares()
     known = ~np.isnan(shares).any(1)
@@ -215,7 +239,12 @@ def order_shares(ax: Axes, history: History, shares: NDArray[np.float64]) -> Qua
 
 
 def order_effects(ax: Axes, history: History) -> None:
-    """Draw what low and high orders add to the output, on training samples too where these are measured."""
+    """Draw what low and high orders add to the output, on training samples too where these are measured.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, at least one measurement.
+    """
     for part in history.effect_parts():
         dash, colour = "-" if part.trained else "--", TEST if part.high else TRAIN
         plot_known(ax, history, part.effect, linestyle=dash, color=colour, ms=3)
@@ -228,7 +257,12 @@ def order_effects(ax: Axes, history: History) -> None:
 
 
 def generalizing_curve(ax: Axes, history: History) -> None:
-    """Draw which part of the strength references have too, with its 95% band, and from where it sinks."""
+    """Draw which part of the strength references have too, with its 95% band, and from where it sinks.
+
+    Args:
+        ax: Where to draw.
+        history: The run so far, beside references.
+    """
     values, _ = positions(history)
     share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
     known = ~np.isnan(share)

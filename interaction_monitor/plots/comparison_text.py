@@ -169,7 +169,14 @@ def verdict(comparison: Comparison) -> str:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Say in sentences what the tables show."""
+    """Say in sentences what the tables show.
+
+    Args:
+        comparison: The networks.
+
+    Returns:
+        The sentences.
+    """
     ks = comparison.ks
     alone, shared = (powers(extraction, ks) for extraction in (comparison.alone, comparison.shared))
     sentences = _the_same(comparison) + [

@@ -62,6 +62,15 @@ def order_rows(history: History) -> Figure:
     """Draw the distribution over orders at up to six moments of the run [Ren et al. 2024, Figure 2].
 
     The moments are the start, one within phase one, the onset of phase two, and later ones.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the history is empty.
     """
     figure = page(WIDTH, 2.9)
     charts.bar_row(row(figure, top=0.95, height=1.4), history)
@@ -71,7 +80,17 @@ def order_rows(history: History) -> Figure:
 
 @_drawn
 def heat_map(history: History) -> Figure:
-    """Draw the share of every order at every measurement."""
+    """Draw the share of every order at every measurement.
+
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the history is empty.
+    """
     figure = page(WIDTH, 4.0)
     (ax,) = stack(figure, [3.0], top=0.45)
     _heat_map(ax, history)
@@ -83,7 +102,14 @@ def heat_map(history: History) -> Figure:
 def curves(history: History) -> Figure:
     """Draw the mean order and the loss gap on one axis, and the two losses below it on the same epochs.
 
-    Without losses in the history it has the mean order alone.
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure. Without losses in the history it has the mean order alone.
+
+    Raises:
+        ValueError: If the history is empty.
     """
     losses = _has_losses(history)
     figure = page(WIDTH, 6.0 if losses else 4.0)
@@ -141,8 +167,15 @@ def story(history: History) -> Figure:
 def carry_over(history: History) -> Figure:
     """Draw which interactions persist from one measurement to the next, and what the orders do for the output.
 
-    Where training samples are measured too, it has their effects, and if players mean the same in all samples, how
-    alike the interactions of training and probe samples are.
+    Args:
+        history: The run so far.
+
+    Returns:
+        The figure. Where training samples are measured too, it has their effects, and if players mean the same in all
+        samples, how alike the interactions of training and probe samples are.
+
+    Raises:
+        ValueError: If the history is empty.
     """
     alike = history.by_order("similarity")
     with_alike = not np.isnan(alike).all()
@@ -172,14 +205,22 @@ def carry_over(history: History) -> Figure:
 def to_html(history: History) -> str:
     """Show a run in a notebook: the picture that tells it, which begins with what it showed in words.
 
-    The HTML needs nothing else; the history may be empty.
+    Args:
+        history: The run so far; it may be empty.
+
+    Returns:
+        HTML that needs nothing else.
     """
     words = html.escape(as_sentence(verdict(history)))
     return picture_html(story(history), alt=words) if len(history) else f"<p><b>{words}</b></p>"
 
 
 def measurement_html(measurement: Measurement) -> str:
-    """Show a measurement in a notebook: its distribution over orders, and what it is of."""
+    """Show a measurement in a notebook: its distribution over orders, and what it is of.
+
+    Args:
+        measurement: The measurement.
+    """
     n_samples, n_players = measurement.strength.shape
     words = f"{n_samples} samples, {n_players} players: mean order {measurement.mean_order:.2f}"
     with style.context(STYLE):

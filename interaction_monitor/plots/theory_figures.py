@@ -70,7 +70,14 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
 
 @styled
 def noise_level(overlay: Overlay) -> Figure:
-    """Draw σ̂² with its interval over the run, phase one grey, and the mean orders measured and predicted below it."""
+    """Draw σ̂² with its interval over the run, and the mean orders measured and predicted below it.
+
+    Args:
+        overlay: The run.
+
+    Returns:
+        The figure; what lies in phase one is grey.
+    """
     figure = page(11, 6.4, laid_out=True)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     values, unit = positions(overlay.history)
