@@ -251,7 +251,7 @@ def polynomial_degree(average: Tensor) -> Tensor:
     """
     average = to_float64(average)
     n = average.shape[-1]
-    least, most = torch.zeros_like(average[..., 0]), torch.full_like(average[..., 0], torch.inf)
+    least, most = (average.new_full(average.shape[:-1], bound) for bound in (0.0, torch.inf))
     for fewer, more in combinations(range(1, n + 1), 2):
         small, large = average[..., fewer - 1], average[..., more - 1]
         equal = (large / small).log() / math.log(more / fewer)  # the p of equality, of two of one sign

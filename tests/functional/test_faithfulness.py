@@ -193,6 +193,7 @@ def test_a_drop_counts_from_the_highest_before_it():
 def test_the_degree_of_a_power_is_its_exponent(p):
     k = torch.arange(1, 8, dtype=torch.float64)
     assert polynomial_degree(3 * k**p).item() == pytest.approx(p)
+    assert polynomial_degree(torch.zeros(2, 0)).tolist() == [0, 0]  # without orders any p will do
 
 
 def test_the_degree_is_the_least_that_bounds_every_pair():
