@@ -1,28 +1,34 @@
 """Measure which words a language model joins when it predicts the next one: SmolLM2-135M on prompts from SQuAD.
 
-python -m examples.language_model --data FOLDER           # needs the extra "models"; 3 prompts, minutes each
-python -m examples.language_model --data FOLDER --full    # 100 prompts, for a GPU
+python -m examples.language_model --data FOLDER           # needs the extra "models"; 3 prompts, a minute or two
+python -m examples.language_model --data FOLDER --full    # 200 prompts; an interrupted run goes on
 python -m examples.language_model --data FOLDER --model OPT    # a model of yours, in Hugging Face's layout
 
 Nothing is trained. As in Chen et al. 2024, appendix O: the ten words of each prompt that the authors chose are the
 players, all tokens of a word are masked together at the embedding, and the output is the log-odds of the word that the
-model holds most probable. SmolLM2 has no mask token, so absent words are replaced by the mean embedding.
+model holds most probable. SmolLM2 has no mask token, so absent words are replaced by the mean embedding. The outputs of
+each prompt are kept in --out, and orders.csv there has the numbers of each.
 """
 
 from __future__ import annotations
 
+import argparse
+import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from examples import prompts, training
-from examples.datasets import squad
-from interaction_monitor import assign_players, measure
-from interaction_monitor.functional import members
-from interaction_monitor.language_models import last_token_logits, most_probable
+from examples.datasets import Prompt, squad
+from interaction_monitor import Measurement, interpret
+from interaction_monitor.functional import mean_order, mean_order_interval, members
 
 SMALL = {"smollm2": training.Size(samples=3)}
-FULL = training.Size(samples=100)
+FULL = training.Size(samples=200)
+SHOWN = 3
 
 
 def main(command: list[str] | None = None) -> None:
@@ -30,24 +36,57 @@ def main(command: list[str] | None = None) -> None:
     with training.refusals():
         texts = squad(options.data, n_players=options.players)
         training.enough("--samples", options.samples, texts, "prompts")
-        model, tokenizer = prompts.smollm2() if options.model is None else prompts.of_folder(options.model)
-    texts = texts[: options.samples]
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    probe, chosen = prompts.tokenised(texts, tokenizer)
-    probe = most_probable(model, probe)
-    words = prompts.embedded_words(model, tokenizer, chosen, options.players)
-    players = assign_players(model, words, probe)
-    found = measure(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)
-    print(f"{len(texts)} prompts, {found.seconds:.0f} s; mean order {found.mean_order:.2f}")
+        texts = texts[: options.samples]
+        v = outputs_of(texts, options)
+    found = interpret(v)
+    low, middle, high = mean_order_interval(found.strength)
+    print(f"\n{len(texts)} prompts; mean order {middle:.2f} ({low:.2f} to {high:.2f})")
     print("share of the strength at each order:", " ".join(f"{x:.1%}" for x in found.distribution / options.players))
-    for sample, text in enumerate(texts):
-        v = found.v[sample]
-        print(f"\n{text.text} -> {tokenizer.decode(probe.targets[sample])!r} (in the document: {text.following!r})")
-        print(f"log-odds {v[-1]:.2f}, with the {options.players} words masked {v[0]:.2f}; the strongest interactions:")
-        for kind, interactions in (("AND", found.and_[sample]), ("OR", found.or_[sample])):
-            for coalition in interactions[1:].abs().topk(4).indices.tolist():
-                names = [players.names[sample][player] for player in members(coalition + 1)]
-                print(f"  {interactions[coalition + 1]:+6.2f}  {kind:3}  {', '.join(names)}")
+    for sample, text in enumerate(texts[:SHOWN]):
+        show(found, sample, text)
+    write(found, texts, options.out / "orders.csv")
+
+
+def outputs_of(texts: list[Prompt], options: argparse.Namespace) -> Tensor:
+    def begin() -> Callable[[Prompt], Tensor]:
+        model, tokenizer = prompts.smollm2() if options.model is None else prompts.of_folder(options.model)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+        def measured(text: Prompt) -> Tensor:
+            v, token = prompts.next_word_outputs(model, tokenizer, text, options.players)
+            print(f"\n{text.text} -> {tokenizer.decode(token)!r} (in the document: {text.following!r})")
+            return v
+
+        return measured
+
+    asked = json.dumps([str(options.model), options.players, options.seed])
+    return prompts.measured_one_by_one("prompt", texts, options.out / "outputs.npz", asked, begin)
+
+
+def show(found: Measurement, sample: int, text: Prompt) -> None:
+    """Print what the output of a prompt is made of."""
+    v = found.v[sample]
+    print(f"\n{text.text}")
+    print(f"log-odds {v[-1]:.2f}, with the {len(text.players)} words masked {v[0]:.2f}; the strongest interactions:")
+    for kind, interactions in (("AND", found.and_[sample]), ("OR", found.or_[sample])):
+        for coalition in (interactions[1:].abs().topk(4).indices + 1).tolist():
+            names = [text.players[player] for player in members(coalition)]
+            print(f"  {interactions[coalition]:+6.2f}  {kind:3}  {', '.join(names)}")
+
+
+def write(found: Measurement, texts: list[Prompt], file: Path) -> None:
+    """Write a line of each prompt: its log-odds, how many interactions are salient, and their strength by order."""
+    salient = ((found.and_.abs() > found.tau).sum(dim=1) + (found.or_.abs() > found.tau).sum(dim=1)).tolist()
+    with file.open("w", newline="", encoding="utf-8") as out:
+        rows = csv.writer(out)
+        orders = [f"order_{order}" for order in range(1, found.strength.shape[1] + 1)]
+        rows.writerow(["prompt", "log_odds", "log_odds_masked", "salient", "mean_order", *orders])
+        for sample in range(len(texts)):
+            strength = found.strength[sample]
+            v = found.v[sample]
+            numbers = [v[-1], v[0], salient[sample], mean_order(strength[None]), *strength]
+            rows.writerow([sample + 1, *(f"{float(number):.6g}" for number in numbers)])
+    print(f"\nThe numbers of each prompt: {file}")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from examples.datasets import Prompt, squad, sst2_sentences
 from interaction_monitor import Probe, assign_players
 from interaction_monitor.comparison import compare_outputs
 from interaction_monitor.forward import masked_outputs
-from interaction_monitor.language_models import last_token_logits, most_probable, read_baseline
+from interaction_monitor.language_models import read_baseline
 from interaction_monitor.players import Words
 
 KINDS = {"sentiment": "SequenceClassification", "next_word": "CausalLM"}
@@ -61,35 +61,21 @@ def main(command: list[str] | None = None) -> None:
 def outputs_of(
     folder: Path, texts: list[Prompt], options: argparse.Namespace, *, baseline: Path | None, place: Path
 ) -> Tensor:
-    """Measure the outputs of all coalitions of each text, (S, 2^n), and keep them; or go on with those that are kept.
+    """Measure the outputs of all coalitions of each text by the model of a folder, (S, 2^n)."""
 
-    Raises:
-        ValueError: if other ones are kept there.
-    """
+    def begin() -> Callable[[Prompt], Tensor]:
+        model, tokenizer = prompts.of_folder(folder, KINDS[options.task])
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        if options.task == "sentiment":
+            return lambda text: sentiment(model, tokenizer, text, options.players)
+        vector = None if baseline is None else read_baseline(baseline)
+        return lambda text: prompts.next_word_outputs(model, tokenizer, text, options.players, baseline=vector)[0]
+
     asked = json.dumps([str(folder), options.task, options.players, str(baseline)])
-    done: list[Tensor] = []
-    if place.exists():
-        with np.load(place, allow_pickle=False) as file:
-            if str(file["asked"]) != asked:
-                raise ValueError(f"{place} is of another run, {file['asked']}; give another folder as --out")
-            done = [*torch.from_numpy(file["v"])]
-    if len(done) >= len(texts):
-        return torch.stack(done[: len(texts)])
-    model, tokenizer = prompts.of_folder(folder, KINDS[options.task])
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    vector = None if baseline is None else read_baseline(baseline)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for number, text in enumerate(texts[len(done) :], start=len(done) + 1):
-        measured = sentiment if options.task == "sentiment" else next_word
-        done.append(measured(model, tokenizer, text, options.players, vector))
-        unfinished = place.with_suffix(".unfinished.npz")
-        np.savez(unfinished, v=torch.stack(done).numpy(), asked=asked)
-        unfinished.replace(place)
-        print(f"{folder.name}: {number} of {len(texts)}", flush=True)
-    return torch.stack(done)
+    return prompts.measured_one_by_one(folder.name, texts, place, asked, begin)
 
 
-def sentiment(model: Any, tokenizer: Any, text: Prompt, n_players: int, _vector: Tensor | None) -> Tensor:
+def sentiment(model: Any, tokenizer: Any, text: Prompt, n_players: int) -> Tensor:
     """Measure the log-odds of the true class.
 
     Raises:
@@ -104,15 +90,6 @@ def sentiment(model: Any, tokenizer: Any, text: Prompt, n_players: int, _vector:
     probe = Probe(probe.inputs, torch.tensor([int(text.following == "positive")]))
     words = Words(tokenizer, n_players=n_players, word_ids=chosen, stop_words=(), input_key="input_ids")
     return masked_outputs(model, probe, assign_players(model, words, probe))[0].cpu()
-
-
-def next_word(model: Any, tokenizer: Any, text: Prompt, n_players: int, vector: Tensor | None) -> Tensor:
-    """Measure the log-odds of the token that the model holds most probable."""
-    probe, chosen = prompts.tokenised([text], tokenizer)
-    probe = most_probable(model, probe)
-    players = assign_players(model, prompts.embedded_words(model, tokenizer, chosen, n_players, vector), probe)
-    found = masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)
-    return found[0].cpu()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import torch
 from PIL import Image
 
 from examples import datasets, networks
+from interaction_monitor import assign_players
+from interaction_monitor.forward import masked_outputs
+from interaction_monitor.language_models import last_token_logits, most_probable
 from interaction_monitor.record import Record
 
 # Pictures take seconds.
@@ -242,12 +246,35 @@ def test_a_language_model_of_a_folder_is_measured(published, tmp_path, capsys):
     (prompt,) = datasets.squad(published, n_players=3)
     model = saved(tmp_path / "opt", prompt.text.split(), "OPTForCausalLM", **OPT)
     script = importlib.import_module("examples.language_model")
-    command = ["--data", str(published), "--players", "3", "--samples", "1"]
+    command = ["--data", str(published), "--players", "3", "--samples", "1", "--out", str(tmp_path / "out")]
     script.main([*command, "--model", model])
-    assert "1 prompts" in capsys.readouterr().out
+    first = capsys.readouterr().out
+    assert "1 prompts" in first
+    rows = (tmp_path / "out/orders.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in rows] == ["prompt", "1"]
+    script.main([*command, "--model", model])  # what is kept is not measured again
+    assert capsys.readouterr().out.splitlines() == first.splitlines()[-len(first.splitlines()) + 3 :]
     with pytest.raises(SystemExit):
-        script.main([*command, "--model", str(tmp_path)])
+        script.main([*command, "--model", str(tmp_path), "--out", str(tmp_path / "other")])
     assert "put there what save_pretrained writes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["OPTForCausalLM", "LlamaForCausalLM"])
+def test_what_prefixes_share_is_run_once_to_the_same_outputs(published, tmp_path, kind):
+    llama = {"intermediate_size": 16, "num_hidden_layers": 2, "initializer_range": 0.5}
+    sizes = {"OPTForCausalLM": OPT | {"init_std": 0.5}, "LlamaForCausalLM": llama}
+    prompts = importlib.import_module("examples.prompts")
+    (prompt,) = datasets.squad(published, n_players=4)
+    model, tokenizer = prompts.of_folder(Path(saved(tmp_path / "model", prompt.text.split(), kind, **sizes[kind])))
+    baseline = torch.ones(16)
+    v, expected = prompts.next_word_outputs(model, tokenizer, prompt, 4, baseline=baseline)
+    probe, chosen = prompts.tokenised([prompt], tokenizer)
+    probe = most_probable(model, probe)
+    assert probe.targets.tolist() == [expected]
+    players = assign_players(model, prompts.embedded_words(model, tokenizer, chosen, 4, baseline), probe)
+    whole = masked_outputs(model, probe, players, output="next_token_log_odds", forward_func=last_token_logits)
+    assert v.std() > 1e-3
+    torch.testing.assert_close(v, whole[0], rtol=0, atol=1e-3 * float(v.std()))
 
 
 def test_two_language_models_are_compared_and_what_was_measured_is_kept(published, tmp_path, monkeypatch, capsys):
@@ -277,7 +304,8 @@ def test_two_language_models_are_compared_and_what_was_measured_is_kept(publishe
     assert [v.shape for v in kept] == [(1, 8), (1, 8)]
     assert all(v.std() > 0 for v in kept)
     assert not np.allclose(*kept)
-    monkeypatch.setattr(script, "next_word", None)  # nothing is measured again
+    prompts = importlib.import_module("examples.prompts")
+    monkeypatch.setattr(prompts, "next_word_outputs", None)  # nothing is measured again
     script.main(command)
     assert capsys.readouterr().out.splitlines()[:20] == first.splitlines()[2:22]
     with pytest.raises(SystemExit):
