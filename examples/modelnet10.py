@@ -25,7 +25,9 @@ def main(command: list[str] | None = None) -> None:
             wrong_labels=options.wrong_labels,
             seed=options.seed,
         )
-    network = DynamicGraph(width=64, n_neighbours=20) if options.full else DynamicGraph(width=16, n_neighbours=8)
+    network = (
+        DynamicGraph(width=64, n_neighbours=20, whole=True) if options.full else DynamicGraph(width=16, n_neighbours=8)
+    )
     with training.refusals():
         clusters = PointClusters(n_clusters=30, n_players=options.players)
     training.watch(network, data, clusters, options)

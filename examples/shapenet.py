@@ -25,7 +25,7 @@ def main(command: list[str] | None = None) -> None:
             wrong_labels=options.wrong_labels,
             seed=options.seed,
         )
-    sizes = {"width": 64, "n_neighbours": 20} if options.full else {"width": 16, "n_neighbours": 8}
+    sizes = {"width": 64, "n_neighbours": 20, "whole": True} if options.full else {"width": 16, "n_neighbours": 8}
     with training.refusals():
         clusters = PointClusters(n_clusters=30, n_players=options.players)
     training.watch(DynamicGraph(len(data.classes), **sizes), data, clusters, options)
