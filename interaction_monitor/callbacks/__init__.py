@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -25,7 +25,6 @@ from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, obs
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import Call
 from interaction_monitor.history import History
-from interaction_monitor.history.summary import scalars
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
 from interaction_monitor.outputs import Output
@@ -48,6 +47,8 @@ from interaction_monitor.settings import (
 )
 from interaction_monitor.state import preserved_rng
 from interaction_monitor.stopping import StopRule
+
+_WORST = 1e6  # of what has no bounds
 
 
 class CallbackBase:
@@ -136,6 +137,7 @@ class CallbackBase:
         """Be as before any run."""
         self.observer: Observer | None = None
         self.stop_reason: str | None = None
+        self._last_known: dict[str, float] = {}  # of each key that has had a value
         self.budget = self.budget.anew()
         self._drawn = 0  # measurements in the last picture
         self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
@@ -192,7 +194,33 @@ class CallbackBase:
             return {}
         history = self.observer.history
         share = {f"{self.name}/{loggers.COST}": self.budget.share()} if history[-1].step > 0 else {}
-        return scalars(history, self.name) | share
+        return loggers.scalars(history, self.name) | share
+
+    def _recall(self, history: History) -> None:
+        """Know again the last value of each key, of a run that goes on."""
+        self._last_known = {}
+        if len(history):
+            for seen in (*(History([row]) for row in history), history):
+                self._last_known |= loggers.scalars(seen, self.name)
+
+    def _offered(self, values: Mapping[str, float], monitored: Iterable[tuple[str, str]]) -> dict[str, float]:
+        """Take in what a measurement gave, and return a value of each key that other callbacks may monitor, never NaN.
+
+        Early stopping ends a run, or fails, where its key is missing or not finite, and so does what keeps the best
+        checkpoint. So a key keeps the last value that was known between two measurements, and where one gives no
+        number. A key that is monitored before there has been any has the worst that its mode allows: the first real
+        one is better.
+
+        Args:
+            values: key to finite value; empty where nothing was measured.
+            monitored: each key that is monitored, and in which direction it gets better, "min" or "max".
+        """
+        self._last_known |= values
+        shown, n_players = dict(self._last_known), self.players.n_players
+        for key, mode in monitored:
+            if key in loggers.keys(self.name, n_players):
+                shown.setdefault(key, worst(key.removeprefix(f"{self.name}/"), mode, n_players))
+        return shown
 
     def _written(self) -> str:
         """Write the measurement that was just taken into the record, and return the line that tells of it."""
@@ -230,3 +258,23 @@ class CallbackBase:
             gone = "" if is_record(record.folder) else ", but that folder has been removed since"
             said.append(f"{self.name}: recorded in {record.folder}{gone}")
         return said
+
+
+def worst(key: str, mode: str, n_players: int) -> float:
+    """Return the worst value of a key: of its range where that has bounds.
+
+    Args:
+        key: without prefix.
+        mode: "min" or "max", what the callback takes for better.
+        n_players: number of players.
+
+    Examples:
+        >>> worst("mean_order", "min", 10), worst("persisted_share", "max", 10), worst("loss_gap", "min", 10)
+        (10.0, 0.0, 1000000.0)
+    """
+    low, high = -_WORST, _WORST
+    if key.endswith("_share"):
+        low, high = 0.0, 1.0
+    elif key.startswith(("mean_order", "order_")):
+        low, high = 0.0, float(n_players)
+    return low if mode == "max" else high

@@ -258,7 +258,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         """Let callbacks that monitor a key find it; the loggers have what was measured already."""
         # Each process has its own clock, and callbacks must decide alike.
         values = {} if self.observer is None else self.observer.ranks.of_first(self._scalars())
-        known = self._keys.updated(values, monitored(trainer), self.players.n_players)
+        known = self._offered(values, monitored(trainer))
         # Lightning keeps this dict through the whole run, and hands it to whatever monitors a key.
         trainer.callback_metrics.update({key: torch.tensor(known[key], device=pl_module.device) for key in known})
 

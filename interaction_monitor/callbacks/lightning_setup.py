@@ -22,7 +22,6 @@ from interaction_monitor.callbacks.lightning_trainer import (
 )
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
-from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits
@@ -38,7 +37,6 @@ class LightningSetUp(CallbackBase):
     def _forget(self) -> None:
         super()._forget()
         self._steps = Steps()
-        self._keys = Keys(self.name)
         self._samples: dict[str, Any] | None = None  # a digest of the samples
         self._shown: int | None = None  # the loggers' step of the last measurement
 
@@ -69,7 +67,7 @@ class LightningSetUp(CallbackBase):
             with observer.ranks.together():
                 if observer.ranks.rank == 0:
                     self._introduce(trainer, pl_module, observer)
-        self._keys = Keys(self.name, observer.history)
+        self._recall(observer.history)
         return observer
 
     def _introduce(self, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer) -> None:

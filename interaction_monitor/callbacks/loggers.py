@@ -1,7 +1,8 @@
-"""Sending measurements to whatever loggers a trainer has, and taking back from TensorBoard what a resume repeats."""
+"""What is logged of a run, to whatever loggers a trainer has, and what a resume takes back from TensorBoard."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,16 +18,49 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
 from interaction_monitor import console
-from interaction_monitor.history import History
-from interaction_monitor.history.summary import keys
+from interaction_monitor.history import PHASES, History
+from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.plots import tensorboard, to_image
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+KEYS = (
+    *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
+    *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
+    *("evaluated_gap", "evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
+    *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
+)
+_BY_ORDER = "generalizing_share_order_"
 COST = "measuring_per_training"
 _LATE = 2**62  # a step that is later than any
 Guard = Callable[[str], AbstractContextManager[None]]
+
+
+def scalars(history: History, name: str) -> dict[str, float]:
+    """List the last measurement's numbers under the keys by which loggers, checkpoints and stopping rules know them.
+
+    Args:
+        history: all measurements so far, at least one.
+        name: prefix of the keys.
+
+    Returns:
+        Key to finite value; `phase` is 1 or 2. What is not known (yet) or came out undefined is left out.
+    """
+    row, phase = history[-1], told_phases(history)[-1]
+    values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
+    values["phase"] = None if phase is None else PHASES.index(phase)
+    values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
+    values |= {f"{_BY_ORDER}{order}": share for order, share in row.generalizing_by_order.items()}
+    return {
+        f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
+    }
+
+
+def keys(name: str, n_players: int) -> list[str]:
+    """List every key that `scalars` may give."""
+    by_order = [f"{prefix}{order}" for prefix in ("order_", _BY_ORDER) for order in range(1, n_players + 1)]
+    return [f"{name}/{key}" for key in (*KEYS, *by_order)]
 
 
 class Loggers:

@@ -250,7 +250,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
 
     def _known(self, args: Arguments) -> dict[str, float]:
         """Return what is known of each key, and the worst of one that is monitored before there is any."""
-        return self._keys.updated(self._values, monitored(args), self.players.n_players)
+        return self._offered(self._values, monitored(args))
 
     def _measured(self, observer: Observer, state: TrainerState) -> bool:
         return len(observer.history) > 0 and observer.history[-1].step == state.global_step

@@ -21,7 +21,6 @@ from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
-from interaction_monitor.history.summary import Keys
 from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.observer import Observer
@@ -40,7 +39,6 @@ class TransformersSetUp(CallbackBase):
     def _forget(self) -> None:
         super()._forget()
         self._boards: list[TensorBoardLogger] = []
-        self._keys = Keys(self.name)
         if (twins := getattr(self, "_twins", None)) is not None:  # of a training that was broken off
             twins.close()
         self._twins: train_twins.ModelTwins | None = None
@@ -95,7 +93,7 @@ class TransformersSetUp(CallbackBase):
                     noted["record"] = self._boards[0].version
         finally:  # all processes must know the same, also where a part of it could not be read
             observer.load_state_dict(ranks.of_first(observer.state_dict()))
-        self._keys = Keys(self.name, observer.history)
+        self._recall(observer.history)
         with self.faults.guard("looking at the loss"):
             trainer = trainer_of(self)
             if trainer is not None and (why := why_losses_are_sums(trainer, observer.probe)) is not None:

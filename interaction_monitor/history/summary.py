@@ -1,9 +1,8 @@
-"""From a measurement, whose arrays are large, to a row of numbers, and to the keys under which these are known."""
+"""From a measurement, whose arrays are large, to a row of numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,21 +16,11 @@ from interaction_monitor.functional import (
     order_turnover,
     salient_counts,
 )
-from interaction_monitor.history import PHASES, History, Row
-from interaction_monitor.history.landmarks import told_phases
+from interaction_monitor.history import Row
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.phases import PhaseState
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
-
-KEYS = (
-    *("epoch", "mean_order", "mean_order_low", "mean_order_high", "high_order_share", "phase", "onset_epoch"),
-    *("onset_step", "loss_gap", "n_salient", "seconds", "solver_gap", "persisted_share", "high_order_effect"),
-    *("evaluated_gap", "evaluated_train_loss", "evaluated_test_loss", "unseen_loss"),
-    *("high_order_gap", "generalizing_share", "generalizing_low", "generalizing_high", "overfitting_epoch"),
-)
-BY_ORDER = "generalizing_share_order_"
-_WORST = 1e6  # of what has no bounds
 
 
 def summarise(
@@ -151,87 +140,3 @@ def _classes(probe: Probe, measurement: Measurement) -> torch.Tensor:
     if targets is None or targets.ndim != 1 or targets.is_floating_point():
         return torch.zeros(int(measurement.valid.sum()), dtype=torch.int64)
     return targets.cpu()[measurement.valid]
-
-
-def scalars(history: History, name: str) -> dict[str, float]:
-    """List the last measurement's numbers under the keys by which loggers, checkpoints and stopping rules know them.
-
-    Args:
-        history: all measurements so far, at least one.
-        name: prefix of the keys.
-
-    Returns:
-        Key to finite value; `phase` is 1 or 2. What is not known (yet) or came out undefined is left out.
-    """
-    row, phase = history[-1], told_phases(history)[-1]
-    values: dict[str, float | None] = {key: getattr(row, key) for key in KEYS if key != "phase"}
-    values["phase"] = None if phase is None else PHASES.index(phase)
-    values |= {f"order_{order}": value for order, value in enumerate(row.distribution, start=1)}
-    values |= {f"{BY_ORDER}{order}": share for order, share in row.generalizing_by_order.items()}
-    return {
-        f"{name}/{key}": float(value) for key, value in values.items() if value is not None and math.isfinite(value)
-    }
-
-
-def keys(name: str, n_players: int) -> list[str]:
-    """List every key that `scalars` may give."""
-    by_order = [f"{prefix}{order}" for prefix in ("order_", BY_ORDER) for order in range(1, n_players + 1)]
-    return [f"{name}/{key}" for key in (*KEYS, *by_order)]
-
-
-class Keys:
-    """Knows a value of each key that other callbacks may monitor, at every moment, and never NaN.
-
-    Early stopping ends a run, or fails, where its key is missing or not finite, and so does what keeps the best
-    checkpoint. So a key keeps the last value that was known between two measurements, and where one gives no number. A
-    key that is monitored before there has been any has the worst that its mode allows: the first real one is better.
-
-    Args:
-        name: prefix of the keys.
-        history: what a run that goes on has measured before.
-    """
-
-    def __init__(self, name: str, history: History | None = None) -> None:
-        self._name = name
-        self._known: dict[str, float] = {}
-        for row in history or ():
-            self._known |= scalars(History([row]), name)
-        if history:
-            self._known |= scalars(history, name)
-
-    def updated(
-        self, values: Mapping[str, float], monitored: Iterable[tuple[str, str]], n_players: int
-    ) -> dict[str, float]:
-        """Take in what a measurement gave, and return what is known of all keys.
-
-        Args:
-            values: key to finite value; empty where nothing was measured.
-            monitored: each key that is monitored, and in which direction it gets better, "min" or "max".
-            n_players: number of players, the highest order.
-        """
-        self._known |= values
-        shown = dict(self._known)
-        for key, mode in monitored:
-            if key in keys(self._name, n_players):
-                shown.setdefault(key, worst(key.removeprefix(f"{self._name}/"), mode, n_players))
-        return shown
-
-
-def worst(key: str, mode: str, n_players: int) -> float:
-    """Return the worst value of a key: of its range where that has bounds.
-
-    Args:
-        key: without prefix.
-        mode: "min" or "max", what the callback takes for better.
-        n_players: number of players.
-
-    Examples:
-        >>> worst("mean_order", "min", 10), worst("persisted_share", "max", 10), worst("loss_gap", "min", 10)
-        (10.0, 0.0, 1000000.0)
-    """
-    low, high = -_WORST, _WORST
-    if key.endswith("_share"):
-        low, high = 0.0, 1.0
-    elif key.startswith(("mean_order", "order_")):
-        low, high = 0.0, float(n_players)
-    return low if mode == "max" else high
