@@ -39,6 +39,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def is_a(thing: object, *names: str) -> bool:
+    """Tell whether a class of one of these names is among the thing's.
+
+    By name, because `lightning.pytorch` and `pytorch_lightning` have each its own of every class.
+    """
+    return any(base.__name__ in names for base in type(thing).__mro__)
+
+
 def float64_device(device: torch.device | str) -> torch.device:
     """Return the device itself if it has float64, or the CPU if it has none, as Apple's GPUs."""
     device = torch.device(device)

@@ -18,11 +18,15 @@ from typing import Any, Protocol, TextIO, TypeVar
 
 import torch.distributed as dist
 
+from interaction_monitor._checks import is_a
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 DELAY = 2.0  # seconds without a bar
+_IN_TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
+_OURS = "interaction_monitor"
 
 
 class Bar(Protocol):
@@ -150,3 +154,63 @@ class _Shown:
 
 def _is_first() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def lightning_bars(trainer: Any, name: str) -> OpenBar:
+    """Return what shows how far something has come beside a Lightning trainer's own bars, or nowhere without these."""
+
+    def open_bar(what: str, total: int) -> Bar | None:
+        bar: Any = trainer.progress_bar_callback
+        if bar is None or not getattr(bar, "is_enabled", False):
+            return None
+        display = getattr(bar, "progress", None)
+        if is_a(bar, "RichProgressBar") and display is not None and display.live.is_started:
+            return RichBar(bar, f"{name}: {what}", total)
+        return terminal_bar(f"{name}: {what}", total, file=sys.stdout) if is_a(bar, *_IN_TERMINAL) else None
+
+    return open_bar
+
+
+def transformers_bars(args: Any, name: str) -> OpenBar:
+    """Return what shows it below the bars of a trainer of `transformers`, or nowhere where those are off."""
+    return lambda what, total: None if args.disable_tqdm else terminal_bar(f"{name}: {what}", total)
+
+
+class RichBar:
+    """A line of its own in the display of Lightning's bar for Rich, which nothing else may write to."""
+
+    def __init__(self, bar: Any, what: str, total: int) -> None:
+        self._bar = bar
+        # Lightning finds its lines by their place, so none is ever taken away: the last one is shown again.
+        ours = [task.id for task in bar.progress.tasks if task.fields.get(_OURS)]
+        if ours:
+            self._line = ours[-1]
+            bar.progress.reset(self._line, description=what, total=total, visible=True)
+        else:
+            self._line = bar.progress.add_task(what, total=total, **{_OURS: True})
+
+    def update(self, n: int) -> None:
+        """So much more is done."""
+        self._bar.progress.update(self._line, advance=n)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Hide the line."""
+        self._bar.progress.update(self._line, visible=False)
+        self._bar.refresh()
+
+
+def say(trainer: Any, *texts: str | None) -> None:
+    """Print lines, on rank zero only, without tearing a Lightning trainer's bar apart; None is nothing to say."""
+    if not trainer.is_global_zero:
+        return
+    bar = trainer.progress_bar_callback
+    for text in texts:
+        if text is not None and is_a(bar, "TQDMProgressBar"):
+            from tqdm import tqdm
+
+            tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
+        elif text is not None and bar is not None:
+            bar.print(text)
+        elif text is not None:
+            print(text)

@@ -11,7 +11,7 @@ from torch import nn
 
 from interaction_monitor import InteractionMonitor, Probe, assign_players, measure
 from interaction_monitor.players import FeaturePatches, ImagePatches
-from interaction_monitor.progress_bar import counted, progress, shown_by, terminal_bar
+from interaction_monitor.progress_bar import counted, progress, shown_by, terminal_bar, transformers_bars
 
 
 class Terminal(io.StringIO):
@@ -149,11 +149,10 @@ def test_where_the_trainer_shows_no_bars_neither_does_the_monitor(
 
 @pytest.mark.parametrize("off", [True, False])
 def test_the_trainer_of_transformers_turns_it_off_with_its_own_bars(monkeypatch, off):
-    trainer = pytest.importorskip("interaction_monitor.callbacks.transformers_trainer")
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr("interaction_monitor.progress_bar.find_spec", lambda _: None)
-    bar = trainer.bars_of(SimpleNamespace(disable_tqdm=off), "interactions")("masked forwards", 10)
+    bar = transformers_bars(SimpleNamespace(disable_tqdm=off), "interactions")("masked forwards", 10)
     assert (bar is None) == off
     assert ("interactions: masked forwards:" in terminal.getvalue()) != off
     if bar is not None:

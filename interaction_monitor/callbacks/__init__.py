@@ -180,6 +180,15 @@ class CallbackBase:
         # Each process has its own clock, and they must decide alike.
         return self.observer.ranks.of_first(self.budget.allows_another())
 
+    def _warn_unless_it_can_stop(self, no_test_loss: str | None) -> None:
+        """Warn of a rule that needs the validation loss where that can never be known, for the reason that is given."""
+        if self.stop is not None and self.stop.needs_losses and no_test_loss is not None:
+            self.faults.warn_once(
+                "stop",
+                f"{self.stop!r} can never stop this run: it needs the validation loss, {no_test_loss}, or give stop= a "
+                "rule without losses, HighOrderGrowth() or OnsetPatience(5) say",
+            )
+
     def _reason_to_stop(self) -> str | None:
         """Return the rule's sentence if the run should stop now; None if it should go on, or the rule failed."""
         reason = None

@@ -1,15 +1,16 @@
-"""What is refused before a run begins, and what fails inside a measurement and must not end somebody's training."""
+"""What is refused or warned of before a run begins, and what fails inside a measurement and must not end a training."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from interaction_monitor._checks import is_number, is_whole
+from interaction_monitor.losses import Losses
 from interaction_monitor.measurement import NoValidSamplesError
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
@@ -17,6 +18,10 @@ from interaction_monitor.reference.sources import Given, listed, refusal
 from interaction_monitor.schedule import DEFAULT, Every, Schedule
 from interaction_monitor.settings import Thresholds
 from interaction_monitor.stopping import HighOrdersAndGap, OnsetPatience, StopRule
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from transformers import TrainerState, TrainingArguments
 
 OnError = Literal["warn", "raise"]
 
@@ -171,6 +176,28 @@ def rule_of(
     if not stop_on_onset:
         return stop
     return HighOrdersAndGap() if patience is None else OnsetPatience(patience)
+
+
+def no_validation_loss(trainer: pl.Trainer, losses: Losses) -> str | None:
+    """Say why the validation loss can never be known, and what to do; None where it may come to be."""
+    if not trainer.enable_validation:
+        return "and this run has no validation; give a validation loader and log val_loss in validation_step"
+    if losses.tried is not None and not losses.knows_test_loss(losses.tried):
+        names = " or ".join(losses.test_names[:2])
+        return (
+            f"and the sanity check of the validation logged {sorted(losses.tried) or 'nothing'}, but no {names}; log "
+            "it in validation_step, give its name as test_loss="
+        )
+    return None
+
+
+def no_evaluation_loss(args: TrainingArguments, state: TrainerState) -> str | None:
+    """Say why the loss of an evaluation can never be known, and what to do; None where it may come to be."""
+    by_steps = args.eval_strategy == "steps" and args.eval_steps is not None and args.eval_steps > state.max_steps > 0
+    if args.eval_strategy != "no" and not by_steps:
+        return None
+    why = f"eval_steps={args.eval_steps} is more than the run has" if by_steps else "eval_strategy is 'no'"
+    return f"and this run has no evaluation ({why}); give eval_dataset= and eval_strategy='epoch'"
 
 
 class Faults:

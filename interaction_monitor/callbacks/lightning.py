@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 
 from interaction_monitor._checks import some
 from interaction_monitor.callbacks import resume, train_twins
-from interaction_monitor.callbacks.lightning_setup import LightningSetUp
+from interaction_monitor.callbacks.errors import no_validation_loss
 from interaction_monitor.callbacks.lightning_trainer import (
-    bars_of,
+    LightningSetUp,
     batches_of,
     counted_batches_of,
     ends_after,
@@ -21,12 +21,10 @@ from interaction_monitor.callbacks.lightning_trainer import (
     loss_of,
     measured_module,
     monitored,
-    no_test_loss,
-    say,
 )
 from interaction_monitor.distributed import MISFITS
 from interaction_monitor.observer import Observer
-from interaction_monitor.progress_bar import shown_by
+from interaction_monitor.progress_bar import lightning_bars, say, shown_by
 from interaction_monitor.record import Progress
 from interaction_monitor.state import preserved_rng, uninitialized
 
@@ -125,8 +123,8 @@ class InteractionMonitor(LightningSetUp, Callback):
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with preserved_rng():
             try:
-                guard, shown = self.faults.guard("setting up", through=MISFITS), shown_by(bars_of(trainer, self.name))
-                with self.budget.preparing(), guard, shown:
+                guard = self.faults.guard("setting up", through=MISFITS)
+                with self.budget.preparing(), guard, shown_by(lightning_bars(trainer, self.name)):
                     self.observer = self._set_up(trainer, pl_module, self._restored)
                 if self.observer is not None and self._due_at_start(trainer, self.observer):
                     of, epoch = (trainer, pl_module, self.observer), trainer.current_epoch
@@ -137,8 +135,7 @@ class InteractionMonitor(LightningSetUp, Callback):
                 raise MisconfigurationException(f"InteractionMonitor cannot measure this run: {error}") from error
         if self.observer is not None:  # else checkpoints go on to hold what was restored
             self._restored = None
-        if self.stop is not None and self.stop.needs_losses and (why := no_test_loss(trainer, self.losses)):
-            self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
+        self._warn_unless_it_can_stop(no_validation_loss(trainer, self.losses))
         self._offer_keys(trainer, pl_module)
 
     def on_validation_batch_start(
@@ -276,7 +273,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         step = self._tried_step = self._steps.now(trainer)
         train, test = self._losses_now(metrics or {}, observer.ranks, trained=epoch > 0)
         row = None
-        shown = shown_by(bars_of(trainer, self.name))
+        shown = shown_by(lightning_bars(trainer, self.name))
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
             model = measured_module(trainer, pl_module)
             row = observer.observe(model, epoch=epoch, step=step, train_loss=train, test_loss=test, write=False)

@@ -1,42 +1,207 @@
-"""What a Lightning trainer gives a monitor: steps, losses, a folder, a place to print, and who monitors what."""
+"""What a Lightning trainer gives a monitor: samples, a way to call, steps; and what happens before its run."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from tqdm import tqdm
 
-from interaction_monitor._checks import describe
-from interaction_monitor.callbacks.loggers import is_a
-from interaction_monitor.losses import Losses
-from interaction_monitor.progress_bar import Bar, OpenBar, terminal_bar
-from interaction_monitor.state import silent
+from interaction_monitor._checks import is_a
+from interaction_monitor.callbacks import CallbackBase, resume, train_twins
+from interaction_monitor.callbacks.loggers import Loggers, folder_of
+from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
+from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
+from interaction_monitor.observer import Observer
+from interaction_monitor.probe import Probe, Suits
+from interaction_monitor.progress_bar import say
+from interaction_monitor.settings import ForwardFunc, plain
+from interaction_monitor.state import answered, preserved_rng, undisturbed
 
-_TERMINAL = ("TQDMProgressBar", "RichProgressBar")  # the latter while it shows nothing yet
-_OURS = "interaction_monitor"
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class LightningSetUp(CallbackBase):
+    """What the Lightning callback does before the first measurement."""
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._steps = Steps()
+        self._samples: dict[str, Any] | None = None  # a digest of the samples
+        self._shown: int | None = None  # the loggers' step of the last measurement
+
+    def _set_up(self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: dict[str, Any] | None) -> Observer:
+        """Make what measures, restore what a checkpoint holds, and open the record."""
+        run = resume.run_of(state)
+        self.losses.load_state_dict(run["loss"])
+        self._steps.begin(trainer, pl_module, in_batches=run["in_batches"])
+        self._shown = (state or {}).get("shown")
+        if state is not None:
+            resume.check(state, self.plain_settings())
+        observer, found = self._observer_of(source_of(trainer, pl_module), state)
+        if found is not None:
+            text = "module(x) does not run on the samples, so it is called as its own step calls it:"
+            say(trainer, f"{self.name}: {text} {found}")
+        train_twins.begin_for_module(observer, trainer, pl_module, name=self.name)
+        self._samples = plain(observer.probe)
+        if state is not None:
+            resume.restore(state, observer, self.budget)
+        # A probe of training samples has no loss to lay theirs beside.
+        observer.loss_samples.collects = self.probe is not None or trainer.val_dataloaders is not None
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            target, step = folder_of(trainer) / self.name, self._steps.now(trainer)
+            with self.faults.guard("opening the record"):
+                resume.open_record(observer, target, self.plain_settings(), state, step=step)
+            if len(observer.history) and (self._shown is None or observer.history[-1].step == step):
+                self._shown = counted_batches_of(trainer) - 1
+            with observer.ranks.together():
+                if observer.ranks.rank == 0:
+                    self._introduce(trainer, pl_module, observer)
+        self._recall(observer.history)
+        return observer
+
+    def _introduce(self, trainer: pl.Trainer, pl_module: pl.LightningModule, observer: Observer) -> None:
+        """Say what measuring will take, and prepare the loggers for what comes."""
+        if not trainer.loggers:
+            say(trainer, f"{self.name}: the trainer has no logger, so the run is only recorded")
+        say(trainer, self._cost_at_start(observer, pl_module, trainer.max_epochs))
+        loggers = self._loggers(trainer)
+        loggers.introduce()
+        if self._shown is not None:
+            loggers.take_back(observer.history, step=self._shown + 1)
+
+    def _loggers(self, trainer: pl.Trainer) -> Loggers:
+        return Loggers(trainer.loggers, name=self.name, guard=self.faults.guard)
+
+    def _due_at_start(self, trainer: pl.Trainer, observer: Observer) -> bool:
+        """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
+        if len(observer.history) == 0:
+            return True
+        # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
+        behind = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        missed = behind and trainer.current_epoch > observer.history[-1].epoch
+        return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
+
+
+def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSource:
+    """Return what a trainer that is about to train gives to be measured."""
+    return TrainerSource(
+        measured_module(trainer, pl_module),
+        partial(validation_samples, trainer, pl_module),
+        partial(_draw, trainer, pl_module, trainer.train_dataloader),
+        partial(call_of_its_step, trainer, pl_module),
+        convert=lambda call: partial(_converted, call, trainer.precision_plugin.convert_input),
+        forward_context=trainer.precision_plugin.forward_context,
+    )
+
+
+def validation_samples(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, n_samples: int, seed: int, suits: Suits
+) -> Probe:
+    """Draw samples from the first loader for validation, or from the one for training."""
+    loader: Any = trainer.val_dataloaders
+    if loader is None:
+        rank_zero_warn(
+            "InteractionMonitor: there is no validation loader, so it measures on training samples; "
+            "give one, or give probe=Probe(inputs, targets)"
+        )
+        loader = trainer.train_dataloader
+    try:
+        return _draw(trainer, pl_module, loader, n_samples, seed, suits)
+    except UnreadableLoaderError as error:
+        raise UnreadableLoaderError(error.told, instead="give probe=Probe(inputs, targets)") from error
+
+
+def _draw(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, loader: Any, n_samples: int, seed: int, suits: Suits
+) -> Probe:
+    while isinstance(loader, (list, tuple, dict)) and loader:  # of several, the first
+        loader = next(iter(loader.values())) if isinstance(loader, dict) else loader[0]
+    owners = (pl_module, getattr(trainer, "datamodule", None))
+    if not any(_is_overridden(hook, owner) for hook in _HOOKS for owner in owners):
+        return Probe.from_loader(loader, n_samples, seed=seed, suits=suits)
+
+    def targets_of(batch: Any) -> Tensor | None:
+        with suppress(TypeError, ValueError):  # the hooks may make a batch of what is none yet
+            return Probe.from_batch(batch).targets
+        return None
+
+    def suited(batch: Any) -> Sequence[bool]:
+        with suppress(TypeError, ValueError):  # as above
+            return torch.as_tensor(suits(Probe.from_batch(batch))).tolist()
+        return [True] * size_of(batch)
+
+    batch = read_samples(loader, n_samples, seed=seed, targets_of=targets_of, suits=suited)
+    size = getattr(loader, "batch_size", None) or size_of(batch) or 1
+    parts = [rows_of(batch, range(n_samples)[start : start + size]) for start in range(0, n_samples, size)]
+    with preserved_rng(seed), _validating(trainer, pl_module):
+        probe = Probe.from_batch(join([_handed_over(trainer, pl_module, part) for part in parts]))
+    # A record and other processes hold them on no device, and in no precision of the run's.
+    probe = probe.map(Tensor.cpu)
+    return probe.map(lambda x: x.float() if x.dtype in (torch.bfloat16, torch.half) else x)
+
+
+def _handed_over(trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Any:
+    """Do with a batch what the loop for validation does before `validation_step`."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def _validating(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Let hooks see the trainer and the module as they are in validation, and leave no trace of it."""
+    datamodule = getattr(trainer, "datamodule", None)
+    attributes = {} if datamodule is None else vars(datamodule)
+    holder = nn.Module()
+    object.__setattr__(holder, "datamodule", datamodule)  # its hooks may count and draw, too
+    before, stage = dict(attributes), trainer.state.stage
+    with undisturbed(pl_module), undisturbed(holder), answered():
+        trainer.validating = True
+        try:
+            yield
+        finally:
+            trainer.state.stage = stage
+            attributes.clear()
+            attributes.update(before)
+
+
+def _is_overridden(hook: str, owner: Any) -> bool:
+    """Tell whether a hook or a step is the user's; `lightning` and `pytorch_lightning` have the others."""
+    function = getattr(owner, hook, None)
+    return function is not None and function.__module__.split(".")[0] not in ("lightning", "pytorch_lightning")
+
+
+def _converted(call: ForwardFunc, convert: Callable[[Any], Any], module: nn.Module, inputs: Any) -> Any:
+    """Call a network with its inputs in the trainer's precision; unlike a closure, a `partial` can be pickled."""
+    return call(module, convert(inputs))
+
+
+def call_of_its_step(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, probe: Probe, forward_func: ForwardFunc | None
+) -> ForwardFunc:
+    """Return how the network is called on the samples, in the trainer's precision and by its own step."""
+    own = _is_overridden("validation_step", type(pl_module))
+    step = "validation_step" if own or not pl_module.automatic_optimization else "training_step"
+    return way_to_call(
+        measured_module(trainer, pl_module),
+        Probe(trainer.precision_plugin.convert_input(probe.inputs), probe.targets),
+        forward_func,
+        step=lambda module, batch: getattr(module, step)(batch, 0),
+        name=step,
+        context=trainer.precision_plugin.forward_context,
+    )
 
 
 def measured_module(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
     """Return what is called to run the network: the module, or what FSDP has put around it to gather its weights."""
     wrapped = trainer.strategy.model
     return wrapped if wrapped is not None and is_a(wrapped, "FullyShardedDataParallel") else pl_module
-
-
-def folder_of(trainer: pl.Trainer) -> Path:
-    """Return the run's folder: the first logger's, as for checkpoints. To be called on every process."""
-    logger: Any = trainer.loggers[0] if trainer.loggers else None
-    if logger is None or is_a(logger, "TensorBoardLogger", "CSVLogger"):
-        folder = trainer.log_dir
-    else:
-        parts = [logger.save_dir or trainer.default_root_dir, logger.name, logger.version]
-        folder = str(Path(*(str(part) for part in parts if part is not None)))
-    return Path(trainer.strategy.broadcast(folder or trainer.default_root_dir))
 
 
 def batches_of(trainer: pl.Trainer) -> int:
@@ -68,79 +233,10 @@ def loss_of(trainer: pl.Trainer, outputs: Any) -> Tensor | None:
     return loss * trainer.accumulate_grad_batches if trainer.lightning_module.automatic_optimization else loss
 
 
-def no_test_loss(trainer: pl.Trainer, losses: Losses) -> str | None:
-    """Say why the validation loss can never be known, and what to do; None where it may come to be."""
-    instead = "or give stop= a rule without losses, HighOrderGrowth() or OnsetPatience(5) say"
-    if not trainer.enable_validation:
-        return (
-            f"and this run has no validation; give a validation loader and log val_loss in validation_step, {instead}"
-        )
-    if losses.tried is not None and not losses.knows_test_loss(losses.tried):
-        names = " or ".join(losses.test_names[:2])
-        return (
-            f"and the sanity check of the validation logged {sorted(losses.tried) or 'nothing'}, but no {names}; log "
-            f"it in validation_step, give its name as test_loss=, {instead}"
-        )
-    return None
-
-
 def finished_batches(trainer: pl.Trainer) -> int:
     """Count the batches of the whole run, the one that just ends included, also in a checkpoint written within it."""
     total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     return int(total.processed)
-
-
-def say(trainer: pl.Trainer, *texts: str | None) -> None:
-    """Print lines, on rank zero only, without tearing the progress bar apart; None is nothing to say."""
-    if not trainer.is_global_zero:
-        return
-    bar = trainer.progress_bar_callback
-    for text in texts:
-        if text is not None and is_a(bar, "TQDMProgressBar"):
-            tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
-        elif text is not None and bar is not None:
-            bar.print(text)
-        elif text is not None:
-            print(text)
-
-
-def bars_of(trainer: pl.Trainer, name: str) -> OpenBar:
-    """Return what shows how far a measurement has come beside the trainer's own bars, or nowhere where it has none."""
-
-    def open_bar(what: str, total: int) -> Bar | None:
-        bar: Any = trainer.progress_bar_callback
-        if bar is None or not getattr(bar, "is_enabled", False):
-            return None
-        display = getattr(bar, "progress", None)
-        if is_a(bar, "RichProgressBar") and display is not None and display.live.is_started:
-            return RichBar(bar, f"{name}: {what}", total)
-        return terminal_bar(f"{name}: {what}", total, file=sys.stdout) if is_a(bar, *_TERMINAL) else None
-
-    return open_bar
-
-
-class RichBar:
-    """A line of its own in the display of Lightning's bar for Rich, which nothing else may write to."""
-
-    def __init__(self, bar: Any, what: str, total: int) -> None:
-        self._bar = bar
-        # Lightning finds its lines by their place, so none is ever taken away: the last one is shown again.
-        ours = [task.id for task in bar.progress.tasks if task.fields.get(_OURS)]
-        if ours:
-            self._line = ours[-1]
-            bar.progress.reset(self._line, description=what, total=total, visible=True)
-        else:
-            self._line = bar.progress.add_task(what, total=total, **{_OURS: True})
-
-    def update(self, n: int) -> None:
-        """So much more is done."""
-        self._bar.progress.update(self._line, advance=n)
-        self._bar.refresh()
-
-    def close(self) -> None:
-        """Hide the line."""
-        self._bar.progress.update(self._line, visible=False)
-        self._bar.refresh()
 
 
 class Steps:
@@ -192,64 +288,3 @@ def monitored(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
         key = getattr(watcher, "monitor", None)
         if isinstance(key, str):
             yield key, str(getattr(has_mode, "mode", "min"))
-
-
-def optimizers_of(network: Any) -> list[Optimizer]:
-    """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left.
-
-    Raises:
-        ValueError: if it configures none.
-    """
-    with silent(network):
-        found = network.configure_optimizers()
-    if isinstance(found, dict):
-        found = found["optimizer"]
-    elif isinstance(found, (list, tuple)):
-        first = found[0] if found else None
-        found = first if isinstance(first, (list, tuple)) else found
-    listed = list(found) if isinstance(found, (list, tuple)) else [found]
-    listed = [each["optimizer"] if isinstance(each, dict) else each for each in listed]
-    if not listed or not all(isinstance(each, Optimizer) for each in listed):
-        raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
-    return listed
-
-
-class _View:
-    """An object as it is, but for some attributes; what is set is kept here and never reaches the object."""
-
-    def __init__(self, seen: Any, **instead: Any) -> None:
-        vars(self).update(instead, _seen=seen)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_seen":  # while it is unpickled
-            raise AttributeError(name)
-        return getattr(self._seen, name)
-
-
-class TwinTrainer(_View):
-    """The run's trainer as a twin sees it: the model, the optimizers and the schedulers are the twin's own.
-
-    A module that asks `self.trainer.model` or `self.optimizers()` would train the run itself otherwise.
-    """
-
-    optimizers: list[Optimizer]  # the twin's; to be filled once it has configured them
-
-    def __init__(self, trainer: pl.Trainer, network: nn.Module) -> None:
-        optimizers: list[Optimizer] = []
-        own = {"model": network, "lightning_module": network, "optimizers": optimizers}
-        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
-            own["datamodule"] = _View(datamodule)
-        super().__init__(trainer, **own, strategy=_View(trainer.strategy, **own, _lightning_optimizers=optimizers))
-
-    @property
-    def logger(self) -> Any:
-        """The first of the loggers, those of the run or what is there instead while a twin's step is silent."""
-        return self.loggers[0] if self.loggers else None
-
-    @property
-    def lr_scheduler_configs(self) -> list[Any]:
-        """Schedulers that stand still, since the twins' learning rates follow the run's."""
-        return [
-            _View(each, scheduler=_View(each.scheduler, step=lambda *_, **__: None))
-            for each in self._seen.lr_scheduler_configs
-        ]

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +19,13 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
 from interaction_monitor import console
+from interaction_monitor._checks import is_a
 from interaction_monitor.history import PHASES, History
 from interaction_monitor.history.landmarks import told_phases
 from interaction_monitor.plots import tensorboard, to_image
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from torch.utils.tensorboard import SummaryWriter
 
 KEYS = (
@@ -152,12 +155,15 @@ class Loggers:
         return [logger for logger in self._loggers if is_a(logger, "TensorBoardLogger")]
 
 
-def is_a(thing: object, *names: str) -> bool:
-    """Tell whether a class of one of these names is among the thing's.
-
-    By name, because `lightning.pytorch` and `pytorch_lightning` have each its own of every class.
-    """
-    return any(base.__name__ in names for base in type(thing).__mro__)
+def folder_of(trainer: pl.Trainer) -> Path:
+    """Return the run's folder: the first logger's, as for checkpoints. To be called on every process."""
+    logger: Any = trainer.loggers[0] if trainer.loggers else None
+    if logger is None or is_a(logger, "TensorBoardLogger", "CSVLogger"):
+        folder = trainer.log_dir
+    else:
+        parts = [logger.save_dir or trainer.default_root_dir, logger.name, logger.version]
+        folder = str(Path(*(str(part) for part in parts if part is not None)))
+    return Path(trainer.strategy.broadcast(folder or trainer.default_root_dir))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe, refusing
-from interaction_monitor.callbacks.lightning_trainer import TwinTrainer, optimizers_of, say
-from interaction_monitor.callbacks.loggers import is_a
+from interaction_monitor._checks import describe, is_a, refusing
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
+from interaction_monitor.progress_bar import say
 from interaction_monitor.reference.twins import COSTS, Loss, Twins, TwinTraining
 from interaction_monitor.reference.twins_follow_run import follow, mirror, optimizer_like
 from interaction_monitor.state import preserved_rng, silent
@@ -86,7 +84,7 @@ def step_beside(
 def _loss_of_its_step(trainer: pl.Trainer, network: nn.Module, batch: Any) -> Tensor | None:
     """Return the loss that a module's own `training_step` gives."""
     # Modules collect outputs in lists, which they empty at the end of an epoch; nobody does so for twins.
-    lists = [(own, len(own)) for part in network.modules() for own in _lists(vars(part).values())]
+    lists = [(own, len(own)) for part in network.modules() for own in _lists(part)]
     with silent(network):
         training_step: Any = network.training_step
         takes = inspect.signature(training_step).parameters
@@ -99,19 +97,32 @@ def _loss_of_its_step(trainer: pl.Trainer, network: nn.Module, batch: Any) -> Te
     return loss
 
 
-def _lists(values: Iterable[Any]) -> Iterator[list[Any]]:
-    for value in values:
-        if type(value) is list:
-            yield value
-        elif isinstance(value, dict):
-            yield from (part for part in value.values() if type(part) is list)
+def _lists(part: nn.Module) -> list[list[Any]]:
+    held = list(vars(part).values())
+    held += [entry for value in held if isinstance(value, dict) for entry in value.values()]
+    return [value for value in held if type(value) is list]
 
 
 def _configured(network: Any, asked: Twins) -> list[Optimizer]:
-    made = optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
+    made = _optimizers_of(network) if asked.optimizer is None else [asked.optimizer(network)]
     if is_a(network, "LightningModule"):
         network.trainer.optimizers.extend(made)
     return made
+
+
+def _optimizers_of(network: Any) -> list[Optimizer]:
+    """Return the optimizers that a module configures; their learning rates follow the run's, so schedulers are left."""
+    with silent(network):
+        found = network.configure_optimizers()
+    if isinstance(found, dict):
+        found = found["optimizer"]
+    elif isinstance(found, (list, tuple)) and found and isinstance(found[0], (list, tuple)):
+        found = found[0]  # beside their schedulers
+    listed = found if isinstance(found, (list, tuple)) else [found]
+    listed = [each["optimizer"] if isinstance(each, dict) else each for each in listed]
+    if not listed or not all(isinstance(each, Optimizer) for each in listed):
+        raise ValueError(f"configure_optimizers must return optimizers for twins, but returned {describe(found)}")
+    return listed
 
 
 def _require_steps(network: nn.Module, asked: Twins) -> None:
@@ -132,6 +143,47 @@ def _place(network: Any, trainer: pl.Trainer, pl_module: pl.LightningModule) -> 
             network.configure_model()
     trainer.precision_plugin.convert_module(network)
     network.to(pl_module.device)
+
+
+class _View:
+    """An object as it is, but for some attributes; what is set is kept here and never reaches the object."""
+
+    def __init__(self, seen: Any, **instead: Any) -> None:
+        vars(self).update(instead, _seen=seen)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_seen":  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._seen, name)
+
+
+class TwinTrainer(_View):
+    """The run's trainer as a twin sees it: the model, the optimizers and the schedulers are the twin's own.
+
+    A module that asks `self.trainer.model` or `self.optimizers()` would train the run itself otherwise.
+    """
+
+    optimizers: list[Optimizer]  # the twin's; to be filled once it has configured them
+
+    def __init__(self, trainer: pl.Trainer, network: nn.Module) -> None:
+        optimizers: list[Optimizer] = []
+        own = {"model": network, "lightning_module": network, "optimizers": optimizers}
+        if (datamodule := getattr(trainer, "datamodule", None)) is not None:
+            own["datamodule"] = _View(datamodule)
+        super().__init__(trainer, **own, strategy=_View(trainer.strategy, **own, _lightning_optimizers=optimizers))
+
+    @property
+    def logger(self) -> Any:
+        """The first of the loggers, those of the run or what is there instead while a twin's step is silent."""
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def lr_scheduler_configs(self) -> list[Any]:
+        """Schedulers that stand still, since the twins' learning rates follow the run's."""
+        return [
+            _View(each, scheduler=_View(each.scheduler, step=lambda *_, **__: None))
+            for each in self._seen.lr_scheduler_configs
+        ]
 
 
 def _clip_of(trainer: pl.Trainer) -> Callable[[nn.Module], None] | None:
@@ -217,8 +269,8 @@ class ModelTwins:
             raise
 
 
-def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, trainer: Trainer | None) -> ModelTwins | None:
-    """Make the twins that were asked for, with optimizers like the run's; None where none were.
+def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, loss: Loss) -> TwinTraining | None:
+    """Make the twins that were asked for, with optimizers and a loss like the run's; None where none were.
 
     Raises:
         TypeError: if the factory makes no network.
@@ -235,36 +287,9 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, traine
     make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))
     with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [[make(network)] for network in networks]
-    loss = asked.loss or _loss_of(trainer)
-    training = TwinTraining(networks, optimizers, loss, seed=asked.seed, ranks=observer.ranks)
+    training = TwinTraining(networks, optimizers, asked.loss or loss, seed=asked.seed, ranks=observer.ranks)
     references.begin(training)
-    return ModelTwins(training, model, trainer)
-
-
-def _loss_of(trainer: Trainer | None) -> Loss:
-    """Return the trainer's own loss, with smoothed labels say; of a trainer that overrides it, that of the model."""
-    if trainer is None:
-        return partial(_loss_of_model, nullcontext)
-    compute, context = trainer.compute_loss, trainer.compute_loss_context_manager
-
-    def loss(network: nn.Module, batch: Any) -> Any:
-        with context():
-            return compute(network, dict(batch))
-
-    return loss if compute.__module__ == "transformers.trainer" else partial(_loss_of_model, context)
-
-
-def _loss_of_model(
-    context: Callable[[], AbstractContextManager[Any]], network: nn.Module, batch: Mapping[str, Any]
-) -> Tensor:
-    """Return the loss that a model returns where it is given labels."""
-    with context():
-        result = network(**batch)
-    loss = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
-    if not isinstance(loss, Tensor):
-        instead = "give Twins(loss=lambda network, batch: ...)"
-        raise TypeError(f"a twin must return a loss, but returned {describe(result)}; {instead}")
-    return loss
+    return training
 
 
 def _inner(optimizer: Any) -> Optimizer:

@@ -14,16 +14,14 @@ try:
 except ImportError as error:
     raise ImportError('this needs transformers: pip install "interaction-monitor[transformers]"') from error
 
-from interaction_monitor.callbacks.errors import OnError
+from interaction_monitor.callbacks.errors import OnError, no_evaluation_loss
 from interaction_monitor.callbacks.transformers_trainer import (
     LOSSES,
     StepLosses,
     TransformersSetUp,
-    bars_of,
     checkpoint_folder,
     evaluation_of,
     monitored,
-    no_test_loss,
     source_of,
     trainer_of,
 )
@@ -34,7 +32,7 @@ from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players import Players
 from interaction_monitor.probe import Probe
-from interaction_monitor.progress_bar import shown_by
+from interaction_monitor.progress_bar import shown_by, transformers_bars
 from interaction_monitor.record import Progress
 from interaction_monitor.reference.sources import Given
 from interaction_monitor.schedule import Schedule
@@ -149,7 +147,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
     def on_train_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Draw the players, go on with an interrupted run's record or begin one, and measure the model's start."""
         self._forget()
-        self._bars = bars_of(args, self.name)
+        self._bars = transformers_bars(args, self.name)
         self.budget.start()
         model, trainer = kwargs["model"], trainer_of(self)
         self._evaluation = evaluation_of(trainer, self._test_loss)
@@ -164,8 +162,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
                 self._measure(model, state, through=MISFITS)
         except MISFITS as error:
             raise ValueError(f"{type(self).__name__} cannot measure this run: {error}") from error
-        if self.stop is not None and self.stop.needs_losses and (why := no_test_loss(args, state)):
-            self.faults.warn_once("stop", f"{self.stop!r} can never stop this run: it needs the validation loss, {why}")
+        self._warn_unless_it_can_stop(no_evaluation_loss(args, state))
 
     def on_epoch_begin(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
         """Begin to average the training loss anew, where epochs are counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from transformers import Trainer, TrainerState, TrainingArguments
 
+from interaction_monitor._checks import describe
 from interaction_monitor.callbacks import CallbackBase, resume, train_twins
 from interaction_monitor.callbacks.loggers import Loggers
 from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
@@ -25,9 +26,8 @@ from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
-from interaction_monitor.progress_bar import OpenBar, terminal_bar
 from interaction_monitor.record import RecordError
-from interaction_monitor.reference.twins import COSTS
+from interaction_monitor.reference.twins import COSTS, Loss
 from interaction_monitor.settings import ForwardFunc
 
 LOSSES = ("train_loss", "test_loss")
@@ -47,16 +47,17 @@ class TransformersSetUp(CallbackBase):
         """Make the twins, if there are to be any, and go on with those of the checkpoint of a step in the folder."""
         if self.observer is None:
             return
-        self._twins = train_twins.begin_for_model(self.observer, model, optimizer, trainer)
-        if self._twins is None:
+        training = train_twins.begin_for_model(self.observer, model, optimizer, loss_for_twins(trainer))
+        if training is None:
             return
+        self._twins = train_twins.ModelTwins(training, model, trainer)
         self._say(f"{self.name}: {COSTS}")
         path, history = folder / f"{self.name}_twins.pt", self.observer.history
         if len(history) or path.exists():
             with self.faults.guard("going on with the twins"):
                 self._twins.load(path)
         if len(history) and history[-1].step == step:
-            self._twins.twins.forget_unseen()  # the checkpoint is older than the measurement
+            training.forget_unseen()  # the checkpoint is older than the measurement
 
     def _set_up(self, args: TrainingArguments, state: TrainerState, source: TrainerSource) -> Observer:
         """Make what measures, and open the record, on all processes together."""
@@ -157,11 +158,6 @@ def trainer_of(callback: object) -> Trainer | None:
     return None
 
 
-def bars_of(args: TrainingArguments, name: str) -> OpenBar:
-    """Return what shows how far a measurement has come: a bar below the trainer's own, or none where those are off."""
-    return lambda what, total: None if args.disable_tqdm else terminal_bar(f"{name}: {what}", total)
-
-
 def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:
     """Return what the metrics begin with of the evaluation that counts: "eval", or that data set's of the loss."""
     data = None if trainer is None else trainer.eval_dataset
@@ -169,18 +165,6 @@ def evaluation_of(trainer: Trainer | None, test_loss: str | None) -> str:
         return "eval"
     fitting = [name for name in data if (test_loss or "").startswith(f"eval_{name}_")]
     return f"eval_{max(fitting, key=len) if fitting else next(iter(data))}"
-
-
-def no_test_loss(args: TrainingArguments, state: TrainerState) -> str | None:
-    """Say why the loss of an evaluation can never be known, and what to do; None where it may come to be."""
-    by_steps = args.eval_strategy == "steps" and args.eval_steps is not None and args.eval_steps > state.max_steps > 0
-    if args.eval_strategy != "no" and not by_steps:
-        return None
-    why = f"eval_steps={args.eval_steps} is more than the run has" if by_steps else "eval_strategy is 'no'"
-    return (
-        f"and this run has no evaluation ({why}); give eval_dataset= and eval_strategy='epoch', or give stop= a rule "
-        "without losses, HighOrderGrowth() or OnsetPatience(5) say"
-    )
 
 
 def monitored(args: TrainingArguments) -> list[tuple[str, str]]:
@@ -204,6 +188,25 @@ class StepLosses:
         before = self._before if logged_at == self._logged_at else None
         self._before, self._logged_at = total.detach().clone(), logged_at
         return self._before if before is None else self._before - before
+
+
+def loss_for_twins(trainer: Trainer | None) -> Loss:
+    """Return the trainer's own loss, with smoothed labels say; of a trainer that overrides it, that of the model."""
+    context = nullcontext if trainer is None else trainer.compute_loss_context_manager
+    own = None if trainer is None or trainer.compute_loss.__module__ != "transformers.trainer" else trainer.compute_loss
+
+    def loss(network: nn.Module, batch: Any) -> Any:
+        with context():
+            if own is not None:
+                return own(network, dict(batch))
+            result = network(**batch)
+        found = result.get("loss") if isinstance(result, Mapping) else getattr(result, "loss", None)
+        if not isinstance(found, Tensor):
+            instead = "give Twins(loss=lambda network, batch: ...)"
+            raise TypeError(f"a twin must return a loss, but returned {describe(result)}; {instead}")
+        return found
+
+    return loss
 
 
 def checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:

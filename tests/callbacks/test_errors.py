@@ -86,7 +86,7 @@ def test_a_loader_that_fails_at_the_start_switches_the_monitor_off(net, loaders,
     def fail(*_, **__):
         raise RuntimeError("DataLoader worker (pid 7) is killed")
 
-    monkeypatch.setattr("interaction_monitor.callbacks.lightning_setup.Probe.from_loader", fail)
+    monkeypatch.setattr("interaction_monitor.callbacks.lightning_trainer.Probe.from_loader", fail)
     watch = monitor()
     trainer = make_trainer(watch, logger=False)
     said = warned(trainer, net, loaders)

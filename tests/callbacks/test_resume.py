@@ -554,7 +554,7 @@ def test_a_checkpoint_keeps_the_history_that_a_failed_setup_did_not_take_up(tmp_
         raise RuntimeError("DataLoader worker (pid 7) is killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("interaction_monitor.callbacks.lightning_setup.Probe.from_loader", fail)
+        patch.setattr("interaction_monitor.callbacks.lightning_trainer.Probe.from_loader", fail)
         keep = ModelCheckpoint(tmp_path / "saved", filename="second")
         with pytest.warns(UserWarning, match="setting up failed"):
             fit(tmp_path, keep, checkpoint=saved[1], max_epochs=2)
