@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.evaluated_losses import LossSamples
 from interaction_monitor.forward.precision import rounding_warning
+from interaction_monitor.functional import order_effects, order_similarity, order_strength
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.landmarks import EVALUATED, shown_losses
-from interaction_monitor.history.summary import from_before, from_training, of_phase, summarise
+from interaction_monitor.history.row import from_before, of_phase, summarise
 from interaction_monitor.measurement import Measurement, measure_jointly, with_rounding
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseState, PhaseTracker
@@ -173,8 +175,8 @@ class Observer:
         if self.references is not None:
             row = replace(row, **self.references.update(measurement, epoch=epoch, step=step))
         if train is not None and self.train is not None:
-            probes, maps = (self.probe, self.train[0]), (self.players, self.train[1])
-            row = replace(row, seconds=row.seconds + train.seconds, **from_training(measurement, train, probes, maps))
+            numbers = from_training(measurement, train, (self.probe, self.players), self.train)
+            row = replace(row, seconds=row.seconds + train.seconds, **numbers)
         # Losses, times and last bits may differ between processes, and what follows from them must not.
         self.history.append(row := self.ranks.of_first(row))
         self.last = measurement
@@ -264,3 +266,35 @@ class Observer:
         self.history = History.from_primitives(state["history"])
         self.tracker.load_state_dict(state["tracker"])
         self.players = players
+
+
+def from_training(
+    test: Measurement, train: Measurement, probe: tuple[Probe, PlayerMap], samples: tuple[Probe, PlayerMap]
+) -> dict[str, Any]:
+    """Return the fields of a row that lay the interactions of training samples beside those of the probe's.
+
+    Strengths are comparable because both take the threshold of the test samples; effects need none. The
+    interactions themselves are compared only where a player is the same in all samples of both.
+
+    Args:
+        test: the measurement of the probe's samples.
+        train: that of training samples.
+        probe: the samples of the former, and their players.
+        samples: those of the latter.
+    """
+    own, others = ((each.and_[each.valid], each.or_[each.valid]) for each in (train, test))
+    numbers = {"train_strength": order_strength(*own, test.tau).mean(0), "train_effect": order_effects(*own).mean(0)}
+    classes = _classes(samples[0], train), _classes(probe[0], test)
+    labels = [players.labels for _, players in (probe, samples)]
+    same = all(each.shape[1:] == labels[0].shape[1:] and bool((each == labels[0][:1]).all()) for each in labels)
+    if same and torch.isin(*classes).any():
+        numbers["similarity"] = order_similarity(own, others, classes)
+    return {name: tuple(values.tolist()) for name, values in numbers.items()}
+
+
+def _classes(probe: Probe, measurement: Measurement) -> Tensor:
+    targets = probe.targets
+    # Targets that are no classes, of one sample each, make one group.
+    if targets is None or targets.ndim != 1 or targets.is_floating_point():
+        return torch.zeros(int(measurement.valid.sum()), dtype=torch.int64)
+    return targets.cpu()[measurement.valid]

@@ -107,7 +107,7 @@ def make_planted_run():
         order_strength,
         orders,
     )
-    from interaction_monitor.history.summary import summarise
+    from interaction_monitor.history.row import summarise
     from interaction_monitor.measurement import Measurement
     from interaction_monitor.phases import PhaseState
     from interaction_monitor.players.player_map import PlayerMap

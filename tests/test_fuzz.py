@@ -24,7 +24,7 @@ import torch
 
 from interaction_monitor.callbacks.resume import check, restore, state_of
 from interaction_monitor.functional import and_outputs, orders
-from interaction_monitor.history.summary import summarise
+from interaction_monitor.history.row import summarise
 from interaction_monitor.measurement import interpret
 from interaction_monitor.observer import Observer
 from interaction_monitor.phases import PhaseTracker

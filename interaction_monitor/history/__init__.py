@@ -1,7 +1,7 @@
 """The run in numbers: one row of scalars per measurement, in the order in which they were taken.
 
-Panels, the CSV file, the console and the checkpoint all show the same rows, so what one of them says
-the others say too. Everything here is plain numbers: no tensors, no files, no Lightning.
+Panels, the CSV file, the console and the checkpoint all show the same rows, so what one of them says the others say
+too. What is kept is plain numbers: no tensors, no files, no Lightning.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 from interaction_monitor.functional.distribution import first_high_order
-from interaction_monitor.history.row import DERIVED, KINDS, PHASES, PREFIXES, TUPLE, Row, csv_columns, of_order
+from interaction_monitor.history.row import ADDED, KINDS, PHASES, PREFIXES, TUPLE, Row
 
 __all__ = ["PHASES", "EffectPart", "History", "Row", "csv_columns"]
+
+DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 
 
 class EffectPart(NamedTuple):
@@ -247,3 +249,34 @@ class History(Sequence[Row]):
             ValueError: If a field is missing or the rows are out of order.
         """
         return cls(Row.from_primitives(values) for values in rows)
+
+
+def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
+    """Return the column names of a history over n players, in the order in which they are written.
+
+    Args:
+        n_players: Number of players.
+        optional: Whether to name those too that a history of an earlier version lacks.
+
+    Examples:
+        >>> csv_columns(2)[:6]
+        ['epoch', 'step', 'order_1', 'order_2', 'strength_1', 'strength_2']
+    """
+    columns: list[str] = []
+    for name, kind in KINDS.items():
+        if optional or name not in ADDED:
+            columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
+    return columns
+
+
+def of_order(column: str) -> tuple[str | None, int]:
+    """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
+
+    Examples:
+        >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
+        (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
+    """
+    prefix, _, number = column.rpartition("_")
+    order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
+    found = [name for name, known in PREFIXES.items() if known == f"{prefix}_" and str(order) == number and order > 0]
+    return (found[0], order) if found else (None, 0)

@@ -1,15 +1,24 @@
-"""One measurement as plain numbers, and how they are written: no tensors, no files, no Lightning."""
+"""One measurement as plain numbers: what they are, how its arrays become them, and how they are written and read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from interaction_monitor.functional.distribution import first_high_order
+from interaction_monitor.functional import (
+    first_high_order,
+    high_order_share,
+    mean_order_interval,
+    order_effects,
+    order_turnover,
+    salient_counts,
+)
+from interaction_monitor.measurement import Measurement
+from interaction_monitor.phases import PhaseState
 
 PHASES = ("initial", "one", "two")
-DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
 LEAST_OF_ORDER = 0.02  # an order with less of the strength has few interactions, and any share of them
 ENOUGH_SAMPLES = 200  # on fewer, losses in evaluation mode jump about more than logged ones mislead
 _LARGEST = 2**53  # beyond it epochs and steps lose digits in CSV readers and in JavaScript charts
@@ -208,37 +217,6 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def of_order(column: str) -> tuple[str | None, int]:
-    """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
-
-    Examples:
-        >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
-        (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
-    """
-    prefix, _, number = column.rpartition("_")
-    order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
-    found = [name for name, known in PREFIXES.items() if known == f"{prefix}_" and str(order) == number and order > 0]
-    return (found[0], order) if found else (None, 0)
-
-
-def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
-    """Return the column names of a history over n players, in the order in which they are written.
-
-    Args:
-        n_players: Number of players.
-        optional: Whether to name those too that a history of an earlier version lacks.
-
-    Examples:
-        >>> csv_columns(2)[:6]
-        ['epoch', 'step', 'order_1', 'order_2', 'strength_1', 'strength_2']
-    """
-    columns: list[str] = []
-    for name, kind in KINDS.items():
-        if optional or name not in ADDED:
-            columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
-    return columns
-
-
 def _read_cell(cells: Mapping[str, str], name: str, kind: str) -> Any:
     text = cells.get(name)
     if text is None:
@@ -256,3 +234,54 @@ def _cells_of_orders(cells: Mapping[str, str], prefix: str, *, optional: bool) -
     while f"{prefix}{order}" in cells and not (optional and cells[f"{prefix}{order}"] == ""):
         yield _read_cell(cells, f"{prefix}{order}", "float")
         order += 1
+
+
+def summarise(
+    measurement: Measurement,
+    state: PhaseState,
+    *,
+    epoch: int,
+    step: int,
+    train_loss: float | None = None,
+    test_loss: float | None = None,
+) -> Row:
+    """Reduce a measurement to a row, with the phase after it, where it was taken, and what is logged there."""
+    valid = measurement.valid
+    and_, or_, strength = measurement.and_[valid], measurement.or_[valid], measurement.strength[valid]
+    low, _, high = mean_order_interval(strength)
+    return Row(
+        epoch=epoch,
+        step=step,
+        distribution=tuple(measurement.distribution.tolist()),
+        strength=tuple(strength.mean(dim=0).tolist()),
+        mean_order=measurement.mean_order,
+        mean_order_low=low,
+        mean_order_high=high,
+        high_order_share=high_order_share(strength),
+        n_salient=float(salient_counts(and_, or_, measurement.tau).sum(dim=-1).double().mean()),
+        tau=measurement.tau,
+        output_change=measurement.output_change,
+        solver_gap=float(measurement.gap[valid].max()),
+        seconds=measurement.seconds,
+        n_valid=int(valid.sum()),
+        **of_phase(state),
+        train_loss=train_loss,
+        test_loss=test_loss,
+        rounding=None if math.isnan(measurement.rounding) else measurement.rounding,
+        effect=tuple(order_effects(and_, or_).mean(dim=0).tolist()),
+    )
+
+
+def of_phase(state: PhaseState) -> dict[str, Any]:
+    """Return the fields of a row that say what is known of the phases."""
+    found = [f"{event}_{of}" for event in ("onset", "detected", "gap_onset") for of in ("epoch", "step")]
+    return {name: getattr(state, name) for name in ("phase", *found)}
+
+
+def from_before(before: Measurement | None, now: Measurement) -> dict[str, Any]:
+    """Return `persisted` and `vanished` of a row: means over the samples that are finite at both moments, if any is."""
+    if before is None or before.v.shape != now.v.shape or not (both := before.valid & now.valid).any():
+        return {}
+    then, here = ((each.and_[both], each.or_[both]) for each in (before, now))
+    turnover = order_turnover(then, here, before_tau=before.tau, tau=now.tau)
+    return {name: tuple(getattr(turnover, name).mean(0).tolist()) for name in ("persisted", "vanished")}
