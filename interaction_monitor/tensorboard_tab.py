@@ -98,8 +98,8 @@ def run_page(folder: Path) -> dict[str, Any]:
     """Return what the tab shows of a run at once: words, figures, and how far it has come."""
     from interaction_monitor.console import advice, as_sentence, clauses
     from interaction_monitor.history.landmarks import places
+    from interaction_monitor.plots.browser_figures import run_figures
     from interaction_monitor.record import Record
-    from interaction_monitor.report.figures import run_figures
 
     history = Record.open(folder).history
     if not len(history):
@@ -128,13 +128,13 @@ def samples_of(folder: Path) -> dict[str, Any]:
 
 def theory_of(folder: Path) -> dict[str, Any]:
     """Return the theory laid over a run; it takes a while, so it comes only when it is asked for."""
+    from interaction_monitor.plots.theory_figures import for_browser
     from interaction_monitor.plots.theory_text import findings
     from interaction_monitor.record import Record
-    from interaction_monitor.report.figures import theory_figures
     from interaction_monitor.theory import fit_record
 
     overlay = fit_record(Record.open(folder))
-    return {"findings": findings(overlay), "figures": theory_figures(overlay)}
+    return {"findings": findings(overlay), "figures": for_browser(overlay)}
 
 
 def _text(name: str) -> str:

@@ -59,6 +59,14 @@ def test_it_shows_a_run_in_words_and_figures_and_writes_nothing(run):
     assert contents(run) == before
 
 
+def test_it_needs_no_extra(run, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("interaction_monitor.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # as if it were not installed
+    for path in ("/run", "/samples", "/theory"):
+        assert "error" not in ask(run, path, NAME)[1]
+
+
 @pytest.mark.parametrize("name", ["../other", "/etc", "interactions/..", "", "nothing"])
 def test_only_records_below_the_log_folder_are_read(run, name):
     assert ask(run, "/run", name) == (404, {"error": "there is no such run"})

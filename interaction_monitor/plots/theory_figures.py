@@ -1,4 +1,4 @@
-"""The theory beside a run in pictures and in TensorBoard: the paper's Figure 4, and the noise level over the epochs."""
+"""The theory beside a run in pictures, in a browser's too: the paper's Figure 4, and the noise level over the run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from interaction_monitor.history.landmarks import positions, representative_measurements
 from interaction_monitor.plots import NOTE, ONSET, PHASE_ONE, PHASE_TWO, bare, charts, page, styled, to_image
+from interaction_monitor.plots import browser_figures as browser
 from interaction_monitor.plots.tensorboard import EVENTS, write_histogram
 from interaction_monitor.plots.theory_text import HOW_TO_READ, WHY_GREY, findings, level, match_words
 from interaction_monitor.theory import Overlay, norm_ratio
@@ -127,20 +129,22 @@ def _column(ax: Axes, overlay: Overlay, index: int) -> None:
     ax.set_xlabel("order k")
 
 
-def _levels(ax: Axes, overlay: Overlay, values: Any) -> None:
+def _placed_levels(overlay: Overlay) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Place σ̂² and the ends of its interval on a logarithmic axis, which has no zero: where that is, and (E,) each."""
     fit = overlay.fit
-    sigma2, low, high = (x.numpy() for x in (fit.sigma2, fit.low, fit.high))
-    # A logarithmic axis has no zero: it gets a place of its own, a decade below the least level that was tried.
+    # Zero gets a place of its own, a decade below the least level that was tried.
     zero = float(fit.grid[1]) / 10
+    centre, low, high = (np.maximum(values.numpy(), zero) for values in (fit.sigma2, fit.low, fit.high))
+    return zero, centre, low, high
 
-    def placed(level: Any) -> Any:
-        return np.maximum(level, zero)
 
-    for part, shade in ((~overlay.in_phase_two, _GREY), (overlay.in_phase_two, charts.TRAIN)):
-        ax.vlines(values[part], placed(low[part]), placed(high[part]), color=shade, alpha=0.45, linewidth=3)
-        ax.plot(values[part], placed(sigma2[part]), "o", color=shade, markersize=5)
+def _levels(ax: Axes, overlay: Overlay, values: NDArray[np.float64]) -> None:
+    zero, centre, low, high = _placed_levels(overlay)
     two = overlay.in_phase_two
-    ax.plot(values[two], placed(sigma2[two]), "-", color=charts.TRAIN, linewidth=1, alpha=0.6)
+    for part, shade in ((~two, _GREY), (two, charts.TRAIN)):
+        ax.vlines(values[part], low[part], high[part], color=shade, alpha=0.45, linewidth=3)
+        ax.plot(values[part], centre[part], "o", color=shade, markersize=5)
+    ax.plot(values[two], centre[two], "-", color=charts.TRAIN, linewidth=1, alpha=0.6)
     ax.set_yscale("log")
     ceiling = np.nanmax(high[two]) if np.isfinite(high[two]).any() else 1.0
     ax.set_ylim(zero / 3, max(3 * float(np.nanmax(np.append(high, ceiling))), zero * 10))
@@ -151,6 +155,49 @@ def _levels(ax: Axes, overlay: Overlay, values: Any) -> None:
     names = {zero: "none"} | {10.0**x: f"$10^{{{x}}}$" for x in exponents}
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: names.get(y, "")))
     ax.set_ylabel("noise level σ²")
+
+
+def for_browser(overlay: Overlay) -> dict[str, browser.Figure]:
+    """Describe both pictures as `charts.js` draws them, by name."""
+    return {"theory-bars": _browser_bars(overlay), "noise-level": _browser_noise_level(overlay)}
+
+
+def _browser_bars(overlay: Overlay) -> browser.Figure:
+    fit, history = overlay.fit, overlay.history
+    values, unit = positions(history)
+    panels = []
+    for i in representative_measurements(history):
+        two = bool(overlay.in_phase_two[i])
+        phase = "phase two" if two else "phase one (no claim)"
+        measured, predicted = ((x / x.sum()).nan_to_num(0).numpy() for x in (fit.real[i], fit.theory[i]))
+        shown = [
+            browser.bars(f"measured, {phase}", "train" if two else "unknown", measured),
+            browser.bars(f"predicted, {phase}", "test" if two else "soft", predicted, open=True),
+        ]
+        title = f"{unit} {values[i]:.0f}: σ² = {level(float(fit.sigma2[i]))}, {match_words(overlay, i)}"
+        panels.append(browser.panel("", shown, title=title, percent=True, min=0, faint=not two))
+    return browser.row(panels)
+
+
+def _browser_noise_level(overlay: Overlay) -> browser.Figure:
+    history, two = overlay.history, overlay.in_phase_two
+    x, _ = positions(history)
+    _, centre, low, high = _placed_levels(overlay)
+    levels = []
+    for part, colour, name in ((two, "train", f"σ² in {overlay.stage}"), (~two, "unknown", "in phase one: no claim")):
+        if part.any():
+            interval = browser.band("", colour, x[part], low[part], high[part])
+            points = browser.line(name, colour, x[part], centre[part])
+            levels += [interval | {"kind": "range"}, points | {"kind": "points"}]
+    orders = [
+        browser.line("⟨k⟩ measured", "ink", x, overlay.measured_order) | {"kind": "points"},
+        browser.line("⟨k⟩ predicted", "test", x[two], overlay.predicted_order[two]),
+    ]
+    panels = [
+        browser.panel("noise level σ²", levels, log=True, height=230),
+        browser.panel("mean order ⟨k⟩", orders, height=150),
+    ]
+    return browser.over_run(panels, history)
 
 
 def norm_ratio_figure(n_players: Sequence[int] = (6, 8, 10), sigma2: Sequence[float] | None = None) -> Figure:

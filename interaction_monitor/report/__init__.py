@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from interaction_monitor import __version__
+from interaction_monitor import __version__, console
 from interaction_monitor.comparison import Comparison, compare
-from interaction_monitor.console import advice, as_sentence, clauses, gap_in_words
-from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import (
-    find_detection,
-    find_gap_opening,
-    find_onset,
-    onset_index,
-    positions,
-    shown_losses,
-    told_phases,
-)
-from interaction_monitor.plots import comparison_figures, comparison_text, data_uri, theory_text
+from interaction_monitor.functional import matching_error, matching_precision_curve, noise_floor, orders, sparsity_curve
+from interaction_monitor.history import History, landmarks
+from interaction_monitor.measurement import Measurement
+from interaction_monitor.plots import comparison_figures, comparison_text, data_uri, theory_figures, theory_text
+from interaction_monitor.plots.browser_figures import Checks, Figure, reliability_figures, run_figures
 from interaction_monitor.plots.sample_inputs import examples
 from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
-from interaction_monitor.report.figures import Figure, run_figures, theory_figures
-from interaction_monitor.report.reliability import check, reliability_figures
 from interaction_monitor.theory import Overlay, fit_record
 
 __all__ = ["comparison_page", "report_page"]
@@ -38,6 +30,11 @@ _TEMPLATES = Environment(
     loader=PackageLoader("interaction_monitor", "report"), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
+
+
+# Half a unit in the last place, relative to the number: what rounding to nearest can do to it.
+_PRECISIONS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_RANKS = 160
 
 
 def report_page(record: Record, others: Sequence[Record] = ()) -> str:
@@ -77,10 +74,9 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
     noise, tol = (_number(limits.get(name)) for name in ("noise", "tol"))
     figures = {
         **run_figures(history),
-        **theory_figures(overlay),
+        **theory_figures.for_browser(overlay),
         **reliability_figures(history, checks, list(moments.values()), noise=noise, tol=tol),
     }
-    losses = shown_losses(history)
     return _TEMPLATES.get_template("page.html.jinja").render(
         # Scripts run by this word alone: whatever else should end up in the page as a script does not.
         nonce=secrets.token_urlsafe(16),
@@ -89,31 +85,68 @@ def report_page(record: Record, others: Sequence[Record] = ()) -> str:
         version=__version__,
         record=record,
         settings=_flat(record.settings),
-        verdict=clauses(history),
         history=history,
-        last=history[-1],
-        onset=find_onset(history),
-        detection=find_detection(history),
-        advice=as_sentence(advice(history)),
-        gap_words=gap_in_words(history),
-        phases=told_phases(history),
-        positions=positions(history)[0],
-        losses=list(zip(losses.train.tolist(), losses.test.tolist(), losses.gap.tolist(), strict=True)),
-        losses_of=losses.of,
+        console=console,
+        landmarks=landmarks,
         lag=_lag(history),
         stages=stages(history),
         overlay=overlay,
-        findings=theory_text.findings(overlay),
-        unit=overlay.places[0].split()[0],
-        theory_rows=theory_text.rows(overlay),
-        why_grey=theory_text.WHY_GREY,
+        theory_text=theory_text,
         examples=examples(record, [(moments[i], record.measurements[kept[i]]) for i in moments if i > 0]),
         with_or=with_or,
-        carried="turnover" in figures,
-        beside="generalizing" in figures,
-        trained=any(row.train_effect for row in history),
         above_floor=_orders(checks.above_floor),
         **comparison,
+    )
+
+
+def check(
+    measurements: Iterable[Measurement], moments: Sequence[int], *, with_or: bool = True, rounding: float | None = None
+) -> Checks:
+    """Compute how far a run's interactions can be trusted, with one measurement in memory at a time.
+
+    Ren et al. 2024, Theorem 2 (universal matching) and Lemma 1 (noise); Chen et al. 2024, Appendix M (matching
+    precision).
+
+    Args:
+        measurements: All of a run, each with a finite sample.
+        moments: Which of them get curves.
+        with_or: Whether OR interactions were measured, and not AND alone.
+        rounding: Standard deviation of an output by the rounding in the last network, where that is known.
+
+    Returns:
+        The checks.
+    """
+    of_samples, strength, precision = [], [], []
+    ranks = np.zeros(0, dtype=np.int64)
+    for index, measurement in enumerate(measurements):
+        valid = measurement.valid
+        v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid] if with_or else None
+        change = (v[:, -1] - v[:, 0]).abs()
+        # A sample whose output hardly changes would show rounding as a large share of nothing.
+        error = matching_error(v, and_, or_) / change.clamp(min=1e-6 * float(change.mean()) + 1e-300)
+        of_samples.append((float(error.max()), float(error.mean()), float(measurement.gap[valid].mean())))
+        if index in moments:
+            sizes = sparsity_curve(and_, or_)
+            ranks = np.unique(np.geomspace(1, len(sizes), _RANKS).round().astype(np.int64))
+            strength.append((sizes[ranks - 1] / measurement.tau).numpy())
+            precision.append(matching_precision_curve(v, and_, or_).mean(0)[ranks - 1].numpy())
+    # What is left of the loop is the last measurement.
+    n = int(np.log2(v.shape[-1]))
+    output_size = float(v.square().mean().sqrt())
+    pooled = and_.square() if or_ is None else (and_.square() + or_.square()) / 2
+    size = [float(pooled[:, orders(n) == k].mean().sqrt()) for k in range(1, n + 1)]
+    worst_error, mean_error, mean_gap = np.array(of_samples).T
+    return Checks(
+        worst_error=worst_error,
+        mean_error=mean_error,
+        mean_gap=mean_gap,
+        ranks=ranks,
+        strength=np.array(strength),
+        precision=np.array(precision),
+        size=np.array(size),
+        floors={name: noise_floor(n, unit * output_size).numpy() for name, unit in _PRECISIONS.items()},
+        floor=None if rounding is None else noise_floor(n, rounding).numpy(),
+        tau=measurement.tau,
     )
 
 
@@ -146,7 +179,7 @@ def stages(history: History) -> list[tuple[str, int, int]]:
         >>> stages(History())
         []
     """
-    onset, last = onset_index(history), len(history) - 1
+    onset, last = landmarks.onset_index(history), len(history) - 1
     if onset is not None:
         return [("one", 0, onset), ("two", onset, last)]
     return [("so far", 0, last)] if len(history) else []
@@ -160,10 +193,10 @@ def as_json(figure: Figure) -> Markup:
 
 def _lag(history: History) -> str:
     """Say how long after the onset the loss gap begins to rise, or before it; nothing unless both are known."""
-    onset, opening = find_onset(history), find_gap_opening(history)
+    onset, opening = landmarks.find_onset(history), landmarks.find_gap_opening(history)
     if onset is None or opening is None or onset.index is None or opening.index is None:
         return ""
-    values, unit = positions(history)
+    values, unit = landmarks.positions(history)
     lag = int(values[opening.index] - values[onset.index])
     if not lag:
         return "at the onset"

@@ -21,9 +21,9 @@ from interaction_monitor.history import History
 from interaction_monitor.observer import Observer
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.players.player_map import PlayerMap
+from interaction_monitor.plots.browser_figures import reliability_figures
 from interaction_monitor.record import Record
-from interaction_monitor.report import report_page
-from interaction_monitor.report.reliability import check, reliability_figures
+from interaction_monitor.report import check, report_page
 from interaction_monitor.settings import Settings, Thresholds
 
 

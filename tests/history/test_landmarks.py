@@ -23,9 +23,9 @@ from interaction_monitor.history.landmarks import (
     told_phases,
 )
 from interaction_monitor.phases import PhaseTracker
-from interaction_monitor.plots import charts, mark_onsets
+from interaction_monitor.plots import browser_figures, charts, mark_onsets
 from interaction_monitor.plots.theory_text import findings
-from interaction_monitor.report import figures, report_page, stages
+from interaction_monitor.report import report_page, stages
 from interaction_monitor.theory import fit_record
 
 ORDERS = [3.8, 3.0, 2.4, 2.0, 1.7, 1.5, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.1, 2.2, 2.2, 1.3, 1.3]
@@ -61,7 +61,7 @@ def test_all_say_the_same_step():
     mark_onsets(ax, history)
     assert [line.get_xdata()[0] for line in ax.lines] == [600, 900]
     assert [line.get_label() for line in ax.lines] == ["onset of phase two (step 600)", "loss gap opens (step 900)"]
-    figure = figures.curves(history)
+    figure = browser_figures.curves(history)
     assert [mark["x"] for mark in figure["marks"]] == [600, 900]
     values, _ = positions(history)
     assert [(values[begin], values[end]) for _, begin, end in stages(history)] == [(0, 600), (600, 1700)]

@@ -17,12 +17,12 @@ from interaction_monitor.history import History
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.plots import comparison_figures
+from interaction_monitor.plots.browser_figures import numbers as numbers_of
 from interaction_monitor.plots.sample_figures import strongest
 from interaction_monitor.plots.sample_inputs import choose, image_of, outline
+from interaction_monitor.plots.theory_figures import for_browser
 from interaction_monitor.probe import Probe
-from interaction_monitor.report import _flat, as_json, report_page
-from interaction_monitor.report.figures import numbers as numbers_of
-from interaction_monitor.report.reliability import check
+from interaction_monitor.report import _flat, as_json, check, report_page
 from interaction_monitor.theory import fit_record
 
 FIGURES = {
@@ -160,6 +160,16 @@ class TestPage:
         names = [series["name"] for series in predicted]
         assert names == ["predicted, phase one (no claim)"] * 2 + ["predicted, phase two"] * 4
         assert page.figures["theory-bars"]["panels"][-1]["title"].endswith("predicted from itself")
+
+    def test_where_nothing_is_salient_there_is_no_noise_level(self, record):
+        overlay = fit_record(record)
+        known = torch.arange(len(record.history)) != 1
+        fit = overlay.fit
+        none = {name: getattr(fit, name).where(known, torch.nan) for name in ("sigma2", "low", "high")}
+        figure = for_browser(replace(overlay, fit=replace(fit, **none)))["noise-level"]
+        json.loads(as_json(figure))  # which has no NaN
+        ranges = [series for series in figure["panels"][0]["series"] if series["kind"] == "range"]
+        assert [low for series in ranges for low in series["low"]].count(None) == 1
 
     def test_whatever_a_record_holds_is_text(self, planted_run):
         evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7 * 7 }}"
