@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from examples.digits import LeNet, digits
 from interaction_monitor import Probe
-from interaction_monitor.evaluated_losses import FixedSamples
+from interaction_monitor.batches import FixedSamples
 from interaction_monitor.phases.loss_gap import gap_opening
 
 SEEDS, EPOCHS, BATCH, MEASURED = range(200, 206), 36, 128, 25

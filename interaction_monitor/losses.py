@@ -1,23 +1,28 @@
-"""The training and the test loss of somebody's run: averaged over its batches, or found among what it logs."""
+"""The training and the test loss of a run: found among what it logs, or evaluated on samples that stay the same.
+
+What a run logs is of another network than the one that is measured: a mean over an epoch in which the weights change
+and dropout is on.
+"""
 
 from __future__ import annotations
 
 import dis
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn import functional
 
-from interaction_monitor._checks import float64_device
+from interaction_monitor.batches import BatchLosses, FixedSamples
 from interaction_monitor.distributed import Ranks, is_split
-from interaction_monitor.forward.model import device_of
-from interaction_monitor.loading import size_of
+from interaction_monitor.forward.model import call_model, device_of, logits_of
 from interaction_monitor.probe import Probe
+from interaction_monitor.settings import Settings
 from interaction_monitor.state import undisturbed
 
 TRAIN_NAMES = (
@@ -28,6 +33,7 @@ TEST_NAMES = (
     *("val_loss_epoch", "val_loss", "val/loss_epoch", "val/loss", "valid_loss", "valid/loss"),
     *("validation_loss", "validation/loss", "test_loss", "test/loss"),
 )
+_CHUNK = 64  # samples of a forward
 
 
 def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
@@ -47,52 +53,6 @@ def find_loss(metrics: Mapping[str, Any], names: tuple[str, ...]) -> float | Non
     logged = {name.lower(): value for name, value in metrics.items()}
     values = (float(logged[name.lower()]) for name in names if name.lower() in logged)
     return next(filter(math.isfinite, values), None)
-
-
-class BatchLosses:
-    """Averages the losses of batches, weighted by their numbers of samples, without waiting for the device.
-
-    Batches whose loss is not finite are left out.
-
-    Examples:
-        >>> losses = BatchLosses()
-        >>> losses.add(torch.tensor(2.0), [torch.zeros(3, 5), torch.zeros(3)])
-        >>> losses.add(torch.tensor(6.0), {"input_ids": torch.zeros(1, 7)})
-        >>> losses.mean()
-        3.0
-    """
-
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None  # (2,) the losses times their samples, the samples; on the batches' device
-
-    def add(self, loss: Tensor, batch: Any) -> None:
-        """Take in the mean loss of a batch."""
-        # Where the device has no float64, float32: to move the loss would be to wait for it.
-        loss = loss.detach().to(torch.float64 if float64_device(loss.device) == loss.device else torch.float32).mean()
-        # Graphs are put into batches that are no tensors, and count themselves.
-        weight = torch.where(loss.isfinite(), getattr(batch, "num_graphs", None) or size_of(batch) or 1, 0)
-        sums = torch.stack((loss.nan_to_num(0, 0, 0) * weight, weight.to(loss)))
-        self._sums = sums if self._sums is None else self._sums.to(sums) + sums
-
-    def mean(self, ranks: Ranks | None = None) -> float | None:
-        """Return the mean over all processes, all of which must call this; None where there was no finite loss."""
-        parts = [self.state_dict()] if ranks is None else ranks.gather(self.state_dict())
-        weight = sum(part["samples"] for part in parts)
-        return sum(part["sum"] for part in parts) / weight if weight else None
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        self._sums = None
-
-    def state_dict(self) -> dict[str, float]:
-        """Return the sums as plain numbers."""
-        total, samples = (0.0, 0.0) if self._sums is None else self._sums.tolist()
-        return {"sum": total, "samples": samples}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Go on from what `state_dict` gave; of several processes each has what the first had, which keeps the mean."""
-        sums = torch.tensor([float(state["sum"]), float(state["samples"])], dtype=torch.float64)
-        self._sums = sums if sums[1] > 0 else None
 
 
 class Losses:
@@ -196,6 +156,97 @@ class Losses:
     def knows_test_loss(self, metrics: Iterable[str]) -> bool:
         """Tell whether the validation loss is among the names that are logged."""
         return bool({metric.lower() for metric in metrics} & {*map(str.lower, self.test_names)})
+
+
+def evaluated_loss(model: nn.Module, samples: Sequence[Probe], settings: Settings) -> float | None:
+    """Return the mean cross-entropy of samples in evaluation mode, by the network as it is now.
+
+    Args:
+        model: the network; it is left as it was.
+        samples: with classes as targets, in parts of the same shape each.
+        settings: how the network is called.
+
+    Returns:
+        The loss in nats; None where the targets are no classes of the logits, or the loss is not finite.
+
+    Examples:
+        >>> samples = Probe(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0]))
+        >>> round(evaluated_loss(nn.Linear(3, 3, bias=False), [samples], Settings()), 3)  # three classes alike
+        1.099
+    """
+    for part in samples:
+        classes = part.targets
+        if classes is None or classes.ndim != 1 or classes.is_floating_point() or classes.is_complex():
+            return None
+    call, losses = settings.forward_func or call_model, []
+    with undisturbed(model) as kept:
+        for part in samples:
+            for start in range(0, len(part), _CHUNK):
+                chosen = range(start, min(start + _CHUNK, len(part)))
+                chunk = part.select(chosen).to(device_of(model, part.inputs))
+                with settings.forward_context():
+                    logits = kept.run(partial(call, model, chunk.inputs))
+                found, targets = logits_of(logits, len(chosen)).float(), chunk.targets
+                assert targets is not None
+                if found.ndim != 2 or not 0 <= int(targets.min()) <= int(targets.max()) < found.shape[1]:
+                    return None
+                losses.append(functional.cross_entropy(found, targets.long(), reduction="sum"))
+    mean = float(torch.stack(losses).sum()) / sum(map(len, samples))
+    return mean if math.isfinite(mean) else None
+
+
+class LossSamples:
+    """The training and the test samples on which the losses of a run are evaluated.
+
+    Args:
+        probe: what stands for the test samples as long as there are no more of these.
+        measured: the training samples that are measured, which stand for the others in the same way; None for none.
+        train: training samples, with the labels as trained on; None takes them from the batches of the run.
+        test: other samples; None takes them from there too.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        *,
+        measured: Probe | None = None,
+        train: Probe | None = None,
+        test: Probe | None = None,
+    ) -> None:
+        self._measured = measured
+        self.train, self.test = FixedSamples(probe, given=train), FixedSamples(probe, given=test, spread=True)
+        self.collects = False  # whether both come to be taken from the batches of the run
+
+    def evaluate(self, model: nn.Module, settings: Settings, ranks: Ranks, *, step: int) -> dict[str, Any]:
+        """Return the fields of a row that have the losses of the network as it is, without what cannot be known.
+
+        Args:
+            model: the network; it is left as it was.
+            settings: how the network is called.
+            ranks: the processes that measure together; all of them must call this.
+            step: training step; before the first there is the test loss alone.
+        """
+        split = is_split(model)  # which all processes run together, on the same samples
+        train, test = self.train.parts_or(self._measured), self.test.parts_or(self.test.like)
+        alone = self.collects and step == 0 and not self.train.complete
+        train, test, alone = ranks.of_first((train, test, alone)) if split else (train, test, alone)
+        found: dict[str, Any] = {}
+        if (train or alone) and (split or ranks.rank == 0):
+            with suppress(Exception):  # it is told beside the interactions, which say what fails
+                losses = [evaluated_loss(model, parts, settings) if parts else None for parts in (train, test)]
+                samples = min(sum(map(len, parts)) for parts in (train, test) if parts)  # each is of as many at least
+                names = ("evaluated_train_loss", "evaluated_test_loss", "evaluated_samples")
+                found = dict(zip(names, (*losses, samples), strict=True))
+        return ranks.of_first(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples as tensors, of each kind once there are all."""
+        return {"train_samples": self.train.state_dict(), "test_samples": self.test.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the samples that `state_dict` gave; earlier versions kept no test samples."""
+        self.train.load_state_dict(state.get("train_samples", {}))
+        self.test.load_state_dict(state.get("test_samples", {}))
 
 
 def why_losses_are_sums(trainer: Any, probe: Probe) -> str | None:

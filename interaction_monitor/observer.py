@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from interaction_monitor._checks import describe
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.evaluated_losses import LossSamples
 from interaction_monitor.forward.precision import rounding_warning
 from interaction_monitor.functional import order_effects, order_similarity, order_strength
 from interaction_monitor.history import History, Row
 from interaction_monitor.history.landmarks import EVALUATED, shown_losses
 from interaction_monitor.history.row import from_before, of_phase, summarise
+from interaction_monitor.losses import LossSamples
 from interaction_monitor.measurement import Measurement, measure_jointly, with_rounding
 from interaction_monitor.outputs import Output
 from interaction_monitor.phases import PhaseState, PhaseTracker

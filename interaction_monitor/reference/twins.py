@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe, refusing, some
+from interaction_monitor.batches import BatchLosses, halves
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
-from interaction_monitor.reference.twins_follow_run import follow, halves, mirror, take_over
+from interaction_monitor.reference.twins_follow_run import follow, mirror, take_over
 from interaction_monitor.state import Kept, evaluating, preserved_rng
 
 COSTS = (
@@ -139,7 +140,7 @@ class TwinTraining:
         self.ranks = ranks or Ranks()
         self.steps = 0
         self.failure: str | None = None
-        self._unseen: tuple[float, int] | None = (0.0, 0)  # losses in sum, and of how many samples; None: not to be had
+        self._unseen: BatchLosses | None = BatchLosses()  # None where a network has no loss in evaluation mode
 
     def step(
         self,
@@ -209,9 +210,8 @@ class TwinTraining:
         try:
             with preserved_rng(self.seed), torch.no_grad(), evaluating(self.networks[number]):
                 loss = self.loss(self.networks[number], half)
-            if loss is not None and bool(loss.isfinite()):
-                total, count = self._unseen
-                self._unseen = total + float(loss) * size_of(half), count + size_of(half)
+            if loss is not None:
+                self._unseen.add(loss, half)
         except Exception:  # some networks have no loss in evaluation mode, and the twins are of use without it
             self._unseen = None
 
@@ -224,14 +224,12 @@ class TwinTraining:
         Returns:
             The mean over the samples of all processes; None where there was none.
         """
-        found = [each for each in self.ranks.gather(self._unseen) if each is not None]
-        count = sum(count for _, count in found)
-        return sum(total for total, _ in found) / count if count else None
+        return (self._unseen or BatchLosses()).mean(self.ranks)
 
     def forget_unseen(self) -> None:
         """Begin to average that loss anew, as behind a measurement."""
         if self._unseen is not None:
-            self._unseen = (0.0, 0)
+            self._unseen.reset()
 
     def _learn(self, number: int, half: Any, accumulate: int, *, of: int) -> None:
         loss = None
@@ -266,7 +264,7 @@ class TwinTraining:
             "optimizers": [[optimizer.state_dict() for optimizer in of_network] for of_network in self.optimizers],
             "steps": self.steps,
             "failure": self.failure,
-            "unseen": self._unseen,
+            "unseen": None if self._unseen is None else tuple(self._unseen.state_dict().values()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -288,4 +286,6 @@ class TwinTraining:
         self.steps = int(state["steps"])
         self.failure = state["failure"]
         unseen = state.get("unseen", (0.0, 0))  # earlier versions did not look
-        self._unseen = None if unseen is None else (float(unseen[0]), int(unseen[1]))
+        self._unseen = None if unseen is None else BatchLosses()
+        if self._unseen is not None:
+            self._unseen.load_state_dict(dict(zip(("sum", "samples"), unseen, strict=True)))

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from interaction_monitor import InteractionMonitor
+from interaction_monitor.batches import BatchLosses
 from interaction_monitor.callbacks import worst
-from interaction_monitor.losses import BatchLosses
 from interaction_monitor.players import ImagePatches
 from interaction_monitor.stopping import StopRule
 

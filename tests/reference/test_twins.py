@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from torch import nn
 
 from interaction_monitor import InteractionMonitor, Observer, Probe, assign_players, measure
+from interaction_monitor.batches import sides
 from interaction_monitor.players import FeaturePatches, ImagePatches
 from interaction_monitor.reference import Twins, TwinTraining
-from interaction_monitor.reference.twins_follow_run import sides
 
 PATCHES = ImagePatches(grid=4, margin=0, n_players=4)
 FEATURES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)
