@@ -9,7 +9,7 @@ all processes must run the same forwards in the same order. They may do so on di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -89,6 +89,19 @@ class Ranks:
         values: list[Any] = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]  # type: ignore[no-any-return]  # what rank zero put there
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """Return what rank zero computes, where no other process does; all raise if that fails.
+
+        Examples:
+            >>> Ranks().from_first(lambda: "computed")
+            'computed'
+        """
+        computed: list[T] = []
+        with self.together():
+            if self.rank == 0:
+                computed.append(compute())
+        return self.of_first(computed)[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:

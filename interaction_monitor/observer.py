@@ -30,9 +30,8 @@ from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Probe
 from interaction_monitor.record import NewRecord, Record
-from interaction_monitor.reference import References
+from interaction_monitor.reference import References, TwinTraining
 from interaction_monitor.reference.sources import Given, Run
-from interaction_monitor.reference.twins import TwinTraining
 from interaction_monitor.settings import (
     ForwardContext,
     ForwardFunc,

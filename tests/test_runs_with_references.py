@@ -18,7 +18,7 @@ from interaction_monitor.history import History
 from interaction_monitor.language_models import last_token_logits
 from interaction_monitor.players import FeaturePatches
 from interaction_monitor.reference import Twins
-from interaction_monitor.reference.twins_follow_run import optimizer_like
+from interaction_monitor.reference.twins import optimizer_like
 from interaction_monitor.stopping import GeneralizingShare
 
 PATCHES = FeaturePatches(layer="features.2", grid=8, margin=1, n_players=4)

@@ -17,8 +17,8 @@ from interaction_monitor._checks import describe, is_a, refusing
 from interaction_monitor.distributed import is_split
 from interaction_monitor.observer import Observer
 from interaction_monitor.progress_bar import say
-from interaction_monitor.reference.twins import COSTS, Loss, Twins, TwinTraining
-from interaction_monitor.reference.twins_follow_run import follow, mirror, optimizer_like
+from interaction_monitor.reference.sources import Loss, Twins
+from interaction_monitor.reference.twins import COSTS, TwinTraining, follow, mirror, optimizer_like
 from interaction_monitor.state import preserved_rng, silent
 
 if TYPE_CHECKING:

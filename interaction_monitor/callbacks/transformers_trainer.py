@@ -27,7 +27,8 @@ from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
 from interaction_monitor.record import RecordError
-from interaction_monitor.reference.twins import COSTS, Loss
+from interaction_monitor.reference.sources import Loss
+from interaction_monitor.reference.twins import COSTS
 from interaction_monitor.settings import ForwardFunc
 
 LOSSES = ("train_loss", "test_loss")

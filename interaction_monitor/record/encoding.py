@@ -1,4 +1,4 @@
-"""How players, probe samples and measurements become the files of a record, and how they come back.
+"""How players, probe samples, measurements and references become the files of a record, and how they come back.
 
 Every array's dtype and shape follows from `run.json`, so a file is known to be right before it is read.
 """
@@ -6,6 +6,7 @@ Every array's dtype and shape follows from `run.json`, so a file is known to be 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,6 +81,36 @@ def read_measurement(path: Path, n_samples: int, n_players: int) -> Measurement:
     values: dict[str, Any] = {name: float(arrays.pop(name)) for name in _SCALARS}
     values |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     return Measurement(**values)
+
+
+def pack_reference(values: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """Turn what is known of a reference into the arrays of its file, with a digest in the place of its name."""
+    arrays = {name: np.asarray(value) for name, value in values.items() if name != "name"}
+    return {**arrays, "source": _digest(values["name"])}
+
+
+def read_reference(path: Path, name: str, n_samples: int, n_players: int) -> dict[str, Any]:
+    """Read the file of the reference that is called so: what `pack_reference` was given, as tensors and numbers.
+
+    Raises:
+        RecordError: If the file is missing, damaged, of another record, or of a reference with another name.
+    """
+    expected: dict[str, tuple[str, Shape]] = {
+        **dict.fromkeys(("and_", "or_"), ("int8", (n_samples, 2**n_players))),
+        "valid": ("bool", (n_samples,)),
+        "ends": ("float64", (n_samples, 2)),
+        "tau": ("float64", ()),
+        "source": ("uint8", (32,)),
+    }
+    arrays = files.read_arrays(path, expected)
+    if not np.array_equal(arrays.pop("source"), _digest(name)):
+        raise RecordError(f"{path} is of another reference than {name}")
+    tau = float(arrays.pop("tau"))
+    return {"name": name, "tau": tau} | {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def _digest(name: str) -> NDArray[np.uint8]:
+    return np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint8)
 
 
 def describe(players: PlayerMap, probe: Probe) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:

@@ -70,6 +70,11 @@ def measurement_path(folder: Path, position: tuple[int, int], *, within: str = M
     return folder / within / f"epoch_{epoch:05d}_step_{step:08d}.npz"
 
 
+def reference_path(folder: Path, number: int) -> Path:
+    """Return the file of a reference, which are counted from 1 in the order in which they were given."""
+    return folder / REFERENCES / f"reference_{number}.npz"
+
+
 Shape = tuple[int, ...]
 _TEMPORARY = ".*.tmp"
 _HEADER_LIMIT = 4096

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from interaction_monitor._checks import describe, refusing
 from interaction_monitor.distributed import Ranks
+from interaction_monitor.forward.model import call_model, device_of, eager_if_compiled, logits_of
 from interaction_monitor.functional import generalizing_share, order_strength
 from interaction_monitor.functional.generalizing import held_interactions
 from interaction_monitor.measurement import Measurement, NoValidSamplesError
 from interaction_monitor.phases import OverfittingState, OverfittingTracker
-from interaction_monitor.record.files import REFERENCES, RecordError, read_arrays, write_arrays
+from interaction_monitor.record.encoding import pack_reference, read_reference
+from interaction_monitor.record.files import REFERENCES, RecordError, reference_path, write_arrays
 from interaction_monitor.reference.sources import (
     Checkpoint,
     Given,
@@ -28,14 +29,13 @@ from interaction_monitor.reference.sources import (
     Run,
     Salient,
     Source,
+    Twins,
     described,
-    from_network,
     from_record,
-    require_fitting,
     sources_of,
-    with_shapes,
 )
-from interaction_monitor.reference.twins import Twins, TwinTraining
+from interaction_monitor.reference.twins import TwinTraining
+from interaction_monitor.state import evaluating, preserved_rng, silent, undisturbed, uninitialized
 
 __all__ = ["Checkpoint", "References", "Salient", "TwinTraining", "Twins"]
 
@@ -107,23 +107,21 @@ class References:
             if self.twins is None:
                 raise ValueError("Twins(loss=None, optimizer=None): a training loop of your own must give both")
             for number, network in enumerate(self.twins.networks, start=1):
-                with_shapes(network, run, seed=self.twins.seed + number)
+                if uninitialized(network):  # one call draws the weights of what is made lazily
+                    with preserved_rng(self.twins.seed + number), torch.no_grad(), silent(network), evaluating(network):
+                        _outputs(network, run)
                 require_fitting(network, run, name=f"Twins({type(network).__name__})")
             self.measured = ()
             return
-        with ranks.together():
-            kept = self._read(run) if ranks.rank == 0 else None
-        self.measured = ranks.of_first(kept)
+        self.measured = ranks.from_first(partial(self._read, run))
         if self.measured is None:
             self.measured = tuple(self._measured(source, run, measure, ranks) for source in self.sources)
 
     def _measured(self, source: Source | Twins, run: Run, measure: Measure, ranks: Ranks) -> Salient:
         assert not isinstance(source, Twins)
-        if isinstance(source, (Checkpoint, torch.nn.Module)):
+        if isinstance(source, (Checkpoint, nn.Module)):
             return from_network(source, run, measure)
-        with ranks.together():
-            found = from_record(source, run) if ranks.rank == 0 else None
-        best, start = ranks.of_first(found)  # type: ignore[misc]  # None only where rank zero sends its own
+        best, start = ranks.from_first(partial(from_record, source, run))
         self._starts.append(start)
         return best
 
@@ -137,28 +135,21 @@ class References:
             return
         (folder / REFERENCES).mkdir()
         for number, (reference, source) in enumerate(zip(self.measured, self.sources, strict=True), start=1):
-            arrays = {name: np.asarray(value) for name, value in reference.to_primitives().items() if name != "name"}
-            write_arrays(_path(folder, number), {**arrays, "source": _digest(described(source))})
+            values = reference.to_primitives() | {"name": described(source)}
+            write_arrays(reference_path(folder, number), pack_reference(values))
 
     def _read(self, run: Run) -> tuple[Salient, ...] | None:
         """Read the references from the record of a run; None where there are none, others, or damaged ones."""
         if run.folder is None:
             return None
-        n_samples = len(run.probe)
-        games = ("int8", (n_samples, 2**run.players.n_players))
-        ends, one = ("float64", (n_samples, 2)), ("float64", ())
-        expected = {"and_": games, "or_": games, "valid": ("bool", (n_samples,)), "ends": ends, "tau": one}
         found = []
-        for number, source in enumerate(map(described, self.sources), start=1):
+        for number, name in enumerate(map(described, self.sources), start=1):
+            path = reference_path(run.folder, number)
             try:
-                arrays = read_arrays(_path(run.folder, number), {**expected, "source": ("uint8", (32,))})
+                found.append(Salient(**read_reference(path, name, len(run.probe), run.players.n_players)))
             except RecordError:
                 return None
-            if not np.array_equal(arrays.pop("source"), _digest(source)):
-                return None
-            tau = float(arrays.pop("tau"))
-            found.append(Salient(source, **{name: torch.from_numpy(array) for name, array in arrays.items()}, tau=tau))
-        return None if _path(run.folder, len(found) + 1).exists() else tuple(found)
+        return None if reference_path(run.folder, len(found) + 1).exists() else tuple(found)
 
     def compare(self, measurement: Measurement, measure: Measure, *, first: bool) -> Measurement:
         """Add to a measurement of the run which part of its strength the references have too.
@@ -255,13 +246,55 @@ class References:
         self.measured = None if measured is None else tuple(map(Salient.from_primitives, measured))
         self.tracker.load_state_dict(state["tracker"])
         self._waiting = state.get("twins")
-        if self.twins is not None and self._waiting is not None:
+        if self.twins is not None:
             self.begin(self.twins)
 
 
-def _path(folder: Path, number: int) -> Path:
-    return folder / REFERENCES / f"reference_{number}.npz"
+def from_network(source: nn.Module | Checkpoint, run: Run, measure: Measure) -> Salient:
+    """Measure a network, which a checkpoint makes first, as the run's is measured.
+
+    Raises:
+        ValueError: if it cannot be made, is none, shares weights with the network that is trained, or does not fit.
+    """
+    name = f"reference={described(source)}"
+    network: Any = source
+    if isinstance(source, Checkpoint):
+        fix = "let it make a network and load the weights into it: MyModule.load_from_checkpoint of Lightning, say"
+        with refusing(f"{name}: its factory", fix):
+            network = source.factory(source.path)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name}: its factory returned {describe(network)}; {fix}")
+    require_fitting(network, run, name=described(source))
+    try:
+        return Salient.of(measure(network), described(source))
+    except Exception as error:
+        raise ValueError(f"{name} cannot be measured: {type(error).__name__}: {error}") from error
 
 
-def _digest(name: str) -> NDArray[np.uint8]:
-    return np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype=np.uint8)
+def require_fitting(network: nn.Module, run: Run, *, name: str) -> None:
+    """Refuse a network that shares weights with the one that is trained, or has another number of outputs."""
+    mine = {id(parameter) for parameter in run.model.parameters()}
+    if network is run.model or any(id(parameter) in mine for parameter in network.parameters()):
+        raise ValueError(f"reference={name} holds the very weights that are trained; give another network")
+    here = _n_outputs(run.model, run)
+    fix = "give one that is called as the run's network is, in its precision"
+    with refusing(f"reference={name} on the probe", fix):
+        there = _n_outputs(network, run)
+    if here != there:
+        raise ValueError(
+            f"reference={name} has {there} outputs, but the network that is trained has {here}; give one for the same "
+            "task"
+        )
+
+
+def _outputs(network: nn.Module, run: Run) -> Tensor:
+    sample = run.probe.select([0])
+    sample = sample.to(device_of(network, sample.inputs))
+    with eager_if_compiled(network):
+        return logits_of((run.settings.forward_func or call_model)(network, sample.inputs), 1)
+
+
+def _n_outputs(network: nn.Module, run: Run) -> int:
+    with undisturbed(network):
+        logits = _outputs(network, run)
+    return logits.shape[-1] if logits.ndim > 1 else 1

@@ -1,22 +1,21 @@
-"""References that need no other data: two networks trained in step with the run, each on a half of its training set."""
+"""Training twins: by the settings, modes and frozen parts that the run has, and without a trace in it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from interaction_monitor._checks import describe, refusing, some
+from interaction_monitor._checks import some
 from interaction_monitor.batches import BatchLosses, halves
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import size_of
-from interaction_monitor.reference.twins_follow_run import follow, mirror, take_over
+from interaction_monitor.reference.sources import Loss
 from interaction_monitor.state import Kept, evaluating, preserved_rng
 
 COSTS = (
@@ -24,66 +23,7 @@ COSTS = (
     "times for small networks, and a measurement 3 times"
 )
 _LOOKED_AT = 2  # steps: what a first one sets up is not what each changes, and a second shows it
-_ENOUGH = 8  # samples of a batch, from which a half of a single one is left out
-Loss = Callable[[nn.Module, Any], "Tensor | None"]
-
-
-@dataclass(frozen=True)
-class Twins:
-    """Two networks like the run's, trained in step with it, each on a fixed half of its training samples.
-
-    They take the place of finished references where there are none, and need no sample and no label beyond the training
-    set. With them training takes about 2.3 times as long, since each learns from half of a batch and is
-    shown the other half, up to 3 times for small networks; a measurement takes 3 times as long.
-
-    By default an interaction counts only if both have it: each sample is known to one of the twins at most, so what
-    both have cannot be learnt by heart from single samples. On a LeNet with 20% wrong labels this share sank from 0.69
-    to 0.30, while the share that one of them has sank from 0.90 to 0.72.
-
-    Args:
-        factory: makes a network of the run's kind, untrained: a Lightning module's class, for example.
-        loss: (network, batch) -> loss, for a training loop of one's own; None takes the Lightning module's own
-            `training_step`, or the loss of the transformers Trainer (of its model where `compute_loss` is overridden).
-        optimizer: network -> optimizer, likewise; None takes the module's own `configure_optimizers`, or an optimizer
-            of the run's kind.
-        at_least: how many of the two must have an interaction: 2, or 1.
-        seed: decides their weights and what they draw.
-
-    Raises:
-        TypeError: if factory, loss or optimizer cannot be called.
-        ValueError: if `at_least` is neither 1 nor 2.
-
-    Examples:
-        >>> Twins(lambda: nn.Linear(4, 2)).at_least
-        2
-    """
-
-    factory: Callable[[], nn.Module]
-    loss: Loss | None = None
-    optimizer: Callable[[nn.Module], Optimizer] | None = None
-    at_least: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("factory", "loss", "optimizer"):
-            value = getattr(self, name)
-            if isinstance(value, nn.Module) or not (callable(value) or (value is None and name != "factory")):
-                shown = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
-                raise TypeError(f"Twins({name}={shown}): give a function")
-        if self.at_least not in (1, 2):
-            raise ValueError(f"Twins(at_least={self.at_least!r}): give 2 or 1")
-
-    def networks(self) -> list[nn.Module]:
-        """Make both networks; the random states stay as they are."""
-        made, fix = [], "give a function without arguments that makes an untrained network, lambda: MyModule(...) say"
-        for number in range(2):
-            with preserved_rng(self.seed + number + 1), refusing("Twins(factory=...)", fix):
-                made.append(self.factory())
-        if not all(isinstance(network, nn.Module) for network in made):
-            raise TypeError(f"Twins(factory=...) must return a network, but returned {describe(made[0])}")
-        if made[0] is made[1]:
-            raise ValueError("Twins(factory=...) returned the same network twice; let it make a new one each time")
-        return made
+_ENOUGH = 8  # samples of a batch, from which a half of a single one is left out, as normalisation may fail on it
 
 
 class TwinTraining:
@@ -171,15 +111,12 @@ class TwinTraining:
         try:
             with nullcontext() if beside is None else self._apart(beside, like):
                 parts = halves(batch)
-                # Normalisation over a batch fails on one sample, and few batches are so small that
-                # both halves have one.
                 size = sum(map(size_of, parts))
-                least = 2 if size >= _ENOUGH else 1
                 for number, half in enumerate(parts):
                     self._look(1 - number, half)
                 for number, half in enumerate(parts):
                     with preserved_rng((self.seed + 2 * self.steps + number) * 0x9E3779B1 % 2**32), torch.enable_grad():
-                        self._learn(number, half if size_of(half) >= least else None, accumulate, of=size)
+                        self._learn(number, half, accumulate, of=size)
                         if update:
                             self._update(number, like, clip)
             self.steps += 1
@@ -234,7 +171,7 @@ class TwinTraining:
     def _learn(self, number: int, half: Any, accumulate: int, *, of: int) -> None:
         loss = None
         with self.ranks.together():
-            if half is not None:
+            if size_of(half) >= (2 if of >= _ENOUGH else 1):
                 try:
                     loss = self.loss(self.networks[number], half)
                 except Exception:
@@ -289,3 +226,75 @@ class TwinTraining:
         self._unseen = None if unseen is None else BatchLosses()
         if self._unseen is not None:
             self._unseen.load_state_dict(dict(zip(("sum", "samples"), unseen, strict=True)))
+
+
+def take_over(optimizers: Iterable[Optimizer], like: Iterable[Optimizer]) -> None:
+    """Give optimizers the learning rates and other settings that others have now, group by group.
+
+    Examples:
+        >>> mine, theirs = (torch.optim.SGD([torch.zeros(1)], lr=lr) for lr in (0.1, 0.5))
+        >>> take_over([mine], [theirs])
+        >>> mine.param_groups[0]["lr"]
+        0.5
+    """
+    for optimizer, other in zip(optimizers, like, strict=False):
+        for group, theirs in zip(optimizer.param_groups, other.param_groups, strict=False):
+            for name, value in theirs.items():
+                if name != "params" and name in group:
+                    group[name] = value.clone() if isinstance(value, Tensor) else value
+
+
+def follow(optimizers: Iterable[Optimizer], like: Iterable[Optimizer], network: nn.Module, model: nn.Module) -> None:
+    """Add the groups that the optimizers of a model have got since, as where frozen parts thaw, to those of a network.
+
+    Examples:
+        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> theirs, mine = (torch.optim.SGD([each.bias], lr=0.1) for each in (model, network))
+        >>> theirs.add_param_group({"params": [model.weight], "lr": 0.01})
+        >>> follow([mine], [theirs], network, model)
+        >>> mine.param_groups[1]["params"][0] is network.weight, mine.param_groups[1]["lr"]
+        (True, 0.01)
+    """
+    for optimizer, other in zip(optimizers, like, strict=False):
+        if added := other.param_groups[len(optimizer.param_groups) :]:
+            held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            own = {name: parameter for name, parameter in network.named_parameters() if id(parameter) not in held}
+            names = {id(parameter): name for name, parameter in model.named_parameters() if name in own}
+            for group in added:
+                found = [own[names[id(parameter)]] for parameter in group["params"] if id(parameter) in names]
+                optimizer.add_param_group({**group, "params": found})
+
+
+def mirror(network: nn.Module, model: nn.Module) -> None:
+    """Put each part of a network into the mode of the same part of the model, and freeze what is frozen there."""
+    theirs = dict(model.named_modules())
+    for name, module in network.named_modules():
+        module.training = theirs[name].training if name in theirs else model.training
+    parameters = dict(model.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name in parameters and not nn.parameter.is_lazy(parameter):
+            parameter.requires_grad_(parameters[name].requires_grad)
+
+
+def optimizer_like(optimizer: Optimizer, model: nn.Module, network: nn.Module) -> Optimizer:
+    """Make an optimizer of the same kind for a network of the same kind, with the same parameters in the same groups.
+
+    Examples:
+        >>> model, network = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+        >>> made = optimizer_like(torch.optim.AdamW(groups, lr=0.5), model, network)
+        >>> made.param_groups[0]["params"][0] is network.weight, made.param_groups[0]["weight_decay"]
+        (True, 0.1)
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the run's optimizer holds other parameters than the model, as DeepSpeed's does")
+    mine = dict(network.named_parameters())
+    groups = [
+        {
+            **{key: value for key, value in group.items() if key in optimizer.defaults},
+            "params": [mine[names[id(parameter)]] for parameter in group["params"]],
+        }
+        for group in optimizer.param_groups
+    ]
+    return type(optimizer)(groups)  # type: ignore[call-arg]  # each kind has its own arguments
