@@ -7,7 +7,7 @@ python -m examples.language_model --data FOLDER --model OPT    # a model of your
 Nothing is trained. As in Chen et al. 2024, appendix O: the ten words of each prompt that the authors chose are the
 players, all tokens of a word are masked together at the embedding, and the output is the log-odds of the word that the
 model holds most probable. SmolLM2 has no mask token, so absent words are replaced by the mean embedding. The outputs of
-each prompt are kept in --out, and orders.csv there has the numbers of each.
+each prompt are kept in --out, orders.csv there has the numbers of each, and the first three have a picture.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def main(command: list[str] | None = None) -> None:
     print("share of the strength at each order:", " ".join(f"{x:.1%}" for x in found.distribution / options.players))
     for sample, text in enumerate(texts[:SHOWN]):
         show(found, sample, text)
+        found.plot(sample, names=text.players).savefig(options.out / f"prompt_{sample + 1}.png")
     write(found, texts, options.out / "orders.csv")
 
 

@@ -252,6 +252,7 @@ def test_a_language_model_of_a_folder_is_measured(published, tmp_path, capsys):
     assert "1 prompts" in first
     rows = (tmp_path / "out/orders.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in rows] == ["prompt", "1"]
+    assert (tmp_path / "out/prompt_1.png").read_bytes().startswith(b"\x89PNG")
     script.main([*command, "--model", model])  # what is kept is not measured again
     assert capsys.readouterr().out.splitlines() == first.splitlines()[-len(first.splitlines()) + 3 :]
     with pytest.raises(SystemExit):
