@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
@@ -21,9 +20,7 @@ from interaction_monitor.callbacks.errors import (
     rule_of,
     schedules_of,
 )
-from interaction_monitor.callbacks.preparation import TrainerSource, Wanted, observer_of
 from interaction_monitor.distributed import Ranks
-from interaction_monitor.forward.calls import Call
 from interaction_monitor.history import History
 from interaction_monitor.losses import Losses
 from interaction_monitor.observer import Observer
@@ -119,10 +116,14 @@ class CallbackBase:
         Raises:
             ValueError: if nothing was measured yet.
         """
-        return (History() if self.observer is None else self.observer.history).plot()
+        return self._history.plot()
 
     def _repr_html_(self) -> str:
-        return (History() if self.observer is None else self.observer.history)._repr_html_()
+        return self._history._repr_html_()
+
+    @property
+    def _history(self) -> History:
+        return History() if self.observer is None else self.observer.history
 
     def plain_settings(self) -> dict[str, Any]:
         """Return what decides what a measurement means, as plain values."""
@@ -142,10 +143,6 @@ class CallbackBase:
         self._drawn = 0  # measurements in the last picture
         self._forecast: Forecast | None = None  # until it is known whether measuring takes longer than training
 
-    def _observer_of(self, source: TrainerSource, state: Mapping[str, Any] | None) -> tuple[Observer, Call | None]:
-        asked = {field.name: getattr(self, field.name) for field in fields(Wanted) if field.name != "who"}
-        return observer_of(source, Wanted(type(self).__name__, **asked), state, Ranks.of_this_run())
-
     def _cost_at_start(self, observer: Observer, model: nn.Module, n_epochs: int | None) -> str | None:
         """Say what the measurements of a run of so many epochs will take; None where that is not known."""
         count = None if self.after_steps is not None else most_measurements(self.after_epochs, n_epochs)
@@ -155,9 +152,9 @@ class CallbackBase:
     def _cost_after_epoch(self) -> str | None:
         """Say once, after the first epoch, if measuring takes longer than training."""
         known, self._forecast = self._forecast, None
-        if known is None or self.observer is None or not len(self.observer.history) or self.after_steps is not None:
+        if known is None or not len(self._history) or self.after_steps is not None:
             return None
-        measured = self.observer.history[-1].seconds
+        measured = self._history[-1].seconds
         text = known.after_epoch(trained=self.budget.trained(), measured=measured, budget=self.budget)
         return None if text is None else f"{self.name}: {text}"
 
@@ -199,9 +196,9 @@ class CallbackBase:
 
     def _scalars(self) -> dict[str, float]:
         """Return the latest measurement as it is logged: key to finite value."""
-        if self.observer is None or not len(self.observer.history):
+        history = self._history
+        if not len(history):
             return {}
-        history = self.observer.history
         share = {f"{self.name}/{loggers.COST}": self.budget.share()} if history[-1].step > 0 else {}
         return loggers.scalars(history, self.name) | share
 
@@ -259,10 +256,9 @@ class CallbackBase:
 
     def _conclusion(self, step: int) -> list[str]:
         """Note that the run has come to its end, and say what it showed and where that is recorded."""
-        history = () if self.observer is None else self.observer.history
-        said = [f"{self.name}: {console.verdict(history, failure=self.faults.last)}"]
+        said = [f"{self.name}: {console.verdict(self._history, failure=self.faults.last)}"]
         record = None if self.observer is None else self.observer.record
-        if len(history) and record is not None:
+        if len(self._history) and record is not None:
             self._note(Progress(checkpoint=step, finished=True))
             gone = "" if is_record(record.folder) else ", but that folder has been removed since"
             said.append(f"{self.name}: recorded in {record.folder}{gone}")

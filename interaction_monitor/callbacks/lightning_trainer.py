@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from interaction_monitor._checks import is_a
 from interaction_monitor.callbacks import CallbackBase, resume, train_twins
 from interaction_monitor.callbacks.loggers import Loggers, folder_of
-from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
+from interaction_monitor.callbacks.preparation import TrainerSource, observer_of, way_to_call
+from interaction_monitor.distributed import Ranks
 from interaction_monitor.loading import UnreadableLoaderError, join, read_samples, rows_of, size_of
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import Probe, Suits
@@ -43,7 +44,7 @@ class LightningSetUp(CallbackBase):
         self._shown = (state or {}).get("shown")
         if state is not None:
             resume.check(state, self.plain_settings())
-        observer, found = self._observer_of(source_of(trainer, pl_module), state)
+        observer, found = observer_of(source_of(trainer, pl_module), self, state, Ranks.of_this_run())
         if found is not None:
             text = "module(x) does not run on the samples, so it is called as its own step calls it:"
             say(trainer, f"{self.name}: {text} {found}")

@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -47,11 +47,9 @@ class TrainerSource:
     forward_context: ForwardContext = nullcontext
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the user asked for, of which callback."""
+class Wanted(Protocol):
+    """What the user asked for: a callback, as far as it matters here."""
 
-    who: str
     players: Players
     probe: Probe | None
     n_samples: int
@@ -132,7 +130,8 @@ def _samples(source: TrainerSource, wanted: Wanted, state: Mapping[str, Any] | N
     if state is not None:
         before, record = (state.get("train") or {}).get("samples"), state.get("record")
         folder = None if record is None else str(Path(record) / TRAINING)
-        train = _recorded(before, train, folder, f"{wanted.who}: the loader for training", "training samples")
+        loader = f"{type(wanted).__name__}: the loader for training"
+        train = _recorded(before, train, folder, loader, "training samples")
     return probe, train
 
 
@@ -152,7 +151,7 @@ def _of_the_start(state: Mapping[str, Any], probe: Probe, wanted: Wanted) -> Pro
             "the checkpoint's history was measured with other samples than probe= holds now; resume with the same, "
             f"{resume.NEW}"
         )
-    return _recorded(before, probe, state.get("record"), f"{wanted.who}: the loader", "samples")
+    return _recorded(before, probe, state.get("record"), f"{type(wanted).__name__}: the loader", "samples")
 
 
 def _recorded(before: object, probe: Probe, record: str | None, loader: str, what: str) -> Probe:

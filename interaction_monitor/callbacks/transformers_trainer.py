@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from interaction_monitor._checks import describe
 from interaction_monitor.callbacks import CallbackBase, resume, train_twins
 from interaction_monitor.callbacks.loggers import Loggers
-from interaction_monitor.callbacks.preparation import TrainerSource, way_to_call
+from interaction_monitor.callbacks.preparation import TrainerSource, observer_of, way_to_call
 from interaction_monitor.distributed import Ranks
 from interaction_monitor.forward.calls import CallError
 from interaction_monitor.loading import UnreadableLoaderError
@@ -73,7 +73,7 @@ class TransformersSetUp(CallbackBase):
                 except RecordError as error:
                     at = f"epoch {int((state.epoch or 0) + 1e-6)} (step {state.global_step})"
                     self.faults.warn_once("resume", f"{error}, so the record begins at {at}")
-        observer, found = self._observer_of(source, None if earlier is None else resume.state_in(earlier))
+        observer, found = observer_of(source, self, None if earlier is None else resume.state_in(earlier), ranks)
         if found is not None and ranks.rank == 0:
             self._say(f"{self.name}: model(**inputs) does not run on the samples, so it is called so: {found}")
         with ranks.together():
