@@ -45,40 +45,27 @@ def arguments_of(who: str, kind: type[Exception]) -> Iterator[None]:
         raise kind(f"{who}{refused}") from None
 
 
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
-
-
 def _is_folder(value: Any) -> bool:
     """Tell whether a name is that of one folder, which lies within another."""
     return isinstance(value, str) and value.strip() not in ("", ".") and not any(p in value for p in ("/", "\\", ".."))
 
 
-_METRIC = (
-    _or_none(lambda value: isinstance(value, str) and bool(value)),
-    "the name of a logged metric, such as 'loss', or None",
-)
+_METRIC = (lambda value: isinstance(value, str) and bool(value), "the name of a logged metric, such as 'loss', or None")
 # Which values an argument takes, and what to give instead of others.
 _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "players": (
         lambda value: isinstance(value, Players),
         'a kind of players, such as FeaturePatches(layer="features.1")',
     ),
-    "probe": (
-        _or_none(lambda value: isinstance(value, Probe)),
-        "Probe(inputs, targets) or Probe.from_loader(loader)",
-    ),
+    "probe": (lambda value: isinstance(value, Probe), "Probe(inputs, targets) or Probe.from_loader(loader)"),
     "interactions": (lambda value: value in ("and-or", "and"), "one of ('and-or', 'and')"),
-    "thresholds": (
-        _or_none(lambda value: isinstance(value, Thresholds)),
-        "Thresholds(...) of interaction_monitor, or None",
-    ),
+    "thresholds": (lambda value: isinstance(value, Thresholds), "Thresholds(...) of interaction_monitor, or None"),
     "max_overhead": (
-        _or_none(lambda value: is_number(value) and 0 < value <= 1),
+        lambda value: is_number(value) and 0 < value <= 1,
         "a share above 0 and up to 1, such as 0.05, or None",
     ),
     "tracker": (
-        _or_none(lambda value: not isinstance(value, type) and callable(getattr(value, "update", None))),
+        lambda value: not isinstance(value, type) and callable(getattr(value, "update", None)),
         "PhaseTracker(...) of interaction_monitor.phases, or None",
     ),
     "train_loss": _METRIC,
@@ -87,6 +74,7 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_error": (lambda value: value in ("warn", "raise"), "one of ('warn', 'raise')"),
     "seed": (is_whole, "a whole number"),
 }
+_MAY_BE_NONE = ("probe", "thresholds", "max_overhead", "tracker", "train_loss", "test_loss")
 
 
 def require(**arguments: Any) -> None:
@@ -100,7 +88,7 @@ def require(**arguments: Any) -> None:
     """
     for name, value in arguments.items():
         fits, instead = _FITTING[name]
-        if not fits(value):
+        if not (fits(value) or (value is None and name in _MAY_BE_NONE)):
             raise RefusedError(name, value, instead)
 
 
