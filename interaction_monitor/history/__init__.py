@@ -22,6 +22,7 @@ from interaction_monitor.history.row import ADDED, KINDS, PHASES, PREFIXES, TUPL
 __all__ = ["PHASES", "EffectPart", "History", "Row", "csv_columns"]
 
 DERIVED = ("loss_gap", "evaluated_gap", "persisted_share", "high_order_effect", "high_order_gap")
+_MOST_ORDERS = 99  # that a column may be of while there is no row to say how many
 
 
 class EffectPart(NamedTuple):
@@ -211,14 +212,16 @@ class History(Sequence[Row]):
         Raises:
             ValueError: If there is no such column.
         """
-        field, order = of_order(name)
-        if field is not None and (order <= self.n_players or not self):
+        orders = range(1, (self.n_players or _MOST_ORDERS) + 1)
+        places = {f"{prefix}{order}": (field, order) for field, prefix in PREFIXES.items() for order in orders}
+        if name in places:
+            field, order = places[name]
             return self.by_order(field)[:, order - 1] if self else np.zeros(0)
         kind = KINDS.get(name)
         if name not in DERIVED and (kind is None or kind == TUPLE):
             known = [known for known, kind in KINDS.items() if kind != TUPLE]
-            orders = [f"{prefix}1 to {prefix}{self.n_players or 'n'}" for prefix in PREFIXES.values()]
-            raise ValueError(f"no column {name!r}; there are {', '.join([*known, *DERIVED, *orders])}")
+            by_order = [f"{prefix}1 to {prefix}{self.n_players or 'n'}" for prefix in PREFIXES.values()]
+            raise ValueError(f"no column {name!r}; there are {', '.join([*known, *DERIVED, *by_order])}")
         values = [getattr(row, name) for row in self._rows]
         if kind == "str":
             return np.array(values, dtype=np.str_)
@@ -267,16 +270,3 @@ def csv_columns(n_players: int, *, optional: bool = True) -> list[str]:
         if optional or name not in ADDED:
             columns += [f"{PREFIXES[name]}{k}" for k in range(1, n_players + 1)] if kind == TUPLE else [name]
     return columns
-
-
-def of_order(column: str) -> tuple[str | None, int]:
-    """Tell of which field and order a column of the CSV file is; None and 0 where it is of no order.
-
-    Examples:
-        >>> of_order("train_strength_3"), of_order("order_1"), of_order("mean_order"), of_order("strength_01")
-        (('train_strength', 3), ('distribution', 1), (None, 0), (None, 0))
-    """
-    prefix, _, number = column.rpartition("_")
-    order = int(number) if number.isascii() and number.isdigit() and len(number) < 3 else 0
-    found = [name for name, known in PREFIXES.items() if known == f"{prefix}_" and str(order) == number and order > 0]
-    return (found[0], order) if found else (None, 0)

@@ -44,8 +44,6 @@ class GeneralizationPower(Float64Metric):
 
     is_differentiable = False
     higher_is_better = True
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
 
     totals: Tensor
     counts: Tensor

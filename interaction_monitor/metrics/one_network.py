@@ -94,11 +94,12 @@ class SampleMetric(Float64Metric):
                 f"but are {', '.join(map(str, shapes))}"
             )
 
-    def add_samples(self, v: Tensor, **interactions: Tensor) -> None:
-        """Keep the samples whose numbers are all finite: each (S, 2^n), under the name of its state."""
-        valid = torch.stack([to_float64(values) for values in (v, *interactions.values())]).isfinite().all(-1).all(0)
-        for state, values in {"ends": v[:, [0, -1]], **interactions}.items():
-            getattr(self, state).append(to_float64(values)[valid].flatten())
+    def add_samples(self, v: Tensor, **interactions: Tensor | None) -> None:
+        """Keep the samples whose numbers are all finite: each (S, 2^n), under the name of its state; None are zeros."""
+        known = {state: to_float64(torch.zeros_like(v) if x is None else x) for state, x in interactions.items()}
+        valid = torch.stack([to_float64(v), *known.values()]).isfinite().all(-1).all(0)
+        for state, values in {"ends": to_float64(v[:, [0, -1]]), **known}.items():
+            getattr(self, state).append(values[valid].flatten())
 
     def threshold(self) -> Tensor:
         """Give τ over all samples."""
@@ -138,7 +139,6 @@ class OrderDistribution(SampleMetric):
 
     is_differentiable = False
     higher_is_better = None
-    plot_lower_bound = 0.0
 
     def __init__(self, n_players: int, *, fraction: float = SALIENCY, **kwargs: Any) -> None:
         super().__init__(n_players, fraction, ("and_", "or_"), **kwargs)
@@ -157,7 +157,7 @@ class OrderDistribution(SampleMetric):
             ValueError: if a shape is not (S, 2^n_players) or the shapes differ.
         """
         self.require_shapes(v, and_, or_)
-        self.add_samples(v, and_=and_, or_=torch.zeros_like(and_) if or_ is None else or_)
+        self.add_samples(v, and_=and_, or_=or_)
 
     def compute(self) -> dict[str, Tensor]:
         """Give the distribution over all samples seen, on all processes.
@@ -217,8 +217,6 @@ class GeneralizingStrength(SampleMetric):
 
     is_differentiable = False
     higher_is_better = True
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
 
     def __init__(
         self, n_players: int, *, fraction: float = SALIENCY, level: float = 0.95, at_least: int = 1, **kwargs: Any
@@ -245,9 +243,7 @@ class GeneralizingStrength(SampleMetric):
         """
         self.require_shapes(v, and_, or_)
         held = held_interactions(and_, or_, references, at_least=self.at_least)
-        kept = dict(zip(_STATES, (and_, or_, *held), strict=True))
-        zero = torch.zeros_like(and_)
-        self.add_samples(v, **{state: zero if values is None else values for state, values in kept.items()})
+        self.add_samples(v, **dict(zip(_STATES, (and_, or_, *held), strict=True)))
 
     def compute(self) -> dict[str, Tensor]:
         """Give the share over all samples seen, on all processes.

@@ -227,5 +227,4 @@ class OverfittingTracker:
         self._epochs = list(state["epochs"])
         self._steps = list(state["steps"])
         self._last_epoch = state["last_epoch"]
-        found = state["found"]
-        self._found = (found[0], found[1], found[2], found[3]) if found else None
+        self._found = tuple(state["found"]) if state["found"] else None
