@@ -11,14 +11,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any, Protocol, TextIO, TypeVar
 
-import torch.distributed as dist
-
 from interaction_monitor._checks import is_a
+from interaction_monitor.distributed import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +97,8 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         ...     for number in range(3):
         ...         at(number + 1)
     """
-    shown = _Shown(what, total)
-    try:
+    with closing(_Shown(what, total)) as shown:
         yield shown.at
-    finally:
-        shown.close()
 
 
 def counted(what: str, items: Sequence[T]) -> Iterator[T]:
@@ -133,7 +129,7 @@ class _Shown:
         with self._giving_up():
             if not self._opened:
                 self._opened = True
-                self._bar = _open.get()(self._what, self._total) if _is_first() else None
+                self._bar = _open.get()(self._what, self._total) if Ranks.of_this_run().rank == 0 else None
             if self._bar is not None:
                 self._bar.update(done - self._done)
                 self._done = done
@@ -150,10 +146,6 @@ class _Shown:
         except Exception as error:
             log.info("progress cannot be shown: %s: %s", type(error).__name__, error)
             self._bar = None
-
-
-def _is_first() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def lightning_bars(trainer: Any, name: str) -> OpenBar:
