@@ -179,12 +179,12 @@ def loss_curves(ax: Axes, history: History) -> None:
     losses = shown_losses(history)
     train, test, both = losses.train, losses.test, np.isfinite(losses.gap)
     above = test[both] > train[both]
+    plot_known(ax, history, train, color=TRAIN, label=f"train loss{losses.of}", linestyle="-")
+    plot_known(ax, history, test, color=TEST, label=f"test loss{losses.of}", linestyle="--")
     ax.fill_between(
         values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
         label="test above train" if above.any() else None,
     )  # fmt: skip
-    plot_known(ax, history, train, color=TRAIN, label=f"train loss{losses.of}", linestyle="-")
-    plot_known(ax, history, test, color=TEST, label=f"test loss{losses.of}", linestyle="--")
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
     ax.set_ylabel("loss")
     run_axis(ax, history)

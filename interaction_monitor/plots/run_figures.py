@@ -274,13 +274,11 @@ def _curves(axes: list[Axes], history: History) -> None:
     top.legend(handles, labels, loc="upper center", ncols=columns, frameon=False, columnspacing=1.2, fontsize=8)
     for ax in axes[1:]:
         charts.loss_curves(ax, history)
+        # Before the onsets, which are named above.
+        ax.legend(loc="upper center", ncols=len(ax.get_legend_handles_labels()[1]), frameon=False)
         mark_phases(ax, history)
         mark_onsets(ax, history, height=0.81)
         _leave_room(ax, 0.2)
-        shown = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-        names = sorted(shown, key=lambda name: (name.startswith("test"), name.startswith("test above")))
-        names = [name for name in names if name.startswith(("train loss", "test"))]
-        ax.legend([shown[name] for name in names], names, loc="upper center", ncols=len(names) or 1, frameon=False)
     name_the_lowest(axes)
 
 

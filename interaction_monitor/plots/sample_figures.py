@@ -140,7 +140,9 @@ def waterfall(
         raise ValueError(f"sample={sample} has outputs that are not finite; choose one of `measurement.valid`")
     moment, earlier = before or (None, None)
     shown = strongest(measurement, sample, n_strongest, before=earlier)
-    labels = ["masked input", *(_label(interaction, names or ()) for interaction in shown), "the rest", "the input"]
+    called = dict(enumerate(names or ()))
+    whos = [SIGNS[x.kind].join(called.get(player, str(player)) for player in x.players) for x in shown]
+    labels = ["masked input", *whos, "the rest", "the input"]
     n_players = measurement.strength.shape[1]
     with style.context("default"):
         height = 1.6 + 0.32 * len(labels)
@@ -159,10 +161,6 @@ def waterfall(
         _dots(matrix, shown, n_players)
         figure.text(0.1 / width, 0.12 / height, _KEY, fontsize=8, color=NOTE)
     return figure
-
-
-def _label(interaction: Interaction, names: Sequence[str]) -> str:
-    return SIGNS[interaction.kind].join(names[x] if x < len(names) else str(x) for x in interaction.players)
 
 
 def _steps(ax: Axes, outputs: Sequence[float]) -> None:

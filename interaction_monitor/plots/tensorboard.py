@@ -36,6 +36,7 @@ PICTURES: Mapping[str, Callable[[History], Figure]] = {
 _NO_CHARTS = (
     *("epoch", "seconds", "solver_gap", "phase", "onset_epoch", "onset_step", "overfitting_epoch"),
     *("mean_order_low", "mean_order_high", "generalizing_low", "generalizing_high", "evaluated"),
+    "generalizing_share_order_",  # the tab has a map of them
 )
 _LAYOUT_CHECKS = 3  # measurements at which a user's layout is looked for: it is written early, and the file grows
 EVENTS = "events.out.tfevents."  # how the names of TensorBoard's files begin
@@ -54,8 +55,7 @@ def charted(values: Mapping[str, float], name: str) -> dict[str, float]:
         >>> charted({"interactions/mean_order": 1.5, "interactions/seconds": 0.8}, "interactions")
         {'interactions/mean_order': 1.5}
     """
-    by_order = f"{name}/generalizing_share_order_"  # the tab has a map of them
-    left_out = (by_order, *(f"{name}/{key}" for key in _NO_CHARTS))
+    left_out = tuple(f"{name}/{key}" for key in _NO_CHARTS)
     return {key: value for key, value in values.items() if not key.startswith(left_out)}
 
 

@@ -50,14 +50,14 @@ def bars(overlay: Overlay, columns: Sequence[int] | None = None) -> Figure:
         if ax is not axes[0]:
             ax.tick_params(labelleft=False)
     axes[0].set_ylabel("share of the\ninteraction strength")
-    pairs: list[Any] = [Patch(color=charts.TRAIN), Patch(facecolor="white", edgecolor=charts.TEST, hatch="////")]
-    if greys:
-        grey = [Patch(color=_LIGHT_GREY), Patch(facecolor="white", edgecolor=_GREY, hatch="////")]
-        pairs = [(pairs[0], grey[0]), (pairs[1], grey[1])]
-    names = ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"]
+    shades = [(charts.TRAIN, charts.TEST), *([(_LIGHT_GREY, _GREY)] if greys else [])]
+    pairs: list[Any] = [
+        tuple(Patch(color=filled) for filled, _ in shades),
+        tuple(Patch(facecolor="white", edgecolor=edge, hatch="////") for _, edge in shades),
+    ]
     figure.legend(
         pairs,
-        names,
+        ["measured, $I_{real}$", "predicted at the best noise level, $I_{theo}$"],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.3)},
         handlelength=3.2,
         loc="outside upper right",

@@ -89,7 +89,13 @@ def match_words(overlay: Overlay, index: int) -> str:
 
 def findings(overlay: Overlay) -> list[str]:
     """Say what the overlay shows: where phase two is, how well it is matched at worst, and whether σ̂² decreases."""
-    sentences = [_where(overlay)]
+    place = overlay.places[overlay.turn]
+    sentences = [
+        f"Phase two is from its onset on, {place}."
+        if overlay.onset_known
+        else f"The run has not found an onset, so everything from the lowest mean order on, {place}, is taken for "
+        "phase two here."
+    ]
     if overlay.left_out:
         sentences.append(f"Left out, because no sample had finite outputs: {', '.join(overlay.left_out)}.")
     if overlay.turn == len(overlay.history) - 1:
@@ -105,16 +111,6 @@ def findings(overlay: Overlay) -> list[str]:
         f"{overlay.places[worst]} (Jensen-Shannon divergence {float(overlay.fit.divergence[worst]):.4f} bit).",
         _trend(overlay),
     ]
-
-
-def _where(overlay: Overlay) -> str:
-    place = overlay.places[overlay.turn]
-    if overlay.onset_known:
-        return f"Phase two is from its onset on, {place}."
-    return (
-        f"The run has not found an onset, so everything from the lowest mean order on, {place}, is taken for "
-        "phase two here."
-    )
 
 
 def _trend(overlay: Overlay) -> str:
