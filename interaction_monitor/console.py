@@ -6,22 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from interaction_monitor.history import History, Row
-from interaction_monitor.history.landmarks import (
-    by_step,
-    find_detection,
-    find_gap_crossing,
-    find_gap_opening,
-    find_onset,
-    find_overfitting,
-    lowest_index,
-    lowest_test_loss,
-    onset_index,
-    places,
-    rises_below_zero,
-    shown_losses,
-    told_phases,
-)
+from interaction_monitor.history import History, Row, landmarks
 
 # Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
 LEAST_FOR_PHASE_ONE = 3
@@ -79,9 +64,9 @@ _PHASES = {"one": "phase one", "two": "phase two", None: "phase not decided yet"
 
 def phase_now(history: History) -> str:
     """Say what is known of the phase of the last measurement, so that nothing told later contradicts it."""
-    if history[-1].phase == "one" and lowest_index(history) == len(history) - 1:
+    if history[-1].phase == "one" and landmarks.lowest_index(history) == len(history) - 1:
         return "phase one so far"
-    return _PHASES[told_phases(history)[-1]]
+    return _PHASES[landmarks.told_phases(history)[-1]]
 
 
 def line(history: History, *, name: str = "interactions", with_step: bool = False) -> str:
@@ -106,7 +91,7 @@ def line(history: History, *, name: str = "interactions", with_step: bool = Fals
     ]
     if row.generalizing_share is not None:
         parts.append(f"generalizes {row.generalizing_share:.0%}")
-    gap = float(shown_losses(history).gap[-1])
+    gap = float(landmarks.shown_losses(history).gap[-1])
     if np.isfinite(gap):
         parts.append(f"loss gap {gap:+.3f}")
     parts.append(f"{row.seconds:.1f} s")
@@ -126,7 +111,7 @@ def verdict(history: Iterable[Row], *, failure: str | None = None) -> str:
     rows = History(history)
     if not rows:
         return "nothing was measured" + (f", because {failure}" if failure else "")
-    failed = f"; what failed after {places(rows)[-1]}: {failure}" if failure else ""
+    failed = f"; what failed after {landmarks.places(rows)[-1]}: {failure}" if failure else ""
     return overfitting(rows) + _phases(rows) + failed
 
 
@@ -152,10 +137,10 @@ def overfitting(history: History) -> str:
     if not len(known):
         return ""
     now = f"{shares[known[-1]]:.0%}"
-    began = find_overfitting(history)
+    began = landmarks.find_overfitting(history)
     if began is None:
         last, highest = int(known[-1]), int(known[np.argmax(shares[known])])
-        at = places(history)
+        at = landmarks.places(history)
         before = "" if highest == last else f", {shares[highest]:.0%} at {at[highest]}"
         if last < len(history) - 1:
             return f"of what the network encodes {now} generalized at {at[last]}{before}, and nothing is known since; "
@@ -163,20 +148,22 @@ def overfitting(history: History) -> str:
             f"of what the network encodes {now} generalized in the end{before}, and it has not clearly begun to "
             "over-fit; "
         )
-    detected = next(index for index, row in enumerate(history) if row.overfitting_epoch is not None)
+    detected = next(i for i, row in enumerate(history) if row.overfitting_epoch is not None)
+    known_at = landmarks.places(history)[detected].split()[-1]
     then = float("nan") if began.index is None else shares[began.index]
     unseen = history.column("unseen_loss")
     worse = ""
     if np.isfinite(unseen).any() and (last := unseen[np.isfinite(unseen)][-1]) > (least := np.nanmin(unseen)):
         worse = f", and the twins' loss on what they do not learn from rose from {least:.3g} to {last:.3g}"
     return (
-        f"over-fitting began at {began.place} (known at {places(history)[detected].split()[-1]}): of what the network "
+        f"over-fitting began at {began.place} (known at {known_at}): of what the network "
         f"encodes {then:.0%} generalized, now {now}{worse}; "
     )
 
 
 def _phases(rows: History) -> str:
-    first, last = rows[0], rows[-1]
+    first, last, at = rows[0], rows[-1], landmarks.lowest_index(rows)
+    place = landmarks.places(rows)[at]
     if last.phase == "initial" and len(rows) < ENOUGH_FOR_PHASE_ONE:
         found = "1 measurement" if len(rows) == 1 else f"{len(rows)} measurements"
         are = "may be" if len(rows) >= LEAST_FOR_PHASE_ONE else "is" if len(rows) == 1 else "are"
@@ -185,24 +172,22 @@ def _phases(rows: History) -> str:
             f"{LEAST_FOR_PHASE_ONE} at the very least, and most are from five or six"
         )
     if last.phase == "initial":
-        at = lowest_index(rows)
         if rows[at].mean_order_high < first.mean_order_low:
             return (
-                f"the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at {places(rows)[at]}, "
+                f"the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at {place}, "
                 "but too few measurements lie that low to rule out chance: phase one is not known yet"
             )
         return (
             f"the mean order has not clearly fallen from its start, {first.mean_order:.2f}: phase one is not seen yet"
         )
-    onset = find_onset(rows)
+    onset = landmarks.find_onset(rows)
     if onset is None:
-        at = lowest_index(rows)
         return (
-            f"phase one: the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at "
-            f"{places(rows)[at]}, and phase two has not clearly begun"
+            f"phase one: the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at {place}, and "
+            "phase two has not clearly begun"
         )
     lowest = float("nan") if onset.index is None else rows[onset.index].mean_order
-    known, gap = find_detection(rows), gap_in_words(rows)
+    known, gap = landmarks.find_detection(rows), gap_in_words(rows)
     text = f"phase two began at {onset.place}" + ("" if known is None else f" (known at {known.place})")
     text += f": the mean order fell from {first.mean_order:.2f} to {lowest:.2f} and rose to {last.mean_order:.2f}"
     return f"{text}; {gap}" if gap else text
@@ -210,11 +195,11 @@ def _phases(rows: History) -> str:
 
 def gap_in_words(history: History) -> str:
     """Say from where the loss gap rises, and from where the test loss lies above the training loss; "" if unknown."""
-    opening, crossing = find_gap_opening(history), find_gap_crossing(history)
+    opening, crossing = landmarks.find_gap_opening(history), landmarks.find_gap_crossing(history)
     if opening is None:
         return ""
-    of = shown_losses(history).of
-    if not rises_below_zero(history):
+    of = landmarks.shown_losses(history).of
+    if not landmarks.rises_below_zero(history):
         return f"the gap between test and training loss{of} opened at {opening.place}"
     rises = f"the gap between test and training loss{of} rises from {opening.place} on"
     if crossing is None:
@@ -224,7 +209,8 @@ def gap_in_words(history: History) -> str:
 
 def advice(history: History) -> str:
     """Say in a sentence, without its full stop, what to do about a run of at least one measurement."""
-    began, onset, lowest = find_overfitting(history), find_onset(history), lowest_test_loss(history)
+    began, onset = landmarks.find_overfitting(history), landmarks.find_onset(history)
+    lowest, crossing = landmarks.lowest_test_loss(history), landmarks.find_gap_crossing(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
     if began is None and onset is None and history[-1].phase == "initial":
         watch = "" if lowest is None else " and watch the loss gap"
@@ -234,10 +220,10 @@ def advice(history: History) -> str:
     if began is not None and lowest is None:
         return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"
     # Without a test loss nothing crosses either.
-    if lowest is None or (began is None and (find_gap_crossing(history) is None or lowest == len(history) - 1)):
+    if lowest is None or (began is None and (crossing is None or lowest == len(history) - 1)):
         return "Go on and watch the loss gap: more complicated patterns are learned now, and these carry over less"
     more = "" if began else ", and look whether accuracy fell after it"
-    return f"Keep the weights of about {places(history)[lowest]}, where test loss is lowest{more}; {remedies}"
+    return f"Keep the weights of about {landmarks.places(history)[lowest]}, where test loss is lowest{more}; {remedies}"
 
 
 def table(history: History, *, most: int = 16) -> str:
@@ -250,9 +236,10 @@ def table(history: History, *, most: int = 16) -> str:
     Returns:
         The table, a line per measurement.
     """
-    onset, phases, known = onset_index(history), told_phases(history), shown_losses(history)
+    onset, phases = landmarks.onset_index(history), landmarks.told_phases(history)
+    known = landmarks.shown_losses(history)
     stride = max(1, -(-len(history) // most))
-    with_step = by_step(history)
+    with_step = landmarks.by_step(history)
     steps = "    step  " if with_step else ""
     lines = [f"epoch  {steps}mean order  high orders  train loss  test loss  gap     phase"]
     for i, row in enumerate(history):

@@ -17,16 +17,7 @@ from matplotlib.colors import ListedColormap, Normalize, PowerNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from interaction_monitor.history import History
-from interaction_monitor.history.landmarks import (
-    find_overfitting,
-    onset_index,
-    places,
-    positions,
-    representative_measurements,
-    shown_losses,
-    told_phases,
-)
+from interaction_monitor.history import History, landmarks
 from interaction_monitor.plots import GAP, ONSET, bare, edges_of, marker_of, plot_known, run_axis, write_inside
 
 # Okabe and Ito's colours, which stay apart for every kind of colour vision.
@@ -88,8 +79,8 @@ def bar_row(axes: Sequence[Axes], history: History) -> None:
         axes: One per column; those left over are hidden.
         history: The run so far, at least one measurement.
     """
-    chosen = representative_measurements(history, len(axes))
-    onset, named = onset_index(history), places(history)
+    chosen = landmarks.representative_measurements(history, len(axes))
+    onset, named = landmarks.onset_index(history), landmarks.places(history)
     highest = max(_shares(history.distribution[index]).max() for index in chosen)
     for ax, index in zip(axes, chosen, strict=False):
         row = history[index]
@@ -127,7 +118,7 @@ def order_heat_map(ax: Axes, history: History) -> QuadMesh:
 
 
 def _heat(ax: Axes, history: History, shares: NDArray[np.float64], shades: ListedColormap, norm: Normalize) -> QuadMesh:
-    values, _ = positions(history)
+    values, _ = landmarks.positions(history)
     edges = np.arange(history.n_players + 1) + 0.5
     mesh = ax.pcolormesh(edges_of(values), edges, np.ma.masked_invalid(shares.T), cmap=shades, norm=norm)
     ax.set_yticks(range(1, history.n_players + 1, 1 if history.n_players <= 12 else 2))
@@ -143,7 +134,7 @@ def mean_order_curve(ax: Axes, history: History) -> None:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
-    values, _ = positions(history)
+    values, _ = landmarks.positions(history)
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     orders = history.column("mean_order")
     ax.plot(values, orders, color=MEAN_ORDER, marker=marker_of(history), label="mean order ⟨k⟩")
@@ -159,7 +150,7 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
-    losses = shown_losses(history)
+    losses = landmarks.shown_losses(history)
     label = f"loss gap{losses.of} (test − train)"
     plot_known(ax, history, losses.gap, color=GAP, label=label, linestyle="-.")
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
@@ -175,8 +166,8 @@ def loss_curves(ax: Axes, history: History) -> None:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
-    values, _ = positions(history)
-    losses = shown_losses(history)
+    values, _ = landmarks.positions(history)
+    losses = landmarks.shown_losses(history)
     train, test, both = losses.train, losses.test, np.isfinite(losses.gap)
     above = test[both] > train[both]
     plot_known(ax, history, train, color=TRAIN, label=f"train loss{losses.of}", linestyle="-")
@@ -198,7 +189,7 @@ def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 def _stage(index: int, onset: int | None, history: History) -> str:
     if index in (0, onset):
         return "onset" if index else "start"
-    phase = told_phases(history)[index]
+    phase = landmarks.told_phases(history)[index]
     return f"phase {phase}" if phase else "not decided yet"
 
 
@@ -209,7 +200,7 @@ def turnover(ax: Axes, history: History) -> None:
         ax: Where to draw.
         history: The run so far, at least one measurement.
     """
-    values, _ = positions(history)
+    values, _ = landmarks.positions(history)
     shares = history.turnover_shares()
     known = ~np.isnan(shares).any(1)
     names, colours = ("persisted", "appeared", "vanished"), (PERSISTED, APPEARED, VANISHED)
@@ -263,12 +254,12 @@ def generalizing_curve(ax: Axes, history: History) -> None:
         ax: Where to draw.
         history: The run so far, beside references.
     """
-    values, _ = positions(history)
+    values, _ = landmarks.positions(history)
     share, low, high = (history.column(f"generalizing_{name}") for name in ("share", "low", "high"))
     known = ~np.isnan(share)
     ax.fill_between(values[known], low[known], high[known], color=GENERALIZING, alpha=0.18, linewidth=0)
     plot_known(ax, history, share, color=GENERALIZING, label="generalizing share of the strength")
-    began = find_overfitting(history)
+    began = landmarks.find_overfitting(history)
     if began is not None and began.index is not None:
         ax.axvline(values[began.index], ymax=0.8, color=TEST, linewidth=2, label=f"over-fitting begins ({began.place})")
     ax.set_ylim(0, 1)

@@ -7,14 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from interaction_monitor.functional import and_interactions, salient_counts, salient_outputs
-from interaction_monitor.functional.faithfulness import (
-    average_outputs,
-    bound_exponent,
-    largest_drop,
-    polynomial_degree,
-    sparsity_exponent,
-)
+from interaction_monitor.functional import and_interactions, faithfulness, salient_counts, salient_outputs
 from interaction_monitor.functional.saliency import fit_shapes, order_cancellation, order_strength
 from interaction_monitor.functional.sharing import discrimination_power, transfer_curve
 from interaction_monitor.history.landmarks import places
@@ -156,9 +149,9 @@ def conditions(measurement: Measurement) -> list[str]:
     dividends = and_interactions(v)
     by_order = order_strength(dividends, None, measurement.tau).sum(0)
     beyond = by_order.flip(0).cumsum(0).flip(0) / by_order.sum()  # orders k and higher
-    average = average_outputs(v)
-    drop, degree = largest_drop(average), polynomial_degree(average)
-    bound, exponent = bound_exponent(average), sparsity_exponent(dividends, measurement.tau)
+    average = faithfulness.average_outputs(v)
+    drop, degree = faithfulness.largest_drop(average), faithfulness.polynomial_degree(average)
+    bound, exponent = faithfulness.bound_exponent(average), faithfulness.sparsity_exponent(dividends, measurement.tau)
     bound, exponent = bound[bound.isfinite()], exponent[exponent.isfinite()]
     bounded = degree[degree.isfinite()]
     half = (len(by_order) + 1) // 2 + 1
@@ -167,7 +160,7 @@ def conditions(measurement: Measurement) -> list[str]:
         f"1. no high orders: orders {half} and higher have {beyond[half - 1]:.1%} of the salient strength, the highest "
         f"{beyond[-1]:.2%}.",
         f"2. surer with more of the sample: so on {int((drop == 0).sum())} of {len(v)} samples; the mean output drops "
-        f"by at most {float(largest_drop(average.mean(0))):.1%} of its whole change.",
+        f"by at most {float(faithfulness.largest_drop(average.mean(0))):.1%} of its whole change.",
         f"3. at most polynomially: with some p on {len(bounded)} of {len(v)} samples"
         + (f", the median p is {float(bounded.median()):.2f}." if len(bounded) else "."),
     ]
