@@ -158,7 +158,14 @@ def _levels(ax: Axes, overlay: Overlay, values: NDArray[np.float64]) -> None:
 
 
 def for_browser(overlay: Overlay) -> dict[str, browser.Figure]:
-    """Describe both pictures as `charts.js` draws them, by name."""
+    """Describe both pictures as `charts.js` draws them, in the report and the tab.
+
+    Args:
+        overlay: The run.
+
+    Returns:
+        Name to figure, of plain values.
+    """
     return {"theory-bars": _browser_bars(overlay), "noise-level": _browser_noise_level(overlay)}
 
 
