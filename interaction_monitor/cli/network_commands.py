@@ -153,13 +153,18 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
         ablation = ablate(comparison, arguments.alphas)
         lines += ["", "s_and / s_or, Σ|I| and number of salient interactions by α:"]
         lines += [comparison_text.ablation_table(ablation, comparison.ks)]
-    if arguments.again:
-        lines += ["", *comparison_text.repetition_lines(extract_again(comparison), comparison, sample)]
+    repetition = extract_again(comparison) if arguments.again else None
+    if repetition is not None:
+        lines += ["", *comparison_text.repetition_lines(repetition, comparison, sample)]
     text = "\n".join(lines) + "\n"
     print(text)
     pictures = comparison_figures.draw_all(comparison, sample)
     if ablation is not None:
         pictures["ablation"] = to_png(comparison_figures.ablation(ablation, comparison.ks), dpi=110)
+    if repetition is not None:
+        pictures["again"] = to_png(
+            comparison_figures.patterns(comparison, sample, k=5, again=repetition.again), dpi=110
+        )
     if arguments.salient_matching:
         pictures["salient_matching"] = to_png(sample_figures.salient_matching(comparison, sample), dpi=110)
     with inputs.writing(arguments.out):

@@ -116,6 +116,17 @@ def shown_losses(history: History) -> Losses:
     return Losses(*logged, "")
 
 
+def top_of_losses(history: History) -> float | None:
+    """Return where an axis of losses ends, if a loss before training would flatten all others; None if not.
+
+    It would where it is ten times as high as all that come after: 23 before the first epoch and 0.3 after it.
+    """
+    losses = shown_losses(history)
+    higher = np.fmax(losses.train, losses.test)
+    after = float(np.nanmax(higher[1:], initial=-np.inf))
+    return 1.1 * after if higher[:1] > 10 * after > 0 else None
+
+
 def lowest_test_loss(history: History) -> int | None:
     """Return at which measurement the test loss was lowest; None where none is known.
 
@@ -136,10 +147,10 @@ def rises_below_zero(history: History) -> bool:
     opening, crossing = find_gap_opening(history), find_gap_crossing(history)
     if opening is None or opening.index is None:
         return False
-    gap = float(shown_losses(history).gap[opening.index])
-    # One measurement is as near as the crossing can be told.
+    gaps = shown_losses(history).gap[opening.index :]
+    # One measurement is as near as the crossing can be told; a gap that comes up to zero and stays there is not open.
     crosses_soon = crossing is not None and crossing.index is not None and crossing.index <= opening.index + 1
-    return gap < 0 and not crosses_soon
+    return bool(gaps[0] < 0 and not (crosses_soon and np.nanmax(gaps) > -gaps[0]))
 
 
 def find_gap_crossing(history: History) -> Landmark | None:

@@ -124,7 +124,7 @@ def curves(history: History) -> Figure:
     if (test > train).any():
         lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
     if lines:
-        panels.append(panel("loss", lines, height=115, zero=True))
+        panels.append(panel("loss", lines, height=115, zero=True, max=landmarks.top_of_losses(history)))
     if np.isfinite(losses.gap).any():
         gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
         panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}]))

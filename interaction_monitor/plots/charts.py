@@ -162,6 +162,8 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
 def loss_curves(ax: Axes, history: History) -> None:
     """Draw train and test loss, shaded between them where the test loss is the higher one.
 
+    Where a loss before training would flatten all others, the axis ends above these, and it stands there as a number.
+
     Args:
         ax: Where to draw.
         history: The run so far, at least one measurement.
@@ -176,7 +178,14 @@ def loss_curves(ax: Axes, history: History) -> None:
         values[both], train[both], test[both], where=above, interpolate=True, color=GAP, alpha=0.18, linewidth=0,
         label="test above train" if above.any() else None,
     )  # fmt: skip
-    ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None)
+    top = landmarks.top_of_losses(history)
+    ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None, top=top)
+    if top is not None:
+        first = f"↑ {np.fmax(train[0], test[0]):.3g}"
+        ax.annotate(
+            first, (values[0], 1), (18, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+            fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1},
+        )  # fmt: skip
     ax.set_ylabel("loss")
     run_axis(ax, history)
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: Figures 2 to 5, 8, 9, 11 and 13 of Chen et al. 2024 for networks of one's own."""
+"""Pictures of a comparison: Figures 2 to 5, 8, 9, 11, 12 and 13 of Chen et al. 2024 for networks of one's own."""
 
 from __future__ import annotations
 
@@ -201,19 +201,20 @@ def _draw_powers(axes: Sequence[Axes], extraction: Extraction, ks: Sequence[int]
 
 
 @styled
-def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12) -> Figure:
-    """Draw the strongest shared and distinctive interactions on one sample [Figures 5 and 9].
+def patterns(comparison: Comparison, sample: int = 0, *, k: int = 12, again: Extraction | None = None) -> Figure:
+    """Draw the strongest shared and distinctive interactions on one sample [Figures 5, 9 and 12].
 
     Args:
         comparison: The networks.
         sample: Which sample of the comparison, from 0 on.
         k: How many of the strongest interactions of each network, AND and OR together, are considered.
+        again: The second extraction of `extract_again`; None takes the one together.
 
     Returns:
-        The figure: the extraction alone left, together right; each interaction with a bar per network, the shared
+        The figure: the extraction alone left, the other right; each interaction with a bar per network, the shared
         above the line.
     """
-    both = (comparison.alone, comparison.shared)
+    both = (comparison.alone, again or comparison.shared)
     lists = [_strongest_patterns(extraction, sample, k) for extraction in both]
     height = 1.6 + 0.3 * max(len(shared) + len(distinctive) for shared, distinctive in lists)
     figure = page(12, height, laid_out=True)

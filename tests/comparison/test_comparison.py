@@ -660,6 +660,18 @@ def test_a_second_extraction_agrees_with_itself_and_not_with_noise(comparison):
     assert re.split(" [∧∨] ", pattern.split(": ")[0]) == players
     assert pattern.split(": ")[1].startswith(f"{largest:+.2f}, ")
     assert pattern == lines[3].split(": ", 1)[1]
+    left, right = comparison_figures.patterns(comparison, 1, k=5, again=noisy.again).axes[:2]
+    drawn = {
+        text.get_text(): bar.get_width() for text, bar in zip(right.get_yticklabels(), right.patches, strict=False)
+    }
+    assert left.get_title(loc="left") == "each alone, sample 1"
+    assert right.get_title(loc="left") == "again, sample 1"
+    first = torch.cat((noisy.again.and_[0, 1], noisy.again.or_[0, 1])).tolist()
+    # Of a player alone there are two, AND and OR, with one name; that of OR is zero.
+    by_size = sorted(enumerate(first), key=lambda numbered: abs(numbered[1]))
+    named = {comparison_text.pattern_name(comparison, 1, pattern): effect for pattern, effect in by_size}
+    assert len(drawn) >= 5
+    assert drawn == pytest.approx({name: named[name] for name in drawn})
 
 
 def test_pictures_draw_each_charge_and_the_salient_interactions(comparison):
@@ -697,6 +709,6 @@ def test_the_command_writes_the_variations(tmp_path, monkeypatch, capsys, make_p
     assert "α = 2" in printed
     assert "Extracted again from outputs changed by a millionth" in printed
     drawn = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
-    assert drawn == ["ablation.png", "salient_matching.png"]
+    assert drawn == ["ablation.png", "again.png", "salient_matching.png"]
     assert cli.main([*command, "--alphas", "-1"]) == 2
     assert "--alphas must be finite numbers, at least 0" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from interaction_monitor.history.landmarks import (
     rises_below_zero,
     shown_losses,
     told_phases,
+    top_of_losses,
 )
 from interaction_monitor.phases import PhaseTracker
 from interaction_monitor.plots import browser_figures, charts, mark_onsets
@@ -195,6 +196,14 @@ def test_a_gap_that_rises_below_zero_has_not_opened_there():
     above = measured([3.0] * 11, gaps=[0.0, 0.01, 0.0, 0.01, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert not rises_below_zero(above)
     assert find_gap_opening(above).place == "epoch 4"
+    to_zero = [-0.3, -0.3, -0.31, -0.3, -0.3, -0.1, *[0.001] * 6]
+    vanishing = measured([3.0] * 12, gaps=to_zero)
+    assert find_gap_opening(vanishing).index == find_gap_crossing(vanishing).index - 2
+    assert rises_below_zero(vanishing)
+    for gaps, rises in (([*to_zero[:5], *[0.001] * 7], True), ([*to_zero[:5], *[0.4] * 7], False)):
+        at_once = measured([3.0] * 12, gaps=gaps)
+        assert find_gap_crossing(at_once).index == find_gap_opening(at_once).index + 1
+        assert rises_below_zero(at_once) is rises, "a gap that comes up to zero and stays there is not open"
     assert find_gap_crossing(measured([3.0] * 9, gaps=DIPS[:9])) is None
     assert find_gap_crossing(measured([3.0] * 3, gaps=[0.1, 0.2, 0.3])) is None, "it never lay below"
     assert find_gap_crossing(measured([3.0] * 3)) is None
@@ -257,3 +266,28 @@ def test_headline_and_legend_say_what_the_gap_does():
     charts.loss_curves(ax, run)
     (shaded,) = ax.collections
     assert shaded.get_paths()[0].vertices[:, 0].min() > 8, "only where the test loss is the higher one"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "top"),
+    [
+        ((float("nan"), 0.36, 0.02), (23.0, 0.16, 0.05), 0.396),  # one loss before training would flatten the others
+        ((2.3, 0.36, 0.02), (2.3, 0.3, 0.05), None),
+        ((float("nan"), 0.36), (float("nan"), 0.16), None),
+        ((9.0,), (9.0,), None),
+        ((9.0, float("nan")), (9.0, float("nan")), None),
+        ((9.0, -0.1), (9.0, -0.2), None),
+    ],
+)
+def test_an_axis_of_losses_leaves_out_what_would_flatten_all_others(train, test, top):
+    both = enumerate(zip(train, test, strict=True))
+    history = History(make_row(epoch, epoch, train_loss=a, test_loss=b) for epoch, (a, b) in both)
+    assert top_of_losses(history) == pytest.approx(top)
+    ax = Figure().subplots()
+    charts.loss_curves(ax, history)
+    shown = [text.get_text() for text in ax.texts]
+    (panel,) = [panel for panel in browser_figures.curves(history)["panels"] if panel["y"]["label"] == "loss"] or [None]
+    assert panel is None or panel["y"]["max"] == pytest.approx(top)
+    if top is not None:
+        assert ax.get_ylim()[1] == pytest.approx(top)
+        assert "↑ 23" in shown
