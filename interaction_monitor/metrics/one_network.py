@@ -86,9 +86,10 @@ class SampleMetric(Float64Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def require_shapes(self, v: Tensor, and_: Tensor, or_: Tensor | None) -> None:
-        """Raise unless all are (samples, 2^n_players)."""
-        shapes = [tuple(tensor.shape) for tensor in (v, and_, or_) if tensor is not None]
-        if len(set(shapes)) > 1 or v.ndim != 2 or v.shape[-1] != 2**self.n_players:
+        """Raise unless all are (samples, 2^n_players); only OR may be None."""
+        given = (v, and_) if or_ is None else (v, and_, or_)
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in given]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 2 or shapes[0][-1] != 2**self.n_players:
             raise ValueError(
                 f"v, and_ and or_ must be (samples, {2**self.n_players}), as n_players is {self.n_players}, "
                 f"but are {', '.join(map(str, shapes))}"

@@ -171,3 +171,6 @@ def test_bad_input_is_named():
         OrderDistribution(4).update(*[torch.zeros(2, 8)] * 3)
     with pytest.raises(ValueError, match=r"\(samples, 4\).*\(2, 4\), \(2, 4\), \(1, 4\)"):
         OrderDistribution(2).update(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(1, 4))
+    # Only OR may be left out: without AND the strength would be half of it.
+    with pytest.raises(ValueError, match=r"\(samples, 4\).*\(2, 4\), NoneType, \(2, 4\)"):
+        OrderDistribution(2).update(torch.zeros(2, 4), None, torch.zeros(2, 4))
