@@ -71,7 +71,9 @@ def find_gap_opening(history: History) -> Landmark | None:
     if found is None:
         return told
     index = int(np.flatnonzero(values == found.epoch)[0])
-    return Landmark(index, places(history)[index])
+    # What rose at once and then stayed has no rise behind any later measurement.
+    rises = np.nanmax(losses.gap[index + 1 :], initial=-np.inf) > losses.gap[index]
+    return Landmark(index, places(history)[index]) if rises else told
 
 
 EVALUATED = " in evaluation mode"  # of losses of the very network, on many samples

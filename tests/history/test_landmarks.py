@@ -23,7 +23,7 @@ from interaction_monitor.history.landmarks import (
     told_phases,
     top_of_losses,
 )
-from interaction_monitor.phases import PhaseTracker
+from interaction_monitor.phases import PhaseTracker, gap_opening
 from interaction_monitor.plots import browser_figures, charts, mark_onsets
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import report_page, stages
@@ -207,6 +207,18 @@ def test_a_gap_that_rises_below_zero_has_not_opened_there():
     assert find_gap_crossing(measured([3.0] * 9, gaps=DIPS[:9])) is None
     assert find_gap_crossing(measured([3.0] * 3, gaps=[0.1, 0.2, 0.3])) is None, "it never lay below"
     assert find_gap_crossing(measured([3.0] * 3)) is None
+
+
+def test_a_gap_that_came_up_at_once_is_dated_as_in_the_run_and_not_to_where_it_stays():
+    gaps = [0.0, -0.0317, -0.0104, -0.0067, 0.00062, 0.00052, *[0.0003] * 14]
+    epochs = [0, 1, 2, 3, *range(6, 51, 3), 50]
+    run = History(
+        make_row(epoch, epoch, train_loss=0.7, test_loss=0.7 + gap, gap_onset_epoch=3 if epoch > 15 else None)
+        for epoch, gap in zip(epochs, gaps, strict=True)
+    )
+    assert gap_opening([(row.epoch, row.train_loss, row.test_loss) for row in run]).epoch > 3
+    assert find_gap_opening(run).place == "epoch 3"
+    assert rises_below_zero(run)
 
 
 def beside(run, gaps):
