@@ -174,6 +174,10 @@ const InteractionCharts = (() => {
       if (lowest) node("text", { x: x(at), y: box.bottom + 17, "text-anchor": "middle" }, svg, number(at));
     }
     for (const s of panel.series) DRAW[s.kind](s, x, y, g, panel);
+    // What lies beyond the end of an axis stands there as a number.
+    const beyond = axis.max == null ? [] : panel.series.filter(s => s.kind === "line").flatMap(s => s.x.map((at, i) => [at, s.y[i]]))
+      .filter(([at, value]) => value !== null && value > yh && at >= xl && at <= xh);
+    if (beyond.length) node("text", { x: x(beyond[0][0]) + 18, y: box.top + 12 }, svg, `↑ ${number(Math.max(...beyond.map(([, value]) => value)))}`);
     for (const level of panel.levels || []) {
       node("line", { x1: box.left, x2: box.right, y1: y(level.y), y2: y(level.y), stroke: "var(--gap)", "stroke-dasharray": "6 4" }, g);
       node("text", { x: box.right - 4, y: y(level.y) - 5, "text-anchor": "end", class: "note" }, svg, level.name);
