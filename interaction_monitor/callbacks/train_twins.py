@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from interaction_monitor._checks import describe, is_a, refusing
-from interaction_monitor.distributed import is_split
+from interaction_monitor.distributed import Ranks, is_split
 from interaction_monitor.observer import Observer
 from interaction_monitor.progress_bar import say
 from interaction_monitor.reference.sources import Loss, Twins
@@ -269,17 +269,14 @@ class ModelTwins:
             raise
 
 
-def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, loss: Loss) -> TwinTraining | None:
-    """Make the twins that were asked for, with optimizers and a loss like the run's; None where none were.
+def twins_of_model(asked: Twins, model: nn.Module, optimizer: Any, loss: Loss, ranks: Ranks) -> TwinTraining:
+    """Make the twins that were asked for, with optimizers like the run's.
 
     Raises:
         TypeError: if the factory makes no network.
         ValueError: if it fails or makes the same one twice, no optimizer can be made for it, or the model is split over
             processes.
     """
-    references = observer.references
-    if references is None or (asked := references.asked_twins) is None:
-        return None
     if is_split(model):
         raise ValueError(_SPLIT)
     device = next(model.parameters()).device
@@ -287,9 +284,7 @@ def begin_for_model(observer: Observer, model: nn.Module, optimizer: Any, loss: 
     make = asked.optimizer or (lambda network: optimizer_like(_inner(optimizer), model, network))
     with preserved_rng(asked.seed), refusing(*_OPTIMIZERS):
         optimizers = [[make(network)] for network in networks]
-    training = TwinTraining(networks, optimizers, asked.loss or loss, seed=asked.seed, ranks=observer.ranks)
-    references.begin(training)
-    return training
+    return TwinTraining(networks, optimizers, loss, seed=asked.seed, ranks=ranks)
 
 
 def _inner(optimizer: Any) -> Optimizer:

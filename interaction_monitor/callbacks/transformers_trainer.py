@@ -46,14 +46,15 @@ class TransformersSetUp(CallbackBase):
 
     def _begin_twins(self, model: nn.Module, optimizer: Any, trainer: Trainer | None, folder: Path, step: int) -> None:
         """Make the twins, if there are to be any, and go on with those of the checkpoint of a step in the folder."""
-        if self.observer is None:
+        observer = self.observer
+        if observer is None or observer.references is None or (asked := observer.references.asked_twins) is None:
             return
-        training = train_twins.begin_for_model(self.observer, model, optimizer, loss_for_twins(trainer))
-        if training is None:
-            return
+        loss = asked.loss or loss_for_twins(trainer)
+        training = train_twins.twins_of_model(asked, model, optimizer, loss, observer.ranks)
+        observer.references.begin(training)
         self._twins = train_twins.ModelTwins(training, model, trainer)
         self._say(f"{self.name}: {COSTS}")
-        path, history = folder / f"{self.name}_twins.pt", self.observer.history
+        path, history = folder / f"{self.name}_twins.pt", observer.history
         if len(history) or path.exists():
             with self.faults.guard("going on with the twins"):
                 self._twins.load(path)
