@@ -129,6 +129,20 @@ def top_of_losses(history: History) -> float | None:
     return 1.1 * after if higher[:1] > 10 * after > 0 else None
 
 
+def ends_of_gap(history: History) -> tuple[float, float] | tuple[None, None]:
+    """Return between what an axis of the loss gap lies, if the first gap that is known would flatten all others.
+
+    It would where it is five times as large as all that come after, whose rise would have a fifth of the axis.
+    """
+    gaps = shown_losses(history).gap
+    first, after = np.split(gaps[np.isfinite(gaps)], [1])
+    if not (first.size and abs(first[0]) > 5 * np.abs(after).max(initial=0) > 0):
+        return None, None
+    low, high = float(after.min(initial=0)), float(after.max(initial=0))
+    room = 0.2 * (high - low)  # the first stands there as a number
+    return low - room, high + room
+
+
 def lowest_test_loss(history: History) -> int | None:
     """Return at which measurement the test loss was lowest; None where none is known.
 

@@ -117,17 +117,17 @@ def curves(history: History) -> Figure:
     low, high = history.column("mean_order_low"), history.column("mean_order_high")
     mean = line("mean order ⟨k⟩", "ink", x, history.column("mean_order"), points=len(history) <= 60)
     panels = [panel("mean order ⟨k⟩", [band("95% band of the mean order", "ink", x, low, high), mean], height=170)]
-    losses = landmarks.shown_losses(history)
-    train, test = losses.train, losses.test
-    both = (("train", train, ""), ("test", test, "6 4"))
-    lines = [_known(f"{name} loss{losses.of}", name, x, y, dash=dash) for name, y, dash in both if np.isfinite(y).any()]
-    if (test > train).any():
-        lines.insert(0, band("test above train", "gap", x, train, np.fmax(train, test), quiet=True))
+    shown = landmarks.shown_losses(history)
+    both = (("train", shown.train, ""), ("test", shown.test, "6 4"))
+    lines = [_known(f"{name} loss{shown.of}", name, x, y, dash=dash) for name, y, dash in both if np.isfinite(y).any()]
+    if (shown.gap > 0).any():
+        lines.insert(0, band("test above train", "gap", x, shown.train, np.fmax(shown.train, shown.test), quiet=True))
     if lines:
         panels.append(panel("loss", lines, height=115, zero=True, max=landmarks.top_of_losses(history)))
-    if np.isfinite(losses.gap).any():
-        gap = _known(f"loss gap{losses.of} (test − train)", "gap", x, losses.gap, dash="8 3 2 3")
-        panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}]))
+    if np.isfinite(shown.gap).any():
+        gap = _known(f"loss gap{shown.of} (test − train)", "gap", x, shown.gap, dash="8 3 2 3")
+        least, most = landmarks.ends_of_gap(history)
+        panels.append(panel("loss gap", [gap], height=85, levels=[{"y": 0, "name": ""}], min=least, max=most))
     return over_run(panels + _generalizing_panels(history, height=85), history)
 
 

@@ -146,6 +146,8 @@ def mean_order_curve(ax: Axes, history: History) -> None:
 def loss_gap_curve(ax: Axes, history: History) -> None:
     """Draw the loss gap, test loss minus train loss, of the losses that `loss_curves` draws.
 
+    Where the first would flatten all others, the axis ends beside these, and it stands there as a number.
+
     Args:
         ax: Where to draw.
         history: The run so far, at least one measurement.
@@ -154,6 +156,11 @@ def loss_gap_curve(ax: Axes, history: History) -> None:
     label = f"loss gap{losses.of} (test − train)"
     plot_known(ax, history, losses.gap, color=GAP, label=label, linestyle="-.")
     ax.axhline(0, color=GAP, linewidth=0.8, alpha=0.5)
+    low, high = landmarks.ends_of_gap(history)
+    if low is not None:
+        ax.set_ylim(low, high)
+        first = int(np.flatnonzero(np.isfinite(losses.gap))[0])
+        _write_beyond(ax, landmarks.positions(history)[0][first], losses.gap[first], color=GAP, top=0.72)
     ax.set_ylabel("loss gap", color=GAP)
     ax.tick_params(axis="y", colors=GAP)
     run_axis(ax, history)
@@ -181,13 +188,19 @@ def loss_curves(ax: Axes, history: History) -> None:
     top = landmarks.top_of_losses(history)
     ax.set_ylim(bottom=0 if np.nanmin(np.append(train, test), initial=0) >= 0 else None, top=top)
     if top is not None:
-        first = f"↑ {np.fmax(train[0], test[0]):.3g}"
-        ax.annotate(
-            first, (values[0], 1), (18, -4), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-            fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1},
-        )  # fmt: skip
+        _write_beyond(ax, values[0], np.fmax(train[0], test[0]))
     ax.set_ylabel("loss")
     run_axis(ax, history)
+
+
+def _write_beyond(ax: Axes, x: float, value: float, *, color: str = "black", top: float = 1.0) -> None:
+    """Write a number where its curve leaves the axes; `top` is a height in them that is free of legends."""
+    down = value < ax.get_ylim()[0]
+    ax.annotate(
+        f"{'↓' if down else '↑'} {value:.3g}".replace("-", "−"), (x, 0 if down else top), (18, 4 if down else -4),
+        xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom" if down else "top", color=color,
+        fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1},
+    )  # fmt: skip
 
 
 def _shares(strength: NDArray[np.float64]) -> NDArray[np.float64]:

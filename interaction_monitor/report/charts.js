@@ -175,9 +175,11 @@ const InteractionCharts = (() => {
     }
     for (const s of panel.series) DRAW[s.kind](s, x, y, g, panel);
     // What lies beyond the end of an axis stands there as a number.
-    const beyond = axis.max == null ? [] : panel.series.filter(s => s.kind === "line").flatMap(s => s.x.map((at, i) => [at, s.y[i]]))
-      .filter(([at, value]) => value !== null && value > yh && at >= xl && at <= xh);
-    if (beyond.length) node("text", { x: x(beyond[0][0]) + 18, y: box.top + 12 }, svg, `↑ ${number(Math.max(...beyond.map(([, value]) => value)))}`);
+    const points = axis.max == null || axis.log ? [] : panel.series.filter(s => s.kind === "line").flatMap(s => s.x.map((at, i) => [at, s.y[i]]))
+      .filter(([at, value]) => value !== null && at >= xl && at <= xh);
+    const above = points.filter(([, value]) => value > yh), below = points.filter(([, value]) => value < yl);
+    if (above.length) node("text", { x: x(above[0][0]) + 18, y: box.top + 12 }, svg, `↑ ${number(Math.max(...above.map(([, value]) => value)))}`);
+    if (below.length) node("text", { x: x(below[0][0]) + 18, y: box.bottom - 6 }, svg, `↓ ${number(Math.min(...below.map(([, value]) => value)))}`);
     for (const level of panel.levels || []) {
       node("line", { x1: box.left, x2: box.right, y1: y(level.y), y2: y(level.y), stroke: "var(--gap)", "stroke-dasharray": "6 4" }, g);
       node("text", { x: box.right - 4, y: y(level.y) - 5, "text-anchor": "end", class: "note" }, svg, level.name);

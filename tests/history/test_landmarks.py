@@ -11,6 +11,7 @@ from rows import make_row
 from interaction_monitor.console import line, phase_now, table, verdict
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import (
+    ends_of_gap,
     find_detection,
     find_gap_crossing,
     find_gap_opening,
@@ -303,3 +304,28 @@ def test_an_axis_of_losses_leaves_out_what_would_flatten_all_others(train, test,
     if top is not None:
         assert ax.get_ylim()[1] == pytest.approx(top)
         assert "↑ 23" in shown
+
+
+@pytest.mark.parametrize(
+    ("gaps", "ends", "told"),
+    [
+        ((3.1, 0.0, 0.1, 0.4), (-0.08, 0.48), "↑ 3.1"),
+        ((-4.0, -0.1, 0.1, 0.3), (-0.18, 0.38), "↓ −4"),
+        ((float("nan"), -4.0, -0.1, 0.3), (-0.18, 0.38), "↓ −4"),  # a run may know no training loss before training
+        ((1.5, 0.0, 0.4), (None, None), None),  # which leaves the others a quarter of the axis
+        ((3.1, 0.0, 0.0), (None, None), None),
+        ((3.1,), (None, None), None),
+        ((float("nan"),), (None, None), None),
+    ],
+)
+def test_an_axis_of_the_gap_leaves_out_a_first_one_that_would_flatten_all_others(gaps, ends, told):
+    history = History(make_row(epoch, epoch, train_loss=20.0, test_loss=20.0 + gap) for epoch, gap in enumerate(gaps))
+    assert ends_of_gap(history) == (ends if told is None else pytest.approx(ends))
+    ax = Figure().subplots()
+    charts.loss_gap_curve(ax, history)
+    assert [text.get_text() for text in ax.texts] == ([] if told is None else [told])
+    panels = [panel["y"] for panel in browser_figures.curves(history)["panels"] if panel["y"]["label"] == "loss gap"]
+    assert all((axis["min"], axis["max"]) == ends_of_gap(history) for axis in panels)
+    if told is not None:
+        assert ax.get_ylim() == pytest.approx(ends)
+        assert len(panels) == 1
