@@ -21,22 +21,6 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
 
 """
 
-_WHERE = """\
-- **Histograms**, mode *Offset*, `{name}/orders_from_early_to_late`: one ridge each time that the run has grown
-  by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
-  a tail that grows to the right. `{name}/orders` has a ridge for every measurement, at its step.
-- **Interactions**, the tab of this package: the run in words and figures, as it goes on.
-- **Custom Scalars**: the mean order ⟨k⟩; I^(k), the strength of each order, which sums to the number of players;
-  ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick *Ignore outliers*, which hides the start.
-- **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
-  every order over time, ⟨k⟩ and the losses.
-- `{name}/what_carries_over`: which part of the strength was there at the measurement before, by order too, and what low
-  and high orders add to the output. High orders mostly come and go, and cancel.
-- **Scalars**: `{name}/phase` is 1 in phase one and 2 in phase two, written as soon as it is decided for a
-  measurement; **Text**, `{name}/verdict`, says what was found, at the step where it became known.
-
-"""
-
 _READING = """\
 ### How to read it
 
@@ -56,10 +40,13 @@ high orders got stronger beside them.
 Ren et al., *Towards the Dynamics of a DNN Learning Symbolic Interactions*, 2024.
 """
 
-GUIDE = _WHAT + _READING
-HOW_TO_READ = _WHAT + _WHERE + _READING  # where in TensorBoard, too
 
 _PHASES = {"one": "phase one", "two": "phase two", None: "phase not decided yet"}
+
+
+def guide(where: str = "") -> str:
+    """Say what the monitor shows and how to read it, with a passage on where to find it between the two."""
+    return _WHAT + where + _READING
 
 
 def phase_now(history: History) -> str:

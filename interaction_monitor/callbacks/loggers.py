@@ -123,7 +123,7 @@ class Loggers:
     def _tell(self, shows: Shows, history: History, step: int) -> None:
         """Show what is no number: the distribution, how to read it, and what has been found."""
         if len(history) == 1:
-            shows.guide(f"{self._name}/{tensorboard.HOW_TO_READ}", console.GUIDE)
+            shows.guide(f"{self._name}/{tensorboard.HOW_TO_READ}", console.guide())
         if tensorboard.tells_more(history):
             self._conclude(shows, history, step)
         if shows.distribution is not None and sum(distribution := history[-1].distribution) > 0:

@@ -117,7 +117,7 @@ def write_measurement(
     if name not in layout:
         reference = bool(history[-1].generalizing)
         layout |= custom_scalars(history.n_players, name=name, losses=losses, reference=reference)
-        writer.add_text(f"{name}/{HOW_TO_READ}", console.HOW_TO_READ.format(name=name), step)
+        writer.add_text(f"{name}/{HOW_TO_READ}", console.guide(_where_to_look(name)), step)
     if len(history) <= _LAYOUT_CHECKS:
         _write_layout(writer, layout)
     if tells_more(history):
@@ -128,6 +128,24 @@ def write_measurement(
     # most happens, into the far corner. These are few, numbered, and each comes after a quarter more of the run.
     if ridge_due(len(history)):
         write_histogram(writer, distribution, tag=f"{name}/{RIDGES}", step=n_ridges(len(history) - 1))
+
+
+def _where_to_look(name: str) -> str:
+    return f"""\
+- **Histograms**, mode *Offset*, `{name}/{RIDGES}`: one ridge each time that the run has grown
+  by a quarter, one bin per order. A spindle around the middle orders at the back, then low orders only, then
+  a tail that grows to the right. `{name}/{ORDERS}` has a ridge for every measurement, at its step.
+- **Interactions**, the tab of this package: the run in words and figures, as it goes on.
+- **Custom Scalars**: the mean order ⟨k⟩; I^(k), the strength of each order, which sums to the number of players;
+  ⟨k⟩ with the losses and their gap. Set *Smoothing* to 0 and untick *Ignore outliers*, which hides the start.
+- **Images**, with *Show actual image size* ticked: `{name}/story` is the run on one page. Six moments as bars,
+  every order over time, ⟨k⟩ and the losses.
+- `{name}/what_carries_over`: which part of the strength was there at the measurement before, by order too, and what low
+  and high orders add to the output. High orders mostly come and go, and cancel.
+- **Scalars**: `{name}/phase` is 1 in phase one and 2 in phase two, written as soon as it is decided for a
+  measurement; **Text**, `{name}/{VERDICT}`, says what was found, at the step where it became known.
+
+"""
 
 
 def _write_layout(writer: SummaryWriter, layout: dict[str, dict[str, list[Any]]]) -> None:
