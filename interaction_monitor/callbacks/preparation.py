@@ -165,10 +165,11 @@ def _recorded(before: object, probe: Probe, record: str | None, loader: str, wha
         recorded = probe
     told = f"{loader} gives other samples than when the run began"
     if plain(recorded) == before:
-        rank_zero_warn(f"{told}; it goes on with those of its record, {record}")
+        rank_zero_warn(f"{told}; the run goes on with those of its record, {record}")
         return recorded
     rank_zero_warn(
-        f"{told}, and its record does not hold those {what}; what is measured from here on may differ for that alone"
+        f"{told}, and the run's record does not hold those {what}; what is measured from here on may differ for that "
+        "alone"
     )
     return probe
 

@@ -80,7 +80,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OTHER",
         help="other runs over the same probe and players: tell what their last networks share with this one's",
     )
-    parser.add_argument("--out", type=inputs.path, metavar="FILE.html", help="default: report.html in the record")
+    parser.add_argument("--out", type=inputs.path, metavar="FILE.html", help="where it goes; default: into the record")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -35,14 +35,14 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="the measurements to compare, by completed epochs: one for all runs; one for each, in their order (of A B "
         "--epoch 2 3, A's at 2 and B's at 3); or several of a single run; default: the last of each",
     )
-    add("--alpha", type=float, default=0.1, help="charge for an interaction in each network; default: 0.1")
+    add("--alpha", type=float, default=0.1, help="penalty on an interaction in each network; default: 0.1")
     flag("--normalize", help="count each network in units of its mean change of output")
     add(
         "--alphas",
         type=float,
         nargs="+",
         metavar="A",
-        help="extract with each of these charges too, and tell what sharing and sparsity become: Figure 8",
+        help="extract with each of these penalties too, and tell what sharing and sparsity become: Figure 8",
     )
     flag("--again", help="extract each network again, from outputs changed by a millionth: Table 2 and Figure 12")
     flag("--salient-matching", help="draw the outputs that the salient interactions of --sample give alone: Figure 6")

@@ -5,8 +5,8 @@ u(T) = v(T) - v(∅) = Σ_{∅≠S⊆T} I_and(S) + Σ_{S∩T≠∅} I_or(S) + δ
 |I_or(S)|) (Ren et al. 2024, Eq. 11; Chen et al. 2024, "Defining and extracting generalizable interaction primitives
 from DNNs", Eq. 4). That is a linear program; the papers approach it by 20,000 steps of gradient descent, here it is
 solved, and the gap to the optimum is proven for each sample. Networks trained for one task are explained together (Eq.
-5 and 6): a pattern is charged for the network where it is largest, and once more, α times, for each network, so that
-patterns found in all of them come cheap.
+5 and 6): a pattern costs what it does in the network where it is largest, and α times as much again in each network,
+so that patterns found in all of them come cheap.
 """
 
 from __future__ import annotations
@@ -123,13 +123,13 @@ def shared_and_or(
 
     Of each sample, Σ_S w_S (max_i |I^(i)(S)| + α Σ_i |I^(i)(S)|) over AND and OR is made least (Chen et al. 2024,
     Eq. 6), each network's interactions matching its own outputs. Two networks that hold an interaction of the same
-    strength are charged 1 + 2α for it, two that hold different ones 2 + 2α. One network gives the sparsest
+    strength pay 1 + 2α for it, two that hold different ones 2 + 2α. One network gives the sparsest
     interactions (Eq. 4), and 1 + α times their objective. That counts in the units of the outputs, so a network whose
     outputs are ten times larger overshadows the others; `normalize=True` puts them on one footing.
 
     Args:
         v: (m, S, 2^n) outputs of m networks on the same samples with the same players, as in `sparsest_and_or`.
-        alpha: charge for an interaction in each network, beside that for the largest; 0 or more. 0 is Eq. 5, which
+        alpha: penalty on an interaction in each network, beside that on the largest; 0 or more. 0 is Eq. 5, which
             leaves open what the networks with less than the largest do. The authors' code minimises (1 - a) max + a Σ:
             its a is a / (1 - a) here, its 0.1 is 0.111.
         noise: as in `sparsest_and_or`, of each network and sample.

@@ -164,7 +164,7 @@ def matching(comparison: Comparison, sample: int = 0) -> Figure:
 
 @styled
 def ablation(extractions: Sequence[Extraction], ks: Sequence[int]) -> Figure:
-    """Draw what the charge α does to sparsity and to generalization power [Figure 8].
+    """Draw what the penalty α does to sparsity and to generalization power [Figure 8].
 
     Args:
         extractions: From `ablate`.

@@ -79,7 +79,7 @@ def _heading(ks: Sequence[int]) -> str:
 
 
 def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
-    """Lay out what the charge α does to sharing and to sparsity, a line per α.
+    """Lay out what the penalty α does to sharing and to sparsity, a line per α.
 
     Args:
         ablation: The extractions, from `ablate`.

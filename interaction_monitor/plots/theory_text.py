@@ -157,11 +157,11 @@ def conditions(measurement: Measurement) -> list[str]:
     half = (len(by_order) + 1) // 2 + 1
     lines = [
         f"Conditions of sparsity, on {len(v)} samples of the last measurement (AND interactions of all of the output):",
-        f"1. no high orders: orders {half} and higher have {beyond[half - 1]:.1%} of the salient strength, the highest "
-        f"{beyond[-1]:.2%}.",
-        f"2. surer with more of the sample: so on {int((drop == 0).sum())} of {len(v)} samples; the mean output drops "
-        f"by at most {float(faithfulness.largest_drop(average.mean(0))):.1%} of its whole change.",
-        f"3. at most polynomially: with some p on {len(bounded)} of {len(v)} samples"
+        f"1. no interactions of high order: orders {half} and higher have {beyond[half - 1]:.1%} of the salient "
+        f"strength, the highest {beyond[-1]:.2%}.",
+        f"2. the output never drops as more players are there: so on {int((drop == 0).sum())} of {len(v)} samples; the "
+        f"mean output drops by at most {float(faithfulness.largest_drop(average.mean(0))):.1%} of its whole change.",
+        f"3. it grows at most like a power p of their number: with some p on {len(bounded)} of {len(v)} samples"
         + (f", the median p is {float(bounded.median()):.2f}." if len(bounded) else "."),
     ]
     if len(bound):

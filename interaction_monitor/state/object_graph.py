@@ -94,7 +94,7 @@ class _Walk:
             try:
                 self._take(name, value)
             except Exception as error:  # of the object's own code, such as that of its keys
-                log.info("%s cannot be taken down: %s: %s", name, type(error).__name__, error)
+                log.info("%s cannot be copied: %s: %s", name, type(error).__name__, error)
                 self.found.append(snapshots.Opaque(name, value))
 
     def _push(self, name: str, *values: Any) -> None:
