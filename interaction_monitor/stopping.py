@@ -37,6 +37,9 @@ class StopRule(ABC):
 
         Args:
             history: the measurements so far.
+
+        Returns:
+            The reason, as it goes on after "stopping the run, because".
         """
 
     def should_stop(self, history: History) -> bool:

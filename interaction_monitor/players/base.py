@@ -45,6 +45,9 @@ class Players(ABC):
             activation: the output of `layer`, (1, ...) on the first sample, or (S, ...) on all if the
                 baseline is a callable; None if the input is masked.
             seed: decides the draw.
+
+        Returns:
+            Which player each position of each sample belongs to, and what takes the place of those that are absent.
         """
 
     def suits(self, probe: Probe) -> Tensor:
