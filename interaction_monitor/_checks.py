@@ -149,7 +149,7 @@ def refusing(what: str, fix: str) -> Iterator[None]:
 
 
 def require_between_0_and_1(usual: float, **values: float) -> None:
-    """Refuse a coverage or a level of significance that is none, by its name; `usual` is what to give."""
+    """Refuse a coverage or a level of significance outside of 0 to 1, by its name; `usual` is what to give."""
     for name, value in values.items():
         if not 0 < value < 1:
             raise ValueError(f"{name} must lie between 0 and 1, but is {value}; {usual} is usual")

@@ -218,7 +218,7 @@ class Faults:
 
     @contextmanager
     def guard(self, what: str, *, through: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-        """Run the body; if it fails, warn and go on behind it, unless failures are to be raised.
+        """Run the body; if it fails, warn and go on after it, unless failures are to be raised.
 
         Samples that are all invalid are only ever warned about. `KeyboardInterrupt` and the like pass through, and so
         do the failures that are named.

@@ -164,7 +164,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note a checkpoint that has been written by now, and train the twins on their halves of the batch."""
-        # Behind a checkpoint of an epoch's last batch Lightning leaves out the start of the next epoch.
+        # After a checkpoint of an epoch's last batch Lightning leaves out the start of the next epoch.
         if batch_idx == 0 and self.after_steps is None:
             self.losses.batches.reset()
         with self.faults.guard("training the twins"):

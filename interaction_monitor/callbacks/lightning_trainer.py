@@ -261,7 +261,7 @@ class Steps:
         self.notice(trainer, pl_module, epoch_over=trainer.current_epoch > 0)
 
     def notice(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, epoch_over: bool = False) -> None:
-        """See, behind a batch or an epoch, whether the trainer's count stands still although the network is trained."""
+        """See, after a batch or an epoch, whether the trainer's count stands still although the network is trained."""
         if self.in_batches or trainer.global_step > 0 or not finished_batches(trainer):
             return
         unknown = not pl_module.automatic_optimization and (

@@ -94,7 +94,7 @@ class Loggers:
                     logger.experiment.define_metric(f"{self._name}/*", step_metric=f"{self._name}/epoch")
 
     def take_back(self, history: History, *, step: int) -> None:
-        """Have TensorBoard drop what the interrupted run showed in this folder from a step on, behind the history."""
+        """Have TensorBoard drop what the interrupted run showed in this folder from a step on, after the history."""
         keyed = (*keys("", history.n_players), f"/{COST}", *(f"/{loss}" for loss in self._losses))
         text, ridges = f"{tensorboard.HOW_TO_READ}/text_summary", tensorboard.RIDGES
         own_steps = {f"{self._name}/{text}": 0, f"{self._name}/{ridges}": tensorboard.n_ridges(len(history))}

@@ -196,7 +196,7 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
         self._schedule(kwargs["model"], state, control, due=due, last=last)
 
     def on_log(self, args: Arguments, state: TrainerState, control: Control, **kwargs: Any) -> None:
-        """Take note of the losses, and measure if that waits for these; each callback sees the monitored key behind."""
+        """Take note of the losses, and measure if that waits for these; then each callback sees the monitored key."""
         logs = kwargs["logs"]
         self._logged |= logs
         evaluated = f"{self._evaluation}_runtime" in logs

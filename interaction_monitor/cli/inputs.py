@@ -42,7 +42,7 @@ def add_factory(parser: argparse.ArgumentParser, *, required: bool, more: str = 
 
 
 def path(text: str) -> Path:
-    """Return the path that an argument gives; an empty one, as of a variable that is not set, is none."""
+    """Return the path that an argument gives; refuse an empty one, as of a variable that is not set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty; give one, or . for the current folder")
     return Path(text)

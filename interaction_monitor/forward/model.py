@@ -176,7 +176,7 @@ def assign_players(
             if seen[-1].ndim == 0 or len(seen[-1]) != 1:
                 raise ValueError(
                     f"layer={players.layer!r} gives {describe(seen[-1])} for one sample, so its first axis is not the "
-                    "batch (windows of an image? a sequence that comes first, for want of batch_first=True?); name a "
+                    "batch (windows of an image? a sequence that comes first, without batch_first=True?); name a "
                     "layer whose first axis is the batch"
                 )
             found.append(seen[-1])

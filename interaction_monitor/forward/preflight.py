@@ -1,7 +1,7 @@
 """Finding out how a model may be run: which layers need not run for every row, and how many rows fit into memory.
 
-A few rows are computed both ways and compared, before the first chunk. A model whose outputs depend on chance, or on
-which rows run together, is told of.
+A few rows are computed both ways and compared, before the first chunk. A warning tells of a model
+whose outputs depend on chance, or on which rows run together.
 """
 
 from __future__ import annotations

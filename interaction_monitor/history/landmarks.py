@@ -71,7 +71,7 @@ def find_gap_opening(history: History) -> Landmark | None:
     if found is None:
         return told
     index = int(np.flatnonzero(values == found.epoch)[0])
-    # What rose at once and then stayed has no rise behind any later measurement.
+    # What rose at once and then stayed has not risen by any later measurement.
     rises = np.nanmax(losses.gap[index + 1 :], initial=-np.inf) > losses.gap[index]
     return Landmark(index, places(history)[index]) if rises else told
 

@@ -7,7 +7,7 @@ progress.json                                  the newest checkpoint, and whethe
 measurements/epoch_00012_step_00003456.npz     outputs and interactions of one measurement
 training/                                      the training samples, as a record without measurements
 references/reference_1.npz                     which interactions a reference has, and their signs
-set_aside/                                     measurements behind the checkpoint, until they are taken again
+set_aside/                                     measurements after the checkpoint, until they are taken again
 report.html  theory_bars.png  theory_noise_level.png
 
 Writing goes through a temporary file in the same folder, so a process killed at any moment leaves the old

@@ -1,7 +1,7 @@
 """The file `run.json`, the folder it makes a record, and what a resumed run goes by.
 
 What `run.json` holds, settings and the shapes of all else, is checked once, when it is opened, and relied on. Beside it
-`progress.json` says how far the run had come. It is asked only where a run is resumed: are the rows behind a checkpoint
+`progress.json` says how far the run had come. It is asked only where a run is resumed: are the rows after a checkpoint
 those of the same run, which was killed before it could write the next one, or is somebody going another way from there?
 In the first case they wait in `set_aside/`, a folder like a record's but without `run.json`, to be taken again.
 """
@@ -132,7 +132,7 @@ def prepare(folder: Path) -> None:
 
 
 def free(target: Path, word: str = "") -> Path:
-    """Return the path itself, or with the word and the first number behind it that nothing is called yet."""
+    """Return the path itself, or with the word and the first number added that nothing is called yet."""
     number, path = 0, target
     while path.exists():
         number += 1

@@ -254,7 +254,7 @@ def from_network(source: nn.Module | Checkpoint, run: Run, measure: Measure) -> 
     """Measure a network, which a checkpoint makes first, as the run's is measured.
 
     Raises:
-        ValueError: if it cannot be made, is none, shares weights with the network that is trained, or does not fit.
+        ValueError: if it cannot be made, is no network, shares weights with the one that is trained, or does not fit.
     """
     name = f"reference={described(source)}"
     network: Any = source

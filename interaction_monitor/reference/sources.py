@@ -1,4 +1,4 @@
-"""What may be a reference, what is kept of it, and refusing by name what is none: of other players or samples, say."""
+"""What may be a reference, what is kept of it, and refusing by name what cannot: of other players or samples, say."""
 
 from __future__ import annotations
 
@@ -198,9 +198,9 @@ def sources_of(reference: Given) -> tuple[Source | Twins, ...]:
 
 
 def refusal(source: object, *, alone: bool) -> str | None:
-    """Say what to give instead of a source that is none, or cannot stand beside others; None where it is one."""
+    """Say what to give instead of what is no source, or cannot stand beside others; None where it is one that can."""
     if isinstance(source, Twins):
-        return None if alone else "Twins alone, or the others alone: what counts as held differs"
+        return None if alone else "Twins alone, or the others alone: what counts as generalizing differs"
     if isinstance(source, type) and issubclass(source, nn.Module):
         return f"a network and not its class, or Twins({source.__name__})"
     if not isinstance(source, (str, Path, Record, nn.Module, Checkpoint)):

@@ -164,7 +164,7 @@ class TwinTraining:
         return (self._unseen or BatchLosses()).mean(self.ranks)
 
     def forget_unseen(self) -> None:
-        """Begin to average that loss anew, as behind a measurement."""
+        """Begin to average that loss anew, as after a measurement."""
         if self._unseen is not None:
             self._unseen.reset()
 
