@@ -73,7 +73,19 @@ class Measurement:
     def plot(
         self, sample: int = 0, *, names: Sequence[str] | None = None, before: tuple[str, Measurement] | None = None
     ) -> Figure:
-        """Draw what a sample's output is made of, as `plots.sample_figures.waterfall` does."""
+        """Draw what a sample's output is made of, as `plots.sample_figures.waterfall` does.
+
+        Args:
+            sample: which one.
+            names: what its players are called, for example `players.names[sample]`; None numbers them.
+            before: what to call an earlier measurement, "onset" say, and the measurement, to stand beside this one.
+
+        Returns:
+            The figure.
+
+        Raises:
+            ValueError: if there is no such sample, or its outputs are not finite.
+        """
         from interaction_monitor.plots.sample_figures import waterfall
 
         return waterfall(self, sample, names=names, before=before)

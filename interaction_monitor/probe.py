@@ -70,6 +70,12 @@ class Probe:
     def entry(self, key: str | None = None) -> tuple[str | None, Tensor]:
         """Return the input that is to be masked, and its key where the inputs are a dict.
 
+        Args:
+            key: which entry of a dict; None takes the only one.
+
+        Returns:
+            The key, None of a tensor; and the tensor, (S, ...).
+
         Raises:
             ValueError: if there is no such entry, or it is unclear which of several is meant.
         """
@@ -96,7 +102,14 @@ class Probe:
         return None if self.targets is None else self.targets[sample : sample + 1]
 
     def select(self, samples: Tensor | Sequence[int]) -> Probe:
-        """Return the probe of some of the samples, in the order given (a sample may come more than once)."""
+        """Return the probe of some of the samples.
+
+        Args:
+            samples: (K,) their numbers, in the order wanted; one may come more than once.
+
+        Returns:
+            The probe of these K samples.
+        """
         return self.map(lambda tensor: tensor[torch.as_tensor(samples, device=tensor.device)])
 
     def to(self, device: torch.device | str) -> Probe:
