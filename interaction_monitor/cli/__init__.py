@@ -1,8 +1,8 @@
 """The command `interaction-monitor`: how it is run, and what it does with one recorded run.
 
 A command is a name, a function that adds its arguments and one that runs it, whose docstring is its help. It prints to
-stdout, and raises `CommandError`, `RecordError` or `OSError` where the user has to do something. The modules import
-nothing heavy before a command runs.
+stdout, and raises `CommandError`, `OSError` or what the package raises where the user has to do something. The modules
+import nothing heavy before a command runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _theory(arguments: argparse.Namespace) -> None:
     """Lay the theory's prediction over a recorded run: table, pictures and TensorBoard."""
     from interaction_monitor.plots import theory_figures, theory_text
     from interaction_monitor.record import files
-    from interaction_monitor.theory import NoOverlayError, fit_record
+    from interaction_monitor.theory import fit_record
 
     record = inputs.open_record(arguments.run, skip_damaged=arguments.skip_damaged)
     out = arguments.out or record.folder
@@ -47,10 +47,7 @@ def _theory(arguments: argparse.Namespace) -> None:
     inputs.require_writable(out)
     if board is not None:
         inputs.require_writable(board, option="--tensorboard")
-    try:
-        overlay = fit_record(record, and_part=arguments.and_part)
-    except NoOverlayError as error:
-        raise CommandError(str(error)) from error
+    overlay = fit_record(record, and_part=arguments.and_part)
     grey = [] if overlay.in_phase_two.all() else ["", f"(one): {theory_text.WHY_GREY}"]
     print("\n".join([theory_text.table(overlay), *grey, "", *theory_text.findings(overlay), ""]))
     pictures = {files.THEORY_BARS: theory_figures.bars, files.THEORY_NOISE_LEVEL: theory_figures.noise_level}
@@ -94,14 +91,9 @@ def _report(arguments: argparse.Namespace) -> None:
     out = arguments.out or record.folder / files.REPORT
     inputs.require_report(out)
 
-    from interaction_monitor.comparison import NotComparableError
     from interaction_monitor.report import report_page
-    from interaction_monitor.theory import NoOverlayError
 
-    try:
-        page = report_page(record, others)
-    except (NoOverlayError, NotComparableError) as error:
-        raise CommandError(str(error)) from error
+    page = report_page(record, others)
     with inputs.writing(out.parent):
         out.write_text(page, encoding="utf-8")
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in any browser")
@@ -209,15 +201,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ⟨ and σ still shows the table
     arguments = _parser().parse_args(argv)
-    # Imported here, because reading a record takes torch, and --help should not have to wait for it.
+    # Imported here, because these take torch, and --help should not have to wait for it.
+    from interaction_monitor.comparison import NotComparableError
     from interaction_monitor.record import RecordError
+    from interaction_monitor.theory import NoOverlayError
 
     try:
         with redirect_stdout(cast("TextIO", _Output(sys.stdout))) as out:
             arguments.run_command(arguments)
             out.flush()  # here, and not as Python ends, where a closed pipe could no longer be seen to
             return 0
-    except (CommandError, RecordError) as error:
+    except (CommandError, RecordError, NoOverlayError, NotComparableError) as error:
         message = str(error)
     except OSError as error:
         message = f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"

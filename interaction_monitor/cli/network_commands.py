@@ -83,13 +83,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--alphas must be finite numbers, at least 0, but are {arguments.alphas}")
     if not 0 <= arguments.alpha < math.inf:
         raise CommandError(f"--alpha must be a finite number, at least 0, but is {arguments.alpha}")
-    from interaction_monitor.comparison import NotComparableError
-
-    try:
-        comparison = _of_records(arguments) if arguments.factory is None else _of_checkpoints(arguments)
-    except NotComparableError as error:
-        raise CommandError(str(error)) from error
-    _write(comparison, arguments)
+    _write(_of_records(arguments) if arguments.factory is None else _of_checkpoints(arguments), arguments)
 
 
 def _of_records(arguments: argparse.Namespace) -> Comparison:
