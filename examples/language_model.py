@@ -3,6 +3,7 @@
 python -m examples.language_model --data FOLDER           # needs the extra "models"; 3 prompts, a minute or two
 python -m examples.language_model --data FOLDER --full    # 200 prompts; an interrupted run goes on
 python -m examples.language_model --data FOLDER --model OPT    # a model of yours, in Hugging Face's layout
+python -m examples.language_model --data FOLDER --random 0.02  # with random weights of this spread instead
 
 Nothing is trained. As in Chen et al. 2024, appendix O: the ten words of each prompt that the authors chose are the
 players, all tokens of a word are masked together at the embedding, and the output is the log-odds of the word that the
@@ -13,10 +14,12 @@ each prompt are kept in --out, orders.csv there has the numbers of each, and the
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +35,8 @@ SHOWN = 3
 
 
 def main(command: list[str] | None = None) -> None:
-    options = training.options(__doc__, SMALL, full=FULL, command=command, model=Path)
+    spread = training.number(float, "above 0", lambda value: 0 < value < float("inf"))
+    options = training.options(__doc__, SMALL, full=FULL, command=command, model=Path, random=spread)
     with training.refusals():
         texts = squad(options.data, n_players=options.players)
         training.enough("--samples", options.samples, texts, "prompts")
@@ -51,6 +55,8 @@ def main(command: list[str] | None = None) -> None:
 def outputs_of(texts: list[Prompt], options: argparse.Namespace) -> Tensor:
     def begin() -> Callable[[Prompt], Tensor]:
         model, tokenizer = prompts.smollm2() if options.model is None else prompts.of_folder(options.model)
+        if options.random is not None:
+            model = drawn_anew(model, options.random, options.seed)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
 
         def measured(text: Prompt) -> Tensor:
@@ -61,7 +67,16 @@ def outputs_of(texts: list[Prompt], options: argparse.Namespace) -> Tensor:
         return measured
 
     asked = json.dumps([str(options.model), options.players, options.seed])
+    asked += f", random weights of {options.random}" if options.random is not None else ""
     return prompts.measured_one_by_one("prompt", texts, options.out / "outputs.npz", asked, begin)
+
+
+def drawn_anew(model: Any, spread: float, seed: int) -> Any:
+    """Make the same model with weights from a normal distribution of this standard deviation, as its library does."""
+    torch.manual_seed(seed)
+    config = copy.deepcopy(model.config)
+    setattr(config, "init_std" if hasattr(config, "init_std") else "initializer_range", spread)  # OPT's, and others'
+    return type(model)(config).eval()
 
 
 def show(found: Measurement, sample: int, text: Prompt) -> None:

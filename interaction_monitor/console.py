@@ -11,6 +11,7 @@ from interaction_monitor.history import History, Row, landmarks
 # Two measurements after the first must lie lower, and most falls are known from five or six (docs/phases.md).
 LEAST_FOR_PHASE_ONE = 3
 ENOUGH_FOR_PHASE_ONE = 6
+SIMPLE = 2.0  # a mean order below, from which there is next to nothing to fall
 
 _WHAT = """\
 ### What this monitor shows
@@ -24,7 +25,8 @@ its **order**. Order 1 is one player on its own, high orders are complicated pat
 _READING = """\
 ### How to read it
 
-1. **The start.** A network with random weights has interactions of middle orders: noise.
+1. **The start.** A network with random weights has interactions of middle orders: noise. A transformer
+   mostly begins by adding up its words, order 1, and ⟨k⟩ only rises.
 2. **Phase one.** ⟨k⟩ falls: that noise goes, simple interactions take its place. They carry over to new samples.
 3. **Phase two.** ⟨k⟩ rises again: ever more complicated interactions, which carry over less and less. Its
    **onset** is where ⟨k⟩ was lowest; the green line. Look whether the gap between test and train loss rises
@@ -159,6 +161,11 @@ def _phases(rows: History) -> str:
             f"{LEAST_FOR_PHASE_ONE} at the very least, and most are from five or six"
         )
     if last.phase == "initial":
+        if _only_rises(rows):
+            return (
+                f"the mean order only rose, from {first.mean_order:.2f} to {last.mean_order:.2f}: phase one is not "
+                "seen and does not come where the first interactions are simple already"
+            )
         if rows[at].mean_order_high < first.mean_order_low:
             return (
                 f"the mean order fell from {first.mean_order:.2f} to {rows[at].mean_order:.2f} at {place}, "
@@ -180,6 +187,13 @@ def _phases(rows: History) -> str:
     return f"{text}; {gap}" if gap else text
 
 
+def _only_rises(history: History) -> bool:
+    """Tell whether a run has begun with simple interactions, and has had more complicated ones since."""
+    first, last = history[0], history[-1]
+    simple = first.mean_order < SIMPLE and landmarks.lowest_index(history) == 0
+    return simple and len(history) >= ENOUGH_FOR_PHASE_ONE and last.mean_order_low > first.mean_order_high
+
+
 def gap_in_words(history: History) -> str:
     """Say from where the loss gap rises, and from where the test loss lies above the training loss; "" if unknown."""
     opening, crossing = landmarks.find_gap_opening(history), landmarks.find_gap_crossing(history)
@@ -199,10 +213,10 @@ def advice(history: History) -> str:
     began, onset = landmarks.find_overfitting(history), landmarks.find_onset(history)
     lowest, crossing = landmarks.lowest_test_loss(history), landmarks.find_gap_crossing(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
-    if began is None and onset is None and history[-1].phase == "initial":
+    if began is None and onset is None and history[-1].phase == "initial" and not _only_rises(history):
         watch = "" if lowest is None else " and watch the loss gap"
         return f"Go on{watch}; to know the phase, measure more often at the start, every ten steps say"
-    if began is None and onset is None:
+    if began is None and onset is None and not _only_rises(history):
         return "Go on: the patterns that are learned in phase one carry over to new samples"
     if began is not None and lowest is None:
         return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"

@@ -48,6 +48,28 @@ def test_a_fall_that_is_seen_but_not_known_is_told_as_that():
     assert verdict(fell_to(2.2, 2.6)).startswith("the mean order has not clearly fallen from its start, 3.00")
 
 
+def test_a_run_that_only_rises_is_told_that_no_phase_one_comes():
+    def rose_to(mean, low, n=8, first=1.1):
+        bands = [(first, first - 0.1, first + 0.1), *[(first + 0.1, first, first + 0.2)] * (n - 2)]
+        bands.append((mean, low, 2 * mean - low))
+        names = ("mean_order", "mean_order_low", "mean_order_high")
+        return History(
+            make_row(epoch, epoch, phase="initial", test_loss=1.0, **dict(zip(names, band, strict=True)))
+            for epoch, band in enumerate(bands)
+        )
+
+    assert verdict(rose_to(1.8, 1.6)).startswith(
+        "the mean order only rose, from 1.10 to 1.80: phase one is not seen and"
+    )
+    assert advice(rose_to(1.8, 1.6)).startswith("Go on and watch the loss gap: more complicated patterns")
+    # from middle orders a fall may yet come, as after the first steps of an AlexNet
+    assert verdict(rose_to(4.6, 4.4, first=3.9)).startswith("the mean order has not clearly fallen from its start")
+    # within the band of the start nothing is known to have risen
+    assert verdict(rose_to(1.2, 1.1)).startswith("the mean order has not clearly fallen from its start, 1.10")
+    assert "to know the phase, measure more often" in advice(rose_to(1.2, 1.1))
+    assert verdict(rose_to(1.8, 1.6, n=5)).startswith("5 measurements may be too few")
+
+
 def test_a_run_whose_losses_cross_is_told_of_the_lowest():
     history = run([0.9, 0.4, 0.45, 0.6], onset_epoch=1, detected_epoch=3)
     assert advice(history).startswith("Keep the weights of about epoch 1, where test loss is lowest, and look whether")

@@ -261,6 +261,27 @@ def test_a_language_model_of_a_folder_is_measured(published, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["OPTForCausalLM", "LlamaForCausalLM"])
+def test_a_language_model_is_measured_with_random_weights_of_a_spread(published, tmp_path, kind):
+    script = importlib.import_module("examples.language_model")
+    prompts = importlib.import_module("examples.prompts")
+    (prompt,) = datasets.squad(published, n_players=3)
+    folder = saved(tmp_path / "model", prompt.text.split(), kind, **(OPT if kind == "OPTForCausalLM" else {}))
+    model, _ = prompts.of_folder(Path(folder))
+    drawn, again, other = (script.drawn_anew(model, 0.5, seed) for seed in (1, 1, 2))
+    weights = [next(net.base_model.parameters()).detach() for net in (drawn, again, other, model)]
+    assert weights[0].std() == pytest.approx(0.5, rel=0.2)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert weights[3].std() < 0.1  # what was given is left alone
+    out = tmp_path / "out"
+    command = ["--data", str(published), "--players", "3", "--samples", "1", "--model", folder, "--out", str(out)]
+    script.main([*command, "--random", "0.5"])
+    assert np.load(out / "outputs.npz")["v"].std() > 0
+    with pytest.raises(SystemExit):  # not those of the weights in the folder
+        script.main(command)
+
+
+@pytest.mark.parametrize("kind", ["OPTForCausalLM", "LlamaForCausalLM"])
 def test_what_prefixes_share_is_run_once_to_the_same_outputs(published, tmp_path, kind):
     llama = {"intermediate_size": 16, "num_hidden_layers": 2, "initializer_range": 0.5}
     sizes = {"OPTForCausalLM": OPT | {"init_std": 0.5}, "LlamaForCausalLM": llama}
