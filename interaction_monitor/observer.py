@@ -57,7 +57,7 @@ class Observer:
         forward_context: makes a context for each forward, for example an autocast.
         tracker: names the phase and finds the onset; None means a `PhaseTracker` with its defaults.
         record: where each measurement is kept: a record, or a folder in which one is made at the first measurement. A
-            folder that exists stays as it is, and a number is put behind the name of the new one. None keeps only the
+            folder that exists stays as it is, and a number is put after the name of the new one. None keeps only the
             history in memory.
         ranks: the processes that measure together, each its share of the samples; then all of them must call
             `observe`. None means that this process measures alone.

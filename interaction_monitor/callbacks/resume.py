@@ -185,7 +185,7 @@ def open_record(
 
     Args:
         observer: what has been measured up to the checkpoint; only that of rank zero gets a record.
-        target: where a new record goes; something is put behind it if there is something already.
+        target: where a new record goes; something is put after it if there is something already.
         settings: what decides what a measurement means.
         state: of the interrupted run; None where the run begins.
         step: optimizer steps at the checkpoint.

@@ -80,7 +80,7 @@ EVALUATED = " in evaluation mode"  # of losses of the very network, on many samp
 
 
 @dataclass(frozen=True)
-class Losses:
+class ShownLosses:
     """The losses that pictures, tables and sentences about a run are of: one pair for all of them."""
 
     train: NDArray[np.float64]  # (E,) NaN where not known
@@ -99,7 +99,7 @@ class Losses:
         return float(next(iter(both[np.isfinite(both)]), np.nan))
 
 
-def shown_losses(history: History) -> Losses:
+def shown_losses(history: History) -> ShownLosses:
     """Return the losses of the network as it was at each measurement, or those that the run logs.
 
     Both of the very network, in evaluation mode, where they are known on many samples: a logged training loss lags
@@ -111,11 +111,11 @@ def shown_losses(history: History) -> Losses:
     if many.any():  # and never of two kinds in one curve
         before = history.steps == 0  # training, where no training sample is known
         train, test = np.where(many, evaluated[0], np.nan), np.where(many | before, evaluated[1], np.nan)
-        return Losses(train, test, EVALUATED)
+        return ShownLosses(train, test, EVALUATED)
     logs_none = len(history) > 1 and not np.isfinite(logged[1] - logged[0])[1]
     if logs_none and np.isfinite(evaluated[1] - evaluated[0]).any():
-        return Losses(*evaluated, " of the measured samples")
-    return Losses(*logged, "")
+        return ShownLosses(*evaluated, " of the measured samples")
+    return ShownLosses(*logged, "")
 
 
 def top_of_losses(history: History) -> float | None:

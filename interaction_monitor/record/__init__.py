@@ -267,7 +267,7 @@ class NewRecord:
     """Makes a record at the first write: a run that is refused leaves no folder.
 
     Args:
-        target: where it goes; a number is put behind it if there is something already.
+        target: where it goes; a number is put after it if there is something already.
         settings: what decides what a measurement means.
     """
 
