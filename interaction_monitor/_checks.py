@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,6 +76,26 @@ def to_float64(x: Tensor | float) -> Tensor:
         return torch.tensor(x, dtype=torch.float64, device="cpu")
     # Not at once: a device without float64 would convert before it hands over.
     return where_float64_is(x).double()
+
+
+def numbers_in(path: str | Path) -> Tensor:
+    """Read the one array of a .npy file, or the one tensor of a .pth or .pt file, in float64; nothing in it is run."""
+    path = Path(path)
+    if path.suffix not in (".npy", ".pth", ".pt"):
+        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
+    path.open("rb").close()  # a file that is not there says so better than what reads it
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float64, casting="same_kind"))
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each kind of damage has another
+        raise ValueError(
+            f"{path} cannot be read as an array of numbers ({type(error).__name__}); save it anew by np.save, or "
+            "torch.save of a tensor"
+        ) from error
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")
+    return values.detach().double()
 
 
 def require_one_shape(**tensors: Tensor | None) -> None:

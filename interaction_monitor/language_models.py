@@ -6,16 +6,17 @@ No model library is imported: anything with Hugging Face's `get_output_embedding
 from __future__ import annotations
 
 import inspect
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from interaction_monitor._checks import is_number, numbers_in, require_counts
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,
@@ -25,6 +26,7 @@ from interaction_monitor.forward.model import (
     logits_of,
 )
 from interaction_monitor.outputs import Output, resolve, score_of
+from interaction_monitor.players.base import require_drawn
 from interaction_monitor.players.player_map import PlayerMap
 from interaction_monitor.probe import Inputs, Probe
 from interaction_monitor.settings import ForwardContext, ForwardFunc
@@ -124,25 +126,30 @@ def read_baseline(path: str | Path) -> Tensor:
     Their file holds the vector of each epoch; the last is taken. For `Words(layer=..., baseline=...)`.
 
     Args:
-        path: a .npy file of (epochs, D) or (epochs, 1, D) numbers, such as their `baseline_embeds_list.npy`.
+        path: a .npy file of (epochs, D) or (epochs, 1, D) numbers, such as their `baseline_embeds_list.npy`, or of one
+            vector (D,), as `learn_baseline` gives it; or a tensor of such a shape in a .pth or .pt file.
 
     Returns:
         (D,) float32.
 
     Raises:
-        ValueError: if the file holds an array of another shape.
+        ValueError: if the file holds something of another shape or kind, or a number in the vector is not finite.
 
     Examples:
         >>> import tempfile
+        >>> import numpy as np
         >>> file = Path(tempfile.mkdtemp()) / "baseline_embeds_list.npy"
         >>> np.save(file, [[0.0, 0.0], [0.5, -1.0]])
         >>> read_baseline(file)
         tensor([ 0.5000, -1.0000])
     """
-    vectors = np.load(path, allow_pickle=False)
-    if vectors.ndim not in (2, 3) or vectors[-1].size != vectors.shape[-1]:
-        raise ValueError(f"{path} must hold (epochs, D) or (epochs, 1, D), but holds {vectors.shape}")
-    return torch.from_numpy(vectors[-1].reshape(-1)).float()
+    vectors = numbers_in(path)
+    if not vectors.numel() or vectors.ndim not in (1, 2, 3) or (vectors.ndim == 3 and vectors.shape[1] != 1):
+        raise ValueError(f"{path} must hold (epochs, D), (epochs, 1, D) or (D,), but holds {tuple(vectors.shape)}")
+    last = (vectors if vectors.ndim == 1 else vectors[-1]).reshape(-1).float()
+    if not last.isfinite().all():
+        raise ValueError(f"the last vector in {path} is not finite, so learning it failed; give that of another run")
+    return last
 
 
 def learn_baseline(
@@ -178,7 +185,9 @@ def learn_baseline(
         (D,) of the layer's dtype, for `Words(layer=..., baseline=...)`.
 
     Raises:
-        ValueError: if the players are fewer than two, or not masked at a layer by one vector.
+        TypeError: if the players are not drawn.
+        ValueError: if the players are fewer than two, of other samples, or not masked at a layer by one vector; if a
+            number makes no sense; or if learning at this rate ends in NaN.
 
     Examples:
         >>> from interaction_monitor import assign_players
@@ -190,6 +199,12 @@ def learn_baseline(
         >>> learn_baseline(net, probe, drawn, output="log_odds", forward_func=lambda m, x: m(x), epochs=2).shape
         torch.Size([3])
     """
+    require_drawn("learn_baseline", probe, players)
+    if len(players) != len(probe):
+        raise ValueError(f"players are drawn for {len(players)} samples, but the probe has {len(probe)}")
+    require_counts(1, epochs=epochs)
+    if not (is_number(rate) and 0 < rate < math.inf):
+        raise ValueError(f"rate must be a finite number above 0, but is {rate!r}; the authors' is 0.001")
     start = players.baseline
     if players.layer is None or not isinstance(start, Tensor) or start.numel() != start.shape[-1]:
         raise ValueError("players must be masked at a layer by one vector; draw them by Words(layer=, baseline=vector)")
@@ -212,6 +227,8 @@ def learn_baseline(
         for sample in [*range(len(probe))] * epochs:
             baseline.grad = kept.run(partial(gradient, sample, _groups(players.n_players, generator).to(device)))
             optimizer.step()
+    if not baseline.isfinite().all():
+        raise ValueError(f"rate={rate} ends in a vector that is not finite; give a lower one, or check the outputs")
     return baseline.detach().reshape(-1)
 
 

@@ -1,4 +1,5 @@
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -137,8 +138,14 @@ def test_a_published_baseline_is_the_last_epochs(tmp_path):
     for stored in (vectors, vectors[:, None]):
         np.save(file, stored)
         assert read_baseline(file).tolist() == [8.0, 9.0, 10.0, 11.0]
-    np.save(file, np.zeros((2, 3, 4)))
-    with pytest.raises(ValueError, match=r"must hold \(epochs, D\)"):
+    np.save(file, vectors[0])  # as `learn_baseline` gives it
+    assert read_baseline(file).tolist() == [0.0, 1.0, 2.0, 3.0]
+    for wrong in (np.zeros((2, 3, 4)), np.zeros((0, 4)), np.float64(1)):
+        np.save(file, wrong)
+        with pytest.raises(ValueError, match=r"must hold \(epochs, D\)"):
+            read_baseline(file)
+    np.save(file, [[1.0, 2.0], [math.nan, 2.0]])
+    with pytest.raises(ValueError, match="is not finite, so learning it failed"):
         read_baseline(file)
 
 
@@ -190,3 +197,14 @@ def test_a_learned_baseline_makes_groups_of_words_interact_less():
     assert net.training
     with pytest.raises(ValueError, match="masked at a layer by one vector"):
         learn_baseline(net, probe, replace(drawn, layer=None))
+    for options, said in (
+        ({"epochs": 0}, "epochs must be at least 1, but is 0"),
+        ({"rate": math.nan}, "rate must be a finite number above 0, but is nan"),
+        ({"forward_func": lambda module, inputs: module(inputs) * math.nan}, "rate=0.001 ends in a vector that is not"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            learn_baseline(net, probe, drawn, **{"output": "log_odds", "forward_func": forward} | options)
+    with pytest.raises(ValueError, match="players are drawn for 6 samples, but the probe has 3"):
+        learn_baseline(net, probe.select([0, 1, 2]), drawn, output="log_odds", forward_func=forward)
+    with pytest.raises(TypeError, match="give assign_players"):
+        learn_baseline(net, probe, words, output="log_odds", forward_func=forward)

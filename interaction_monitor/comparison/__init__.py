@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import require_counts
+from interaction_monitor._checks import numbers_in, require_counts
 from interaction_monitor.comparison.several_networks import (
     Comparison,
     Counting,
@@ -271,28 +270,18 @@ def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tens
 
     Examples:
         >>> import tempfile
+        >>> import numpy as np
         >>> file = Path(tempfile.mkdtemp()) / "rewards.npy"
         >>> np.save(file, [0.0, 20.0, 10.0, 30.0])  # of nobody, player 1, player 0, both
         >>> read_published(file).tolist()
         [0.0, 10.0, 20.0, 30.0]
     """
-    values = _published(path).double()
+    values = numbers_in(path)
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # those of the BERTs are columns
     if masks is None:
         return highest_bit_first(values)
-    present = _published(masks) != 0
-    places = (present.long() << torch.arange(present.shape[-1])).sum(-1)
-    if not torch.equal(places.sort().values, torch.arange(values.shape[-1])):
+    present = numbers_in(masks) != 0
+    places = (present.long() << torch.arange(present.shape[-1] if present.ndim else 0)).sum(-1)
+    if present.ndim != 2 or not torch.equal(places.sort().values, torch.arange(values.shape[-1])):
         raise ValueError(f"{masks} must list each of {values.shape[-1]} coalitions once, but is {tuple(present.shape)}")
     return values[..., places.argsort()]
-
-
-def _published(path: str | Path) -> Tensor:
-    if Path(path).suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    if Path(path).suffix not in (".pth", ".pt"):
-        raise ValueError(f"path must end in .npy, .pth or .pt, but is {path}")
-    values = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(values, Tensor):
-        raise ValueError(f"{path} holds a {type(values).__name__}; give the file of one tensor")
-    return values

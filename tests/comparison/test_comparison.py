@@ -565,6 +565,36 @@ def test_published_files_are_renumbered(tmp_path, suffix):
         read_published(tmp_path / "several.pth")
 
 
+@pytest.mark.parametrize("name", ["pickled.npy", "words.npy", "complex.npy", "cut.npy", "cut.pth", "array.pth"])
+def test_a_published_file_that_holds_something_else_is_named(tmp_path, name):
+    file = tmp_path / name
+    if name == "array.pth":
+        torch.save(np.arange(8.0), file)  # which torch reads by running what is in the file
+    elif name.startswith("cut"):
+        torch.save(torch.arange(8.0), tmp_path / "whole.pth")
+        np.save(tmp_path / "whole.npy", np.arange(8.0))
+        file.write_bytes((tmp_path / "whole").with_suffix(file.suffix).read_bytes()[:70])
+    else:
+        kinds = {"pickled": np.array([{}] * 8), "words": np.array(["a"] * 8), "complex": np.ones(8) * 1j}
+        np.save(file, kinds[file.stem])
+    with pytest.raises(ValueError, match=rf"{file} cannot be read as an array of numbers \(\w+\); save it anew"):
+        read_published(file)
+
+
+def test_a_parameter_or_other_byte_order_is_read_as_any_number(tmp_path):
+    torch.save(torch.nn.Parameter(torch.arange(4.0)), tmp_path / "I_and.pth")
+    np.save(tmp_path / "rewards.npy", np.arange(4).astype(">f4"))
+    for name in ("I_and.pth", "rewards.npy"):
+        found = read_published(tmp_path / name)
+        assert found.tolist() == [0.0, 2.0, 1.0, 3.0]
+        assert not found.requires_grad
+    with pytest.raises(FileNotFoundError, match=r"I_or\.pth"):
+        read_published(tmp_path / "I_or.pth")
+    np.save(tmp_path / "masks.npy", np.float64(1))
+    with pytest.raises(ValueError, match=r"masks\.npy must list each of 4 coalitions once, but is \(\)"):
+        read_published(tmp_path / "rewards.npy", masks=tmp_path / "masks.npy")
+
+
 def test_published_files_in_the_order_of_their_masks(tmp_path):
     expected = np.arange(8) * 10.0  # of each coalition, player 0 in the lowest bit
     by_size = sorted(range(8), key=lambda coalition: (coalition.bit_count(), -coalition))
