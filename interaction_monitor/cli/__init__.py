@@ -112,7 +112,7 @@ def _analyse_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="draw what the salient interactions of --sample give by themselves: Figure 6 of Chen et al. 2024",
     )
-    parser.add_argument("--sample", type=int, default=0, help="the sample of that picture; default: 0")
+    parser.add_argument("--sample", type=int, help="the sample of that picture; default: the first with finite outputs")
 
 
 def _analyse(arguments: argparse.Namespace) -> None:
@@ -128,11 +128,14 @@ def _analyse(arguments: argparse.Namespace) -> None:
     last = record.measurements[-1]
     if not last.valid.any():
         raise CommandError("the last measurement has no sample with finite outputs: the run diverged")
+    if not (last.output_change > 0 and last.strength[last.valid].any()):
+        raise CommandError("the last measurement has no salient interaction, so there is nothing to analyse; train on")
     picture, valid = arguments.salient_matching, last.valid.nonzero()[:, 0].tolist()
+    sample = valid[0] if arguments.sample is None else arguments.sample
     if picture is not None:
         inputs.require_picture(picture, "--salient-matching")
-        if arguments.sample not in valid:
-            raise CommandError(f"--sample must be one of {', '.join(map(str, valid))}, but is {arguments.sample}")
+    if sample not in valid:
+        raise CommandError(f"--sample must be one of {', '.join(map(str, valid))}, but is {sample}")
     from interaction_monitor.plots import sample_figures, theory_text
 
     shared = theory_text.transfer(last, record.probe_targets) if arguments.same_players else []
@@ -140,7 +143,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
     print("\n".join(lines))
     if picture is not None:
         with inputs.writing(picture.parent, option="--salient-matching"):
-            sample_figures.salient_only(last, arguments.sample).savefig(picture, dpi=110)
+            sample_figures.salient_only(last, sample).savefig(picture, dpi=110)
         print(f"wrote {picture}")
 
 

@@ -276,6 +276,6 @@ def _draw_explained(ax: Axes, v: Tensor, explained: Tensor, count: int, title: s
     ax.plot(rank, v[by_output], color="#1B1B1B", lw=1.2, label="output", zorder=3)
     ax.plot(rank, explained[by_output], color=_AGAINST, lw=0.8, label="salient interactions")
     ax.fill_between(rank, v[by_output], explained[by_output], color=_AGAINST, alpha=0.28)
-    error = float((v - explained).abs().mean() / (v[-1] - v[0]).abs())
-    ax.set_title(f"{title}{count} salient, mean error {error:.0%}")
+    missed, change = float((v - explained).abs().mean()), float((v[-1] - v[0]).abs())
+    ax.set_title(f"{title}{count} salient" + (f", mean error {missed / change:.0%}" if change else ""))
     bare(ax)

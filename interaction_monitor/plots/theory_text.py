@@ -181,9 +181,10 @@ def salient_alone(measurement: Measurement) -> str:
     v, and_, or_ = measurement.v[valid], measurement.and_[valid], measurement.or_[valid]
     error = (v - salient_outputs(and_, or_, measurement.tau)).abs().mean() / measurement.output_change
     count = salient_counts(and_, or_, measurement.tau).sum(1).mean()
+    kinds = 2 if or_.any() else 1  # a run may have measured AND interactions alone
     return (
-        f"The salient interactions alone, {float(count):.0f} of {2 * v.shape[1] - 2} in the mean, give the outputs of "
-        f"all {v.shape[1]} masked versions with a mean error of {float(error):.1%} of the mean change."
+        f"The salient interactions alone, {float(count):.0f} of {kinds * (v.shape[1] - 1)} in the mean, give the "
+        f"outputs of all {v.shape[1]} masked versions with a mean error of {float(error):.1%} of the mean change."
     )
 
 
@@ -200,7 +201,7 @@ def transfer(measurement: Measurement, targets: Tensor | None = None) -> list[st
     """
     valid = measurement.valid
     effects = torch.cat((measurement.and_[valid, 1:], measurement.or_[valid, 1:]), 1)
-    is_salient = effects.abs() >= measurement.tau
+    is_salient = (effects.abs() >= measurement.tau) & (effects != 0)
     curve = transfer_curve(is_salient)
     ks = [k for k in (5, 10, 20, 50, 100) if k <= len(curve)]
     classes = torch.zeros(len(effects))

@@ -149,6 +149,11 @@ def fit_record(record: Record, *, and_part: bool = False) -> Overlay:
             f"the last measurement, at epoch {epoch}, has no sample with finite outputs: the run diverged, and there "
             "is no final network to predict from"
         )
+    if and_part and not strength[-1, finite].any() and last.strength[finite].any():
+        raise NoOverlayError(
+            f"the last measurement, at epoch {epoch}, has salient interactions of OR alone, so its AND part predicts "
+            "nothing; leave out --and-part (and_part=True)"
+        )
     if not strength[-1, finite].any():
         raise NoOverlayError(
             f"the last measurement, at epoch {epoch}, has no salient interaction: the network never converged to any, "

@@ -451,6 +451,17 @@ def test_the_and_part_is_matched_by_itself(planted_run, capsys):
     assert theory_text.table(found) in capsys.readouterr().out
 
 
+def test_the_and_part_of_or_interactions_alone_predicts_nothing(planted_run, capsys):
+    record = planted_run()
+    path = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+    arrays = dict(np.load(path))
+    arrays["and_"][:, 1:] = 0
+    np.savez(path, **arrays)
+    assert "of OR alone, so its AND part predicts nothing; leave out" in refused(
+        capsys, "theory", record.folder, "--and-part"
+    )
+
+
 @pytest.mark.parametrize("buffering", [1, -1], ids=["by line", "at the end"])
 def test_a_reader_that_goes_away_ends_the_command_quietly(planted_run, tmp_path, capsys, monkeypatch, buffering):
     read, write = os.pipe()
@@ -522,6 +533,24 @@ def test_analyse_tells_and_draws_what_the_salient_interactions_give_alone(plante
     assert imread(picture).std() > 0
     for option, said in (("--sample=12", "--sample must be one of 0, 1, 2"), ("--salient-matching=x.xyz", "ends in")):
         assert said in refused(capsys, "analyse", record.folder, f"--salient-matching={picture}", option)
+
+
+def test_analyse_of_and_interactions_counts_these_alone(planted_run, capsys):
+    assert cli.main(["analyse", str(planted_run(kind="and").folder)]) == 0
+    assert " of 31 in the mean" in capsys.readouterr().out
+
+
+def test_analyse_refuses_a_network_that_does_nothing_and_draws_the_first_sample_there_is(planted_run, tmp_path, capsys):
+    record = planted_run()
+    path = record.folder / "measurements" / "epoch_00005_step_00000050.npz"
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"valid": np.arange(len(arrays["valid"])) > 1})
+    picture = ["--salient-matching", str(tmp_path / "one.png")]
+    assert cli.main(["analyse", str(record.folder), *picture]) == 0
+    assert "wrote" in capsys.readouterr().out
+    assert "--sample must be one of 2, 3" in refused(capsys, "analyse", record.folder, *picture, "--sample", 0)
+    np.savez(path, **arrays | {"v": 0 * arrays["v"] + 1})
+    assert "has no salient interaction, so there is nothing" in refused(capsys, "analyse", record.folder)
 
 
 @pytest.mark.parametrize("given", ["", " "])
