@@ -46,7 +46,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flag("--again", help="extract each network again, from outputs changed by a millionth: Table 2 and Figure 12")
     flag("--salient-matching", help="draw the outputs that the salient interactions of --sample give alone: Figure 6")
-    add("--sample", type=int, default=0, help="the sample whose interactions are drawn; default: 0")
+    add("--sample", type=int, help="the sample whose interactions are drawn; default: the first with finite outputs")
     add("--out", type=inputs.path, default=Path("comparison"), metavar="FOLDER", help="default: comparison")
     flag("--skip-damaged", help="do without measurements that are damaged")
     counting = parser.add_argument_group("what the tables and pictures count")
@@ -112,14 +112,17 @@ def _of_checkpoints(arguments: argparse.Namespace) -> Comparison:
         raise CommandError("a comparison takes two checkpoints or more")
     networks = networks_of(arguments.factory, arguments.runs)
     counting = _checked(arguments, len(networks[0].probe), networks[0].players.n_players)
-    return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
+    try:
+        return compare_networks(networks, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _checked(arguments: argparse.Namespace, n_samples: int, n_players: int) -> Counting:
     """Refuse before anything is computed what would fail after it, and return what is counted."""
     from interaction_monitor.comparison import Counting
 
-    if not 0 <= arguments.sample < n_samples:
+    if arguments.sample is not None and not 0 <= arguments.sample < n_samples:
         raise CommandError(f"--sample must lie between 0 and {n_samples - 1}, but is {arguments.sample}")
     inputs.require_writable(arguments.out)
     ks = tuple(k if isinstance(k, int) else max(1, int(k * 2**n_players)) for k in arguments.k)
@@ -136,12 +139,13 @@ def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
     from interaction_monitor.plots import comparison_figures, comparison_text, sample_figures, to_png
 
-    if arguments.sample not in comparison.samples:
+    asked = comparison.samples[0] if arguments.sample is None else arguments.sample
+    if asked not in comparison.samples:
         kept = ", ".join(map(str, comparison.samples))
-        raise CommandError(f"--sample {arguments.sample} has no finite outputs in some network; take one of {kept}")
+        raise CommandError(f"--sample {asked} has no finite outputs in some network; take one of {kept}")
     names = [f"{i}: {name}" for i, name in enumerate(comparison.names)]
     lines = [*names, "", comparison_text.table(comparison), "", *comparison_text.findings(comparison)]
-    sample = comparison.samples.index(arguments.sample)
+    sample = comparison.samples.index(asked)
     ablation = None
     if arguments.alphas is not None:
         ablation = ablate(comparison, arguments.alphas)

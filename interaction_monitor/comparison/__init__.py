@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import numbers_in, require_counts
+from interaction_monitor._checks import numbers_in, refusing, require_counts
 from interaction_monitor.comparison.several_networks import (
     Comparison,
     Counting,
@@ -18,6 +18,7 @@ from interaction_monitor.comparison.several_networks import (
     ablate,
     compare_outputs,
     extract_again,
+    require_players,
 )
 from interaction_monitor.forward import assign_players, outputs_of
 from interaction_monitor.functional import highest_bit_first
@@ -84,7 +85,7 @@ def compare_networks(
 ) -> Comparison:
     """Measure several networks on the same samples, and compare what they encode.
 
-    Nothing is measured before all networks are known to have the same samples, players and output.
+    Nothing is measured before all networks are known to have the same samples, players and output, and to give it.
 
     Args:
         networks: at least two.
@@ -96,7 +97,9 @@ def compare_networks(
         The comparison.
 
     Raises:
-        NotComparableError: if the networks differ in what is measured (it says in what), or there are fewer than two.
+        NotComparableError: if the networks differ in what is measured (it says in what), there are fewer than two, or
+            fewer than 2 or more than 14 players.
+        ValueError: if a network cannot be measured (it says which and why).
 
     Examples:
         >>> from interaction_monitor.players import ImagePatches
@@ -105,20 +108,27 @@ def compare_networks(
         >>> compare_networks(networks).shared.and_.shape
         torch.Size([2, 4, 16])
     """
+    names = [network.name or f"network {number}" for number, network in enumerate(networks)]
     measured = [
-        Measured(x.name or f"network {i}", _drawn(x), x.probe.inputs, x.probe.targets, x.output, x.background_levels)
-        for i, x in enumerate(networks)
+        Measured(name, _drawn(x, name), x.probe.inputs, x.probe.targets, x.output, x.background_levels)
+        for name, x in zip(names, networks, strict=True)
     ]
     require_comparable(measured)
+    require_players(measured[0].players.n_players)
+    for network, facts in zip(networks, measured, strict=True):
+        first = facts.players.labels.clamp(max=0).where(facts.players.labels < 1, -1)  # by it alone, soon tried out
+        with refusing(facts.name, "mend what its Network holds"):
+            _outputs(network, replace(facts.players, labels=first, n_players=1, names=None))
     v = torch.stack([_outputs(network, facts.players) for network, facts in zip(networks, measured, strict=True)])
-    names, called = [network.name for network in measured], measured[0].players.names
+    called = measured[0].players.names
     return compare_outputs(v, names=names, alpha=alpha, normalize=normalize, counting=counting, player_names=called)
 
 
-def _drawn(network: Network) -> PlayerMap:
+def _drawn(network: Network, name: str) -> PlayerMap:
     if isinstance(network.players, PlayerMap):
         return network.players
-    return assign_players(network.module, network.players, network.probe, forward_func=network.forward_func)
+    with refusing(name, "mend what its Network holds"):
+        return assign_players(network.module, network.players, network.probe, forward_func=network.forward_func)
 
 
 def _outputs(network: Network, players: PlayerMap) -> Tensor:

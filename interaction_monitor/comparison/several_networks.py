@@ -12,12 +12,13 @@ from torch import Tensor
 from interaction_monitor.functional import (
     SharedAndOr,
     and_interactions,
+    n_players,
     overlap,
     salient,
     shared_and_or,
     sparsest_and_or,
 )
-from interaction_monitor.functional.extraction import NOISE, TOL
+from interaction_monitor.functional.extraction import MAX_PLAYERS_SHARED, NOISE, TOL
 from interaction_monitor.players.player_map import PlayerMap
 
 
@@ -104,7 +105,7 @@ class Comparison:
 
     @property
     def ks(self) -> list[int]:
-        """Which numbers of strongest interactions are shown; 5 to 100 if nothing was asked for.
+        """Which numbers of strongest interactions are shown, from the least; 5 to 100 if nothing was asked for.
 
         Examples:
             >>> compare_outputs(torch.rand(2, 3, 16)).ks
@@ -112,7 +113,7 @@ class Comparison:
         """
         most = 2**self.n_players - 1
         if self.counting.ks:
-            return [k for k in self.counting.ks if k <= most] or [most]
+            return sorted({k for k in self.counting.ks if k <= most}) or [most]
         return [k for k in (5, 10, 20, 30, 40, 50, 75, 100) if k < most] or [1]
 
     @property
@@ -128,6 +129,12 @@ class Comparison:
     def player_name(self, sample: int, player: int) -> str:
         """What a player of the comparison's sample is called: its word, or its number."""
         return str(player) if self.player_names is None else self.player_names[sample][player]
+
+
+def require_players(n: int) -> None:
+    """Refuse a single player, whose only interaction all networks have, and more than can be extracted together."""
+    if not 2 <= n <= MAX_PLAYERS_SHARED:
+        raise NotComparableError(f"n_players={n}: networks are compared by 2 to {MAX_PLAYERS_SHARED}; measure them so")
 
 
 def compare_outputs(
@@ -162,8 +169,8 @@ def compare_outputs(
         The comparison, on the CPU.
 
     Raises:
-        NotComparableError: if there are fewer than two networks, the names are not as many, or no sample has finite
-            outputs in all.
+        NotComparableError: if there are fewer than two networks, the names are not as many, there are fewer than 2 or
+            more than 14 players, no sample has finite outputs in all, or no output depends on what is masked.
 
     Examples:
         >>> result = compare_outputs(torch.rand(2, 5, 8), names=["small", "large"])
@@ -174,6 +181,7 @@ def compare_outputs(
         raise NotComparableError(
             f"v must be (networks, samples, 2^n) of at least two networks, but has shape {tuple(v.shape)}"
         )
+    require_players(n_players(v))
     names = [f"network {i}" for i in range(len(v))] if names is None else list(names)
     if len(names) != len(v):
         raise NotComparableError(f"{len(names)} names are given for {len(v)} networks; give one for each")
@@ -181,6 +189,11 @@ def compare_outputs(
     if not valid.any():
         raise NotComparableError("no sample has finite outputs in all networks, so there is nothing to compare")
     v = v[:, valid].detach().double().cpu()
+    if v.eq(v[..., :1]).all():
+        raise NotComparableError(
+            "every network gives a sample one output whatever is masked, so it has no interactions to compare; "
+            "train the networks, and mask what they look at"
+        )
     kept = valid.nonzero()[:, 0].tolist()
     counting = Counting() if counting is None else counting
 

@@ -24,7 +24,7 @@ from interaction_monitor.functional._solver.problem import Problem, atoms_of
 from interaction_monitor.functional.interactions import and_outputs, n_players, or_outputs, orders
 
 MAX_PLAYERS = 16
-_MAX_PLAYERS_SHARED = 14
+MAX_PLAYERS_SHARED = 14
 
 # ζ as the papers take it; a gap that averages over samples do not show; a cost that settles ties and none else.
 NOISE = 0.02
@@ -166,7 +166,7 @@ def shared_and_or(
         >>> round(result.objective.item(), 2)  # 1.01·(4 + 0.1·(4 + 3)) + 1·(1 + 0.1·1)
         5.85
     """
-    _check(v, _MAX_PLAYERS_SHARED, tol, noise=noise, tie_break=tie_break, alpha=alpha)
+    _check(v, MAX_PLAYERS_SHARED, tol, noise=noise, tie_break=tie_break, alpha=alpha)
     _check_networks(v, share_bound)
     outputs = to_float64(v.detach())
     change = (outputs[..., -1:] - outputs[..., :1]).abs()

@@ -64,14 +64,24 @@ def table(comparison: Comparison) -> str:
     lines = [definition, _heading(ks)]
     for extraction in comparison.extractions:
         and_, or_ = powers(extraction, ks)
-        pairs = (f"{a:>7.2f} /{'-' if math.isnan(o) else f'{o:.2f}':>5}" for a, o in zip(and_, or_, strict=True))
-        lines.append(f"{extraction.name:12}" + "".join(pairs))
+        lines.append(f"{extraction.name:12}" + _pairs(and_, or_))
     lines += ["", f"salient strength by order ({threshold(comparison)}), and the share of it that is shared"]
     lines.append(_heading(range(1, comparison.n_players + 1)) + f"{'all':>14}")
     for extraction in comparison.extractions:
-        cells = (f"{every:>8.2f}{_percent(shared, every):>6}" for every, shared in _with_sums(extraction))
+        cells = (f"{_strength(every):>9}{_percent(shared, every):>5}" for every, shared in _with_sums(extraction))
         lines.append(f"{extraction.name:12}" + "".join(cells))
     return "\n".join(lines)
+
+
+def _pairs(and_: Sequence[float], or_: Sequence[float]) -> str:
+    """Write s_and / s_or for each k, a dash where no network has such an interaction."""
+    written = [["-" if math.isnan(share) else f"{share:.2f}" for share in kind] for kind in (and_, or_)]
+    return "".join(f"{a:>7} /{o:>5}" for a, o in zip(*written, strict=True))
+
+
+def _strength(value: float) -> str:
+    """Write a strength in eight letters at most, in whatever unit the output has."""
+    return f"{value:.2f}" if value == 0 or 0.1 <= value < 1e5 else f"{value:.3g}"
 
 
 def _heading(ks: Sequence[int]) -> str:
@@ -90,19 +100,18 @@ def ablation_table(ablation: Sequence[Extraction], ks: Sequence[int]) -> str:
     """
     lines = [_heading(ks) + f"{'strength':>12}{'salient':>9}"]
     for extraction in ablation:
-        pairs = zip(*powers(extraction, ks), strict=True)
         size = torch.stack((extraction.and_, extraction.or_))[..., 1:].abs().sum((0, -1)).mean()
         count = sum(mask.sum(-1).double().mean() for mask in extraction.salient)
-        cells = "".join(f"{a:>7.2f} /{o:>5.2f}" for a, o in pairs)
-        lines.append(f"{extraction.name:12}{cells}{float(size):>12.2f}{float(count):>9.1f}")
+        cells = _pairs(*powers(extraction, ks))
+        lines.append(f"{extraction.name:12}{cells}{_strength(float(size)):>12}{float(count):>9.1f}")
     return "\n".join(lines)
 
 
 def repetition_lines(repetition: Repetition, comparison: Comparison, sample: int = 0) -> list[str]:
     """Say how far a second extraction agrees, and name the five strongest of each on one sample."""
     return [
-        f"Extracted again from outputs changed by a millionth, {name} has {a:.0%} of its {repetition.k} strongest AND "
-        f"interactions again, and {o:.0%} of the OR interactions."
+        f"Extracted again from outputs changed by a millionth, {name} has {_share(a)} of its {repetition.k} strongest "
+        f"AND interactions again, and {_share(o)} of the OR interactions."
         for name, a, o in zip(comparison.names, repetition.and_, repetition.or_, strict=True)
     ] + [
         f"{name}, {extraction.name}, sample {comparison.samples[sample]}: {_five(extraction, comparison, i, sample)}"
@@ -115,9 +124,10 @@ def _five(extraction: Extraction, comparison: Comparison, network: int, sample: 
     effects = torch.stack((extraction.and_[network, sample], extraction.or_[network, sample]))
     size = effects.abs()
     size[:, 0] = -1
-    ranked = size.flatten().argsort(descending=True, stable=True).tolist()
+    ranked = [i for i in size.flatten().argsort(descending=True, stable=True).tolist() if size.flatten()[i] > 0]
     # A number by itself behind the effect would read as a part of it.
-    return ", ".join(f"{pattern_name(comparison, sample, i)}: {effects.flatten()[i]:+.2f}" for i in ranked[:5])
+    named = (f"{pattern_name(comparison, sample, i)}: {effects.flatten()[i]:+.2f}" for i in ranked[:5])
+    return ", ".join(named) or "no interaction"
 
 
 def pattern_name(comparison: Comparison, sample: int, pattern: int) -> str:
@@ -149,7 +159,8 @@ def verdict(comparison: Comparison) -> str:
     ks = comparison.ks
     if comparison.control is None:
         (and_,), (or_,) = powers(comparison.shared, ks[:1])
-        return f"Of their {ks[0]} strongest AND interactions the networks share {and_:.0%}, of the OR ones {or_:.0%}."
+        of_and, of_or = _share(and_), _share(or_)
+        return f"Of their {ks[0]} strongest AND interactions the networks share {of_and}, of the OR ones {of_or}."
     told, alike = [], []
     each = zip(("AND", "OR"), powers(comparison.shared, ks), powers(comparison.control, ks), strict=True)
     for name, shared, chance in each:
@@ -185,15 +196,17 @@ def findings(comparison: Comparison) -> list[str]:
     ]
     if comparison.control is not None:
         chance = powers(comparison.control, ks)
+        first, last = ([_share(kind[at]) for pair in (chance, shared) for kind in pair] for at in (0, -1))
         sentences.append(
-            f"Together, unrelated outputs share {chance[0][0]:.0%} (AND) and {chance[1][0]:.0%} (OR) of the strongest "
-            f"{ks[0]}, these networks {shared[0][0]:.0%} and {shared[1][0]:.0%}; of the strongest {ks[-1]}, "
-            f"{chance[0][-1]:.0%} and {chance[1][-1]:.0%} against {shared[0][-1]:.0%} and {shared[1][-1]:.0%}."
+            f"Together, unrelated outputs share {first[0]} (AND) and {first[1]} (OR) of the strongest {ks[0]}, these "
+            f"networks {first[2]} and {first[3]}; of the strongest {ks[-1]}, {last[0]} and {last[1]} against {last[2]} "
+            f"and {last[3]}."
         )
     k = ks[min(2, len(ks) - 1)]
-    agreed = [f"{_agreement(comparison.alone, k)} extracted alone", f"{_agreement(comparison.shared, k)} together"]
+    alike = (_share(sign_agreement(extraction, k)) for extraction in (comparison.alone, comparison.shared))
+    agreed = [f"{share} {how}" for share, how in zip(alike, ("extracted alone", "together"), strict=True)]
     if comparison.control is not None:
-        agreed.append(f"{_agreement(comparison.control, k)} for unrelated outputs")
+        agreed.append(f"{_share(sign_agreement(comparison.control, k))} for unrelated outputs")
     sentences.append(f"Of what is shared among the strongest {k}, this much has one sign: {', '.join(agreed)}.")
     every, common = shared_by_order(comparison.shared)
     if every[0] and sum(every[1:]):
@@ -254,8 +267,7 @@ def _where(larger: Sequence[float], smaller: Sequence[float]) -> str:
     return "at every k shown" if count == len(larger) else f"at {count} of the {len(larger)} k shown"
 
 
-def _agreement(extraction: Extraction, k: int) -> str:
-    share = sign_agreement(extraction, k)
+def _share(share: float) -> str:
     return "none" if math.isnan(share) else f"{share:.0%}"
 
 

@@ -163,6 +163,63 @@ def test_sign_agreement_counts_what_is_shared():
     assert math.isnan(comparison_text.sign_agreement(nothing, 2))
 
 
+def test_what_is_asked_for_twice_or_in_no_order_is_shown_once_and_from_the_least():
+    v = torch.stack((outputs(1), outputs(2)))
+    assert compare_outputs(v, counting=Counting(ks=(20, 5, 5, 99))).ks == [5, 20]
+
+
+def test_numbers_of_players_that_cannot_be_compared_are_refused_before_any_forward():
+    for n in (1, 15):
+        with pytest.raises(NotComparableError, match=f"n_players={n}: networks are compared by 2 to 14; measure them"):
+            compare_outputs(torch.rand(2, 2, 2**n))
+    calls = []
+
+    def counted(module, inputs):
+        calls.append(inputs)
+        return module(inputs)
+
+    many = PlayerMap(torch.arange(15).repeat(SAMPLES, 1), n_players=15, axes=(1,))
+    probe = Probe(torch.rand(SAMPLES, 15), torch.arange(SAMPLES) % 3)
+    networks = [Network(torch.nn.Linear(15, 3), probe, many, forward_func=counted) for _ in range(2)]
+    with pytest.raises(NotComparableError, match="n_players=15"):
+        compare_networks(networks)
+    assert not calls
+
+
+def test_networks_that_do_nothing_at_all_are_refused():
+    with pytest.raises(NotComparableError, match="gives a sample one output whatever is masked"):
+        compare_outputs(torch.tensor([1.0, 2.0])[:, None, None].expand(2, 3, 8))
+
+
+def test_a_dash_stands_where_no_network_has_an_or_interaction():
+    result = compare_outputs(torch.stack((outputs(1), outputs(2))))
+    names = ("alone", "shared", "control")
+    none = {name: getattr(result, name) for name in names}
+    result = replace(result, **{name: replace(of, or_=torch.zeros_like(of.or_)) for name, of in none.items()})
+    repeated = extract_again(result)
+    written = [
+        comparison_text.table(result),
+        *comparison_text.findings(result),
+        comparison_text.verdict(result),
+        comparison_text.ablation_table([result.shared], result.ks),
+        *comparison_text.repetition_lines(repeated, result),
+    ]
+    assert not any("nan" in line for line in written), written
+    assert "none of the OR interactions" in written[-6]
+    nothing = replace(result, alone=replace(result.alone, and_=torch.zeros_like(result.alone.and_)))
+    assert comparison_text.repetition_lines(repeated, nothing)[2].endswith("sample 0: no interaction")
+
+
+def test_strengths_of_any_unit_keep_their_columns():
+    for unit in (1e7, 1e-4):
+        result = compare_outputs(unit * torch.stack((outputs(1), outputs(2))))
+        lines = comparison_text.table(result).splitlines()
+        cells = lines[-1].split()[1:]
+        assert len(cells) == 2 * (N + 1), lines[-1]
+        every = comparison_text.shared_by_order(result.extractions[-1])[0]
+        assert [float(cell) for cell in cells[:-2:2]] == pytest.approx(every, rel=0.01)
+
+
 def test_leaves_out_samples_that_one_network_has_no_outputs_for():
     v = torch.stack((outputs(1), outputs(2)))
     v[1, 2, 3] = math.nan
@@ -407,6 +464,8 @@ def test_says_in_which_input_networks_differ():
 
 
 FACTORY = """
+from dataclasses import replace
+
 import torch
 from interaction_monitor import Probe
 from interaction_monitor.comparison import Network
@@ -427,7 +486,22 @@ def fail(path):
 def leave(path):
     raise SystemExit(3)
 
+def odd(path):
+    return replace(load(path), output="odds")
+
+def ends(path):
+    return replace(load(path), forward_func=call if path.parts[0] == "a" else broken)
+
+def call(module, inputs):
+    calls.append(len(inputs))
+    assert sum(calls) < 40, "the first network is measured before the second was tried"
+    return module(inputs)
+
+def broken(module, inputs):
+    raise RuntimeError("out of order")
+
 number = 3
+calls = []
 """
 
 
@@ -464,16 +538,31 @@ def test_the_command_takes_checkpoints_and_a_factory(tmp_path: Path, capsys, mon
         (["--factory", "./some/where.py:load", *checkpoints], "not a file: some.where:load instead"),
         ([*factory, *checkpoints, "--skip-damaged"], "leave it out with --factory"),
         (["--factory", "broken_factory_of_this_test:load", *checkpoints], "failed: ZeroDivisionError"),
+        (
+            ["--factory", "factory_of_this_test:odd", *checkpoints],
+            "a/last.ckpt failed with ValueError: output='odds' is",
+        ),
+        (
+            ["--factory", "factory_of_this_test:ends", *checkpoints],
+            "b/last.ckpt failed with RuntimeError: out of order",
+        ),
     ):
         assert complaint in refused(capsys, *argv)
 
 
-def test_a_sample_without_outputs_cannot_be_drawn(record, tmp_path: Path, capsys):
+def test_a_sample_without_outputs_cannot_be_drawn(record, tmp_path: Path, capsys, monkeypatch):
     v = outputs(2)
     v[1, 3] = math.nan
     first, second = record("a", outputs(1)), record("b", v)
     text = refused(capsys, first.folder, second.folder, "--sample", 1, "--out", tmp_path / "out")
     assert "--sample 1 has no finite outputs in some network; take one of 0, 2, 3, 4, 5" in text
+    v[0] = math.nan
+    record("first", v)
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison_figures, "draw_all", lambda comparison, sample: stand_ins())
+        assert cli.main(["compare", str(first.folder), str(tmp_path / "first"), "--out", str(tmp_path / "found")]) == 0
+        assert cli.main(["compare", *[str(first.folder)] * 2, "--sample", "0", "--out", str(tmp_path / "found")]) == 0
+    capsys.readouterr()
     halves = [outputs(3), outputs(4)]
     halves[0][:3], halves[1][3:] = math.nan, math.nan
     third, fourth = record("c", halves[0]), record("d", halves[1])
