@@ -20,7 +20,7 @@ from interaction_monitor._checks import some
 from interaction_monitor.distributed import as_split_as_before, is_split
 from interaction_monitor.state.object_graph import snapshots_of
 from interaction_monitor.state.side_effects import TensorSnapshot, Watched, answered, version_of, without_fast_path
-from interaction_monitor.state.snapshots import Cache, Opaque, Snapshot, settings
+from interaction_monitor.state.snapshots import Cache, Opaque, Snapshot, settings, uninterrupted
 
 __all__ = [
     "Kept",
@@ -67,8 +67,9 @@ def preserved_rng(seed: int | None = None) -> Iterator[None]:
             random.seed(seed)
         yield
     finally:
-        for state in before:
-            state.restore()
+        with uninterrupted():
+            for state in before:
+                state.restore()
 
 
 @contextmanager
@@ -108,8 +109,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = False
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        with uninterrupted():
+            for module, flag in flags:
+                module.training = flag
 
 
 def uninitialized(model: nn.Module) -> list[str]:
@@ -184,14 +186,17 @@ class Kept:
 
     def put_back(self) -> list[str]:
         """Put back all that has changed and name it, but for caches: what they keep follows from what is asked."""
-        changed = [snapshot for snapshot in self._snapshots if snapshot.changed(closely=True)]
-        for snapshot in changed:
-            _restored(snapshot)
+        with uninterrupted():
+            changed = [snapshot for snapshot in self._snapshots if snapshot.changed(closely=True)]
+            for snapshot in changed:
+                _restored(snapshot)
         return [snapshot.name for snapshot in changed if not isinstance(snapshot, Cache)]
 
     def restore(self) -> None:
         """Put back all that has changed."""
-        self._tell([each.name for each in self._snapshots if each.changed() and not _restored(each)])
+        with uninterrupted():
+            lost = [each.name for each in self._snapshots if each.changed() and not _restored(each)]
+        self._tell(lost)
 
     def _tell(self, names: list[str]) -> None:
         told = _TOLD.setdefault(self._model, set())
@@ -262,12 +267,13 @@ def silent(model: nn.Module) -> Iterator[None]:
             trainer.loggers = [_Nothing() for _ in own]
         yield
     finally:
-        for trainer, own in loggers:
-            trainer.loggers = own
-        for module, methods in before:
-            for name in _METHODS:
-                vars(module).pop(name, None)
-            vars(module).update(methods)
+        with uninterrupted():
+            for trainer, own in loggers:
+                trainer.loggers = own
+            for module, methods in before:
+                for name in _METHODS:
+                    vars(module).pop(name, None)
+                vars(module).update(methods)
 
 
 def _nothing(*_args: Any, **_kwargs: Any) -> None:

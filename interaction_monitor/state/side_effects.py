@@ -151,8 +151,8 @@ class Watched(TorchDispatchMode):
 def without_fast_path() -> Iterator[None]:
     """Let transformers run layer by layer inside the block: under autocast their fused kernel cannot be watched."""
     before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)

@@ -9,12 +9,14 @@ import mmap
 import os
 import pickle
 import random
+import signal
+import threading
 import types
 import warnings
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from operator import eq, is_
 from typing import Any
 
@@ -23,8 +25,7 @@ import torch
 from torch import Tensor
 
 ABSENT = type("ABSENT", (), {})  # stands for what a place holds that holds nothing
-# What is larger is not compared by its bytes.
-COMPARED_BYTES = 2**26
+COMPARED_BYTES = 2**26  # what is larger is not compared by its bytes
 _OF_C = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union)
 
 
@@ -114,6 +115,24 @@ def _digest(value: Any) -> Any:
     return None
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done: what is put back by half would stay so."""
+    main = threading.current_thread() is threading.main_thread()  # which alone is interrupted
+    # Ctrl-C last, so that it keeps no other handler from its place.
+    handlers = {n: own for n in (signal.SIGTERM, signal.SIGINT) if main and callable(own := signal.getsignal(n))}
+    waiting: dict[int, Any] = {}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: waiting.update({number: frame}))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in [number for number in handlers if number in waiting]:
+            handlers[number](number, waiting[number])
+
+
 def _same_objects(now: Collection[Any], held: Collection[Any]) -> bool:
     return len(now) == len(held) and all(map(is_, now, held))
 
@@ -191,12 +210,7 @@ def sequence(name: str, items: list[Any] | deque[Any]) -> Snapshot:
 
 def unordered(name: str, items: set[Any]) -> Snapshot:
     """Take down a set."""
-
-    def put(held: set[Any]) -> None:
-        set.clear(items)
-        set.update(items, held)
-
-    return Snapshot(name, lambda: set(items), put, eq)
+    return Snapshot(name, lambda: set(items), lambda held: (set.clear(items), set.update(items, held)), eq)
 
 
 def scripted(name: str, module: Any, key: str) -> Snapshot:
@@ -229,8 +243,7 @@ def numbers_in(name: str, value: Any) -> Snapshot | None:
         return Snapshot(name, value.tobytes, fill, eq)
     if isinstance(value, _OF_C) and ctypes.sizeof(value) <= COMPARED_BYTES:
         place, size = ctypes.addressof(value), ctypes.sizeof(value)
-        get_bytes = functools.partial(ctypes.string_at, place, size)
-        return Snapshot(name, get_bytes, lambda held: ctypes.memmove(place, held, size), eq)
+        return Snapshot(name, lambda: ctypes.string_at(place, size), lambda held: ctypes.memmove(place, held, size), eq)
     if isinstance(value, bytearray) or (isinstance(value, mmap.mmap) and len(value) <= COMPARED_BYTES):
         return Snapshot(name, functools.partial(bytes, value), functools.partial(value.__setitem__, slice(None)), eq)
     return None

@@ -5,7 +5,9 @@ import functools
 import itertools
 import multiprocessing
 import random
+import signal
 import socket
+import threading
 import warnings
 from collections import Counter, OrderedDict, deque
 
@@ -490,6 +492,77 @@ def test_the_generator_of_an_apple_gpu_is_put_back(monkeypatch):
 
 
 # What a forward logs is of the training alone, with the monitor as without it
+
+
+class Pressed(random.Random):
+    """Puts Ctrl-C, and what else a process may be sent, into the midst of putting back."""
+
+    sent = signal.SIGINT
+
+    def setstate(self, state):
+        if threading.current_thread() is threading.main_thread():
+            signal.raise_signal(self.sent)
+        super().setstate(state)
+
+
+class Terminated(Pressed):
+    sent = signal.SIGTERM
+
+
+class Interrupted(L.LightningModule):
+    def __init__(self, pressed):
+        super().__init__()
+        self.first, self.list = pressed(0), [0]
+        self.norm, self.calls = nn.BatchNorm1d(2), 0
+        self.second = pressed(0)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.list.append(self.first.random() + self.second.random())
+        self.calls += 1
+        self.seen += 1
+        return self.norm(x) + torch.rand(1)
+
+
+def what_is_in(module):
+    held = module.calls, list(module.list), module.first.getstate(), module.second.getstate(), module.seen.item()
+    return *held, [part.training for part in module.modules()], sorted(vars(module)), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("pressed", [Pressed, Terminated])
+def test_who_presses_while_it_is_put_back_finds_all_as_it_was(pressed):
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda *given: told.append(given))
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        module = Interrupted(pressed)
+        state, left = what_is_in(module), None
+        try:
+            with undisturbed(module):
+                module(torch.rand(3, 2))
+        except KeyboardInterrupt as error:
+            left = error
+        assert what_is_in(module) == state
+        assert [left is None, len(told)] == ([False, 0] if pressed is Pressed else [True, 1])
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_another_thread_puts_back_as_ever():
+    module = Interrupted(Pressed)
+    state, done = what_is_in(module), []
+
+    def measure_there():
+        with undisturbed(module):
+            module(torch.rand(3, 2))
+        done.append(True)
+
+    thread = threading.Thread(target=measure_there)
+    thread.start()
+    thread.join()
+    assert done
+    assert what_is_in(module) == state
 
 
 class Logs(L.LightningModule):
