@@ -163,6 +163,50 @@ TINY, SHAPES = "tiny-imagenet-200", "shapenetcore_partanno_segmentation_benchmar
     [
         ("cub200", "CUB_200_2011/images/001.Bird_0/bird_0.png", None, "1 of 40 pictures are missing"),
         ("cub200", "CUB_200_2011/bounding_boxes.txt", b"1 1 1 4 4", r"bounding_boxes\.txt has no line for picture 10"),
+        (
+            "cub200",
+            "CUB_200_2011/bounding_boxes.txt",
+            b"1 1 1 4",
+            r"a number and 4 more in each line, but has '1 1 1 4'",
+        ),
+        ("cub200", "CUB_200_2011/classes.txt", b"1 001.Bird_0", r"classes\.txt names no class 2"),
+        ("cub200", "CUB_200_2011/classes.txt", b"1 \xe9", r"classes\.txt is not as docs/examples\.md describes it"),
+        ("cub200", "CUB_200_2011/images.txt", b"", "there are 0 training samples"),
+        ("cub200", "CUB_200_2011/images/001.Bird_0/bird_0.png", b"", "1 of 40 pictures are missing or empty"),
+        (
+            "tiny_imagenet",
+            f"{TINY}/val/val_annotations.txt",
+            b"val_0.JPEG n00000003",
+            "has 'val_0.JPEG n00000003'; get",
+        ),
+        ("tiny_imagenet", f"{TINY}/val/val_annotations.txt", b"val_0.JPEG\tn00000002\t0", "there are 0 test samples"),
+        ("shapenet", f"{SHAPES}/02773838/train1.txt", b"1 2\n3 4", r"train1\.txt is not as .* invalid column index"),
+        ("shapenet", f"{SHAPES}/02773838/train1.txt", b"1 2 3\n1 2 3", r"train1\.txt must hold two different points"),
+        ("shapenet", f"{SHAPES}/02773838/train1.txt", b"1 2 3\n1 2 nan", r"train1\.txt must hold .* all finite"),
+        (
+            "shapenet",
+            f"{SHAPES}/train_test_split/shuffled_test_file_list.json",
+            b"[",
+            r"test_file_list\.json is not as",
+        ),
+        (
+            "shapenet",
+            f"{SHAPES}/train_test_split/shuffled_test_file_list.json",
+            b"[]",
+            r"test_file_list\.json lists no",
+        ),
+        ("cifar10", "cifar-10-batches-bin/data_batch_2.bin", b"", "data_batch_2.bin is cut off: 0 bytes"),
+        ("cifar10", "cifar-10-batches-bin/test_batch.bin", bytes([200] * 3073), "from 200 to 200, but there are 10 cl"),
+        ("mnist", "mnist/t10k-labels-idx1-ubyte", b"", "t10k-labels-idx1-ubyte is cut off within its heading"),
+        ("squad", "squad/dev-v1.1.json", b"[1]", r"squad/dev-v1\.1\.json is not as docs/examples\.md describes it"),
+        ("sst2", "sst2/train.tsv", b"good\t1\n", "must begin with a heading, but begins with 'good.t1'"),
+        ("sst2", "sst2/train.tsv", b"sentence\tlabel\n", r"sst2/train\.tsv has no sentence"),
+        (
+            "sst2",
+            "sst2/train.tsv",
+            b"sentence\tlabel\ncaf\xe9\t1\n",
+            r"sst2/train\.tsv is not as .*UnicodeDecodeError",
+        ),
         ("tiny_imagenet", f"{TINY}/train/n00000003/images", None, "there is no .*n00000003/images"),
         ("tiny_imagenet", f"{TINY}/val/images/val_3.JPEG", None, "1 of 30 pictures are missing"),
         ("shapenet", f"{SHAPES}/synsetoffset2category.txt", b"Bag 02773838", "names no kind 02691156"),
@@ -189,6 +233,59 @@ def test_a_folder_that_is_not_whole_is_refused_before_training(load, file, conte
         changed.write_bytes(content)
     with pytest.raises((FileNotFoundError, ValueError), match=said):
         getattr(datasets, load)(tmp_path)
+
+
+def test_a_picture_that_is_cut_off_is_named(published, tmp_path):
+    shutil.copytree(published / TINY, tmp_path / TINY)
+    file = tmp_path / TINY / "val/images/val_3.JPEG"
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"val_3\.JPEG is not as .*; get it again"):
+        list(datasets.tiny_imagenet(tmp_path, size=4).test)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"y_train": [0, 1]}, r"there are 3 training samples, and labels of shape \(2,\)"),
+        ({"x_test": np.zeros((3, 3, 32, 32), dtype=np.uint8)}, r"x_test of cifar10 must be \(N, 32, 32, 3\), but is"),
+        ({"classes": None}, r"it\.npz is not as docs/examples\.md describes it .*classes"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(tmp_path, changed, said):
+    right = {"x_train": np.zeros((3, 32, 32, 3), dtype=np.uint8), "y_train": [0, 1, 2], "classes": ["a", "b", "c"]}
+    right |= {"x_test": right["x_train"], "y_test": right["y_train"]}
+    (tmp_path / "cifar10").mkdir()
+    np.savez(tmp_path / "cifar10/it.npz", **{key: a for key, a in (right | changed).items() if a is not None})
+    with pytest.raises(ValueError, match=said):
+        datasets.cifar10(tmp_path)
+
+
+def test_clouds_of_fewer_points_than_are_taken_are_refused(tmp_path):
+    (tmp_path / "modelnet10").mkdir()
+    clouds, labels = np.ones((2, 64, 3)), [0, 1]
+    np.savez(
+        tmp_path / "modelnet10/it.npz", x_train=clouds, y_train=labels, x_test=clouds, y_test=labels, classes=["a", "b"]
+    )
+    assert len(datasets.modelnet10(tmp_path, n_points=64).train) == 2
+    with pytest.raises(ValueError, match=r"x_train of modelnet10 must be \(N, 128 or more, 3\), but is \(2, 64, 3\)"):
+        datasets.modelnet10(tmp_path, n_points=128)
+
+
+def test_the_authors_prompts_belong_together(tmp_path):
+    (tmp_path / "squad").mkdir()
+    text = "one two\x85three four"  # a letter at which `splitlines` would break
+    files = {"sentence.txt": f"{text}\r\n", "predict.txt": "five\n", "player_words.json": '[["one", "four"]]'}
+
+    def load(**changed):
+        for name, content in (files | {key.replace("_txt", ".txt"): value for key, value in changed.items()}).items():
+            (tmp_path / "squad" / name).write_bytes(content.encode())
+        return datasets.squad(tmp_path, n_players=2)
+
+    assert load() == [datasets.Prompt(text, ("one", "four"), "five")]
+    with pytest.raises(ValueError, match=r"1 lines in sentence\.txt, 2 in predict\.txt and 1 lists"):
+        load(predict_txt="five\nsix\n")
+    with pytest.raises(ValueError, match=r"line 1 of squad/sentence\.txt lacks its word 'four'"):
+        load(sentence_txt="one two three")
 
 
 def test_what_is_still_packed_is_to_be_unpacked(tmp_path):

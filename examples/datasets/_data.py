@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,46 @@ def make(
         vocabulary: of the token ids.
     """
     x, y = train
+    require_labels("training", x, y, len(classes))
+    require_labels("test", *test, len(classes))
     chosen, y = drawn(y, len(classes), n_train=n_train, wrong_labels=wrong_labels, seed=seed)
     return Data(TensorDataset(x[chosen], y), TensorDataset(*test), classes, vocabulary)
+
+
+def require_labels(part: str, x: Sized, y: Tensor, n_classes: int) -> None:
+    """Refuse samples of which there are none, or that have not one label each, of a class that there is.
+
+    Raises:
+        ValueError: that says what is there.
+    """
+    if y.ndim != 1 or len(x) != len(y) or not len(y):
+        raise ValueError(
+            f"there are {len(x)} {part} samples, and labels of shape {tuple(y.shape)}; give one label for each of one "
+            "sample or more"
+        )
+    least, most = int(y.min()), int(y.max())
+    if least < 0 or most >= n_classes:
+        raise ValueError(
+            f"the labels of the {part} samples are from {least} to {most}, but there are {n_classes} classes; get the "
+            "data set again"
+        )
+
+
+@contextmanager
+def reading(file: str | Path) -> Iterator[None]:
+    """Name the file in what goes wrong while it is read, for it then holds something else than it should.
+
+    Raises:
+        ValueError: in the place of any error but that a file is missing.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{file} is not as docs/examples.md describes it ({type(error).__name__}: {error}); get it again"
+        ) from error
 
 
 def drawn(y: Tensor, n_classes: int, *, n_train: int | None, wrong_labels: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -102,10 +142,10 @@ def read(data: str | Path | None, name: str) -> bytes:
         raise ValueError(f"{packed} is cut off or no gzip file; get it again") from error
 
 
-def arrays(data: str | Path | None, name: str) -> dict[str, NDArray[np.generic]]:
-    """Return the arrays of the one .npz file in a folder."""
+def arrays(data: str | Path | None, name: str, *keys: str) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of these names of the one .npz file in a folder."""
     found = sorted(place(data, name).glob("*.npz"))
     if len(found) != 1:
         raise FileNotFoundError(f"{Path(data or '') / name} must have one .npz file, it has {len(found)}")
-    with np.load(found[0], allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    with reading(found[0]), np.load(found[0], allow_pickle=False) as file:
+        return {key: file[key] for key in keys}

@@ -56,7 +56,13 @@ def cifar10(data: str | Path | None, *, n_train: int | None = None, wrong_labels
     Or from its `cifar-10-batches-bin`, the binary version as it is published.
     """
     binary = None if data is None else Path(data) / "cifar-10-batches-bin"
-    file = _cifar_binary(binary) if binary is not None and binary.is_dir() else arrays(data, "cifar10")
+    if binary is not None and binary.is_dir():
+        file = _cifar_binary(binary)
+    else:
+        file = arrays(data, "cifar10", "x_train", "y_train", "x_test", "y_test", "classes")
+    for name in ("x_train", "x_test"):
+        if file[name].shape[1:] != (32, 32, 3):
+            raise ValueError(f"{name} of cifar10 must be (N, 32, 32, 3), but is {file[name].shape}; get it again")
     train = torch.tensor(file["x_train"]).permute(0, 3, 1, 2).float() / 255
     test = torch.tensor(file["x_test"]).permute(0, 3, 1, 2).float() / 255
     mean, scale = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), keepdim=True)
@@ -76,7 +82,7 @@ def _cifar_binary(folder: Path) -> dict[str, Any]:
     def records(*names: str) -> tuple[Any, Any]:
         read_in = [np.fromfile(place(folder, name), dtype=np.uint8) for name in names]
         for name, file in zip(names, read_in, strict=True):
-            if len(file) % 3073:
+            if not len(file) or len(file) % 3073:
                 raise ValueError(f"{folder / name} is cut off: {len(file)} bytes are no whole pictures; get it again")
         rows = np.concatenate(read_in).reshape(-1, 3073)
         return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), rows[:, 0]
@@ -106,17 +112,26 @@ def mnist3_parts(data: str | Path | None) -> tuple[Tensor, Tensor]:
     Returns:
         The images (100, 1, 32, 32), and the flat pixel indices, row * 32 + column, of eight parts of each, (100, 8, 9).
     """
-    file = arrays(data, "mnist3")
-    return torch.tensor(file["images"]).float() / 255, torch.tensor(file["players"]).long()
+    file = arrays(data, "mnist3", "images", "players")
+    images, parts = file["images"], file["players"]
+    if images.shape[1:] != (1, 32, 32) or parts.ndim != 3 or len(images) != len(parts):
+        raise ValueError(
+            f"mnist3 must have images (S, 1, 32, 32) and players (S, parts, pixels), but has {images.shape} and "
+            f"{parts.shape}; get it again"
+        )
+    return torch.tensor(images).float() / 255, torch.tensor(parts).long()
 
 
 def _mnist(data: str | Path | None, part: str, size: int) -> tuple[Tensor, Tensor]:
-    pixels = np.frombuffer(read(data, f"mnist/{part}-images-idx3-ubyte"), dtype=np.uint8, offset=16)
-    digits = np.frombuffer(read(data, f"mnist/{part}-labels-idx1-ubyte"), dtype=np.uint8, offset=8)
+    names = f"mnist/{part}-images-idx3-ubyte", f"mnist/{part}-labels-idx1-ubyte"
+    images, labels = (read(data, name) for name in names)
+    if len(images) < 16 or len(labels) < 8:
+        raise ValueError(f"{names[len(images) >= 16]} is cut off within its heading; get it again")
+    pixels = np.frombuffer(images, dtype=np.uint8, offset=16)
+    digits = np.frombuffer(labels, dtype=np.uint8, offset=8)
     if len(pixels) != 784 * len(digits):
         raise ValueError(f"mnist/{part} has {len(pixels) / 784:g} images and {len(digits)} labels; get the files again")
-    images = torch.tensor(pixels).reshape(-1, 1, 28, 28).float() / 255
-    return _resized(images, size), torch.tensor(digits).long()
+    return _resized(torch.tensor(pixels).reshape(-1, 1, 28, 28).float() / 255, size), torch.tensor(digits).long()
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

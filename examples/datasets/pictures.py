@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from examples.datasets._data import Data, drawn, place
+from examples.datasets._data import Data, drawn, place, reading, require_labels
 
 # ImageNet's, which both sets' users take.
 MEAN, SCALE = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -34,7 +34,7 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         from PIL import Image
 
-        with Image.open(self.files[index]) as picture:
+        with reading(self.files[index]), Image.open(self.files[index]) as picture:
             image = picture.convert("RGB")
         if self.boxes:
             left, top, width, height = self.boxes[index]
@@ -59,28 +59,45 @@ def cub200(
     """
     folder = place(data, "CUB_200_2011")
 
-    def table(name: str) -> dict[str, list[str]]:
-        lines = place(folder, f"{name}.txt").read_text(encoding="utf-8").splitlines()
-        return {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    def table(name: str, words: int = 1) -> dict[str, list[str]]:
+        with reading(folder / f"{name}.txt"):
+            lines = place(folder, f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        rows = [line.split() for line in lines if line.strip()]
+        if short := [row for row in rows if len(row) <= words]:
+            raise ValueError(
+                f"{folder / name}.txt must have a number and {words} more in each line, but has "
+                f"{' '.join(short[0])!r}; get it again"
+            )
+        return {row[0]: row[1:] for row in rows}
 
     files, classes, labels = table("images"), table("classes"), table("image_class_labels")
-    training, boxes = table("train_test_split"), table("bounding_boxes")
+    training, boxes = table("train_test_split"), table("bounding_boxes", words=4)
     for name, rows in (("image_class_labels", labels), ("train_test_split", training), ("bounding_boxes", boxes)):
         if lacking := sorted(files.keys() - rows.keys()):
             raise ValueError(f"{folder / name}.txt has no line for picture {lacking[0]} of images.txt; get it again")
+    if unknown := sorted({labels[key][0] for key in files} - classes.keys()):
+        raise ValueError(f"{folder}/classes.txt names no class {unknown[0]} of image_class_labels.txt; get it again")
     number = {key: at for at, key in enumerate(classes)}
 
     def part(flag: str) -> Pictures:
         keys = [key for key in files if training[key][0] == flag]
         return Pictures(
             tuple(folder / "images" / files[key][0] for key in keys),
-            torch.tensor([number[labels[key][0]] for key in keys]),
+            torch.tensor([number[labels[key][0]] for key in keys], dtype=torch.long),
             size,
-            tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in (boxes[key] for key in keys)),
+            tuple(_box(boxes[key], f"{folder}/bounding_boxes.txt") for key in keys),
         )
 
     names = tuple(name[0] for name in classes.values())
     return _made(part("1"), part("0"), names, n_train=n_train, wrong_labels=wrong_labels, seed=seed)
+
+
+def _box(words: Sequence[str], file: str) -> Box:
+    with reading(file):
+        left, top, width, height = (float(word) for word in words[:4])
+        if not (width >= 1 and height >= 1):
+            raise ValueError(f"a box of {width:g} x {height:g} pixels")
+    return left, top, width, height
 
 
 def tiny_imagenet(
@@ -105,10 +122,16 @@ def tiny_imagenet(
     training = [(file, number[name]) for name in names for file in _pictures(folder, f"train/{name}/images")]
     lines = place(folder, "val/val_annotations.txt").read_text(encoding="utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line.strip()]
+    if short := [row for row in rows if len(row) < 2]:
+        raise ValueError(
+            f"{folder}/val/val_annotations.txt must have a picture, tab, and its class in each line, but has "
+            f"{short[0][0]!r}; get it again"
+        )
     testing = [(folder / "val/images" / row[0], number[row[1]]) for row in rows if row[1] in number]
 
     def part(pairs: list[tuple[Path, int]]) -> Pictures:
-        return Pictures(tuple(file for file, _ in pairs), torch.tensor([label for _, label in pairs]), size)
+        labels = torch.tensor([label for _, label in pairs], dtype=torch.long)
+        return Pictures(tuple(file for file, _ in pairs), labels, size)
 
     return _made(part(training), part(testing), names, n_train=n_train, wrong_labels=wrong_labels, seed=seed)
 
@@ -125,9 +148,12 @@ def _made(
     train: Pictures, test: Pictures, classes: tuple[str, ...], *, n_train: int | None, wrong_labels: float, seed: int
 ) -> Data:
     files = (*train.files, *test.files)
-    if missing := [file for file in files if not file.is_file()]:
+    for name, one in (("training", train), ("test", test)):
+        require_labels(name, one, one.labels, len(classes))
+    if missing := [file for file in files if not file.is_file() or not file.stat().st_size]:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} pictures are missing, such as {missing[0]}; unpack the data set again"
+            f"{len(missing)} of {len(files)} pictures are missing or empty, such as {missing[0]}; unpack the data set "
+            "again"
         )
     chosen, labels = drawn(train.labels, len(classes), n_train=n_train, wrong_labels=wrong_labels, seed=seed)
     return Data(train.subset(chosen.tolist(), labels), test, classes)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.datasets._data import Data, make, read
+from examples.datasets._data import Data, make, read, reading
 from interaction_monitor.players.words import STOP_WORDS
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
@@ -101,12 +101,21 @@ def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> lis
     """
     for name in ("train-v1.1.json", "dev-v1.1.json"):
         if data is not None and (Path(data) / "squad" / name).exists():
-            articles = json.loads(read(data, f"squad/{name}"))["data"]
-            texts = [part["context"] for article in articles for part in article["paragraphs"]]
+            with reading(f"squad/{name}"):
+                articles = json.loads(read(data, f"squad/{name}"))["data"]
+                texts = [part["context"] for article in articles for part in article["paragraphs"]]
             return _prompts(texts, n_players, seed)
-    texts = read(data, "squad/sentence.txt").decode().splitlines()
-    following = read(data, "squad/predict.txt").decode().splitlines()
-    chosen: list[list[str]] = json.loads(read(data, "squad/player_words.json"))
+    texts, following = _lines(data, "squad/sentence.txt"), _lines(data, "squad/predict.txt")
+    with reading("squad/player_words.json"):
+        chosen: list[list[str]] = json.loads(read(data, "squad/player_words.json"))
+    if not len(texts) == len(following) == len(chosen):
+        raise ValueError(
+            f"squad has {len(texts)} lines in sentence.txt, {len(following)} in predict.txt and {len(chosen)} lists in "
+            "player_words.json, but must have as many of each; get the files again"
+        )
+    for number, (text, words) in enumerate(zip(texts, chosen, strict=True), start=1):
+        if lacking := [word for word in words if word not in text]:
+            raise ValueError(f"line {number} of squad/sentence.txt lacks its word {lacking[0]!r}; get the files again")
     generator = torch.Generator().manual_seed(seed)
     return [
         Prompt(text, tuple(words[at] for at in _drawn(len(words), n_players, generator)), word)
@@ -148,14 +157,25 @@ def _means(word: str) -> bool:
     return any(letter.isalpha() for letter in bare) and bare not in STOP_WORDS
 
 
+def _lines(data: str | Path | None, name: str) -> list[str]:
+    """Return the lines of a file; a text may hold what `splitlines` would take for the end of one."""
+    content = read(data, name)
+    with reading(name):
+        return [line.rstrip("\r") for line in content.decode("utf-8-sig").removesuffix("\n").split("\n")]
+
+
 def _sentences(data: str | Path | None, part: str) -> tuple[list[str], Tensor]:
     # Quotes are words here, so this is not the csv module's business.
-    lines = read(data, f"sst2/{part}.tsv").decode().splitlines()[1:]
+    heading, *lines = _lines(data, f"sst2/{part}.tsv")
+    if heading.rpartition("\t")[2].strip() in ("0", "1"):
+        raise ValueError(f"sst2/{part}.tsv must begin with a heading, but begins with {heading!r}; put one there")
     pairs = [line.rpartition("\t")[::2] for line in lines if line.strip()]
     for sentence, label in pairs:
         if label.strip() not in ("0", "1"):
             line = f"{sentence} {label}".strip()
             raise ValueError(f"sst2/{part}.tsv must have sentence, tab, 0 or 1 in each line, but has {line!r}")
+    if not pairs:
+        raise ValueError(f"sst2/{part}.tsv has no sentence; get it again")
     return [sentence.strip() for sentence, _ in pairs], torch.tensor([int(label) for _, label in pairs])
 
 
