@@ -38,7 +38,7 @@ def main(command: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public data sets")
     parser.add_argument("--model", type=Path, help="folder of a pretrained encoder; without it MiniLM")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the fine-tuned one")
+    parser.add_argument("--out", type=training.folder, required=True, help="folder of the fine-tuned one")
     count = training.number(int, "1 or more", lambda value: value >= 1)
     parser.add_argument("--layers", type=count, help="how many of the first to keep; default: all")
     parser.add_argument("--train", type=count, help="training sentences; default: all")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -165,21 +167,28 @@ def measured_one_by_one(
         begin: loads what is needed and gives the function that measures a text, (2^n,); not called if all are kept.
 
     Raises:
-        ValueError: if other ones are kept there.
+        ValueError: if other ones are kept there, or what is there is damaged.
     """
     done: list[Tensor] = []
+    called = [json.dumps(astuple(text)) for text in texts]
     if place.exists():
-        with np.load(place, allow_pickle=False) as file:
-            if str(file["asked"]) != asked:
-                raise ValueError(f"{place} is of another run, {file['asked']}; give another folder as --out")
-            done = [*torch.from_numpy(file["v"])]
+        try:
+            with np.load(place, allow_pickle=False) as file:
+                done, before = [*torch.from_numpy(file["v"])], str(file["asked"])
+                kept = file["texts"].tolist() if "texts" in file.files else called[: len(done)]
+        except Exception as error:  # each kind of damage has another
+            raise ValueError(f"{place} is damaged ({type(error).__name__}); remove it to begin anew") from error
+        if before != asked:
+            raise ValueError(f"{place} is of another run, {before}; give another folder as --out")
+        if any(one != other for one, other in zip(kept, called, strict=False)):
+            raise ValueError(f"{place} holds the outputs of other texts or players; give another folder as --out")
     if len(done) < len(texts):
         measure = begin()
         place.parent.mkdir(parents=True, exist_ok=True)
         for number, text in enumerate(texts[len(done) :], start=len(done) + 1):
             done.append(measure(text))
             unfinished = place.with_suffix(".unfinished.npz")
-            np.savez(unfinished, v=torch.stack(done).numpy(), asked=asked)
+            np.savez(unfinished, v=torch.stack(done).numpy(), asked=asked, texts=called[: len(done)])
             unfinished.replace(place)
             print(f"{name}: {number} of {len(texts)}", flush=True)
     return torch.stack(done[: len(texts)])

@@ -48,11 +48,11 @@ def require_same(checkpoint: Path | None, asked: dict[str, Any]) -> None:
     """Refuse to go on with a run that was asked for something else.
 
     Raises:
-        ValueError: that names what differs.
+        ValueError: that names what differs, or the checkpoint if it is damaged.
     """
     if checkpoint is None:
         return
-    kept = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"].get("RandomState", {})
+    kept = _contents(checkpoint)["callbacks"].get("RandomState", {})
     before = kept.get("options", asked)
     pairs = {name: (before.get(name, value), value) for name, value in asked.items()}
     changed = [f"{name} was {was} and is {value}" for name, (was, value) in pairs.items() if was != value]
@@ -60,6 +60,21 @@ def require_same(checkpoint: Path | None, asked: dict[str, Any]) -> None:
         raise ValueError(
             f"{checkpoint} is of another run: {', '.join(changed)}; ask for the same, or give another folder as --out"
         )
+
+
+def epochs_done(checkpoint: Path | None) -> int:
+    """Tell how many epochs are behind a run that goes on."""
+    return 0 if checkpoint is None else int(_contents(checkpoint)["epoch"]) + 1
+
+
+def _contents(checkpoint: Path) -> dict[str, Any]:
+    try:
+        contents: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # each kind of damage has another
+        raise ValueError(
+            f"{checkpoint} is damaged ({type(error).__name__}); put a copy there, or remove it to begin anew"
+        ) from error
+    return contents
 
 
 def each_epoch(folder: Path) -> ModelCheckpoint:

@@ -23,7 +23,7 @@ def parser(description: str | None, out: str, **defaults: int) -> argparse.Argum
     """Make what reads the command line, for further options."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("--data", type=Path, help="folder with the public data sets")
-    made.add_argument("--out", type=Path, default=Path("runs") / out)
+    made.add_argument("--out", type=training.folder, default=Path("runs") / out)
     alpha = training.number(float, "0 or more", lambda x: 0 <= x < float("inf"))
     made.add_argument("--alpha", type=alpha, default=0.1, help="penalty on an interaction in each network")
     count = training.number(int, "1 or more", lambda x: x >= 1)

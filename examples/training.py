@@ -26,6 +26,7 @@ from interaction_monitor import InteractionMonitor, console
 from interaction_monitor.history import History
 from interaction_monitor.players import Players
 from interaction_monitor.plots import run_figures
+from interaction_monitor.record import Record, RecordError
 
 
 class Classifier(L.LightningModule):
@@ -104,7 +105,7 @@ def options(
     parser.add_argument("--network", choices=tuple(small), default=next(iter(small)))
     parser.add_argument("--full", action="store_true", help="the papers' settings, for a GPU")
     name = Path(sys.argv[0]).stem
-    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="folder of the run")
+    parser.add_argument("--out", type=folder, default=Path("runs") / name, help="folder of the run")
     parser.add_argument(
         "--resume", action="store_true", help="keep a checkpoint of each epoch in --out, and go on from the one there"
     )
@@ -153,6 +154,14 @@ def number(kind: type[Any], allowed: str, is_allowed: Callable[[Any], bool]) -> 
         return value
 
     return read
+
+
+def folder(text: str) -> Path:
+    """Read a folder from the command line, one that is there or can be made."""
+    path = Path(text)
+    if not text.strip() or any(place.exists() and not place.is_dir() for place in (path, *path.parents)):
+        raise argparse.ArgumentTypeError(f"must be a folder, or the name of a new one, but is {text!r}")
+    return path
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
@@ -218,6 +227,12 @@ def watch(network: nn.Module, data: Data, players: Players, options: argparse.Na
     asked = {name: value for name, value in vars(options).items() if name not in FREE}
     with refusals():
         resuming.require_same(begun, asked)
+    if begun is not None and (done := resuming.epochs_done(begun)) >= options.epochs:
+        print(f"{begun.parent} has {done} epochs already; for more ask by --epochs.")
+        with refusals((RecordError,)):
+            history = Record.open(begun.parent / "interactions").history
+        conclude(history, begun.parent)
+        return history
     logger = TensorBoardLogger(options.out.parent, name=options.out.name, version=begun and begun.parent.name)
     kept: list[L.Callback] = [early] if options.early else []
     if options.resume:

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +116,14 @@ def test_what_makes_no_sense_is_refused_in_a_line(option, value, complaint, tmp_
     printed = refused(script, [*SMALLEST, "--out", str(tmp_path / "run"), option, value], capsys)
     assert printed.err.splitlines()[-1].endswith(complaint)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_place_of_the_output_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    script = importlib.import_module("examples.breast_cancer")
+    for out in (tmp_path / "file", tmp_path / "file/below", ""):
+        line = refused(script, [*SMALLEST, "--out", str(out)], capsys).err.splitlines()[-1]
+        assert "argument --out: must be a folder, or the name of a new one, but is" in line
 
 
 def test_what_the_monitor_refuses_is_a_line(data, tmp_path, capsys):
@@ -240,6 +249,20 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path, capsys)
     other = [*SMALLEST, "--resume", "--out", str(tmp_path / "whole"), "--seed", "1", "--train", "301"]
     line = refused(script, other, capsys).err.splitlines()[-1]
     assert "last.ckpt is of another run: seed was 0 and is 1, train was 300 and is 301; ask for the same" in line
+    capsys.readouterr()
+    checkpoint = tmp_path / "whole/version_0/last.ckpt"
+    written = checkpoint.stat().st_mtime_ns
+    for epochs in ("3", "2"):  # there is nothing left to do
+        script.main([*SMALLEST, "--train", "300", "--resume", "--out", str(tmp_path / "whole"), "--epochs", epochs])
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{checkpoint.parent} has 3 epochs already; for more ask by --epochs.")
+        assert "The whole story in one picture" in printed
+    assert checkpoint.stat().st_mtime_ns == written
+    content = checkpoint.read_bytes()
+    for damaged in (b"", content[:500]):
+        checkpoint.write_bytes(damaged)
+        line = refused(script, [*SMALLEST, "--resume", "--out", str(tmp_path / "whole")], capsys).err.splitlines()[-1]
+        assert re.search(r"last\.ckpt is damaged \(\w+\); put a copy there, or remove it to begin anew", line)
     histories = [Record.open(tmp_path / name / "version_0/interactions").history for name in ends]
     assert [[replace(row, seconds=0.0) for row in history] for history in histories[:1]] == [
         [replace(row, seconds=0.0) for row in history] for history in histories[1:]

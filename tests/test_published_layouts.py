@@ -427,9 +427,18 @@ def test_two_language_models_are_compared_and_what_was_measured_is_kept(publishe
     monkeypatch.setattr(prompts, "next_word_outputs", None)  # nothing is measured again
     script.main(command)
     assert capsys.readouterr().out.splitlines()[:20] == first.splitlines()[2:22]
-    with pytest.raises(SystemExit):
-        script.main([*command, "--players", "4"])
-    assert "is of another run" in capsys.readouterr().err
+    place = tmp_path / "out/outputs_1.npz"
+    with np.load(place) as file:
+        kept = dict(file)
+    for options, changed, said in (
+        (["--players", "4"], {}, "is of another run"),
+        ([], {"texts": ["another prompt"]}, "outputs_1.npz holds the outputs of other texts or players; give another"),
+        ([], {"asked": None}, "outputs_1.npz is damaged (KeyError); remove it to begin anew"),
+    ):
+        np.savez(place, **{key: value for key, value in (kept | changed).items() if value is not None})
+        with pytest.raises(SystemExit):
+            script.main([*command, *options])
+        assert said in capsys.readouterr().err
 
 
 def test_two_classifiers_are_compared_on_the_same_words(published, tmp_path, monkeypatch, capsys):
