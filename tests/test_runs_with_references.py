@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import shutil
 
 import pytest
@@ -182,6 +183,43 @@ def test_twins_learn_where_the_model_never_sees_the_labels(kind, smoothing, tmp_
     assert "compute_loss" not in vars(trainer)
     # Of answers as wrong as they can get, smoothed labels make no loss of almost nothing.
     assert all(row.unseen_loss > smoothing / 2 for row in watcher.observer.history[1:])
+
+
+class BreaksOff(transformers.TrainerCallback):
+    """Saves the whole model, as many do, and is stopped by hand."""
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        pickle.dumps(model)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        self.model = model
+
+
+def test_a_model_that_is_saved_or_left_half_trained_has_nothing_of_the_twins(tmp_path):
+    stopped = BreaksOff()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, callback={"reference": Twins(bert), "on_error": "raise"}, after=stopped)
+    assert not any(part._forward_pre_hooks or "forward" in vars(part) for part in stopped.model.modules())
+
+
+class Direct(transformers.Trainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        model.train()
+        loss = model(**self._prepare_inputs(inputs)).loss
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+def test_twins_that_have_nothing_to_learn_from_are_named_and_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers, "Trainer", Direct)
+    with pytest.warns(
+        UserWarning, match=r"training the twins failed .*: training_step computes no loss by self\.compute"
+    ):
+        _, watcher = trained(tmp_path, callback={"reference": Twins(bert)})
+    assert watcher.observer.twins.steps == 0
+    assert [row.generalizing_share is None for row in watcher.observer.history[1:]] == [True] * 3
 
 
 def test_the_loss_of_twins_is_a_mean_over_the_tokens_of_their_halves(tmp_path):

@@ -208,26 +208,22 @@ class ModelTwins:
         self.twins = twins
         self._model = model
         self._batches: list[dict[str, Any]] = []
-        self._taken = False  # while a loss is computed, of which the batch is known
-        self._handle = model.register_forward_pre_hook(
-            lambda _, __, kwargs: None if self._taken else self._take(kwargs), with_kwargs=True
-        )
+        self._handle: Any = None
         self._open, self._places = True, {} if trainer is None else vars(trainer)
         self._before = self._places.get("compute_loss")
-        if trainer is not None:
-            own = trainer.compute_loss
+        if trainer is None:
+            self._handle = model.register_forward_pre_hook(lambda _, __, given: self._take(given), with_kwargs=True)
+            return
+        # No hook stays on the model: it could not be pickled, and would outlast a training that is broken off.
+        own = trainer.compute_loss
 
-            @wraps(own)
-            def compute_loss(model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-                if taken := isinstance(inputs, Mapping):
-                    self._take(inputs)
-                self._taken = taken
-                try:
-                    return own(model, inputs, *args, **kwargs)
-                finally:
-                    self._taken = False
+        @wraps(own)
+        def compute_loss(model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(inputs, Mapping):
+                self._take(inputs)
+            return own(model, inputs, *args, **kwargs)
 
-            self._places["compute_loss"] = compute_loss
+        self._places["compute_loss"] = compute_loss
 
     def _take(self, batch: Mapping[str, Any]) -> None:
         # Evaluations and measurements run without gradients.
@@ -236,8 +232,11 @@ class ModelTwins:
             self._batches.append({name: part for name, part in batch.items() if name != "num_items_in_batch"})
 
     def step(self, args: TrainingArguments, optimizer: Any) -> None:
-        """Train them on the batches since the last step, before the run's own optimizer steps."""
+        """Train them on the batches since the last step, or raise if there are none, before the run's own steps."""
         batches, self._batches = self._batches, []
+        if not batches and self.twins.failure is None:
+            self.twins.failure = "training_step computes no loss by self.compute_loss(model, inputs) of a dict"
+            raise ValueError(f"{self.twins.failure}, from which twins learn; let it do so, or give another reference")
         for number, batch in enumerate(batches, start=1):
             self.twins.step(
                 batch,
@@ -250,7 +249,8 @@ class ModelTwins:
 
     def close(self) -> None:
         """Leave the model and the trainer as they were before."""
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
         self._open = False
         self._places.pop("compute_loss", None)  # the class's own is behind it
         if self._before is not None:
