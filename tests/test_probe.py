@@ -7,7 +7,6 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from interaction_monitor.loading import draw
 from interaction_monitor.probe import Probe, advice_on_targets
 
 SORTED = TensorDataset(torch.arange(1000).float()[:, None], torch.arange(1000) // 250)
@@ -57,20 +56,6 @@ def assert_same_states(before):
     assert torch.equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
     assert before[2] == after[2]
-
-
-def test_draws_are_pinned_for_all_time():
-    # Golden values: a resumed run must find the players of its start.
-    assert draw(36, 10, 0, 0) == [8, 24, 21, 34, 10, 16, 32, 29, 33, 12]
-    assert draw(5, 5, "probe", 7) == [2, 4, 3, 0, 1]
-
-
-def test_draws_are_uniform_enough():
-    counts = torch.zeros(36)
-    for sample in range(2000):
-        counts[draw(36, 10, 0, sample)] += 1
-    # Binomial: 2000 * 10/36 = 556 with a standard deviation of 20.
-    assert (counts - 2000 * 10 / 36).abs().max() < 5 * 20
 
 
 def test_classes_are_balanced_though_the_data_are_sorted():

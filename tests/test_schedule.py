@@ -1,8 +1,17 @@
-"""When a run is measured: after which epochs, and how much of its time that may take."""
+"""When a run is measured: after which epochs, how much of its time that may take, and what is said of it."""
 
 import pytest
 
-from interaction_monitor.schedule import DEFAULT, Budget, Every, LogSpaced, budget_of, most_measurements
+from interaction_monitor.cost import Cost
+from interaction_monitor.schedule import (
+    DEFAULT,
+    Budget,
+    Every,
+    Forecast,
+    LogSpaced,
+    budget_of,
+    most_measurements,
+)
 
 
 @pytest.mark.parametrize("per_doubling", range(1, 9))
@@ -86,3 +95,51 @@ def test_measurements_are_counted_only_where_no_function_of_the_users_is_asked()
     assert most_measurements(LogSpaced(4), None) is None
     assert most_measurements(LogSpaced(4), -1) is None
     assert most_measurements(lambda epoch: 1 // 0 > 0, 10) is None
+
+
+COSTS = Cost(10, 51_200, 1.2, 2.9), Cost(8, 12_800, 0.3, 0.52)
+
+
+def test_what_is_said_at_the_start():
+    assert Forecast(*COSTS, planned=(17, 30)).at_start() == (
+        "a measurement takes about 4.1 s, 17 of them at most 70 s (51,200 masked forwards 1.2 s, extraction 2.9 s)"
+    )
+    assert Forecast(*COSTS).at_start().startswith("a measurement takes about 4.1 s (")
+
+
+def said(*, trained, measured=4.1, planned=(17, 30), budget=None):
+    budget = budget or Budget(1.0, spared=20)
+    return Forecast(*COSTS, planned=planned).after_epoch(trained=trained, measured=measured, budget=budget)
+
+
+def test_a_run_that_is_measured_for_longer_than_trained_is_told_what_helps():
+    assert said(trained=0.4) == (
+        "an epoch of training takes 0.4 s, a measurement 4.1 s; 17 of these 70 s, 30 epochs 12 s; n_players=8 makes a "
+        "measurement about 0.8 s"
+    )
+    assert said(trained=3.0) is None  # each takes longer than an epoch, but not all than the run
+    assert said(trained=0.01, measured=0.2) is None  # what is over in a few seconds
+    assert "; n_players=8 makes a measurement about 0.8 s; after the" in said(trained=3.0, planned=None)
+    assert said(trained=5.0, planned=None) is None
+
+
+@pytest.mark.parametrize(("fewer", "told"), [(0.7, True), (2.0, True), (2.1, False), (4.1, False), (4.6, False)])
+def test_fewer_players_are_advised_only_where_they_are_clearly_cheaper(fewer, told):
+    known = Forecast(COSTS[0], Cost(8, 12_800, fewer, 0.0), (17, 30))
+    text = known.after_epoch(trained=0.4, measured=4.1, budget=Budget(None))
+    assert ("n_players=8" in text) == told
+
+
+@pytest.mark.parametrize(
+    ("planned", "budget", "put_off"),
+    [
+        ((17, 30), Budget(1.0, spared=20), None),  # all are spared
+        ((24, 30), Budget(1.0, spared=20), "; after the first 20 they are put off to keep max_overhead=1"),
+        ((17, 30), Budget(0.05), "; they are put off to keep max_overhead=0.05"),
+        ((24, 30), Budget(None), None),
+        (None, Budget(1.0, spared=20), "; after the first 20 they are put off to keep max_overhead=1"),
+    ],
+)
+def test_measurements_are_said_to_be_put_off_where_they_are(planned, budget, put_off):
+    text = said(trained=0.4, planned=planned, budget=budget)
+    assert text.endswith(put_off) if put_off else "put off" not in text

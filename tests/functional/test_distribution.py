@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -14,7 +15,7 @@ from interaction_monitor.functional import (
     mean_order_interval,
     order_distribution,
 )
-from interaction_monitor.functional.distribution import share_interval, student_quantile
+from interaction_monitor.functional.distribution import share_influence, share_interval, student_quantile
 
 
 def test_distribution_sums_to_n_and_ignores_scale():
@@ -98,3 +99,26 @@ def test_high_orders_start_above_a_third():
     share = high_order_share(torch.tensor([1.0, 1.0, 1.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]))
     assert share == pytest.approx(5 / 8)
     assert high_order_share(torch.tensor([[3.0]])) == 0
+
+
+def test_the_interval_of_a_share_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    whole = generator.lognormal(0, 0.5, (2000, 25))
+    part = whole * generator.beta(6, 4, whole.shape)
+    covered = [
+        low <= 0.6 <= high
+        for low, _, high in (share_interval(torch.tensor(p), torch.tensor(w)) for p, w in zip(part, whole, strict=True))
+    ]
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_influence_is_the_derivative_by_a_samples_weight():
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.rand(6, generator=generator, dtype=torch.float64) + 0.5
+    part = whole * torch.rand(6, generator=generator, dtype=torch.float64)
+    step = 1e-6
+    for index, influence in enumerate(share_influence(part, whole).tolist()):
+        weight = torch.ones(6, dtype=torch.float64)
+        weight[index] += step
+        moved = (weight * part).sum() / (weight * whole).sum() - part.sum() / whole.sum()
+        assert float(moved) / step * 6 == pytest.approx(influence, abs=1e-5)

@@ -16,9 +16,7 @@ from interaction_monitor.functional import (
     order_strength,
     order_turnover,
 )
-from interaction_monitor.functional.distribution import share_influence, share_interval
 from interaction_monitor.functional.generalizing import held_interactions
-from interaction_monitor.metrics import GeneralizingStrength
 
 
 def network(seed, *, samples=4, n=3, sparse=0.5):
@@ -173,85 +171,6 @@ def test_the_share_weighs_samples_by_their_strength():
         generalizing_share(generalizing, strength, level=95)
     with pytest.raises(ValueError, match=r"generalizing is a part of strength, but is 2\.5 times as much"):
         generalizing_share(strength, generalizing)
-
-
-def test_the_interval_of_a_share_covers_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    whole = generator.lognormal(0, 0.5, (2000, 25))
-    part = whole * generator.beta(6, 4, whole.shape)
-    covered = [
-        low <= 0.6 <= high
-        for low, _, high in (share_interval(torch.tensor(p), torch.tensor(w)) for p, w in zip(part, whole, strict=True))
-    ]
-    assert 0.93 <= np.mean(covered) <= 0.97
-
-
-def test_the_influence_is_the_derivative_by_a_samples_weight():
-    generator = torch.Generator().manual_seed(0)
-    whole = torch.rand(6, generator=generator, dtype=torch.float64) + 0.5
-    part = whole * torch.rand(6, generator=generator, dtype=torch.float64)
-    step = 1e-6
-    for index, influence in enumerate(share_influence(part, whole).tolist()):
-        weight = torch.ones(6, dtype=torch.float64)
-        weight[index] += step
-        moved = (weight * part).sum() / (weight * whole).sum() - part.sum() / whole.sum()
-        assert float(moved) / step * 6 == pytest.approx(influence, abs=1e-5)
-
-
-def test_the_metric_does_not_depend_on_batches():
-    v = torch.randn(6, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    and_, or_, _ = network(0, samples=6)
-    references = [network(seed, samples=6) for seed in (1, 2)]
-    whole, parts = GeneralizingStrength(n_players=3), GeneralizingStrength(n_players=3)
-    whole.update(v, and_, or_, references)
-    for rows in (slice(0, 1), slice(1, 1), slice(1, 6)):
-        parts.update(v[rows], and_[rows], or_[rows], [(a[rows], o[rows], tau) for a, o, tau in references])
-    tau = 0.03 * (v[:, -1] - v[:, 0]).abs().mean()
-    generalizing = generalizing_strength(and_, or_, references, tau=tau)
-    strength = order_strength(and_, or_, tau)
-    low, share, high = generalizing_share(generalizing, strength)
-    for result in (whole.compute(), parts.compute()):
-        interval = [result[name].item() for name in ("share_low", "share", "share_high")]
-        assert interval == pytest.approx([low, share, high])
-        torch.testing.assert_close(result["generalizing"], generalizing.mean(0))
-        torch.testing.assert_close(result["strength"], strength.mean(0))
-        torch.testing.assert_close(result["share_by_order"], generalizing.sum(0) / strength.sum(0))
-
-
-def test_the_metric_leaves_out_samples_that_are_not_finite_and_draws():
-    v = torch.randn(4, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    and_, or_, _ = network(0)
-    reference = network(1)
-    whole, some = GeneralizingStrength(n_players=3), GeneralizingStrength(n_players=3)
-    some.update(v[1:], and_[1:], or_[1:], [(reference[0][1:], reference[1][1:], reference[2])])
-    reference[0][0, 2] = math.nan
-    whole.update(v, and_, or_, [reference])
-    assert whole.compute()["share"] == some.compute()["share"]
-    alone = GeneralizingStrength(n_players=3)
-    alone.update(v, and_, None, [(reference[0], None, 0.4)])
-    assert 0 <= alone.compute()["share"] <= 1
-    for drawn in (some.plot()[1], some.plot([some.compute(), whole.compute()])[1]):
-        assert drawn.get_ylabel()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_players": 0}, "n_players must be at least 1"),
-        ({"n_players": 2, "fraction": -1}, "fraction must be at least 0"),
-        ({"n_players": 2, "level": 1}, "level must lie between 0 and 1"),
-    ],
-)
-def test_bad_arguments_of_the_metric_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        GeneralizingStrength(**arguments)
-
-
-def test_the_metric_names_what_does_not_fit():
-    metric = GeneralizingStrength(n_players=3)
-    and_, or_, _ = network(0, n=2)
-    with pytest.raises(ValueError, match=r"must be \(samples, 8\), as n_players is 3"):
-        metric.update(and_, and_, or_, [(and_, or_, 0.1)])
 
 
 def test_held_interactions_do_not_depend_on_the_networks_threshold():

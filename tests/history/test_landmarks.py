@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.figure import Figure
 from rows import make_row
 
@@ -24,7 +23,7 @@ from interaction_monitor.history.landmarks import (
     told_phases,
     top_of_losses,
 )
-from interaction_monitor.phases import PhaseTracker, gap_opening
+from interaction_monitor.phases import gap_opening
 from interaction_monitor.plots import browser_figures, charts, mark_onsets
 from interaction_monitor.plots.theory_text import findings
 from interaction_monitor.report import report_page, stages
@@ -112,31 +111,6 @@ def test_epochs_are_named_where_each_was_measured_once():
     history = History([make_row(0, 0), make_row(1, 10)])
     assert places(history) == ["epoch 0", "epoch 1"]
     assert "step" not in table(history).splitlines()[0]
-
-
-@pytest.mark.parametrize("saved", [False, True], ids=["one run", "resumed"])
-def test_the_tracker_knows_the_step_at_which_the_gap_opened(saved):
-    tracker = PhaseTracker()
-    gaps = [0.2, 0.1, 0.02, 0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
-    for index, gap in enumerate(gaps):
-        state = tracker.update(epoch=0, step=50 * index, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.0 + gap)
-        if saved:
-            kept, tracker = tracker.state_dict(), PhaseTracker()
-            tracker.load_state_dict(kept)
-    assert state.gap_onset_step == 50 * 4, "the last before it rises"
-
-
-def test_a_state_of_before_there_were_steps_of_the_gap_is_read():
-    tracker = PhaseTracker()
-    tracker.update(epoch=0, step=0, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1)
-    before = {
-        name: value for name, value in tracker.state_dict().items() if name not in ("gap_onset_step", "gap_steps")
-    }
-    tracker = PhaseTracker()
-    tracker.load_state_dict(before)
-    assert (
-        tracker.update(epoch=1, step=9, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1).gap_onset_step is None
-    )
 
 
 def measured(orders, *, known_from=None, onset=None, one_from=3, gaps=None):

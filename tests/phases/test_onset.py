@@ -10,7 +10,7 @@ import torch
 
 from interaction_monitor.functional import mean_order
 from interaction_monitor.phases import PhaseState, PhaseTracker, change_tests
-from interaction_monitor.phases.change_tests import Curve, median_jitter
+from interaction_monitor.phases.change_tests import Curve
 
 RECORDED = Path(__file__).parents[1] / "data" / "digits_histories.npz"
 
@@ -312,16 +312,6 @@ def test_a_state_of_the_first_version_goes_on():
     assert (now.phase, now.onset_epoch, now.onset_step) == ("two", 11, None)
 
 
-def test_jitter_is_the_standard_deviation_of_white_noise():
-    noise = np.random.default_rng(13).standard_normal(40_000).tolist()
-    for drop in (True, False):
-        assert median_jitter(noise, drop_descents=drop)[0] == pytest.approx(1, rel=0.02)
-    trend = [value + 5 * index for index, value in enumerate(noise)]
-    assert median_jitter(trend, drop_descents=True)[0] == pytest.approx(0.845, rel=0.03)
-    assert median_jitter([5.0, 3.0, 2.0, 1.5], drop_descents=True)[1] == 0
-    assert median_jitter([1.0, 2.0], drop_descents=False)[1] == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -385,3 +375,28 @@ def test_bad_measurements_are_named_and_not_taken_in():
     with pytest.raises(ValueError, match="6 rows after 5"):
         tracker.update(epoch=4, strength=torch.ones(6, 4))
     assert tracker.state_dict() == before
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["one run", "resumed"])
+def test_the_tracker_knows_the_step_at_which_the_gap_opened(saved):
+    tracker = PhaseTracker()
+    gaps = [0.2, 0.1, 0.02, 0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    for index, gap in enumerate(gaps):
+        state = tracker.update(epoch=0, step=50 * index, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.0 + gap)
+        if saved:
+            kept, tracker = tracker.state_dict(), PhaseTracker()
+            tracker.load_state_dict(kept)
+    assert state.gap_onset_step == 50 * 4, "the last before it rises"
+
+
+def test_a_state_of_before_there_were_steps_of_the_gap_is_read():
+    tracker = PhaseTracker()
+    tracker.update(epoch=0, step=0, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1)
+    before = {
+        name: value for name, value in tracker.state_dict().items() if name not in ("gap_onset_step", "gap_steps")
+    }
+    tracker = PhaseTracker()
+    tracker.load_state_dict(before)
+    assert (
+        tracker.update(epoch=1, step=9, strength=torch.ones(4, 3), train_loss=1.0, test_loss=1.1).gap_onset_step is None
+    )
