@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from rows import make_row
+from rows import make_history, make_row
 
 from interaction_monitor.console import line, phase_now, table, verdict
-from interaction_monitor.history import History
+from interaction_monitor.history import History, landmarks
 from interaction_monitor.history.landmarks import (
     ends_of_gap,
     find_detection,
@@ -303,3 +303,48 @@ def test_an_axis_of_the_gap_leaves_out_a_first_one_that_would_flatten_all_others
     if told is not None:
         assert ax.get_ylim() == pytest.approx(ends)
         assert len(panels) == 1
+
+
+@pytest.fixture(scope="module")
+def history():
+    return make_history()
+
+
+def test_the_columns_are_the_start_phase_one_the_onset_and_later_ones(history):
+    columns = landmarks.representative_measurements(history)
+    assert columns[0] == 0
+    assert columns[-1] == 60
+    assert columns[2] == 10
+    assert 0 < columns[1] < 5, "phase one is shown where ⟨k⟩ is halfway down, early in the run"
+    assert 20 < columns[3] < 35 < columns[4] < 50
+
+
+@pytest.mark.parametrize("last", range(12))
+def test_few_measurements(last):
+    columns = landmarks.representative_measurements(make_history(last))
+    assert len(columns) == min(last + 1, 6)
+    assert columns == sorted(set(columns))
+    assert columns[0] == 0
+    assert columns[-1] == last
+
+
+@pytest.mark.parametrize("onset", [1, 2, 30, 55, 56])
+def test_the_onset_has_a_column_wherever_it_is(onset):
+    columns = landmarks.representative_measurements(make_history(onset=onset))
+    assert {0, onset, 60} <= set(columns)
+    assert len(columns) == 6
+
+
+def test_columns_without_salient_interactions():
+    rows = [row.to_primitives() | {"mean_order": float("nan")} for row in make_history(30)]
+    columns = landmarks.representative_measurements(History.from_primitives(rows))
+    assert len(columns) == 6
+    assert columns[-1] == 30
+
+
+def test_steps_are_the_axis_where_an_epoch_is_measured_several_times():
+    history = make_history(same_epoch=True)
+    values, unit = landmarks.positions(history)
+    assert unit == "optimizer step"
+    assert values[-1] == 600
+    assert landmarks.onset_index(history) == int(np.argmin(history.column("mean_order")))
