@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.gaps import rank_correlation
-from gallery.reference_runs import CHOOSING
-from gallery.references import Stored, load, with_seeds
+from gallery.references import CHOOSING, Stored, load, with_seeds
 
 Array = NDArray[np.float64]
 

@@ -4,6 +4,7 @@ import argparse
 import csv
 import importlib
 import os
+import pkgutil
 import re
 import shlex
 import sys
@@ -94,6 +95,21 @@ def test_each_documented_command_is_understood(command, monkeypatch, tmp_path):
         run = cli.main
     with pytest.raises(ParsedError):
         run()
+
+
+def test_each_documented_script_of_evidence_is_there_and_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    called = {command for page in PAGES for command in commands(page, "python -m benchmarks", "python -m gallery")}
+    assert "python -m benchmarks three_phases" in called
+    scripts = [words[2:] for words in map(shlex.split, called)]
+    names = {f"benchmarks.{name}" for script, *given in scripts if script == "benchmarks" for name in given}
+    names |= {script for script, *_ in scripts if "." in script}
+    for package in (importlib.import_module(name) for name in ("benchmarks", "gallery", "examples")):
+        names |= {module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")}
+    assert len(names) > 50
+    for name in sorted(names):
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
 
 
 @pytest.mark.parametrize(

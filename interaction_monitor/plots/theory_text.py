@@ -247,10 +247,17 @@ def shapes(record: Record) -> list[str]:
         )
     known = [i for i, share in enumerate(shares) if share is not None and fit.decay_share[i].isfinite()]
     if len(known) > 2:
-        pairs = torch.stack((fit.decay_share[known], torch.tensor([shares[i] for i in known], dtype=torch.float64)))
-        ranks = pairs.argsort(-1).argsort(-1).double()
+        agreement = _rank_correlation(fit.decay_share[known], torch.tensor([shares[i] for i in known]).double())
+        told = "cannot be told, as one of them is the same in all" if math.isnan(agreement) else f"is {agreement:.2f}"
         lines.append(
-            f"Over {len(known)} measurements the decay's share goes with the measured generalizing share at a rank "
-            f"correlation of {float(torch.corrcoef(ranks)[0, 1]):.2f}."
+            f"Over {len(known)} measurements the rank correlation of the decay's share with the measured generalizing "
+            f"share {told}."
         )
     return lines
+
+
+def _rank_correlation(*both: Tensor) -> float:
+    """Spearman's, of which equal numbers have the mean of their ranks; NaN where all of one are equal."""
+    pairs = torch.stack(both)
+    ranks = (pairs[:, :, None] > pairs[:, None]).sum(-1) + (pairs[:, :, None] >= pairs[:, None]).sum(-1)
+    return float(torch.corrcoef(ranks.double())[0, 1])

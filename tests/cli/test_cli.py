@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from rows import make_row
+from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,6 +21,8 @@ from interaction_monitor import cli
 from interaction_monitor.functional import order_strength
 from interaction_monitor.functional.faithfulness import average_outputs, largest_drop
 from interaction_monitor.functional.saliency import fit_shapes
+from interaction_monitor.history import History
+from interaction_monitor.measurement import interpret
 from interaction_monitor.plots import theory_figures, theory_text
 from interaction_monitor.record import Record
 from interaction_monitor.theory import fit_record, fit_sigma2
@@ -422,6 +427,30 @@ def test_analyse_tells_and_draws_what_the_salient_interactions_give_alone(plante
 def test_analyse_of_and_interactions_counts_these_alone(planted_run, capsys):
     assert cli.main(["analyse", str(planted_run(kind="and").folder)]) == 0
     assert " of 31 in the mean" in capsys.readouterr().out
+
+
+def test_the_decays_share_is_ranked_beside_the_measured_one_with_its_ties():
+    generator = torch.Generator().manual_seed(0)
+    strengths = torch.rand(9, 5, generator=generator)
+    strengths[1::2] = torch.tensor([16.0, 8.0, 4.0, 2.0, 1.0])  # decays wholly, as several measurements of a run do
+    measured = [0.9, 0.3, 0.5, 0.3, 0.6, 0.8, 0.3, 0.1, 0.2]
+    effects = torch.rand(2, 32, generator=generator, dtype=torch.float64)
+    measurement = interpret(effects)
+
+    def last_line(shares):
+        rows = [make_row(i, i, n=5, strength=tuple(strengths[i].tolist()), generalizing_share=share)
+                for i, share in enumerate(shares)]  # fmt: skip
+        run = SimpleNamespace(history=History(rows), measurements=[measurement] * len(rows), n_players=5)
+        return theory_text.shapes(run)[-1]
+
+    decay = fit_shapes(strengths).decay_share.tolist()
+    assert len(set(decay)) < 8
+    expected = stats.spearmanr(decay, measured).statistic
+    assert last_line(measured) == (
+        "Over 9 measurements the rank correlation of the decay's share with the measured generalizing share is "
+        f"{expected:.2f}."
+    )
+    assert last_line([0.5] * 9).endswith("share cannot be told, as one of them is the same in all.")
 
 
 def test_analyse_refuses_a_network_that_does_nothing_and_draws_the_first_sample_there_is(planted_run, tmp_path, capsys):
