@@ -27,7 +27,7 @@ from torch import Tensor
 from examples import prompts, training
 from examples.datasets import Prompt, squad
 from interaction_monitor import Measurement, interpret
-from interaction_monitor.functional import mean_order, mean_order_interval, members
+from interaction_monitor.functional import mean_order, mean_order_interval, members, salient_counts
 
 SMALL = {"smollm2": training.Size(samples=3)}
 FULL = training.Size(samples=200)
@@ -92,7 +92,7 @@ def show(found: Measurement, sample: int, text: Prompt) -> None:
 
 def write(found: Measurement, texts: list[Prompt], file: Path) -> None:
     """Write a line of each prompt: its log-odds, how many interactions are salient, and their strength by order."""
-    salient = ((found.and_.abs() > found.tau).sum(dim=1) + (found.or_.abs() > found.tau).sum(dim=1)).tolist()
+    salient = salient_counts(found.and_, found.or_, found.tau).sum(dim=1).tolist()
     with file.open("w", newline="", encoding="utf-8") as out:
         rows = csv.writer(out)
         orders = [f"order_{order}" for order in range(1, found.strength.shape[1] + 1)]

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -133,6 +134,36 @@ def test_the_table_of_a_system_of_the_papers_is_what_is_stored(title, name, step
         assert first == f"{float(row['order_1']) / 10:.0%}"
         for cell, name in ((train, "train_loss"), (test, "test_loss")):
             assert cell == (f"{float(row[name]):.3f}" if row[name] else "")
+
+
+def test_what_the_page_says_of_200_prompts_is_what_is_stored():
+    page = (ROOT / "docs/examples.md").read_text().split("## A language model, measured without training")[1]
+    with (ROOT / "examples/results/smollm2_squad.csv").open() as file:
+        prompts = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    salient = [prompt["salient"] for prompt in prompts]
+    by_order = [sum(prompt[f"order_{order}"] for prompt in prompts) for order in range(1, 11)]
+    mean_order = sum(order * strength for order, strength in enumerate(by_order, start=1)) / sum(by_order)
+    assert f"⟨k⟩ = {mean_order:.2f} (95%" in page
+    assert f"{statistics.mean(salient):.0f} of 2,046 interactions are salient in the mean" in page
+    assert f"(half of the prompts have {statistics.median(salient):.0f} or fewer)" in page
+    shares = re.search(r"\| share \|(.*)\|", page)[1].split("|")
+    rounded = [f"{strength / sum(by_order):.0%}" for strength in by_order[:8]]
+    assert [share.strip() for share in shares[:8]] == rounded
+
+
+@pytest.mark.parametrize(("place", "name"), [(1, "resnet20"), (2, "vgg16")])
+def test_the_tables_of_the_image_pair_are_what_is_stored(place, name):
+    section = (ROOT / "docs/papers.md").read_text().split("## ResNet-20 and VGG-16 at full width")[1]
+    table = section.split("| epoch |")[place].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    with (ROOT / f"examples/results/mnist3_{name}.csv").open() as file:
+        stored = list(csv.DictReader(file))
+    assert len(rows) == len(stored) == 20
+    for cells, row in zip(rows, stored, strict=True):
+        shares = [float(row[f"order_{order}"]) / 8 for order in range(1, 9)]
+        losses = [f"{float(row[loss]):.3f}" if row[loss] else "" for loss in ("train_loss", "test_loss")]
+        expected = [*(f"{share:.0%}" for share in (*shares[:4], sum(shares[4:]))), f"{float(row['n_salient']):.0f}"]
+        assert cells == [row["epoch"], f"{float(row['mean_order']):.2f}", *expected, *losses]
 
 
 OF_THE_PAPERS = [

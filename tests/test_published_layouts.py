@@ -14,6 +14,7 @@ from examples import datasets, networks
 from interaction_monitor import assign_players
 from interaction_monitor.forward import masked_outputs
 from interaction_monitor.language_models import last_token_logits, most_probable
+from interaction_monitor.measurement import interpret
 from interaction_monitor.record import Record
 
 # Pictures take seconds.
@@ -349,6 +350,10 @@ def test_a_language_model_of_a_folder_is_measured(published, tmp_path, capsys):
     assert "1 prompts" in first
     rows = (tmp_path / "out/orders.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in rows] == ["prompt", "1"]
+    with np.load(tmp_path / "out/outputs.npz") as file:
+        found = interpret(torch.from_numpy(file["v"]))
+    both = torch.cat((found.and_[0, 1:], found.or_[0, 1:])).tolist()  # without nobody's, which is no interaction
+    assert int(rows[1].split(",")[3]) == sum(abs(effect) >= found.tau for effect in both)
     assert (tmp_path / "out/prompt_1.png").read_bytes().startswith(b"\x89PNG")
     script.main([*command, "--model", model])  # what is kept is not measured again
     assert capsys.readouterr().out.splitlines() == first.splitlines()[-len(first.splitlines()) + 3 :]
