@@ -163,8 +163,6 @@ class CallbackBase:
     ) -> tuple[float | None, float | None]:
         """Return both losses for a measurement, as `Losses.read`; warn once if one will not be known."""
         losses = self.losses.read(metrics, ranks)
-        if self.after_steps is not None:
-            self.losses.batches.reset()
         logged = [metric for metric in metrics if not metric.startswith(f"{self.name}/")]
         if missing := self.losses.missing_loss(logged, trained=trained):
             self.faults.warn_once("losses", missing)

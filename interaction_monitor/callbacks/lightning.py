@@ -277,6 +277,8 @@ class InteractionMonitor(LightningSetUp, Callback):
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
             model = measured_module(trainer, pl_module)
             row = observer.observe(model, epoch=epoch, step=step, train_loss=train, test_loss=test, write=False)
+        if self.after_steps is not None:  # behind it, since a checkpoint of a run that Ctrl-C ends within it has them
+            self.losses.batches.reset()
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.
             self._shown = max(0, batches_of(trainer) - (0 if uncounted else 1))

@@ -83,10 +83,13 @@ class LightningSetUp(CallbackBase):
         """Tell whether to measure before the first batch: at the very start, and where a resumed run would miss it."""
         if len(observer.history) == 0:
             return True
+        if self.after_steps is not None:  # a checkpoint may have been written before the measurement or within it
+            step = self._steps.now(trainer)
+            return step > observer.history[-1].step and self.after_steps(step) and self._affordable()
         # Lightning leaves out the end of an epoch whose last batch wrote the checkpoint.
         behind = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         missed = behind and trainer.current_epoch > observer.history[-1].epoch
-        return missed and self.after_steps is None and self.after_epochs(trainer.current_epoch)
+        return missed and self.after_epochs(trainer.current_epoch)
 
 
 def source_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> TrainerSource:

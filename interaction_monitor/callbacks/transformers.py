@@ -285,6 +285,8 @@ class InteractionTrainerCallback(TransformersSetUp, TrainerCallback):
         with preserved_rng(), self.budget.measuring():
             with self.faults.guard(f"the measurement at step {step}", through=through), shown_by(self._bars):
                 row = observer.observe(model, epoch=epoch, step=step, train_loss=train, test_loss=test, write=False)
+            if self.after_steps is not None:
+                self.losses.batches.reset()
             if row is not None:
                 self._values = observer.ranks.of_first(self._scalars())
             if row is not None and observer.ranks.rank == 0:

@@ -13,7 +13,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from matplotlib.figure import Figure
@@ -178,6 +178,33 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_history(tmp_path, saving, m
             assert same_rows(Record.open(observer.record.folder).history, observer.history)
     # The run had come to its end, so each of these was another run.
     assert same_rows(Record.open(tmp_path / "interactions").history, whole)
+
+
+class StopsIn(Net):
+    """Is stopped by hand within the measurement of a step."""
+
+    def forward(self, x):
+        if not torch.is_grad_enabled() and not self.trainer.validating and self.trainer.global_step == self.step:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("by", [{"every_n_train_steps": 2}, {"every_n_epochs": 1}], ids=["steps", "epochs"])
+def test_a_run_that_is_stopped_within_a_measurement_takes_it_when_it_goes_on(tmp_path, monkeypatch, by):
+    options = {"monitor_options": by, "max_epochs": 2}
+    whole = fit(tmp_path / "whole", **options).observer.history
+    keep = OnExceptionCheckpoint(tmp_path, "stopped")
+    monkeypatch.setattr(StopsIn, "step", 4, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "Net", StopsIn)
+        with pytest.raises(SystemExit):
+            fit(tmp_path, keep, **options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has left it ignored
+    resumed = fit(tmp_path, checkpoint=tmp_path / "stopped.ckpt", **options).observer.history
+    assert resumed.steps.tolist() == whole.steps.tolist()
+    assert resumed.column("train_loss").tolist()[:3] == pytest.approx(
+        whole.column("train_loss").tolist()[:3], nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["measured", "killed before it was"])
