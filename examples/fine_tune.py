@@ -33,7 +33,7 @@ class Logits(nn.Module):
 
 
 def main(command: list[str] | None = None) -> None:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public data sets")
@@ -50,6 +50,13 @@ def main(command: list[str] | None = None) -> None:
     with training.refusals((FileNotFoundError, ModuleNotFoundError, OSError, ValueError)):
         folder = options.model or MiniLM.folder()
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if tokenizer.pad_token_id != 0:
+            raise ValueError(
+                f"{folder} pads by token {tokenizer.pad_token_id}; give an encoder that pads by 0, as BERTs"
+            )
+        there = AutoConfig.from_pretrained(folder, local_files_only=True).num_hidden_layers
+        if options.layers is not None and options.layers > there:
+            raise ValueError(f"--layers {options.layers}, but {folder} has only {there}")
         data = sst2(options.data, tokenizer=tokenizer, n_train=options.train)
         layers = {} if options.layers is None else {"num_hidden_layers": options.layers}
         model = AutoModelForSequenceClassification.from_pretrained(

@@ -455,7 +455,7 @@ def test_two_classifiers_are_compared_on_the_same_words(published, tmp_path, mon
     texts = datasets.sst2_sentences(tmp_path, n_players=3)
     assert sorted(text.text for text in texts) == sorted(sentences[at] for at in (0, 1, 3))
     assert {text.text: text.following for text in texts}[sentences[1]] == "positive"
-    base = saved(tmp_path / "base", words, "BertForSequenceClassification", intermediate_size=16)
+    base = saved(tmp_path / "base", words, "BertForSequenceClassification", intermediate_size=16, initializer_range=0.5)
     large = saved(tmp_path / "large", words, "BertForSequenceClassification", intermediate_size=16, num_hidden_layers=2)
     script = importlib.import_module("examples.shared_models")
     command = ["--data", str(tmp_path), "--players", "3", "--samples", "2", "--out", str(tmp_path / "out")]
@@ -474,6 +474,31 @@ def test_two_classifiers_are_compared_on_the_same_words(published, tmp_path, mon
                 logits = model(**tokenizer(masked, return_tensors="pt")).logits[0].double()
             expected = (logits[1] - logits[0]) * (1 if text.following == "positive" else -1)
             assert row[coalition] == pytest.approx(float(expected), abs=1e-5)
+    learned = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "learned.npy", learned.numpy())
+    by_vector = [*command[:-1], str(tmp_path / "by_vector"), "--models", base, large, "--baselines"]
+    script.main([*by_vector, *[str(tmp_path / "learned.npy")] * 2])
+    found = np.load(tmp_path / "by_vector/outputs_1.npz")["v"]
+    assert not np.allclose(found, v, atol=1e-2)
+    for text, row in zip(texts, found, strict=False):
+        tokens = model.get_input_embeddings()(tokenizer(text.text, return_tensors="pt")["input_ids"])[0]
+        places = [text.text.split().index(word) for word in text.players]
+        for coalition in range(8):
+            rows = tokens.clone()
+            rows[[at for player, at in enumerate(places) if not coalition >> player & 1]] = learned
+            with torch.no_grad():
+                logits = model(inputs_embeds=rows[None]).logits[0].double()
+            expected = (logits[1] - logits[0]) * (1 if text.following == "positive" else -1)
+            assert row[coalition] == pytest.approx(float(expected), abs=1e-5)
+    np.save(tmp_path / "narrow.npy", np.ones(3))
+    for options, said in (
+        (["--baselines", str(tmp_path / "narrow.npy"), str(tmp_path / "learned.npy")], "16 features, but its --base"),
+        (["--baselines", str(tmp_path / "none.npy"), str(tmp_path / "learned.npy")], "none.npy"),
+        (["--players", "15"], "n_players=15: networks are compared by 2 to 14"),
+    ):
+        with pytest.raises(SystemExit):
+            script.main([*command[:-1], str(tmp_path / "other"), "--models", base, large, *options])
+        assert said in capsys.readouterr().err
     three = saved(tmp_path / "three", words, "BertForSequenceClassification", intermediate_size=16, num_labels=3)
     unfit = saved(tmp_path / "unfit", words, "OPTForCausalLM", **OPT)
     for wrong, said in ((three, "has 3 classes"), (unfit, "has no weights for score")):
@@ -508,3 +533,6 @@ def test_a_pretrained_encoder_becomes_a_classifier_that_can_be_compared(tmp_path
     with pytest.raises(SystemExit):
         script.main([*command[:3], str(tmp_path / "nothing"), *command[4:]])
     assert "nothing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script.main([*command[:-1], "3"])  # further layers would be random ones
+    assert "--layers 3, but" in capsys.readouterr().err
