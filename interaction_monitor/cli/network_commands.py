@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,7 +88,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _of_records(arguments: argparse.Namespace) -> Comparison:
-    from interaction_monitor.comparison import compare
+    from interaction_monitor.comparison import compare, row_at
 
     runs, epochs = arguments.runs, arguments.epoch
     if len(runs) == 1 and epochs is not None and len(epochs) > 1:
@@ -98,6 +99,12 @@ def _of_records(arguments: argparse.Namespace) -> Comparison:
         epochs = epochs[0]
     opened = [inputs.open_record(folder, skip_damaged=arguments.skip_damaged) for folder in runs]
     counting = _checked(arguments, opened[0].n_samples, opened[0].n_players)
+    if arguments.sample is not None:
+        asked = epochs if isinstance(epochs, list) else [epochs] * len(opened)
+        measured = [record.measurements[row_at(record, at)].valid for record, at in zip(opened, asked, strict=False)]
+        _require_finite(
+            arguments.sample, [i for i in range(len(measured[0])) if all(x[i : i + 1].all() for x in measured)]
+        )
     return compare(opened, epochs=epochs, alpha=arguments.alpha, normalize=arguments.normalize, counting=counting)
 
 
@@ -135,14 +142,18 @@ def _checked(arguments: argparse.Namespace, n_samples: int, n_players: int) -> C
         raise CommandError(f"--floor or --salient: {error}") from error
 
 
+def _require_finite(sample: int, finite: Sequence[int]) -> None:
+    if finite and sample not in finite:
+        there = ", ".join(map(str, finite))
+        raise CommandError(f"--sample {sample} has no finite outputs in some network; take one of {there}")
+
+
 def _write(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from interaction_monitor.comparison import ablate, extract_again
     from interaction_monitor.plots import comparison_figures, comparison_text, sample_figures, to_png
 
     asked = comparison.samples[0] if arguments.sample is None else arguments.sample
-    if asked not in comparison.samples:
-        kept = ", ".join(map(str, comparison.samples))
-        raise CommandError(f"--sample {asked} has no finite outputs in some network; take one of {kept}")
+    _require_finite(asked, comparison.samples)
     names = [f"{i}: {name}" for i, name in enumerate(comparison.names)]
     lines = [*names, "", comparison_text.table(comparison), "", *comparison_text.findings(comparison)]
     sample = comparison.samples.index(asked)
@@ -222,8 +233,8 @@ def _bench(arguments: argparse.Namespace) -> None:
         if not isinstance(players, PlayerMap):
             players = assign_players(module, players, network.probe, forward_func=network.forward_func, seed=0)
         costs = cost_of(module, network.probe, players, settings, n_players=range(fewest, most + 1), **options)
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"the network cannot be measured: {error}") from error
+    except Exception as error:  # a network may fail in any way
+        raise CommandError(f"the network cannot be measured: {type(error).__name__}: {error}") from error
     device = next((parameter.device for parameter in module.parameters()), "cpu")
     heading = f"{network.name}: {count} samples, on {device}"
     print(cost_table(costs, heading, n_players=players.n_players, epoch_seconds=arguments.epoch_seconds))

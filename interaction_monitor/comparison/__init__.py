@@ -233,7 +233,7 @@ def compare(
     require_comparable(
         [Measured(str(x.folder), x.players, x.probe_inputs, x.probe_targets, x.settings.get("output")) for x in records]
     )
-    rows = [_row(record, epoch) for record, epoch in zip(records, asked, strict=True)]
+    rows = [row_at(record, epoch) for record, epoch in zip(records, asked, strict=True)]
     v = torch.stack([record.measurements[row].v for record, row in zip(records, rows, strict=True)])
     each = zip(_told_apart([record.folder.resolve() for record in records]), records, rows, strict=True)
     names = [f"{name}, epoch {record.history[row].epoch}" for name, record, row in each]
@@ -242,7 +242,8 @@ def compare(
     return replace(result, players=players, inputs=records[0].probe_inputs)
 
 
-def _row(record: Record, epoch: int | None) -> int:
+def row_at(record: Record, epoch: int | None) -> int:
+    """Find a run's measurement after so many completed epochs, or its last; refuse one that there is not."""
     if not len(record.history):
         raise NotComparableError(f"{record.folder} holds no measurement")
     found = [place for place, row in enumerate(record.history) if epoch in (None, row.epoch)]

@@ -277,6 +277,8 @@ class TestProgram:
 
 
 BENCHED = """
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -293,6 +295,13 @@ def load(path):
 def load_elsewhere(path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     return Network(module, Probe(torch.rand(4, 1, 8, 8), torch.arange(4) % 3), FeaturePatches(layer="nowhere"))
+
+
+def load_broken(path):
+    def broken(module, inputs):
+        raise RuntimeError("out of order")
+
+    return replace(load(path), forward_func=broken)
 """
 
 
@@ -318,6 +327,7 @@ def test_bench_tells_what_a_measurement_takes(tmp_path, monkeypatch, capsys):
         (["--samples", "0"], "--samples must be above 0, but is 0"),
         (["--epoch-seconds", "nan"], "--epoch-seconds must be above 0, but is nan"),
         (["--factory", "benched:load_elsewhere"], "the network cannot be measured: .*nowhere"),
+        (["--factory", "benched:load_broken"], "the network cannot be measured: RuntimeError: out of order"),
     ],
 )
 def test_bench_says_what_is_wrong(tmp_path, monkeypatch, capsys, options, message):
