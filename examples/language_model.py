@@ -39,7 +39,7 @@ def main(command: list[str] | None = None) -> None:
     options = training.options(__doc__, SMALL, full=FULL, command=command, model=Path, random=spread)
     with training.refusals():
         texts = squad(options.data, n_players=options.players)
-        training.enough("--samples", options.samples, texts, "prompts")
+        training.enough("--samples", options.samples, texts, f"prompts of {options.players} words")
         texts = texts[: options.samples]
         v = outputs_of(texts, options)
     found = interpret(v)

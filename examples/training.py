@@ -111,13 +111,13 @@ def options(
     )
     parser.add_argument(
         "--seed",
-        type=number(int, "0 or more", lambda value: 0 <= value < 2**32),
+        type=number(int, "0 to 4294967295", lambda value: 0 <= value < 2**32),
         default=0,
         help="of weights, batches, wrong labels, samples and players: the same gives the same run; default: 0",
     )
     parser.add_argument(
         "--early",
-        type=number(int, "0 or more", lambda value: 0 <= value < 32),
+        type=number(int, "0 to 31", lambda value: 0 <= value < 32),
         default=0,
         help="halvings of the first epoch: 4 measures after 1/16, 1/8, 1/4 and 1/2 of it too; default: 0",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from interaction_monitor._checks import is_number, require_counts
 from interaction_monitor.functional import (
     SharedAndOr,
     and_interactions,
@@ -55,10 +57,10 @@ class Counting:
     pooled: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.ks, default=1) < 1:
-            raise ValueError(f"ks must be at least 1, but hold {min(self.ks)}")
+        for k in self.ks:
+            require_counts(1, ks=k)
         for name in ("floor", "fraction"):
-            if not 0 <= getattr(self, name) < 1:
+            if not (is_number(getattr(self, name)) and 0 <= getattr(self, name) < 1):
                 raise ValueError(f"{name} must be at least 0 and below 1, but is {getattr(self, name)}")
         if self.unit not in ("largest", "change"):
             raise ValueError(f"unit must be 'largest' or 'change', but is {self.unit!r}")
@@ -244,15 +246,15 @@ def ablate(comparison: Comparison, alphas: Sequence[float] = (0.0, 0.2, 0.4, 0.6
         The shared extraction for each α, named by it.
 
     Raises:
-        ValueError: if there is no α, or one is negative.
+        ValueError: if there is no α, or one is negative or not finite.
 
     Examples:
         >>> extractions = ablate(compare_outputs(torch.rand(2, 2, 8)), alphas=(0.0, 1.0))
         >>> [extraction.name for extraction in extractions]
         ['α = 0', 'α = 1']
     """
-    if not alphas or min(alphas) < 0:
-        raise ValueError(f"alphas must be numbers of at least 0, but are {list(alphas)}")
+    if not alphas or not all(is_number(alpha) and 0 <= alpha < math.inf for alpha in alphas):
+        raise ValueError(f"alphas must be finite numbers of at least 0, but are {list(alphas)}")
     kept = {"noise": comparison.noise, "tol": comparison.tol}
     results = [shared_and_or(comparison.v, alpha=x, normalize=comparison.normalize, **kept) for x in alphas]
     named = zip([f"α = {alpha:g}" for alpha in alphas], results, strict=True)

@@ -168,6 +168,21 @@ def test_what_is_asked_for_twice_or_in_no_order_is_shown_once_and_from_the_least
     assert compare_outputs(v, counting=Counting(ks=(20, 5, 5, 99))).ks == [5, 20]
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ks": (5, 0)}, "ks must be at least 1, but is 0"),
+        ({"ks": (5.5,)}, "ks must be a whole number, but is 5.5"),
+        ({"floor": math.nan}, "floor must be at least 0 and below 1, but is nan"),
+        ({"fraction": "5%"}, "fraction must be at least 0 and below 1, but is 5%"),
+        ({"unit": "mean"}, "unit must be 'largest' or 'change', but is 'mean'"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        Counting(**given)
+
+
 def test_numbers_of_players_that_cannot_be_compared_are_refused_before_any_forward():
     for n in (1, 15):
         with pytest.raises(NotComparableError, match=f"n_players={n}: networks are compared by 2 to 14; measure them"):
@@ -749,7 +764,9 @@ def test_each_charge_is_extracted_by_itself(comparison):
     for alpha, extraction in zip((0.0, 0.5, 3.0), ablation, strict=True):
         assert torch.equal(extraction.or_, shared_and_or(comparison.v, alpha=alpha).or_)
     assert not torch.equal(ablation[0].and_, ablation[2].and_)
-    with pytest.raises(ValueError, match="alphas must be numbers of at least 0"):
+    with pytest.raises(ValueError, match=r"alphas must be finite numbers of at least 0, but are \[0.0, inf\]"):
+        ablate(comparison, alphas=(0.0, math.inf))
+    with pytest.raises(ValueError, match="alphas must be finite numbers of at least 0"):
         ablate(comparison, alphas=())
 
 
