@@ -201,8 +201,14 @@ def say(trainer: Any, *texts: str | None) -> None:
         if text is not None and is_a(bar, "TQDMProgressBar"):
             from tqdm import tqdm
 
-            tqdm.write(text)  # the callback's own method drops what comes while none of its bars is shown
-        elif text is not None and bar is not None:
-            bar.print(text)
+            show(text, by=tqdm.write)  # the callback's own method drops what comes while none of its bars is shown
         elif text is not None:
-            print(text)
+            show(text, by=print if bar is None else bar.print)
+
+
+def show(text: str, *, by: Callable[[str], object] = print) -> None:
+    """Print a line; where nobody can read it any more, since a pipe is closed or a disk full, no run ends by that."""
+    try:
+        by(text)
+    except Exception as error:
+        log.debug("not shown: %s (%s: %s)", text, type(error).__name__, error)

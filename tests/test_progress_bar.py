@@ -84,6 +84,23 @@ def test_a_bar_that_fails_ends_nothing(at_once, method):
         assert list(counted("numbers", range(3))) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("bar", [None, TQDMProgressBar, RichProgressBar])
+def test_a_line_that_nobody_can_read_ends_nothing(bar, monkeypatch, make_trainer, make_net, loaders):
+    def lost(*_):
+        raise BrokenPipeError("the terminal is gone")
+
+    shown = [] if bar is None else [bar()]
+    for each in shown:
+        monkeypatch.setattr(each, "print", lost)
+    monkeypatch.setattr("tqdm.tqdm.write", lost)
+    monkeypatch.setattr("builtins.print", lost)
+    players = FeaturePatches("features.1", grid=4, margin=0, n_players=3)
+    monitor = InteractionMonitor(players, n_samples=3, interactions="and", on_error="raise")
+    options = {"enable_progress_bar": bar is not None, "enable_model_summary": False}
+    make_trainer(monitor, *shown, max_epochs=2, **options).fit(make_net(), *loaders)
+    assert len(monitor.observer.history) == 3
+
+
 def test_a_file_gets_nothing_and_a_terminal_a_bar_that_goes_away(monkeypatch):
     monkeypatch.setattr("interaction_monitor.progress_bar.find_spec", lambda _: None)
     assert terminal_bar("forwards", 10, file=io.StringIO()) is None

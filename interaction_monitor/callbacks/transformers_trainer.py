@@ -26,6 +26,7 @@ from interaction_monitor.loading import UnreadableLoaderError
 from interaction_monitor.losses import why_losses_are_sums
 from interaction_monitor.observer import Observer
 from interaction_monitor.probe import TARGET_KEYS, Probe, Suits
+from interaction_monitor.progress_bar import show
 from interaction_monitor.record import RecordError
 from interaction_monitor.reference.sources import Loss
 from interaction_monitor.reference.twins import COSTS
@@ -113,7 +114,7 @@ class TransformersSetUp(CallbackBase):
         if self.observer is None or self.observer.ranks.rank == 0:
             for text in texts:
                 if text is not None:
-                    print(text)
+                    show(text)
 
 
 class _Noted(dict[str, Any]):
