@@ -178,14 +178,14 @@ def smoothed_log_odds(epsilon: float = 1e-7) -> Output:
         The output, (B, C) logits and (B,) classes to (B,) float64.
 
     Raises:
-        ValueError: if `epsilon` is not positive.
+        ValueError: if `epsilon` does not lie between 0 and 1.
 
     Examples:
         >>> smoothed_log_odds()(torch.tensor([[1e4, 0.0], [3.0, 1.0]]), torch.tensor([0, 0]))
         tensor([16.1181,  2.0000], dtype=torch.float64)
     """
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, but is {epsilon}; the authors' is 1e-7")
+    if not 0 < epsilon < 1:
+        raise ValueError(f"epsilon must lie between 0 and 1, but is {epsilon}; the authors' is 1e-7")
 
     def output(logits: Tensor, targets: Tensor | None = None) -> Tensor:
         odds = log_odds(logits, targets)

@@ -284,7 +284,7 @@ def test_smoothed_log_odds_are_those_of_the_authors_formula():
     found = outputs.smoothed_log_odds()(logits, torch.zeros(3, dtype=torch.long))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
     assert found[1:].tolist() == pytest.approx([16.118, -16.118], abs=1e-3)
-    with pytest.raises(ValueError, match="epsilon must be positive"):
+    with pytest.raises(ValueError, match="epsilon must lie between 0 and 1, but is 0"):
         outputs.smoothed_log_odds(0.0)
 
 

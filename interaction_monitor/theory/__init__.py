@@ -21,6 +21,7 @@ from interaction_monitor.functional.saliency import SALIENCY
 from interaction_monitor.history import History
 from interaction_monitor.history.landmarks import lowest_index, onset_index, places
 from interaction_monitor.measurement import Measurement
+from interaction_monitor.progress_bar import counted
 from interaction_monitor.record import Record
 from interaction_monitor.theory.closed_form import (
     Prediction,
@@ -267,7 +268,7 @@ def row_norms(n: int, sigma2: float | Tensor) -> Tensor:
     """
     require_counts(1, n=n)
     levels = checked_levels(sigma2)
-    norms = [_row_norms(n, level) for level in levels.reshape(-1).tolist()]
+    norms = [_row_norms(n, level) for level in counted("theory, noise levels", levels.reshape(-1).tolist())]
     return torch.tensor(norms, dtype=torch.float64, device=levels.device).reshape(*levels.shape, n + 1)
 
 

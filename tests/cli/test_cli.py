@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rows import make_row
 from scipy import stats
@@ -25,7 +26,7 @@ from interaction_monitor.history import History
 from interaction_monitor.measurement import interpret
 from interaction_monitor.plots import theory_figures, theory_text
 from interaction_monitor.record import Record
-from interaction_monitor.theory import fit_record, fit_sigma2
+from interaction_monitor.theory import fit_record, fit_sigma2, norm_ratio
 
 PICTURES = ("theory_bars.png", "theory_noise_level.png")
 
@@ -387,6 +388,19 @@ def test_the_ratio_says_whether_the_proposition_holds(tmp_path, capsys):
     assert imread(picture).std() > 0
     assert "ends in .png, .pdf or .svg" in refused(capsys, "ratio", "--out", tmp_path / "ratio.xyz")
     assert "--players must be at least 2" in refused(capsys, "ratio", "--players", 1, "--out", picture)
+
+
+@pytest.mark.parametrize(("n", "least"), [(4, 1e-6), (12, 1e-16)])
+def test_the_picture_of_the_ratio_reaches_to_where_the_proposition_fails(n, least, tmp_path, monkeypatch, capsys):
+    given = {}
+    drawn = Figure()
+    monkeypatch.setattr(theory_figures, "norm_ratio_figure", lambda *now: given.update(now=now) or drawn)
+    assert cli.main(["ratio", "--players", str(n), "--out", str(tmp_path / "ratio.png")]) == 0
+    players, levels = given["now"]
+    assert players == [n]
+    assert min(levels) == pytest.approx(least)
+    assert max(levels) == pytest.approx(1e3)
+    assert bool((norm_ratio(n, torch.tensor(levels)) < 1).any()) == ("the least ratio is" in capsys.readouterr().out)
 
 
 def test_analyse_tells_conditions_and_shapes(planted_run, capsys):
