@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from interaction_monitor._checks import is_number, require_counts
+from interaction_monitor._checks import describe, is_number, require_counts
 from interaction_monitor.functional import (
     SharedAndOr,
     and_interactions,
@@ -179,23 +179,20 @@ def compare_outputs(
         >>> result.names, result.shared.and_.shape
         (('small', 'large'), torch.Size([2, 5, 8]))
     """
-    if v.ndim != 3 or len(v) < 2:
-        raise NotComparableError(
-            f"v must be (networks, samples, 2^n) of at least two networks, but has shape {tuple(v.shape)}"
-        )
+    if not isinstance(v, Tensor) or v.ndim != 3 or len(v) < 2:
+        raise NotComparableError(f"v must be (networks, samples, 2^n) of two networks or more, but is {describe(v)}")
     require_players(n_players(v))
     names = [f"network {i}" for i in range(len(v))] if names is None else list(names)
     if len(names) != len(v):
         raise NotComparableError(f"{len(names)} names are given for {len(v)} networks; give one for each")
+    if player_names is not None and [len(named) for named in player_names] != [n_players(v)] * v.shape[1]:
+        raise NotComparableError(f"player_names must have {n_players(v)} names for each of {v.shape[1]} samples")
     valid = v.isfinite().all(-1).all(0)
     if not valid.any():
         raise NotComparableError("no sample has finite outputs in all networks, so there is nothing to compare")
     v = v[:, valid].detach().double().cpu()
     if v.eq(v[..., :1]).all():
-        raise NotComparableError(
-            "every network gives a sample one output whatever is masked, so it has no interactions to compare; "
-            "train the networks, and mask what they look at"
-        )
+        raise NotComparableError("no output changes with what is masked; train the networks, or mask other parts")
     kept = valid.nonzero()[:, 0].tolist()
     counting = Counting() if counting is None else counting
 

@@ -201,8 +201,17 @@ def test_numbers_of_players_that_cannot_be_compared_are_refused_before_any_forwa
     assert not calls
 
 
+def test_outputs_and_names_of_another_shape_are_refused_before_anything_is_extracted():
+    for wrong in (np.zeros((2, 3, 8)), torch.zeros(2, 8), torch.zeros(1, 3, 8)):
+        with pytest.raises(NotComparableError, match=r"v must be \(networks, samples, 2\^n\) of two networks or more"):
+            compare_outputs(wrong)
+    for names in ((("a", "b", "c"),), (("a", "b"),) * 3):
+        with pytest.raises(NotComparableError, match="player_names must have 3 names for each of 3 samples"):
+            compare_outputs(torch.rand(2, 3, 8), player_names=names)
+
+
 def test_networks_that_do_nothing_at_all_are_refused():
-    with pytest.raises(NotComparableError, match="gives a sample one output whatever is masked"):
+    with pytest.raises(NotComparableError, match="no output changes with what is masked; train"):
         compare_outputs(torch.tensor([1.0, 2.0])[:, None, None].expand(2, 3, 8))
 
 
@@ -244,7 +253,7 @@ def test_leaves_out_samples_that_one_network_has_no_outputs_for():
     assert result.v.shape == (2, 5, 2**N)
     with pytest.raises(NotComparableError, match="no sample has finite outputs"):
         compare_outputs(torch.full((2, 3, 8), math.nan))
-    with pytest.raises(NotComparableError, match="at least two networks"):
+    with pytest.raises(NotComparableError, match="two networks or more, but is a tensor of shape"):
         compare_outputs(v[:1])
     with pytest.raises(NotComparableError, match="3 names are given for 2 networks"):
         compare_outputs(v, names=["a", "b", "c"])
