@@ -272,8 +272,9 @@ def rounding_warning(sigma: float, v: Tensor, tau: float, settings: Settings) ->
         return (
             f"{known}. The extraction can remove it only where it may correct outputs, and {why}. {more} {fix}{advice}"
         )
-    text = f"{known}. That is more than the extraction can remove (it corrects outputs by {correction:.2g}). {more}"
-    return f"{text} {advice}" if largest_of_all(sigma, n) > correction else None
+    largest = largest_of_all(sigma, n)
+    text = f"{known}, and errors up to {largest:.2g}. The extraction can remove them up to {correction:.2g}. {more}"
+    return f"{text} {advice}" if largest > correction else None
 
 
 def largest_of_all(sigma: float, n: int) -> float:

@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import re
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -375,7 +376,12 @@ class TestWarning:
         settings = Settings(thresholds=Thresholds(noise=0.02))
         limit = 0.02 * measured.output_change / largest_of_all(1.0, 5)
         assert warning_of(replace(measured, rounding=0.99 * limit), settings) is None
-        assert "measure in float32" in warning_of(replace(measured, rounding=1.01 * limit), settings)
+        text = warning_of(replace(measured, rounding=1.5 * limit), settings)
+        assert "measure in float32" in text
+        deviation, largest, removed = map(
+            float, re.findall(r"(?:deviation of|errors up to|them up to) (\S+[0-9])", text)
+        )
+        assert deviation < removed < largest, "a reader sees why"
 
     def test_says_why_there_is_no_correction(self, measured):
         measured = replace(measured, rounding=1e-7)
@@ -387,7 +393,7 @@ class TestWarning:
         assert "give Thresholds" not in flat
         uneven = self.flat(measured, 1.0)
         uneven.v[:, -1] = 1.234e-9
-        assert "it corrects outputs by 2.5e-11" in warning_of(uneven, Settings())
+        assert "can remove them up to 2.5e-11" in warning_of(uneven, Settings())
         assert warning_of(replace(measured, rounding=0.0), Settings(thresholds=Thresholds(noise=0))) is None
 
     @pytest.mark.parametrize("kind", ["and-or", "and"])
