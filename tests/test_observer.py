@@ -1,5 +1,8 @@
 """A plain loop watches its network by an observer."""
 
+import pydoc
+import signal
+
 import pytest
 import torch
 from torch import nn
@@ -37,6 +40,25 @@ def test_a_loop_that_runs_twice_keeps_both_records(setting, tmp_path):
         assert record.history == observer.history
         assert record.settings["interactions"] == "and"
         assert record.settings["thresholds"]["saliency"] == 0.03
+
+
+@pytest.mark.parametrize("step", ["write_arrays", "encoding.write_rows"])
+def test_a_measurement_is_recorded_though_it_is_interrupted_meanwhile(setting, tmp_path, monkeypatch, step):
+    model, probe, players = setting
+    observer = Observer(probe, players, interactions="and", record=tmp_path / "run")
+    observer.observe(model, epoch=0, step=0)
+    with monkeypatch.context() as patch:
+        own = pydoc.locate(f"interaction_monitor.record.{step}")
+
+        def pressed(*args):
+            signal.raise_signal(signal.SIGINT)
+            return own(*args)
+
+        patch.setattr(f"interaction_monitor.record.{step}", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            observer.observe(model, epoch=1, step=1)
+    observer.observe(model, epoch=2, step=2)
+    assert Record.open(tmp_path / "run").history == observer.history
 
 
 def test_a_loop_that_measures_nothing_leaves_no_folder(setting, tmp_path):

@@ -25,6 +25,7 @@ from interaction_monitor.record import encoding, files, manifest
 from interaction_monitor.record.encoding import Measurements
 from interaction_monitor.record.files import RecordError, copy_file, measurement_path, write_arrays
 from interaction_monitor.record.manifest import Progress
+from interaction_monitor.state import uninterrupted
 
 __all__ = ["Measurements", "Progress", "Record", "RecordError"]
 
@@ -180,8 +181,9 @@ class Record:
         manifest.write(target, record._run)
         return cls(target, record._run, history)
 
+    @uninterrupted()  # a measurement that the run knows already would be missing for good
     def write(self, measurement: Measurement, row: Row) -> None:
-        """Add a measurement: first its arrays, then its row.
+        """Add a measurement: first its arrays, then its row; Ctrl-C waits meanwhile.
 
         Args:
             measurement: What was measured on the record's samples and players.

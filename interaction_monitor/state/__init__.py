@@ -30,6 +30,7 @@ __all__ = [
     "silent",
     "undisturbed",
     "uninitialized",
+    "uninterrupted",
     "version_of",
 ]
 
