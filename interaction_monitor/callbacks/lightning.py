@@ -277,7 +277,7 @@ class InteractionMonitor(LightningSetUp, Callback):
         with self.faults.guard(f"the measurement at epoch {epoch}", through=through), shown:
             model = measured_module(trainer, pl_module)
             row = observer.observe(model, epoch=epoch, step=step, train_loss=train, test_loss=test, write=False)
-        if self.after_steps is not None:  # behind it, since a checkpoint of a run that Ctrl-C ends within it has them
+        if self.after_steps is not None:  # only now: Ctrl-C within the measurement leaves them to the checkpoint
             self.losses.batches.reset()
         if row is not None:
             # Within an epoch the trainer counts the present batch only later.

@@ -10,7 +10,6 @@ import os
 import pickle
 import random
 import signal
-import threading
 import types
 import warnings
 from array import array
@@ -43,11 +42,7 @@ class Snapshot:
     """
 
     def __init__(
-        self,
-        name: str,
-        get: Callable[[], Any],
-        put: Callable[[Any], object],
-        same: Callable[[Any, Any], Any] = is_,
+        self, name: str, get: Callable[[], Any], put: Callable[[Any], object], same: Callable[[Any, Any], Any] = is_
     ) -> None:
         self.name = name
         self._get, self._put, self._same = get, put, same
@@ -116,21 +111,27 @@ def _digest(value: Any) -> Any:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done: what is put back by half would stay so."""
-    main = threading.current_thread() is threading.main_thread()  # which alone is interrupted
-    # Ctrl-C last, so that it keeps no other handler from its place.
-    handlers = {n: own for n in (signal.SIGTERM, signal.SIGINT) if main and callable(own := signal.getsignal(n))}
-    waiting: dict[int, Any] = {}
+def _waits(number: signal.Signals) -> Iterator[None]:
+    own, frames = signal.getsignal(number), list[Any]()
+    if not callable(own):  # ignored, the system's own, or of a library in C
+        yield
+        return
     try:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: waiting.update({number: frame}))
+        with suppress(ValueError):  # of another thread than the main one, which alone is interrupted
+            signal.signal(number, lambda _, frame: frames.append(frame))
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in [number for number in handlers if number in waiting]:
-            handlers[number](number, waiting[number])
+        with suppress(ValueError):
+            signal.signal(number, own)
+        if frames:
+            own(number, frames[-1])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is done: what is put back by half would stay so."""
+    with _waits(signal.SIGINT), _waits(signal.SIGTERM):  # one within the other, for either may raise
+        yield
 
 
 def _same_objects(now: Collection[Any], held: Collection[Any]) -> bool:
@@ -263,9 +264,7 @@ def _array(name: str, array: np.ndarray[Any, Any]) -> Snapshot:
 
 
 def _same_draws(now: Any, held: Any) -> bool:
-    if isinstance(held, Tensor):
-        return torch.equal(now, held)
-    return pickle.dumps(now) == pickle.dumps(held)
+    return torch.equal(now, held) if isinstance(held, Tensor) else pickle.dumps(now) == pickle.dumps(held)
 
 
 def _set_bits(generator: Any, state: Any) -> None:

@@ -26,7 +26,7 @@ from interaction_monitor.forward import masked_outputs
 from interaction_monitor.forward.precision import rounding
 from interaction_monitor.outputs import log_odds
 from interaction_monitor.players import FeaturePatches, ImagePatches
-from interaction_monitor.state import preserved_rng, undisturbed
+from interaction_monitor.state import preserved_rng, undisturbed, uninterrupted
 
 CALLS = {"n": 0}
 
@@ -547,6 +547,76 @@ def test_who_presses_while_it_is_put_back_finds_all_as_it_was(pressed):
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end(*_):
+    raise SystemExit
+
+
+@pytest.fixture
+def handlers():
+    """Python's own for Ctrl-C, and one for SIGTERM that ends the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, end)
+    yield lambda: (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_each_signal_is_delivered_though_another_ends_the_process(handlers):
+    own = handlers()
+    with pytest.raises(KeyboardInterrupt) as caught, uninterrupted():
+        list(map(signal.raise_signal, (signal.SIGINT, signal.SIGTERM)))
+    assert isinstance(caught.value.__context__, SystemExit)
+    assert handlers() == own
+
+
+def test_a_signal_that_comes_while_handlers_are_put_back_leaves_none_away(handlers, monkeypatch):
+    own, install = handlers(), signal.signal
+
+    def install_and_send(number, handler):
+        install(number, handler)
+        if handler is end:
+            signal.raise_signal(number)
+
+    with pytest.raises(SystemExit), uninterrupted():
+        monkeypatch.setattr(signal, "signal", install_and_send)
+    monkeypatch.undo()
+    assert handlers() == own
+
+
+def test_signals_within_each_other_wait_for_the_outermost(handlers):
+    done = []
+
+    def press_and_go_on():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        done.append(True)
+
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        press_and_go_on()
+    assert done
+
+
+@pytest.mark.parametrize("place", [signal.SIG_IGN, signal.SIG_DFL])
+def test_what_python_does_not_handle_stays_as_it_is(handlers, place):
+    signal.signal(signal.SIGTERM, place)
+    with uninterrupted():
+        assert signal.getsignal(signal.SIGTERM) is place
+    assert signal.getsignal(signal.SIGTERM) is place
+
+
+def test_where_python_takes_no_handler_nothing_is_lost(monkeypatch):
+    """As in a program that holds Python, whose main thread is not the first that Python was asked from."""
+
+    def refuse(*_):
+        raise ValueError("signal only works in main thread of the main interpreter")
+
+    monkeypatch.setattr(signal, "signal", refuse)
+    module = Interrupted(random.Random)
+    state = what_is_in(module)
+    with undisturbed(module):
+        module(torch.rand(3, 2))
+    assert what_is_in(module) == state
 
 
 def test_another_thread_puts_back_as_ever():
