@@ -1,4 +1,4 @@
-"""What a function is given: checks of it, words for what it is instead, and tensors in float64 where there is none."""
+"""What a function is given: checks of it, words for what it is instead, and tensors in float64, from files too."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def to_float64(x: Tensor | float) -> Tensor:
     return where_float64_is(x).double()
 
 
-def numbers_in(path: str | Path) -> Tensor:
+def read_numbers(path: str | Path) -> Tensor:
     """Read the one array of a .npy file, or the one tensor of a .pth or .pt file, in float64; nothing in it is run."""
     path = Path(path)
     if path.suffix not in (".npy", ".pth", ".pt"):

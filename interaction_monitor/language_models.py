@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import is_number, numbers_in, require_counts
+from interaction_monitor._checks import is_number, read_numbers, require_counts
 from interaction_monitor.forward.model import (
     call_model,
     changed_output,
@@ -143,7 +143,7 @@ def read_baseline(path: str | Path) -> Tensor:
         >>> read_baseline(file)
         tensor([ 0.5000, -1.0000])
     """
-    vectors = numbers_in(path)
+    vectors = read_numbers(path)
     if not vectors.numel() or vectors.ndim not in (1, 2, 3) or (vectors.ndim == 3 and vectors.shape[1] != 1):
         raise ValueError(f"{path} must hold (epochs, D), (epochs, 1, D) or (D,), but holds {tuple(vectors.shape)}")
     last = (vectors if vectors.ndim == 1 else vectors[-1]).reshape(-1).float()

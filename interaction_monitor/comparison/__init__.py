@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from interaction_monitor._checks import numbers_in, refusing, require_counts
+from interaction_monitor._checks import read_numbers, refusing, require_counts
 from interaction_monitor.comparison.several_networks import (
     Comparison,
     Counting,
@@ -287,11 +287,11 @@ def read_published(path: str | Path, *, masks: str | Path | None = None) -> Tens
         >>> read_published(file).tolist()
         [0.0, 10.0, 20.0, 30.0]
     """
-    values = numbers_in(path)
+    values = read_numbers(path)
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values  # those of the BERTs are columns
     if masks is None:
         return highest_bit_first(values)
-    present = numbers_in(masks) != 0
+    present = read_numbers(masks) != 0
     places = (present.long() << torch.arange(present.shape[-1] if present.ndim else 0)).sum(-1)
     if present.ndim != 2 or not torch.equal(places.sort().values, torch.arange(values.shape[-1])):
         raise ValueError(f"{masks} must list each of {values.shape[-1]} coalitions once, but is {tuple(present.shape)}")
