@@ -101,13 +101,15 @@ def squad(data: str | Path | None, *, n_players: int = 10, seed: int = 0) -> lis
     """
     for name in ("train-v1.1.json", "dev-v1.1.json"):
         if data is not None and (Path(data) / "squad" / name).exists():
+            content = read(data, f"squad/{name}")
             with reading(f"squad/{name}"):
-                articles = json.loads(read(data, f"squad/{name}"))["data"]
+                articles = json.loads(content)["data"]
                 texts = [part["context"] for article in articles for part in article["paragraphs"]]
             return _prompts(texts, n_players, seed)
     texts, following = _lines(data, "squad/sentence.txt"), _lines(data, "squad/predict.txt")
+    listed = read(data, "squad/player_words.json")
     with reading("squad/player_words.json"):
-        chosen: list[list[str]] = json.loads(read(data, "squad/player_words.json"))
+        chosen: list[list[str]] = json.loads(listed)
     if not len(texts) == len(following) == len(chosen):
         raise ValueError(
             f"squad has {len(texts)} lines in sentence.txt, {len(following)} in predict.txt and {len(chosen)} lists in "
