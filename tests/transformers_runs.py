@@ -31,7 +31,7 @@ def mixed_sentences():
 
 def trained(
     folder, *, watch=True, resume=None, callback=None, n_samples=5, before=None, after=None, model=None, data=None,
-    train=None, **arguments,
+    train=None, kind=transformers.Trainer, **arguments,
 ):  # fmt: skip
     """Train a tiny BERT for 3 epochs of 3 steps, and return the trainer and what watched it."""
     torch.manual_seed(0)
@@ -43,7 +43,7 @@ def trained(
         "num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 1e-3, "eval_strategy": "epoch",
         "logging_strategy": "epoch", "save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True,
     }  # fmt: skip
-    trainer = transformers.Trainer(
+    trainer = kind(
         model or transformers.BertForSequenceClassification(config),
         transformers.TrainingArguments(str(folder), **(settings | arguments)),
         train_dataset=train or sentences(64)[:48],
