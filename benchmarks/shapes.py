@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from examples.datasets import Data, breast_cancer, mnist_5k
 from examples.networks import LeNet, Perceptron
-from gallery.gaps import rank_correlation
 from interaction_monitor import Probe, assign_players, measure
 from interaction_monitor.functional import generalizing_share, generalizing_strength, order_strength
 from interaction_monitor.functional.saliency import fit_shapes, order_cancellation
 from interaction_monitor.players import Columns, FeaturePatches
+from interaction_monitor.plots.theory_text import rank_correlation
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.gaps import rank_correlation
 from gallery.references import CHOOSING, Stored, load, with_seeds
+from interaction_monitor.plots.theory_text import rank_correlation
 
 Array = NDArray[np.float64]
 

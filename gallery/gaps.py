@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gallery.detection import Detected
+from interaction_monitor.plots.theory_text import rank_correlation
 
-Numbers = Sequence[float] | NDArray[np.float64]
 Reading = Callable[[Detected], float | None]  # the epoch at which the gap opens; None where it does not
 
 
@@ -65,28 +64,3 @@ def correlation(runs: Sequence[Detected], reading: Reading) -> Correlation:
         tuple((onset / epochs, opening / epochs) for epochs, onset, opening in both),
         tuple(int(opening - onset) for _, onset, opening in both),
     )
-
-
-def rank_correlation(first: Numbers, second: Numbers) -> float:
-    """Give Spearman's rank correlation; equal values share their mean rank.
-
-    Args:
-        first: (n,) the one number of each run, or measurement.
-        second: (n,) the other.
-
-    Returns:
-        -1..1; NaN for fewer than three or where one of the two is constant.
-
-    Examples:
-        >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0])
-        0.8
-    """
-    if len(first) < 3:
-        return float("nan")
-    ranks = [
-        np.array([np.mean([np.sum(np.less(x, y)), np.sum(np.less_equal(x, y)) - 1]) for y in x])
-        for x in (np.asarray(first), np.asarray(second))
-    ]
-    a, b = (rank - rank.mean() for rank in ranks)
-    spread = np.sqrt((a @ a) * (b @ b))
-    return round(float(a @ b / spread), 10) if spread else float("nan")

@@ -213,10 +213,10 @@ def advice(history: History) -> str:
     began, onset = landmarks.find_overfitting(history), landmarks.find_onset(history)
     lowest, crossing = landmarks.lowest_test_loss(history), landmarks.find_gap_crossing(history)
     remedies = "if you train anew, try weight decay, more data or cleaner labels"
-    if began is None and onset is None and history[-1].phase == "initial" and not _only_rises(history):
-        watch = "" if lowest is None else " and watch the loss gap"
-        return f"Go on{watch}; to know the phase, measure more often at the start, every ten steps say"
     if began is None and onset is None and not _only_rises(history):
+        if history[-1].phase == "initial":
+            watch = "" if lowest is None else " and watch the loss gap"
+            return f"Go on{watch}; to know the phase, measure more often at the start, every ten steps say"
         return "Go on: the patterns that are learned in phase one carry over to new samples"
     if began is not None and lowest is None:
         return f"Train no further: what is learned from {began.place} on carries over less; {remedies}"

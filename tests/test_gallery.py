@@ -14,7 +14,7 @@ from gallery import other_statistics, reference_runs, references, tables
 from gallery.accuracy import SCHEDULES, kept, told
 from gallery.detection import detect, flat_histories, known_with
 from gallery.fewer_players import FOLDER, restrict
-from gallery.gaps import READINGS, correlation, leaves_its_lowest, rank_correlation
+from gallery.gaps import READINGS, correlation, leaves_its_lowest
 from gallery.ingredients import splits, with_wrong_labels
 from gallery.other_curves import known_by
 from gallery.reference_runs import CURVES, FAMILIES, KINDS
@@ -234,15 +234,6 @@ def test_the_sum_of_curves_that_tell_the_same_tells_it_too():
     assert 8 <= known["sum"] <= 12
     assert set(known.values()) == {known["sum"]}
     assert set(known_by(strength[:8], alone).values()) == {None}
-
-
-def test_rank_correlation_is_scipys():
-    from scipy import stats
-
-    generator = np.random.default_rng(0)
-    first, second = generator.integers(6, size=(2, 30)).astype(float)
-    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
-    assert np.isnan(rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
 
 
 def test_less_measuring_is_part_of_the_same(stored):

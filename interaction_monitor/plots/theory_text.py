@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interaction_monitor.functional import and_interactions, faithfulness, salient_counts, salient_outputs
@@ -14,6 +17,8 @@ from interaction_monitor.history.landmarks import places
 from interaction_monitor.measurement import Measurement
 from interaction_monitor.record import Record
 from interaction_monitor.theory import Overlay
+
+Numbers = Sequence[float] | NDArray[np.float64]
 
 WHY_GREY = (
     "In phase one the network is still on its way to the optimum. The theory is about that optimum under noise, so it "
@@ -245,9 +250,13 @@ def shapes(record: Record) -> list[str]:
             f"{'-' if share is None else f'{share:.0%}':>14}         "
             + "".join(f"{'-':>6}" if c != c else f"{c:>6.0%}" for c in cancelled)
         )
-    known = [i for i, share in enumerate(shares) if share is not None and fit.decay_share[i].isfinite()]
+    known = [
+        (float(decay), share)
+        for decay, share in zip(fit.decay_share, shares, strict=True)
+        if share is not None and decay.isfinite()
+    ]
     if len(known) > 2:
-        agreement = _rank_correlation(fit.decay_share[known], torch.tensor([shares[i] for i in known]).double())
+        agreement = rank_correlation(*zip(*known, strict=True))
         told = "cannot be told, as one of them is the same in all" if math.isnan(agreement) else f"is {agreement:.2f}"
         lines.append(
             f"Over {len(known)} measurements the rank correlation of the decay's share with the measured generalizing "
@@ -256,8 +265,22 @@ def shapes(record: Record) -> list[str]:
     return lines
 
 
-def _rank_correlation(*both: Tensor) -> float:
-    """Spearman's, of which equal numbers have the mean of their ranks; NaN where all of one are equal."""
-    pairs = torch.stack(both)
+def rank_correlation(first: Numbers, second: Numbers) -> float:
+    """Give Spearman's rank correlation; equal values share their mean rank.
+
+    Args:
+        first: (n,) the one number of each run, or measurement.
+        second: (n,) the other.
+
+    Returns:
+        -1..1; NaN for fewer than three or where one of the two is constant.
+
+    Examples:
+        >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 30.0, 20.0, 40.0])
+        0.8
+    """
+    if len(first) < 3:
+        return math.nan
+    pairs = torch.stack([torch.as_tensor(numbers, dtype=torch.float64) for numbers in (first, second)])
     ranks = (pairs[:, :, None] > pairs[:, None]).sum(-1) + (pairs[:, :, None] >= pairs[:, None]).sum(-1)
-    return float(torch.corrcoef(ranks.double())[0, 1])
+    return round(float(torch.corrcoef(ranks.double())[0, 1]), 10)
